@@ -1,0 +1,73 @@
+"""The contract of an engine, and the work that an engine which hosts the event loop pulls (DESIGN: engines)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from polykemi.kemi.context import Current, RouteContext
+from polykemi.kemi.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one engine may use: seconds of wall time a route block, octets of heap (0: no limit)."""
+
+    seconds: float = 1.0
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What an engine is given: the functions to bind and how to run route blocks in the middle of an export."""
+
+    registry: Registry
+    current: Current
+    drive: Callable[[Generator[RouteContext, None, Any]], Any]  # runs a Process to its end, returns its value
+    limits: Limits = Limits()
+    trace: Callable[[str, tuple[Any, ...], Any], None] | None = None
+
+
+class Work(Protocol):
+    """What is to be done, pulled by whoever runs route blocks (``router.Router``)."""
+
+    def next(self) -> RouteContext | None:
+        """Go on until a route block has to run and return its context; None when there is nothing left to do.
+
+        Called again when that block has run: its ``error`` is set when the script failed.
+        """
+
+
+class Engine(Protocol):
+    """A script language. One instance holds one script; ``load`` again replaces it when the new one loads.
+
+    ``name`` is lua, js or python. An engine whose ``hosts_loop`` is true runs the event loop inside of itself
+    (``serve``) when it is the only engine; all others are called from the loop.
+    """
+
+    name: str
+    hosts_loop: bool
+
+    def load(self, path: Path) -> None:
+        """Load the script at ``path``. Raise ScriptLoadError with file and line; the running script stays then."""
+
+    def functions(self) -> frozenset[str]:
+        """Return the names of the functions that the script defines."""
+
+    def has(self, function: str) -> bool:
+        """Tell whether the script defines ``function``."""
+
+    def call(self, function: str, argument: str | None = None) -> None:
+        """Call ``function`` with the context that stands in ``Host.current``. Raise ScriptError.
+
+        KSR.x.exit() and KSR.x.drop() end the call normally. ``argument`` is the event name, None for all other blocks.
+        """
+
+    def serve(self, loop: asyncio.AbstractEventLoop, work: Work) -> None:
+        """Run ``loop`` until it is stopped from outside, pulling ``work`` (engines with ``hosts_loop`` only)."""
+
+    def close(self) -> None:
+        """Give everything back; the engine is not used afterwards."""

@@ -1,0 +1,63 @@
+"""The exceptions of polykemi.
+
+PolykemiError
+    UsageError              a user's mistake outside of SIP: one line, exit code 2
+        ConfigError         configuration: file, table, key, what was expected
+        ScriptLoadError     a script that does not load: file, line, cause
+        DataError           storage or CSV: file, row, cause
+    SipError                carries the status and the reason to answer with
+        ParseError          malformed SIP
+    ScriptError             a script that failed while it ran: file, line, cause
+        ScriptTimeout       ... because it ran longer than its limit
+"""
+
+
+class PolykemiError(Exception):
+    """Base of everything that polykemi raises on purpose."""
+
+
+class UsageError(PolykemiError):
+    """A user's mistake; ``str()`` is the one line to print, the exit code is 2."""
+
+
+class ConfigError(UsageError):
+    """A wrong configuration: names file, table and key, and what was expected."""
+
+
+class DataError(UsageError):
+    """Stored or imported data that cannot be used: names the file and the row."""
+
+
+class ScriptLoadError(UsageError):
+    """A script that does not load; ``file:line: cause``."""
+
+    def __init__(self, file: str, line: int | None, cause: str) -> None:
+        super().__init__(f"{file}:{line}: {cause}" if line else f"{file}: {cause}")
+        self.file, self.line, self.cause = file, line, cause
+
+
+class SipError(PolykemiError):
+    """An error that is already a response: ``status`` and ``reason``."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"{status} {reason}")
+        self.status, self.reason = status, reason
+
+
+class ParseError(SipError):
+    """Malformed SIP; 400 unless the RFC names another status."""
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(status, reason)
+
+
+class ScriptError(PolykemiError):
+    """A script that failed at run time; ``file:line: cause``, with a traceback of the script if there is one."""
+
+    def __init__(self, file: str, line: int | None, cause: str, traceback: str = "") -> None:
+        super().__init__(f"{file}:{line}: {cause}" if line else f"{file}: {cause}")
+        self.file, self.line, self.cause, self.traceback = file, line, cause, traceback
+
+
+class ScriptTimeout(ScriptError):
+    """A route that ran longer than its limit and was stopped."""

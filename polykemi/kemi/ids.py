@@ -1,0 +1,39 @@
+"""Identifiers that the server makes: branches, tags, unique ids (RFC 3261 sections 8.1.1.7 and 19.3)."""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+from polykemi.sip.message import Request
+
+
+class Ids:
+    """Makes identifiers from one source of randomness; a test gives ``random.Random(0)``.
+
+    They are unique, not secret: nonces come from ``modules/auth`` with a key of their own.
+    """
+
+    def __init__(self, source: random.Random | None = None) -> None:
+        self._bits = (source or random.SystemRandom()).getrandbits
+        if source is None:  # one read of the system's randomness seeds a fast generator
+            self._bits = random.Random(random.SystemRandom().getrandbits(256)).getrandbits
+        self.secret = self._bits(256).to_bytes(32, "big")  # keys the module's HMACs (nonces)
+        self._tag_prefix = f"{self._bits(48):012x}"
+
+    def branch(self) -> str:
+        """Return a new Via branch with the magic cookie of RFC 3261."""
+        return f"z9hG4bK{self._bits(80):020x}"
+
+    def tag(self) -> str:
+        """Return a new From or To tag."""
+        return f"{self._bits(64):016x}"
+
+    def unique(self) -> str:
+        """Return a new id without other meaning (Call-ID, ruid)."""
+        return f"{self._bits(96):024x}"
+
+    def stateless_tag(self, request: Request) -> str:
+        """Return the To tag of stateless replies: the same for each retransmission (RFC 3261 section 8.2.7)."""
+        seed = f"{request.get('call-id')}{request.via.branch}{request.via.text}"
+        return f"{self._tag_prefix}.{zlib.crc32(seed.encode('latin-1')):08x}"

@@ -1,0 +1,132 @@
+"""The registry of KSR: a method of a module, marked with ``@export``, is the only declaration of a function.
+
+Module, name, parameter names and types, return type and documentation are read from the Python signature; argument
+checks, ``polykemi functions``, reference docs and the parity tests follow from it (Kamailio: sr_kemi_t in core/kemi.h).
+A missing docstring, a type that KEMI does not have or a name that is taken fails at import.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, get_type_hints
+
+from polykemi.kemi.context import Process, RouteContext
+from polykemi.kemi.route import Route
+
+Xval = int | str | None  # KEMI's xval: null, an integer or a string
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PARAMS: Final = {int: "int", str: "str"}
+_RETURNS: Final[dict[Any, str]] = {int: "int", bool: "bool", Xval: "xval", type(None): "none"}
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A parameter: its name and KEMI type (``int`` or ``str``)."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One row of KSR: what kemi.h keeps of a function, plus parameter names, documentation and where it may be called."""
+
+    module: str  # "" for the core, whose functions stand on KSR itself
+    name: str
+    params: tuple[Param, ...]
+    returns: str  # int, bool, xval or none
+    routes: Route
+    constant: bool  # the result cannot change while one route block runs
+    is_process: bool  # may run other route blocks: the method is a generator
+    doc: str
+
+    @property
+    def path(self) -> str:
+        """The name as scripts write it: ``KSR.sl.send_reply``."""
+        return f"KSR.{self.module}.{self.name}" if self.module else f"KSR.{self.name}"
+
+    def __str__(self) -> str:
+        return f"{self.path}({', '.join(p.type for p in self.params)}) -> {self.returns}"
+
+
+def export(*, routes: Route = Route.ANY, constant: bool = False, name: str = "") -> Callable[[F], F]:
+    """Mark a method ``(self, ctx, ...)`` of a module as a KSR function.
+
+    ``routes``: where a call makes sense; elsewhere it answers -1 (false, null) and logs. ``name``: when it is a Python
+    keyword or taken by the class. A generator method is a Process: it yields the route blocks that it needs run.
+    """
+
+    def mark(method: F) -> F:
+        method.__kemi__ = (routes, constant, name or method.__name__)  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+def exports_of(module: type) -> dict[str, tuple[Export, str]]:
+    """Return KSR name -> (export, attribute name) of a module class. Raise TypeError for a declaration that KEMI cannot hold."""
+    out: dict[str, tuple[Export, str]] = {}
+    for attribute, method in inspect.getmembers(module, inspect.isfunction):
+        mark = getattr(method, "__kemi__", None)
+        if mark is None:
+            continue
+        routes, constant, name = mark
+        where = f"{module.__name__}.{attribute}"
+        if not method.__doc__:
+            raise TypeError(f"{where}: an export needs a docstring")
+        if name in out:
+            raise TypeError(f"{where}: the name {name} is taken")
+        hints = get_type_hints(method)
+        is_process = inspect.isgeneratorfunction(method)
+        returns = hints.pop("return", None)
+        if is_process:
+            returns = returns.__args__[2]  # Generator[yields, sends, returns]
+        params = list(inspect.signature(method).parameters)[2:]
+        for p in params:
+            if hints.get(p) not in _PARAMS:
+                raise TypeError(f"{where}: parameter {p} must be int or str")
+        if returns not in _RETURNS:
+            raise TypeError(f"{where}: return type must be int, bool, Xval or None")
+        out[name] = (
+            Export(
+                module=module.name,  # type: ignore[attr-defined]
+                name=name,
+                params=tuple(Param(p, _PARAMS[hints[p]]) for p in params),
+                returns=_RETURNS[returns],
+                routes=routes,
+                constant=constant,
+                is_process=is_process,
+                doc=inspect.getdoc(method) or "",
+            ),
+            attribute,
+        )
+    return out
+
+
+class Registry:
+    """The functions that one server exports: those of its loaded modules, bound to their instances."""
+
+    def __init__(self, modules: Iterable[Any]) -> None:
+        self._rows: dict[str, tuple[Export, Callable[..., Any]]] = {}
+        for module in modules:
+            for row, attribute in exports_of(type(module)).values():
+                if row.path in self._rows:
+                    raise TypeError(f"{row.path} is exported twice")
+                self._rows[row.path] = (row, getattr(module, attribute))
+
+    def __iter__(self) -> Iterator[tuple[Export, Callable[..., Any]]]:
+        return iter(self._rows.values())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, path: str) -> tuple[Export, Callable[..., Any]] | None:
+        """Return the row of ``KSR.module.function``."""
+        return self._rows.get(path)
+
+
+__all__ = ["Export", "Param", "Process", "Registry", "RouteContext", "Xval", "export", "exports_of"]

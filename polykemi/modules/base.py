@@ -1,0 +1,102 @@
+"""What a module is: a class with a name as in KSR, typed parameters, exports and state; and what it is given to work with.
+
+A module file holds one class. Its parameters are a frozen dataclass with Kamailio's names and defaults, filled from
+``[modules.NAME]`` of polykemi.toml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from polykemi.kemi.context import Current, RouteContext
+from polykemi.kemi.ids import Ids
+from polykemi.kemi.route import Route
+from polykemi.pv.compiler import Factory, Variables
+from polykemi.sip.flow import Flow, Listener
+from polykemi.storage.location import LocationStore
+from polykemi.storage.provisioned import Database
+
+
+class Outbox:
+    """What leaves when the script has returned and what it stored is committed. The transport empties it."""
+
+    __slots__ = ("items",)
+
+    def __init__(self) -> None:
+        self.items: list[tuple[bytes, Flow]] = []
+
+    def send(self, data: bytes, flow: Flow) -> None:
+        """Put ``data`` for ``flow`` behind what is there already."""
+        self.items.append((data, flow))
+
+
+class Routes(Protocol):
+    """What modules may know of the scripts."""
+
+    def defines(self, kind: Route, callback: str) -> bool:
+        """Tell whether the engine that runs this block has the function."""
+
+
+@dataclass(slots=True)
+class Services:
+    """The parts of the server that modules work with. Built once by ``server.py`` (or a test)."""
+
+    listeners: tuple[Listener, ...]
+    domains: frozenset[str]  # lower case, names that the server is responsible for
+    outbox: Outbox
+    ids: Ids
+    current: Current
+    variables: Variables
+    location: LocationStore
+    database: Database
+    routes: Routes
+    modules: Mapping[str, Any] = field(default_factory=dict)  # the loaded modules by name; complete before the first message
+    counters: dict[str, int] = field(default_factory=dict)  # "sl.sent_replies" -> n: names are Kamailio's group.name
+    events: list[tuple[str, str, RouteContext | None]] = field(default_factory=list)  # event route blocks waiting to run: (callback, evname, ctx)
+    server_header: str = "polykemi"
+
+    def is_myself(self, host: str, port: int = 0, proto: str = "") -> bool:
+        """Tell whether ``host`` is one of our domains or listeners; port 0 matches every port (Kamailio's check_self)."""
+        host = host.lower().strip("[]")
+        if host in self.domains:
+            return True
+        return any(
+            host == x.host and port in (0, x.port) and proto in ("", x.proto) for x in self.listeners
+        )
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to the counter ``name`` (``group.name``)."""
+        self.counters[name] = self.counters.get(name, 0) + by
+
+
+@dataclass(frozen=True, slots=True)
+class NoParams:
+    """The parameters of a module that has none."""
+
+
+class Module:
+    """Base of all modules. ``name`` is that of KSR ("" for the core), ``Params`` its parameters' dataclass."""
+
+    name: ClassVar[str] = ""
+    Params: ClassVar[type[Any]] = NoParams
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        self.services = services
+        self.params = params if params is not None else self.Params()
+
+    def start(self, now: float) -> None:
+        """Called once when all modules are built and before the first message."""
+
+    def pv_classes(self) -> Mapping[str, Factory]:
+        """Return the pseudo-variable classes that this module adds: name without ``$`` -> factory."""
+        return {}
+
+    def next_timeout(self) -> float | None:
+        """Return when ``handle_timer`` wants to be called next (seconds since the epoch), None for never."""
+        return None
+
+    def handle_timer(self, now: float) -> Any:
+        """Do what is due; may return a Process that needs route blocks run."""
+        return None

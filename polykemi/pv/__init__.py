@@ -1,0 +1,1 @@
+"""Pseudo-variables: parsed once to a getter and a setter, cached, bounded."""

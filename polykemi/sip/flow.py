@@ -1,0 +1,34 @@
+"""Where a message comes from and goes to: a listener of ours and an address of the peer (RFC 5626 calls it a flow)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Listener(NamedTuple):
+    """A socket that the server listens on."""
+
+    proto: str  # lower case: udp
+    host: str  # IPv6 without brackets
+    port: int
+
+    @property
+    def sent_by(self) -> str:
+        """``host:port`` as Via and Record-Route write it, the port left out when it is 5060."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == 5060 else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.proto}:{host}:{self.port}"
+
+
+class Flow(NamedTuple):
+    """One of our listeners and the peer's address: what came from ``host:port``, or what shall go there.
+
+    As a source ``host`` is an IP address; as a destination it may be a host name, which the transport resolves.
+    """
+
+    listener: Listener
+    host: str
+    port: int

@@ -1,0 +1,275 @@
+"""SIP messages with lazy headers over the raw bytes (RFC 3261 section 7), and the edits that a route makes to one.
+
+Parsing finds the header lines and their names; values are read when asked for. What is malformed raises ParseError
+at every access alike. A message never changes: what a script changes is kept in an ``Edits`` and applied when the
+message is built for the wire (``sip/build.py``), as in Kamailio, where changes are seen by the next hop only.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from polykemi.errors import ParseError
+from polykemi.sip.header import LWS, NameAddr, Via, canonical_names, parse_name_addr, split_quoted, unfold
+from polykemi.sip.uri import Uri, parse_uri
+
+MAX_HEADERS: Final = 4096
+
+
+class Message:
+    """What requests and responses share. ``lines`` are the header lines as they came, ``names`` their long lower-case names."""
+
+    __slots__ = ("_body_at", "_cseq", "_from", "_to", "_via", "lines", "names", "raw", "start_line")
+
+    is_request = False
+
+    def __init__(self, raw: bytes, start_line: str, lines: list[str], body_at: int) -> None:
+        self.raw = raw
+        self.start_line = start_line
+        self.lines = lines
+        names = canonical_names
+        self.names = [names[line.partition(":")[0]] for line in lines]
+        self._body_at = body_at
+        self._via: Via | None = None
+        self._from: NameAddr | None = None
+        self._to: NameAddr | None = None
+        self._cseq: tuple[int, str] | None = None
+
+    # ---- header access
+    def value(self, index: int) -> str:
+        """Return the value of header line ``index``, trimmed and unfolded."""
+        line = self.lines[index]
+        value = line[line.find(":") + 1 :].strip(LWS)
+        return unfold(value) if "\n" in value else value
+
+    def get(self, name: str) -> str | None:
+        """Return the value of the first header ``name`` (long, lower case), None when there is none."""
+        try:
+            index = self.names.index(name)
+        except ValueError:
+            return None
+        line = self.lines[index]
+        value = line[line.find(":") + 1 :].strip(LWS)
+        return unfold(value) if "\n" in value else value
+
+    def indexes(self, name: str) -> list[int]:
+        """Return the line numbers of the headers ``name``."""
+        return [i for i, n in enumerate(self.names) if n == name] if name in self.names else []
+
+    def all(self, name: str) -> list[str]:
+        """Return the value of each header line ``name``."""
+        return [self.value(i) for i in self.indexes(name)]
+
+    def list(self, name: str) -> list[str]:
+        """Return the values of a comma-separated header (Via, Route, Contact, ...) over all of its lines, in order."""
+        out: list[str] = []
+        for value in self.all(name):
+            if "," in value:
+                out += [part for part in split_quoted(value, ",") if part]
+            elif value:
+                out.append(value)
+        return out
+
+    # ---- parsed headers
+    @property
+    def via(self) -> Via:
+        """The topmost Via. Raise ParseError when it is missing or malformed."""
+        via = self._via
+        if via is None:
+            value = self.get("via")
+            if not value:
+                raise ParseError("Missing Via")
+            if "," in value:
+                value = split_quoted(value, ",")[0]
+            via = self._via = Via(value)
+        return via
+
+    @property
+    def from_(self) -> NameAddr:
+        """The From header. Raise ParseError when it is missing or malformed."""
+        if self._from is None:
+            self._from = self._name_addr("from")
+        return self._from
+
+    @property
+    def to(self) -> NameAddr:
+        """The To header. Raise ParseError when it is missing or malformed."""
+        if self._to is None:
+            self._to = self._name_addr("to")
+        return self._to
+
+    def _name_addr(self, name: str) -> NameAddr:
+        value = self.get(name)
+        if not value:
+            raise ParseError(f"Missing {name.title()}")
+        return parse_name_addr(value)
+
+    @property
+    def cseq(self) -> tuple[int, str]:
+        """CSeq number and method. Raise ParseError when it is missing, malformed or over 2**32-1."""
+        if self._cseq is None:
+            number, _, method = (self.get("cseq") or "").replace("\t", " ").partition(" ")
+            method = method.strip(LWS)
+            if not method or " " in method or not number.isdecimal() or len(number) > 20 or int(number) >= 1 << 32:
+                raise ParseError("Bad CSeq")
+            self._cseq = int(number), method
+        return self._cseq
+
+    @property
+    def call_id(self) -> str:
+        """The Call-ID. Raise ParseError when it is missing."""
+        value = self.get("call-id")
+        if not value:
+            raise ParseError("Missing Call-ID")
+        return value
+
+    @property
+    def content_length(self) -> int | None:
+        """The Content-Length, None when absent. Raise ParseError when it is no number."""
+        value = self.get("content-length")
+        if value is None:
+            return None
+        if not value.isdecimal() or len(value) > 10:
+            raise ParseError("Bad Content-Length")
+        return int(value)
+
+    @property
+    def body(self) -> bytes:
+        """The body; over UDP bytes behind Content-Length are not part of it (RFC 3261 section 18.3)."""
+        length = self.content_length
+        body = self.raw[self._body_at :]
+        return body if length is None else body[:length]
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Whether all of the Content-Length arrived."""
+        return (self.content_length or 0) <= len(self.raw) - self._body_at
+
+
+class Request(Message):
+    """A request. ``uri`` is the Request-URI as it came."""
+
+    __slots__ = ("method", "uri", "version")
+
+    is_request = True
+
+    def __init__(self, raw: bytes, start_line: str, lines: list[str], body_at: int) -> None:
+        method, _, rest = start_line.partition(" ")
+        uri, _, version = rest.rpartition(" ")
+        if not method or not uri or " " in uri or version.upper() != "SIP/2.0":
+            self._refuse(method, uri, version)
+        super().__init__(raw, start_line, lines, body_at)
+        self.method = method
+        self.uri = uri
+        self.version = version
+
+    @staticmethod
+    def _refuse(method: str, uri: str, version: str) -> None:
+        if method and uri and version[:4].upper() == "SIP/":
+            if version[4:].replace(".", "").isdecimal() and version.upper() != "SIP/2.0":
+                raise ParseError("Version Not Supported", 505)
+        raise ParseError("Bad Request-Line")
+
+    @property
+    def parsed_uri(self) -> Uri:
+        """The Request-URI, parsed. Raise ParseError."""
+        return parse_uri(self.uri)
+
+
+class Response(Message):
+    """A response."""
+
+    __slots__ = ("reason", "status")
+
+    def __init__(self, raw: bytes, start_line: str, lines: list[str], body_at: int) -> None:
+        status, _, self.reason = start_line[8:].partition(" ")
+        if len(status) != 3 or not status.isdecimal() or not 100 <= int(status) <= 699:
+            raise ParseError("Bad Status-Line")
+        super().__init__(raw, start_line, lines, body_at)
+        self.status = int(status)
+
+
+def parse(data: bytes) -> Request | Response:
+    """Parse one whole message, as a datagram brings it. Raise ParseError.
+
+    Lines that end in a bare LF are taken too, and empty lines before the start line are skipped (section 7.5).
+    """
+    end = data.find(b"\r\n\r\n")
+    if end < 0 or data[0] in b"\r\n":
+        data, end = _tidy(data)
+    head = str(data[:end], "latin-1")
+    lines = head.split("\r\n")
+    start_line = lines.pop(0)
+    if "\n" in head and ("\r\n " in head or "\r\n\t" in head):
+        lines = _join_folded(lines)
+    if len(lines) > MAX_HEADERS:
+        raise ParseError("Too many headers", 513)
+    if start_line[:8].upper() == "SIP/2.0 ":
+        return Response(data, start_line, lines, end + 4)
+    return Request(data, start_line, lines, end + 4)
+
+
+def _tidy(data: bytes) -> tuple[bytes, int]:
+    """Bring what is not quite as the RFC wants it into shape: leading empty lines, bare LF, no empty line at the end."""
+    data = data.lstrip(b"\r\n")
+    end = data.find(b"\r\n\r\n")
+    if end >= 0:
+        return data, end
+    head, separator, body = data.partition(b"\n\n")
+    if not separator:
+        raise ParseError("No end of headers")
+    head = head.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    return head + b"\r\n\r\n" + body, len(head)
+
+
+def _join_folded(lines: list[str]) -> list[str]:
+    """Give each folded header one entry, its line breaks kept."""
+    out: list[str] = []
+    for line in lines:
+        if line[:1] in (" ", "\t") and line and out:
+            out[-1] += "\r\n" + line
+        else:
+            out.append(line)
+    return out
+
+
+class Edits:
+    """What a route has changed in a message: Kamailio's lumps. Line numbers are those of ``Message.lines``.
+
+    ``inserts`` holds (line number, text): the text goes before that line, after the last one for ``len(lines)``;
+    texts for one place keep their order. A text is one or more whole header lines without the last CRLF.
+    """
+
+    __slots__ = ("body", "inserts", "removed", "replaced")
+
+    def __init__(self) -> None:
+        self.removed: set[int] = set()
+        self.replaced: dict[int, str] = {}  # line number -> the whole new line
+        self.inserts: list[tuple[int, str]] = []
+        self.body: bytes | None = None
+
+    def copy(self) -> Edits:
+        """Return an independent copy: a branch starts with the edits of the request route."""
+        new = Edits()
+        new.removed = self.removed.copy()
+        new.replaced = self.replaced.copy()
+        new.inserts = self.inserts.copy()
+        new.body = self.body
+        return new
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self.replaced or self.inserts or self.body is not None)
+
+    def apply(self, lines: list[str]) -> list[str]:
+        """Return the header lines after the edits (Content-Length is not adjusted here)."""
+        places: dict[int, list[str]] = {}
+        for place, text in self.inserts:
+            places.setdefault(place, []).append(text)
+        out: list[str] = []
+        for i, line in enumerate(lines):
+            if i in places:
+                out += places[i]
+            if i not in self.removed:
+                out.append(self.replaced.get(i, line))
+        out += places.get(len(lines), ())
+        return out
