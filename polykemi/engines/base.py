@@ -29,6 +29,11 @@ class Host:
     drive: Callable[[Generator[RouteContext, None, Any]], Any]  # runs a Process to its end, returns its value
     limits: Limits = Limits()
     trace: Callable[[str, tuple[Any, ...], Any], None] | None = None
+    # For an engine that pulls a Process step by step instead of driving it (V8, which cannot be called from inside an
+    # export): ``engine_of`` names the engine of a block, ``run`` runs the block there (sets ``current``, puts a script's
+    # failure into ``error``). None: the engine is the only one.
+    engine_of: Callable[[RouteContext], str] | None = None
+    run: Callable[[RouteContext], None] | None = None
 
 
 class Work(Protocol):

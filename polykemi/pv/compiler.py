@@ -2,26 +2,165 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
+from polykemi.pv.accessor import Accessor, Environment, Factory, Getter, Text
+from polykemi.pv.classes import BUILT_IN
+from polykemi.pv.grammar import Reference, parse_text, parse_variable
+from polykemi.pv.transformations import transform
+
+log = logging.getLogger("polykemi.pv")
+
+NULL: Final = "<null>"  # what null looks like in text
+_MAX_DEPTH: Final = 32  # of variables inside of names
 
 
-@dataclass(frozen=True, slots=True)
-class Accessor:
-    """What a variable compiles to. ``set`` is None for read-only ones; setting None means unset; it answers success."""
-
-    get: Callable[[RouteContext], Xval]
-    set: Callable[[RouteContext, Xval], bool] | None = None
+def to_text(value: Xval) -> str:
+    """Return ``value`` as it stands in text."""
+    return value if type(value) is str else NULL if value is None else str(value)
 
 
-# A pseudo-variable class makes an accessor of what stands in its parentheses and its index, both as text (None when
-# absent), e.g. $hdr(Via)[0] -> factory("Via", "0", variables). Nested variables: variables.text(inner). Raise ValueError
-# when the name makes no sense.
-Factory = Callable[["str | None", "str | None", "Variables"], Accessor]
+class Getters(dict[str, Getter]):
+    """Variable text -> getter, the hottest lookup of all. A name that does not compile reads as null."""
+
+    def __init__(self, variables: Variables) -> None:
+        self._variables = variables
+
+    def __missing__(self, name: str) -> Getter:
+        accessor = self._variables.compile(name)
+        getter = accessor.get if accessor is not None else _null
+        self[name] = getter
+        return getter
 
 
 class Variables:
-    """placeholder"""
+    """The pseudo-variables of one server: their classes, and what was compiled of them.
+
+    ``limit`` is how many compiled texts are kept (Kamailio: pv_cache_limit); beyond it the oldest goes, so that names
+    which a script makes by concatenation do not fill the memory. With ``action`` 0 this is warned of once
+    (pv_cache_action).
+    """
+
+    def __init__(
+        self,
+        classes: Mapping[str, Factory] = BUILT_IN,
+        *,
+        limit: int = 2048,
+        action: int = 0,
+        environment: Environment | None = None,
+    ) -> None:
+        self.environment = environment if environment is not None else Environment()
+        self.getters: dict[str, Getter] = Getters(self)  # variables.getters["$ru"](ctx)
+        self._classes = dict(classes)
+        self._limit = max(limit, 1)
+        self._warn = action == 0
+        self._accessors: dict[str, Accessor | None] = {}
+        self._texts: dict[str, Text] = {}
+        self._depth = 0
+
+    def add(self, classes: Mapping[str, Factory]) -> None:
+        """Add the classes of a module; they replace classes of the same name."""
+        self._classes.update(classes)
+
+    def has_class(self, name: str) -> bool:
+        """Tell whether there is a class ``name`` (without ``$``)."""
+        return name in self._classes
+
+    def compile(self, name: str) -> Accessor | None:
+        """Return the accessor of ``name``, exactly one variable with its ``$``; None, and one logged error, if it is none."""
+        try:
+            return self._accessors[name]
+        except KeyError:
+            pass
+        try:
+            reference, end = parse_variable(name)
+            if end != len(name):
+                raise ValueError(f"text behind the variable at {end}")
+            accessor = self.accessor(reference)
+        except ValueError as error:
+            log.error("%r is no variable: %s", name, error)
+            accessor = None
+        self._make_room(self._accessors)
+        self._accessors[name] = accessor
+        return accessor
+
+    def text(self, source: str) -> Text:
+        """Return the function that expands the format string ``source``; null gives ``<null>``. Raise ValueError."""
+        try:
+            return self._texts[source]
+        except KeyError:
+            pass
+        expand = self._expander(parse_text(source))
+        self._make_room(self._texts)
+        self._texts[source] = expand
+        return expand
+
+    def accessor(self, reference: Reference) -> Accessor:
+        """Build the accessor of a parsed variable. Raise ValueError."""
+        factory = self._classes.get(reference.name)
+        if factory is None:
+            raise ValueError(f"there is no ${reference.name}")
+        if self._depth >= _MAX_DEPTH:
+            raise ValueError("variables are nested too deeply")
+        self._depth += 1
+        try:
+            accessor = factory(reference.inner, reference.index, self)
+            if not reference.transformations:
+                return accessor
+            getter = accessor.get
+            for step in reference.transformations:
+                parameters = [p if isinstance(p, str) else self.accessor(p).get for p in step.parameters]
+                getter = transform(step.name, getter, parameters)
+            return Accessor(getter)
+        finally:
+            self._depth -= 1
+
+    def name(self, inner: str) -> str | Getter:
+        """Return what a name in parentheses stands for: itself, or the getter of the one variable that it is."""
+        if inner[:1] != "$":
+            return inner
+        reference, end = parse_variable(inner)
+        if end != len(inner):
+            raise ValueError("a name is a text or one variable")
+        return self.accessor(reference).get
+
+    def _expander(self, parts: list[str | Reference]) -> Text:
+        if not any(isinstance(part, Reference) for part in parts):
+            constant = "".join(part for part in parts if isinstance(part, str))
+            return lambda ctx: constant
+        getters: list[Callable[[RouteContext], Xval]] = [
+            _constant(part) if isinstance(part, str) else self.accessor(part).get for part in parts
+        ]
+        if len(getters) == 1:
+            get = getters[0]
+            return lambda ctx: to_text(get(ctx))
+        return lambda ctx: "".join([to_text(get(ctx)) for get in getters])
+
+    def _make_room(self, cache: dict[str, Accessor | None] | dict[str, Text]) -> None:
+        if len(cache) < self._limit:
+            return
+        if self._warn:
+            self._warn = False
+            log.warning(
+                "over %d different variable names: the oldest are forgotten; keep changing parts in a variable, "
+                "as in $sht(table=>$var(key))",
+                self._limit,
+            )
+        oldest = next(iter(cache))
+        del cache[oldest]
+        self.getters.pop(oldest, None)
+
+
+def _constant(text: str) -> Getter:
+    return lambda ctx: text
+
+
+def _null(ctx: RouteContext) -> Xval:
+    return None
+
+
+__all__ = ["NULL", "Accessor", "Environment", "Factory", "Getter", "Text", "Variables", "to_text"]

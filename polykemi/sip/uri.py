@@ -50,6 +50,24 @@ class Uri:
         """The port, or the default of the scheme and transport (RFC 3261 section 19.1.2)."""
         return self.port or (5061 if self.scheme == "sips" or self.transport == "tls" else 5060)
 
+    def changed(
+        self, *, user: str | None = None, host: str | None = None, port: int | None = None, params: str | None = None
+    ) -> str:
+        """Return this URI's text with some parts replaced; "" or 0 takes a part away. Raise ParseError when it is no SIP URI."""
+        if self.scheme not in ("sip", "sips"):
+            raise ParseError("Not a SIP URI")
+        user = self.user if user is None else user
+        host = self.host if host is None else host
+        port = self.port if port is None else port
+        params = self.params if params is None else params
+        userinfo = (f"{user}:{self.password}@" if self.password else f"{user}@") if user else ""
+        return (
+            f"{self.scheme}:{userinfo}{host}"
+            + (f":{port}" if port else "")
+            + (f";{params}" if params else "")
+            + (f"?{self.headers}" if self.headers else "")
+        )
+
     @property
     def is_loose(self) -> bool:
         """Whether the ``lr`` parameter is there (RFC 3261 section 19.1.1)."""

@@ -1,0 +1,67 @@
+"""maxfwd: the Max-Forwards header (RFC 3261 sections 16.3 and 16.6 step 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.registry import export
+from polykemi.kemi.route import Route
+from polykemi.modules.base import Module
+
+_KEY = "maxfwd"  # ctx.cache: the value that goes out
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """``max_limit``: the highest Max-Forwards that goes out, 0..255."""
+
+    max_limit: int = 255
+
+
+class MaxFwd(Module):
+    """Counts Max-Forwards down."""
+
+    name = "maxfwd"
+    Params = Params
+
+    @export(routes=Route.REQUEST | Route.BRANCH | Route.FAILURE)
+    def process_maxfwd(self, ctx: RouteContext, limit: int) -> int:
+        """Count Max-Forwards down by one, or add it with the value ``limit`` when it is missing.
+
+        Answers 1 (counted down), 2 (added), -1 (it is 0), -2 (malformed).
+        """
+        names, message, edits = ctx.message.names, ctx.message, ctx.edits
+        if "max-forwards" not in names:
+            if _KEY not in ctx.cache:
+                value = ctx.cache[_KEY] = min(limit, self.params.max_limit)
+                edits.inserts.append((len(message.lines), f"Max-Forwards: {value}"))
+            return 2
+        index = names.index("max-forwards")
+        value = ctx.cache.get(_KEY)
+        if value is None:
+            text = message.value(index)
+            if not text.isdecimal() or len(text) > 9:
+                return -2
+            value = int(text)
+        if value == 0:
+            return -1
+        value = ctx.cache[_KEY] = min(value - 1, self.params.max_limit)
+        edits.replaced[index] = f"Max-Forwards: {value}"
+        return 1
+
+    @export(routes=Route.REQUEST | Route.BRANCH | Route.FAILURE)
+    def is_maxfwd_lt(self, ctx: RouteContext, limit: int) -> int:
+        """Compare Max-Forwards, as it goes out, with ``limit``.
+
+        Answers 1 (less), -1 (not less), -2 (missing), -3 (malformed).
+        """
+        value = ctx.cache.get(_KEY)
+        if value is None:
+            text = ctx.message.get("max-forwards")
+            if text is None:
+                return -2
+            if not text.isdecimal() or len(text) > 9:
+                return -3
+            value = int(text)
+        return 1 if value < limit else -1

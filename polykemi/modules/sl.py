@@ -1,0 +1,131 @@
+"""sl: stateless replies (RFC 3261 sections 8.2.6, 8.2.7, 18.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.registry import export
+from polykemi.kemi.route import Route
+from polykemi.modules.base import Module
+from polykemi.sip.build import forward_response, response
+from polykemi.sip.message import Request, Response
+from polykemi.sip.reply_path import reply_path, response_target
+
+_ON_REQUESTS: Final = Route.REQUEST | Route.BRANCH | Route.FAILURE | Route.BRANCH_FAILURE | Route.EVENT
+
+# statuses that Kamailio counts by themselves; all others fall to their class
+_COUNTED_ALONE: Final = frozenset((200, 202, 300, 301, 302, 400, 401, 403, 404, 407, 408, 483, 500))
+
+
+def _counter(status: int) -> str:
+    return f"sl.{status}_replies" if status in _COUNTED_ALONE else f"sl.{status // 100}xx_replies"
+
+
+_COUNTERS: Final = {status: _counter(status) for status in range(100, 700)}
+
+
+class Sl(Module):
+    """Stateless replies, and replies that are stateful when there is a transaction."""
+
+    name = "sl"
+
+    def reply(
+        self, ctx: RouteContext, code: int, reason: str, headers: Iterable[str] = (), body: bytes = b""
+    ) -> int:
+        """Reply statelessly to the request of ``ctx``; ``headers`` are whole lines without CRLF.
+
+        Return 1, or -1 when there is nothing to reply to (a reply, an ACK) or ``code`` and ``reason`` are no status line.
+        """
+        request = ctx.message
+        counter = _COUNTERS.get(code)
+        if not isinstance(request, Request) or request.method == "ACK" or counter is None:
+            return -1
+        if "\n" in reason or "\r" in reason:
+            return -1
+        services = self.services
+        received, rport, path = reply_path(request, ctx.flow, ctx.force_rport)
+        if not body:
+            body = ctx.cache.get("reply_body", b"")
+        data = response(
+            request,
+            code,
+            reason,
+            to_tag="" if request.to.tag else services.ids.stateless_tag(request),
+            received=received,
+            rport=rport,
+            headers=[*ctx.reply_headers, *headers],
+            body=body,
+            server=services.server_header,
+        )
+        services.outbox.items.append((data, path))
+        ctx.replied = True
+        counters = services.counters
+        counters[counter] = counters.get(counter, 0) + 1
+        counters["sl.sent_replies"] = counters.get("sl.sent_replies", 0) + 1
+        return 1
+
+    def is_own_ack(self, request: Request) -> bool:
+        """Tell whether an ACK belongs to a stateless reply of ours: it ends here and no route sees it (section 8.2.7)."""
+        if request.method != "ACK" or request.to.tag != self.services.ids.stateless_tag(request):
+            return False
+        self.services.count("sl.received_ACKs")
+        return True
+
+    @export(routes=_ON_REQUESTS)
+    def sl_send_reply(self, ctx: RouteContext, code: int, reason: str) -> int:
+        """Reply statelessly with ``code`` (100 to 699) and ``reason``. Answers 1, or -1 when nothing was sent."""
+        return self.reply(ctx, code, reason)
+
+    @export(routes=_ON_REQUESTS)
+    def send_reply(self, ctx: RouteContext, code: int, reason: str) -> int:
+        """Reply with ``code`` and ``reason``: through the transaction when there is one, else statelessly."""
+        if ctx.transaction is not None:
+            tm = self.services.modules.get("tm")
+            if tm is not None:
+                return int(tm.reply(ctx, code, reason))
+        return self.reply(ctx, code, reason)
+
+    @export(routes=_ON_REQUESTS)
+    def sl_reply_error(self, ctx: RouteContext) -> int:
+        """Reply statelessly with what went wrong last (``ctx.cache["reply_error"]``: status and reason), else with 500."""
+        code, reason = _last_error(ctx)
+        return self._count_error(self.reply(ctx, code, reason))
+
+    @export(routes=_ON_REQUESTS)
+    def send_reply_error(self, ctx: RouteContext) -> int:
+        """Reply like ``sl_reply_error``, through the transaction when there is one."""
+        code, reason = _last_error(ctx)
+        return self._count_error(self.send_reply(ctx, code, reason))
+
+    def _count_error(self, result: int) -> int:
+        self.services.count("sl.sent_err_replies" if result > 0 else "sl.failures")
+        return result
+
+    @export(routes=Route.REPLY)
+    def sl_forward_reply(self, ctx: RouteContext, code: str, reason: str) -> int:
+        """Forward the reply statelessly to the next Via, with another status and reason when given ("" keeps each).
+
+        The class of the status must not change (Kamailio: sl_forward_reply). Answers 1, or -1.
+        """
+        reply = ctx.message
+        if not isinstance(reply, Response) or "\n" in reason or "\r" in reason:
+            return -1
+        status = code or str(reply.status)
+        if len(status) != 3 or not status.isdecimal() or status[0] != str(reply.status)[0]:
+            return -1
+        target = response_target(reply, ctx.flow.listener)
+        if target is None:
+            return -1
+        data = forward_response(reply, ctx.edits)
+        if code or reason:
+            rest = data[data.index(b"\r\n") :]
+            data = f"SIP/2.0 {status} {reason or reply.reason}".encode("latin-1") + rest
+        self.services.outbox.send(data, target)
+        return 1
+
+
+def _last_error(ctx: RouteContext) -> tuple[int, str]:
+    error: tuple[int, str] | None = ctx.cache.get("reply_error")
+    return error or (500, "Server Internal Error")

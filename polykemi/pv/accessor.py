@@ -1,0 +1,51 @@
+"""What a pseudo-variable compiles to, and what its class is given to make it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.ids import Ids
+from polykemi.kemi.registry import Xval
+from polykemi.sip.flow import Listener
+
+if TYPE_CHECKING:
+    from polykemi.pv.compiler import Variables
+
+Getter = Callable[[RouteContext], Xval]
+Setter = Callable[[RouteContext, Xval], bool]
+Text = Callable[[RouteContext], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Accessor:
+    """What a variable compiles to. ``set`` is None for read-only ones; setting None means unset; it answers success."""
+
+    get: Getter
+    set: Setter | None = None
+
+
+# A pseudo-variable class makes an accessor of what stands in its parentheses and its index, both as text (None when
+# absent), e.g. $hdr(Via)[0] -> factory("Via", "0", variables). Nested variables: variables.text(inner). Raise ValueError
+# when the name makes no sense.
+Factory = Callable[["str | None", "str | None", "Variables"], Accessor]
+
+
+@dataclass(slots=True)
+class Environment:
+    """What variables need of the server besides the route context. One for all route blocks."""
+
+    listeners: tuple[Listener, ...] = ()
+    domains: frozenset[str] = frozenset()
+    started: float = 0.0  # seconds since the epoch
+    version: str = "0"
+    hostname: str = "localhost"
+    ids: Ids | None = None  # makes $sruid and $uuid; they are null without it
+    counters: Mapping[str, int] = field(default_factory=dict)  # $stat: "group.name" -> value, the services' own
+    definitions: Mapping[str, str] = field(default_factory=dict)  # $def
+    process: Mapping[str, str] = field(default_factory=dict)  # $env: the environment of the process
+    pid: int = 0  # $pp
+    variables: dict[str, int | str] = field(default_factory=dict)  # $var
+    shared: dict[str, int | str] = field(default_factory=dict)  # $shv

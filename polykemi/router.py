@@ -1,0 +1,308 @@
+"""One message through its route blocks: builds the context, calls the engine, hands on what the script asked for.
+
+The router is the work that route blocks are run from. A message or a timer becomes a Process (a generator that yields a
+RouteContext for each block to be run); processes run one after the other, in the order of arrival. Engines that are
+called from the event loop are driven by ``pump``; an engine that hosts the loop pulls ``next`` itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from polykemi.engines.base import Engine
+from polykemi.errors import ParseError, ScriptError
+from polykemi.kemi.context import Process, RouteContext
+from polykemi.kemi.route import ONSEND_ROUTE, REPLY_ROUTE, REQUEST_ROUTE, ROUTE_NAMES, Route
+from polykemi.modules.base import Services
+from polykemi.sip import build
+from polykemi.sip.flow import Flow
+from polykemi.sip.message import Request, Response, parse
+from polykemi.sip.reply_path import reply_path, response_target
+
+log = logging.getLogger("polykemi.router")
+
+_MANDATORY = ("via", "from", "to", "call-id", "cseq")
+_FIXED_NAMES = {Route.REQUEST: REQUEST_ROUTE, Route.REPLY: REPLY_ROUTE, Route.ONSEND: ONSEND_ROUTE}
+
+# the message of event route blocks that no message caused, as Kamailio's faked_msg
+FAKED_MESSAGE = (
+    b"OPTIONS sip:you@kamailio.org SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1\r\nFrom: <sip:you@kamailio.org>;tag=fake\r\n"
+    b"To: <sip:you@kamailio.org>\r\nCall-ID: fake\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+)
+
+
+class RouteTable(Protocol):
+    """Which engine runs which route block (``config.RouteSettings``)."""
+
+    def engine_for(self, kind: Route, callback: str) -> str:
+        """Return the name of the engine that runs ``callback`` as a block of ``kind``."""
+
+
+class Router:
+    """Runs processes and their route blocks.
+
+    A turn ends when nothing is left to do: what was stored is committed, ``send`` takes the outbox, ``ended`` is called.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        table: RouteTable,
+        send: Callable[[list[tuple[bytes, Flow]]], None],
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.services = services
+        self.draining = False
+        self.engines: Mapping[str, Engine] = {}
+        self._table = table
+        self._send = send
+        self._ended = ended
+        self._queue: deque[Process[None]] = deque()
+        self._process: Process[None] | None = None
+        self._ran: RouteContext | None = None  # what next() gave out last
+        self._stack: list[str] = []  # engines that run now, the innermost last
+        self._engine_of: dict[tuple[Route, str], str] = {}
+        self._tm: Any = None
+        self._sl: Any = None
+
+    def start(self, engines: Mapping[str, Engine]) -> None:
+        """Take the loaded engines; the first message may come."""
+        self.engines = engines
+        self._tm = self.services.modules.get("tm")
+        self._sl = self.services.modules.get("sl")
+        self._engine_of.clear()
+
+    # ---- work comes in
+    def receive(self, data: bytes, flow: Flow, now: float) -> None:
+        """Take one datagram."""
+        try:
+            message = parse(data)
+        except ParseError as error:
+            self._refuse(data, flow, error)
+            return
+        if isinstance(message, Request):
+            self._queue.append(self._request(message, flow, now))
+        else:
+            self._queue.append(self._response(message, flow, now))
+
+    def put(self, process: Process[None]) -> None:
+        """Take work that is no datagram: a timer, a transport error."""
+        self._queue.append(process)
+
+    # ---- work is done
+    def next(self) -> RouteContext | None:
+        """Go on until a route block has to run and return its context; None when nothing is left and the turn has ended."""
+        ran, self._ran = self._ran, None
+        if ran is not None and ran.error is not None:
+            self._report(ran)
+        while True:
+            process = self._process
+            if process is None:
+                if not self._queue:
+                    if self.services.events:
+                        self._queue.append(self._events())
+                        continue
+                    self._flush()
+                    if self._queue:  # what could not be sent
+                        continue
+                    self._ended()
+                    return None
+                process = self._process = self._queue.popleft()
+            try:
+                ctx = process.send(None)
+            except StopIteration:
+                self._process = None
+            except Exception:
+                self._process = None
+                self.services.count("core.internal_errors")
+                log.exception("internal error; the message it happened on is lost")
+            else:
+                self._ran = ctx
+                return ctx
+
+    def pump(self) -> None:
+        """Do all that is to be done, calling engines from here."""
+        while (ctx := self.next()) is not None:
+            self.run(ctx)
+
+    def _flush(self) -> None:
+        """Make what was stored durable, then let the outbox go."""
+        self.services.location.commit()
+        outbox = self.services.outbox
+        if outbox.items:
+            items, outbox.items = outbox.items, []
+            self._send(items)
+
+    # ---- route blocks
+    def run(self, ctx: RouteContext) -> None:
+        """Run one block in the engine that the configuration names for it; a failing script sets ``ctx.error``."""
+        name = self.engine_of(ctx)
+        stack = self._stack
+        current = self.services.current
+        outer = current.ctx
+        if name in stack and stack[-1] != name:
+            ctx.error = ScriptError(name, None, f"{ctx.callback}: {name} is waiting for {stack[-1]}: cannot be entered again")
+            return
+        stack.append(name)
+        current.ctx = ctx
+        try:
+            self.engines[name].call(ctx.callback, ctx.event if ctx.kind is Route.EVENT else None)
+        except ScriptError as error:
+            ctx.error = error
+        finally:
+            current.ctx = outer
+            stack.pop()
+
+    def drive(self, process: Process[Any]) -> Any:
+        """Run a Process, with the blocks that it asks for, to its end and return its value."""
+        try:
+            while True:
+                ctx = process.send(None)
+                self.run(ctx)
+                if ctx.error is not None:
+                    self._report(ctx)
+        except StopIteration as end:
+            return end.value
+
+    def engine_of(self, ctx: RouteContext) -> str:
+        """Return the name of the engine that runs this block."""
+        return self._engine_name(ctx.kind, ctx.callback)
+
+    def defines(self, kind: Route, callback: str) -> bool:
+        """Tell whether the script that runs blocks of this kind has the function (``modules.base.Routes``)."""
+        return self.engines[self._engine_name(kind, callback)].has(callback)
+
+    def _engine_name(self, kind: Route, callback: str) -> str:
+        name = self._engine_of.get((kind, callback))
+        if name is None:
+            name = self._table.engine_for(kind, callback)
+            if len(self._engine_of) < 1024:  # names come from scripts and may be made there
+                self._engine_of[kind, callback] = name
+        return name
+
+    def _report(self, ctx: RouteContext) -> None:
+        """Log and count a script error."""
+        error = ctx.error
+        self.services.count("core.script_errors")
+        log.error("script error in %s %s: %s", ROUTE_NAMES[ctx.kind], ctx.callback, error)
+        if isinstance(error, ScriptError) and error.traceback:
+            log.error("%s", error.traceback)
+
+    # ---- the core's handling of messages
+    def _request(self, request: Request, flow: Flow, now: float) -> Process[None]:
+        services = self.services
+        services.count("core.rcv_requests")
+        try:
+            for name in _MANDATORY:
+                if name not in request.names:
+                    raise ParseError(f"Missing {name.title()}")
+            if request.cseq[1] != request.method:
+                raise ParseError("CSeq method does not match")
+            if self._tm is not None and self._tm.absorb(request, flow, now):
+                return
+        except ParseError as error:
+            self._refuse(request.raw, flow, error)
+            return
+        ctx = RouteContext(Route.REQUEST, REQUEST_ROUTE, request, flow, now)
+        if self.draining and request.method not in ("ACK", "CANCEL") and request.to.tag is None:
+            self._reply(ctx, 503, "Service Unavailable")
+            return
+        yield ctx
+        if ctx.error is not None:
+            self._reply(ctx, 500, "Server Internal Error")
+        if ctx.transaction is not None:
+            self._tm.finish(ctx, now)
+
+    def _reply(self, ctx: RouteContext, status: int, reason: str) -> None:
+        """Answer for the script, unless it has answered itself."""
+        if ctx.method == "ACK" or self._sl is None:
+            return
+        if ctx.transaction is not None:
+            self._tm.fail(ctx, status, reason)
+        elif not ctx.replied:
+            self._sl.reply(ctx, status, reason)
+
+    def _response(self, response: Response, flow: Flow, now: float) -> Process[None]:
+        services = self.services
+        services.count("core.rcv_replies")
+        try:
+            via = response.via
+            if not services.is_myself(via.host, via.port or 5060):
+                raise ParseError("the top Via is not ours")
+            branch = self._tm.client_of(response) if self._tm is not None else None
+        except ParseError as error:
+            self._drop(response.raw, flow, error)
+            return
+        ctx = RouteContext(Route.REPLY, REPLY_ROUTE, response, flow, now)
+        ctx.reply_status = response.status
+        if self.defines(Route.REPLY, REPLY_ROUTE):
+            yield ctx
+            if ctx.dropped:
+                services.count("core.drop_replies")
+                return
+        if branch is not None:
+            yield from self._tm.handle_response(branch, response, ctx, now)
+        else:
+            self._forward_statelessly(response, ctx)
+
+    def _forward_statelessly(self, response: Response, ctx: RouteContext) -> None:
+        """Forward a response that belongs to no transaction by its second Via (RFC 3261 section 16.11)."""
+        target = response_target(response, ctx.flow.listener)
+        if target is None:
+            self._drop(response.raw, ctx.flow, ParseError("no second Via"))
+            return
+        self.services.outbox.send(build.forward_response(response, ctx.edits), target)
+        self.services.count("core.fwd_replies")
+
+    def _events(self) -> Process[None]:
+        """Run the event route blocks that modules have asked for."""
+        events, self.services.events = self.services.events, []
+        for callback, event, ctx in events:
+            if not self.defines(Route.EVENT, callback):
+                continue
+            if ctx is None:
+                listener = self.services.listeners[0]
+                ctx = RouteContext(Route.EVENT, callback, parse(FAKED_MESSAGE), Flow(listener, "127.0.0.1", 5060), 0.0)
+            ctx.event = event
+            yield ctx
+
+    # ---- what is malformed
+    def _refuse(self, data: bytes, flow: Flow, error: ParseError) -> None:
+        """Answer a malformed request with its error where its headers allow that, else drop it; count it either way.
+
+        Nobody answers an ACK or a response, nor what has no usable Via (RFC 3261 sections 17.1.1.3 and 18.2.2).
+        """
+        start, _, rest = data.lstrip(b"\r\n").partition(b"\n")
+        if start[:4] == b"ACK " or start[:4] == b"SIP/" or not start.strip():
+            self._drop(data, flow, error)
+            return
+        try:
+            request = parse(b"INVALID sip:invalid SIP/2.0\r\n" + rest)
+            if not isinstance(request, Request) or any(name not in request.names for name in _MANDATORY):
+                raise error
+            received, rport, target = reply_path(request, flow, False)
+            reply = build.response(
+                request,
+                error.status,
+                error.reason,
+                to_tag=self.services.ids.stateless_tag(request),
+                received=received,
+                rport=rport,
+                server=self.services.server_header,
+            )
+        except ParseError:
+            self._drop(data, flow, error)
+            return
+        self.services.count("core.bad_requests")
+        log.info("refused a request from %s:%d: %s", flow.host, flow.port, error)
+        self.services.outbox.send(reply, target)
+
+    def _drop(self, data: bytes, flow: Flow, error: ParseError) -> None:
+        if not data.strip(b"\r\n\0"):
+            self.services.count("core.keepalives")  # RFC 5626 section 3.5.1: not worth a line in the log
+            return
+        self.services.count("core.dropped")
+        log.info("dropped %d octets from %s:%d: %s", len(data), flow.host, flow.port, error.reason)

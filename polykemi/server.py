@@ -1,0 +1,303 @@
+"""The composition root, the only file that knows every part. Reads in the order in which things happen:
+assemble, open, run, drain, stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from polykemi import __version__
+from polykemi.config import Settings, typed_params
+from polykemi.engines import make_engine
+from polykemi.engines.base import Engine, Host, Limits, LoopHost
+from polykemi.errors import DataError
+from polykemi.kemi.context import Current
+from polykemi.kemi.ids import Ids
+from polykemi.kemi.registry import Registry
+from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.modules import MODULES
+from polykemi.modules.base import Module, Outbox, Services
+from polykemi.pv.compiler import Environment, Variables
+from polykemi.router import Router
+from polykemi.sip.flow import Flow, Listener
+from polykemi.storage.lmdb_location import LmdbLocation
+from polykemi.storage.location import LocationStore
+from polykemi.storage.provisioned import Database
+from polykemi.transport.manager import Transports
+
+log = logging.getLogger("polykemi.server")
+
+DRAIN_SECONDS = 5.0  # how long a stopping server waits for open transactions
+
+Trace = Callable[[str, tuple[Any, ...], Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A server without sockets: what a test drives by hand and ``Server`` puts on the network."""
+
+    services: Services
+    router: Router
+    modules: Mapping[str, Module]
+    engines: Mapping[str, Engine]
+
+    def timers(self, now: float) -> None:
+        """Do what is due at ``now``; the router is to be pumped afterwards."""
+        for module in self.modules.values():
+            process = module.handle_timer(now)
+            if process is not None:
+                self.router.put(process)
+
+    def next_timeout(self) -> float | None:
+        """Return when ``timers`` wants to be called next, in seconds since the epoch."""
+        due = [t for m in self.modules.values() if (t := m.next_timeout()) is not None]
+        return min(due) if due else None
+
+    def close(self) -> None:
+        """Close engines and storage."""
+        for engine in self.engines.values():
+            engine.close()
+        self.services.location.close()
+        self.services.database.close()
+
+
+def assemble(
+    settings: Settings,
+    *,
+    listeners: tuple[Listener, ...],
+    location: LocationStore,
+    database: Database,
+    send: Callable[[list[tuple[bytes, Flow]]], None],
+    now: float,
+    ended: Callable[[], None] = lambda: None,
+    ids: Ids | None = None,
+    trace: Trace | None = None,
+) -> Node:
+    """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given."""
+    current = Current()
+    domains = frozenset(d.lower() for d in settings.domains)
+    environment = Environment(listeners=listeners, domains=domains, started=now, version=__version__)
+    services = Services(
+        listeners=listeners,
+        domains=domains,
+        outbox=Outbox(),
+        ids=ids or Ids(),
+        current=current,
+        variables=Variables(environment=environment),
+        location=location,
+        database=database,
+        routes=None,  # type: ignore[arg-type]  # the router, two lines below
+    )
+    router = Router(services, settings.routes, send, ended)
+    services.routes = router
+    modules = _modules(settings, services, now)
+    services.modules = modules
+    host = Host(
+        registry=Registry(modules.values()),
+        current=current,
+        drive=router.drive,
+        run=router.run,
+        engine_of=router.engine_of,
+        trace=trace,
+    )
+    engines: dict[str, Engine] = {}
+    try:
+        for one in settings.engines:
+            engines[one.name] = make_engine(one.name, host.with_limits(Limits(one.seconds, one.memory)))
+            engines[one.name].load(one.script)
+    except BaseException:
+        for engine in engines.values():
+            engine.close()
+        raise
+    router.start(engines)
+    for module in modules.values():
+        module.start(now)
+    return Node(services, router, modules, engines)
+
+
+def _modules(settings: Settings, services: Services, now: float) -> dict[str, Module]:
+    """Make the modules that the configuration loads; core, pv, hdr and x are always there, as in Kamailio."""
+    names = settings.modules.load
+    modules: dict[str, Module] = {}
+    for name, module_class in MODULES.items():
+        if names is None or name in names or name in ("core", "pv", "hdr", "x"):
+            params = typed_params(module_class, settings.modules.params.get(name, {}), settings.file)
+            modules[name] = module_class(services, params)
+            services.variables.add(modules[name].pv_classes())
+    return modules
+
+
+def open_data(data: Path) -> tuple[LocationStore, Database]:
+    """Open (and make, when missing) what is stored under ``data``. Raises DataError."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{data}: {error.strerror}") from None
+    database = Database(data / "polykemi.sqlite")
+    try:
+        return LmdbLocation(data / "location"), database
+    except BaseException:
+        database.close()
+        raise
+
+
+class Server:
+    """A node on the network: sockets, timers, signals."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self._armed: float | None = None  # when the loop's timer fires, seconds since the epoch
+        self._timer: asyncio.TimerHandle | None = None
+        self._stop_at: float | None = None  # set while draining
+        self._work = threading.Event()
+        self.transports = Transports(
+            [(a.proto, a.host, a.port) for a in settings.listen], self._receive, self._turn, self._failed
+        )
+        try:
+            location, database = open_data(settings.data)
+            try:
+                self.node = assemble(
+                    settings,
+                    listeners=self.transports.listeners,
+                    location=location,
+                    database=database,
+                    send=self.transports.send,
+                    ended=self._arm,
+                    now=time.time(),
+                )
+            except BaseException:
+                location.close()
+                database.close()
+                raise
+        except BaseException:
+            self.transports.close()
+            self.loop.close()
+            raise
+        self.router = self.node.router
+        engines = list(self.node.engines.values())
+        # a single engine that hosts the loop (JavaScript) pulls the work itself; else the loop calls the engines
+        self._resident: LoopHost | None = engines[0] if len(engines) == 1 and isinstance(engines[0], LoopHost) else None
+
+    def _receive(self, data: bytes, flow: Flow, now: float) -> None:
+        self.router.receive(data, flow, now)
+
+    def _turn(self) -> None:
+        """Do what has come in."""
+        if self._resident is not None:
+            self.loop.stop()
+        else:
+            self.router.pump()
+
+    def _failed(self, data: bytes, flow: Flow) -> None:
+        """Tell the transaction layer that the network did not take ``data``."""
+        tm: Any = self.node.modules.get("tm")
+        process = tm.transport_error(flow, data) if tm is not None else None
+        if process is not None:
+            self.router.put(process)
+
+    # ---- timers
+    def _arm(self) -> None:
+        """Make the loop call ``_timers`` when the next module wants it."""
+        due = self.node.next_timeout()
+        if due is None or (self._armed is not None and self._armed <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed = due
+        self._timer = self.loop.call_later(max(0.0, due - time.time()), self._timers)
+
+    def _timers(self) -> None:
+        self._armed = None
+        self.node.timers(time.time())
+        self._turn()
+
+    # ---- life
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM, then let open transactions finish."""
+        self.transports.open(self.loop)
+        self._arm()
+        gc.collect()
+        gc.freeze()
+        if self._resident is not None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: self.loop.call_soon_threadsafe(self._drain))
+            self._resident.serve(self.loop, self.router)
+        else:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.loop.add_signal_handler(number, self._drain)
+            self.loop.run_forever()
+
+    def _drain(self) -> None:
+        """Take no new work and stop as soon as no transaction is open; a second signal stops at once."""
+        if self._stop_at is not None:
+            self._end()
+            return
+        self._stop_at = time.time() + DRAIN_SECONDS
+        self.router.draining = True
+        self._end_when_idle()
+
+    def _end_when_idle(self) -> None:
+        tm: Any = self.node.modules.get("tm")
+        if tm is None or not tm.active() or self._stop_at is None or time.time() >= self._stop_at:
+            self._end()
+        else:
+            self.loop.call_later(0.05, self._end_when_idle)
+
+    def _end(self) -> None:
+        if self._resident is not None:
+            self._resident.stop()
+        self.loop.stop()
+
+    def close(self) -> None:
+        """Close everything; what was stored is committed."""
+        self.transports.close()
+        self.node.close()
+        self.loop.close()
+
+    def describe(self) -> list[str]:
+        """Return the lines that tell what this server is: addresses, route blocks, data."""
+        lines = [f"polykemi {__version__}"]
+        lines += [f"listening on {listener}" for listener in self.transports.listeners]
+        if self.settings.domains:
+            lines.append(f"domains: {', '.join(self.settings.domains)}")
+        scripts = {one.name: one.script for one in self.settings.engines}
+        routes = self.settings.routes
+        for name, kind in CONFIG_NAMES.items():
+            engine = routes.engine_for(kind, "")
+            lines.append(f"{name}: {engine} {scripts[engine]}")
+        lines += [f"{_name(kind)}:{callback}: {e} {scripts[e]}" for (kind, callback), e in routes.by_name.items()]
+        lines.append(f"data in {self.settings.data}")
+        return lines
+
+
+def _name(kind: Route) -> str:
+    return next(name for name, k in CONFIG_NAMES.items() if k == kind)
+
+
+def serve(settings: Settings) -> None:
+    """Run a server in the foreground until it is told to stop. Raises UsageError before anything is listened on."""
+    logging.basicConfig(
+        stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    server = Server(settings)
+    try:
+        for line in server.describe():
+            print(line)
+        print("ready", flush=True)
+        server.run()
+    finally:
+        server.close()
+    print("stopped", flush=True)

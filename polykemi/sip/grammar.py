@@ -1,0 +1,40 @@
+"""The productions of RFC 3261 section 25.1 that several parts check. Text is one character per octet."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+# LWS  =  [*WSP CRLF] 1*WSP ; what may stand around a value, a line break of a folded one included
+LWS: Final = " \t\r\n"
+
+# token  =  1*(alphanum / "-" / "." / "!" / "%" / "*" / "_" / "+" / "`" / "'" / "~" )
+_TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+")
+
+# host  =  hostname / IPv4address / IPv6reference ; "_" as DNS has it in use
+_HOST = re.compile(r"[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]")
+
+
+def is_token(text: str) -> bool:
+    """Tell whether ``text`` is a token."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def is_host(text: str) -> bool:
+    """Tell whether ``text`` looks like a host name, an IPv4 address or an IPv6 address in brackets."""
+    return _is_host(text) if len(text) <= 64 else _HOST.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=4096)
+def _is_host(text: str) -> bool:
+    return _HOST.fullmatch(text) is not None
+
+
+def to_port(text: str) -> int:
+    """Return the port number in ``text``, -1 when it is none (0 is none as well)."""
+    if text.isdecimal() and len(text) <= 5:
+        port = int(text)
+        if 0 < port <= 65535:
+            return port
+    return -1

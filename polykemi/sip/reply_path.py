@@ -1,0 +1,73 @@
+"""Where the replies to a request go, and what they say of its source (RFC 3261 section 18.2, RFC 3581)."""
+
+from __future__ import annotations
+
+from polykemi.errors import ParseError
+from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.header import Via
+from polykemi.sip.message import Request, Response
+
+
+def reply_path(request: Request, flow: Flow, force_rport: bool = False) -> tuple[str, int, Flow]:
+    """Return the ``received`` and ``rport`` of the top Via ("" and 0: not to be added) and where replies go.
+
+    ``flow`` is where the request came from; ``force_rport`` treats it as if its Via asked for ``rport``. The same two
+    values go into the forwarded request. Raise ParseError for a missing or malformed Via.
+    """
+    via = request.via
+    source = flow.host
+    if force_rport or via.param("rport") == "":
+        return source, flow.port, flow  # RFC 3581 section 4: received comes with rport, also when it says nothing new
+    sent_by = via.host
+    if sent_by[:1] == "[":
+        sent_by = sent_by[1:-1]
+    received = source if sent_by != source or via.param("received") is not None else ""
+    if flow.listener.proto != "udp":
+        return received, 0, flow  # the connection that the request came on
+    maddr = via.param("maddr")
+    if maddr and _is_multicast(maddr):
+        return received, 0, Flow(flow.listener, maddr, via.port or 5060)
+    port = via.port or 5060
+    return received, 0, flow if port == flow.port else Flow(flow.listener, source, port)
+
+
+def response_target(response: Response, listener: Listener) -> Flow | None:
+    """Return where a response goes by its second Via, sent from ``listener``; None when there is no usable second Via.
+
+    Its ``received`` and ``rport`` are what the proxy or we wrote there (RFC 3261 section 18.2.2, RFC 3581 section 4).
+    """
+    vias = response.list("via")
+    if len(vias) < 2:
+        return None
+    try:
+        via = Via(vias[1])
+    except ParseError:
+        return None
+    rport = via.param("rport") or ""
+    port = int(rport) if rport.isdecimal() and len(rport) <= 5 and int(rport) <= 65535 else via.port
+    return Flow(listener, via.param("received") or via.host.strip("[]"), port or 5060)
+
+
+def _is_multicast(address: str) -> bool:
+    """Tell whether ``address`` is an IPv4 multicast address: to any other one maddr would aim replies at strangers."""
+    parts = address.split(".")
+    return (
+        len(parts) == 4
+        and all(p.isdecimal() and len(p) <= 3 and int(p) <= 255 for p in parts)
+        and 224 <= int(parts[0]) <= 239
+    )
+
+
+def response_target(response: Response, listener: Listener) -> Flow | None:
+    """Return where a response goes once our own top Via is gone: by ``received`` and ``rport`` of the next one.
+
+    None when there is no other Via (RFC 3261 section 18.2.2). Raise ParseError for a malformed one.
+    """
+    vias = response.list("via")
+    if len(vias) < 2:
+        return None
+    via = Via(vias[1])
+    host = via.param("received") or via.param("maddr") or via.host
+    rport = via.param("rport") or ""
+    port = int(rport) if rport.isdecimal() and len(rport) <= 5 else via.port
+    return Flow(listener, host.strip("[]"), port or 5060)

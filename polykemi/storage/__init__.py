@@ -1,0 +1,1 @@
+"""State behind two small interfaces: runtime state (``location``) and provisioned data (``provisioned``)."""

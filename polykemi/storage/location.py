@@ -1,0 +1,174 @@
+"""Bindings of addresses of record (RFC 3261 section 10): the interface, their encoding, and a store in memory."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from struct import Struct, error
+from typing import Final, Protocol
+
+from polykemi.errors import DataError
+
+MAX_AOR: Final = 480  # octets; LMDB holds keys of up to 511
+NEVER: Final = float("inf")
+
+
+@dataclass(slots=True)
+class Binding:
+    """One contact of an AoR: the columns of Kamailio's location table."""
+
+    uri: str  # the contact's URI as registered
+    expires: float  # seconds since the epoch, 0: permanent
+    q: int = -1  # thousandths, -1: not given
+    call_id: str = ""
+    cseq: int = 0
+    user_agent: str = ""
+    received: str = ""  # source URI when the phone is behind NAT, "" when not
+    path: str = ""  # Path values, comma-separated
+    listener: str = ""  # the listener that took the REGISTER: udp:127.0.0.1:5060
+    methods: int = 0xFFFFFFFF
+    flags: int = 0
+    bflags: int = 0
+    instance: str = ""
+    reg_id: int = 0
+    ruid: str = ""
+    modified: float = 0.0
+
+
+class LocationStore(Protocol):
+    """Bindings by table ("location") and AoR ("user" or "user@domain", lower case where case does not matter).
+
+    Writes are staged and seen by later reads; they are durable after ``commit``. What ``get`` returns belongs to the
+    caller. An AoR has 1 to ``MAX_AOR`` octets: others have no bindings, and ``put`` raises DataError for them.
+    """
+
+    def get(self, table: str, aor: str) -> list[Binding]:
+        """Return the bindings, expired ones included; an empty list for an unknown AoR."""
+
+    def put(self, table: str, aor: str, bindings: list[Binding]) -> None:
+        """Replace the bindings of an AoR; an empty list removes it. NUL octets in texts are left out."""
+
+    def commit(self) -> None:
+        """Make what was staged durable, in one transaction. Cheap when nothing was staged."""
+
+    def items(self, table: str) -> Iterator[tuple[str, list[Binding]]]:
+        """Iterate over (AoR, bindings)."""
+
+    def expired(self, table: str, now: float, limit: int) -> list[str]:
+        """Return up to ``limit`` AoRs that have a binding whose expiry is not after ``now``, the earliest first."""
+
+    def next_expiry(self, table: str) -> float | None:
+        """Return the time before which no binding of ``table`` expires, None when none ever will."""
+
+    def close(self) -> None:
+        """Commit and close."""
+
+
+# One binding: the numbers, then the texts joined by NUL. The last number is the length of the texts.
+_NUMBERS: Final = Struct("<ddhIIIIII")
+_SIZE: Final = _NUMBERS.size
+
+
+def encode(bindings: list[Binding]) -> bytes:
+    """Return ``bindings`` as octets: compact, and readable by any later version."""
+    out = []
+    for b in bindings:
+        texts = (b.uri, b.call_id, b.user_agent, b.received, b.path, b.listener, b.instance, b.ruid)
+        joined = "\0".join(texts)
+        if joined.count("\0") != 7:
+            joined = "\0".join([text.replace("\0", "") for text in texts])
+        octets = joined.encode("latin-1")
+        numbers = (b.expires, b.modified, b.q, b.cseq, b.methods, b.flags, b.bflags, b.reg_id, len(octets))
+        out.append(_NUMBERS.pack(*numbers) + octets)
+    return out[0] if len(out) == 1 else b"".join(out)
+
+
+def decode(data: bytes, at: int = 0) -> list[Binding]:
+    """Return the bindings that stand in ``data`` from offset ``at`` on. Raise DataError for what ``encode`` never made."""
+    out, end = [], len(data)
+    try:
+        while at < end:
+            expires, modified, q, cseq, methods, flags, bflags, reg_id, size = _NUMBERS.unpack_from(data, at)
+            at += _SIZE
+            texts = str(data[at : at + size], "latin-1").split("\0")
+            uri, call_id, agent, received, path, listener, instance, ruid = texts
+            at += size
+            out.append(
+                Binding(
+                    uri,
+                    expires,
+                    q,
+                    call_id,
+                    cseq,
+                    agent,
+                    received,
+                    path,
+                    listener,
+                    methods,
+                    flags,
+                    bflags,
+                    instance,
+                    reg_id,
+                    ruid,
+                    modified,
+                )
+            )
+    except (error, ValueError) as cause:
+        raise DataError(f"not a record of bindings: {cause}") from None
+    return out
+
+
+def earliest_expiry(bindings: list[Binding]) -> float:
+    """Return when the first of ``bindings`` expires, ``NEVER`` when all are permanent."""
+    if len(bindings) == 1:
+        return bindings[0].expires or NEVER
+    return min((b.expires for b in bindings if b.expires), default=NEVER)
+
+
+class MemoryLocation:
+    """A LocationStore that forgets: for tests and for servers that need no persistence (usrloc db_mode 0)."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, dict[str, bytes]] = {}
+
+    def get(self, table: str, aor: str) -> list[Binding]:
+        """Return copies of the bindings of ``aor``."""
+        data = self._tables.get(table, {}).get(aor)
+        return decode(data) if data is not None else []
+
+    def put(self, table: str, aor: str, bindings: list[Binding]) -> None:
+        """Replace the bindings of ``aor``."""
+        check_aor(aor)
+        rows = self._tables.setdefault(table, {})
+        if bindings:
+            rows[aor] = encode(bindings)
+        else:
+            rows.pop(aor, None)
+
+    def commit(self) -> None:
+        """Do nothing: there is nowhere to write to."""
+
+    def items(self, table: str) -> Iterator[tuple[str, list[Binding]]]:
+        """Iterate over a snapshot."""
+        for aor, data in list(self._tables.get(table, {}).items()):
+            yield aor, decode(data)
+
+    def expired(self, table: str, now: float, limit: int) -> list[str]:
+        """Look at every AoR; a store for many of them keeps an index."""
+        due = ((earliest_expiry(bindings), aor) for aor, bindings in self.items(table))
+        return [aor for _, aor in heapq.nsmallest(limit, (row for row in due if row[0] <= now))]
+
+    def next_expiry(self, table: str) -> float | None:
+        """Return the earliest expiry."""
+        first = min((earliest_expiry(bindings) for _, bindings in self.items(table)), default=NEVER)
+        return None if first == NEVER else first
+
+    def close(self) -> None:
+        """Do nothing; the bindings stay until the store is gone."""
+
+
+def check_aor(aor: str) -> None:
+    """Raise DataError when ``aor`` cannot be a key."""
+    if not 0 < len(aor) <= MAX_AOR:
+        raise DataError(f"address of record of {len(aor)} octets, expected 1 to {MAX_AOR}")

@@ -1,0 +1,270 @@
+"""Provisioned data in SQLite: what an operator enters and the server reads, in Kamailio's table layout.
+
+Text given and returned is octets, one character each, as everywhere inside; in the file it is UTF-8. So a user that was
+entered as ``jürgen`` is found by the octets of a SIP user part.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from hashlib import md5
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from polykemi.errors import DataError
+from polykemi.kemi.binding import from_octets, to_octets
+
+FILE_NAME: Final = "polykemi.sqlite"
+COLUMNS: Final = ("username", "domain", "password")  # of an imported CSV
+
+_TABLES: Final = {  # name -> (version of Kamailio's layout, columns)
+    "subscriber": (
+        7,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        username VARCHAR(64) NOT NULL DEFAULT '',
+        domain VARCHAR(64) NOT NULL DEFAULT '' COLLATE NOCASE,
+        password VARCHAR(64) NOT NULL DEFAULT '',
+        ha1 VARCHAR(128) NOT NULL DEFAULT '',
+        ha1b VARCHAR(128) NOT NULL DEFAULT '',
+        UNIQUE (username, domain)""",
+    ),
+    "address": (
+        6,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        grp INTEGER NOT NULL DEFAULT 1,
+        ip_addr VARCHAR(50) NOT NULL,
+        mask INTEGER NOT NULL DEFAULT 32,
+        port INTEGER NOT NULL DEFAULT 0,
+        tag VARCHAR(64)""",
+    ),
+}
+_UPSERT: Final = """INSERT INTO subscriber (username, domain, password, ha1, ha1b) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (username, domain) DO UPDATE
+    SET domain = excluded.domain, password = excluded.password, ha1 = excluded.ha1, ha1b = excluded.ha1b"""
+
+_IDENTIFIER: Final = re.compile("[A-Za-z0-9_]+")
+_NOT_IN_NAMES: Final = re.compile("[\\x00-\\x20\\x7f:@]")  # ":" separates in digests, "@" in addresses
+_NOT_IN_PASSWORDS: Final = re.compile("[\\x00-\\x1f\\x7f]")
+
+
+class Subscriber(NamedTuple):
+    """Who may authenticate; ``domain`` is empty when there is none."""
+
+    username: str
+    domain: str
+
+    def __str__(self) -> str:
+        return f"{self.username}@{self.domain}" if self.domain else self.username
+
+
+class Address(NamedTuple):
+    """A row of the address table (Kamailio's permissions module); port 0 matches every port."""
+
+    grp: int
+    ip_addr: str
+    mask: int
+    port: int
+    tag: str
+
+
+class Database:
+    """The provisioned data of one server. Writes are durable when a method returns; other processes may write too.
+
+    ``path`` is the SQLite file, made with its folder and tables when missing; None keeps everything in memory. Raise
+    DataError when the file cannot be used.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.name = str(path) if path else ":memory:"
+        self._statements: dict[tuple[str, str, str, str, bool], str] = {}
+        try:
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # passwords are nobody else's business
+            self._connection = sqlite3.connect(self.name, check_same_thread=False, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise DataError(f"{self.name}: {getattr(error, 'strerror', None) or error}") from None
+        try:
+            self._create_tables()
+            # one cursor for all look-ups: a new one for each costs more than 1 us
+            self._select = self._connection.cursor().execute
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @classmethod
+    def at(cls, data: Path) -> Database:
+        """Open the database of the data directory ``data``."""
+        return cls(data / FILE_NAME)
+
+    def _create_tables(self) -> None:
+        try:
+            self._connection.execute("PRAGMA journal_mode = WAL")  # readers and one writer at the same time
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS version (table_name VARCHAR(32) PRIMARY KEY NOT NULL, table_version INTEGER NOT NULL)"
+            )
+            versions = dict(self._connection.execute("SELECT table_name, table_version FROM version"))
+            for table, (version, columns) in _TABLES.items():
+                if (found := versions.get(table, version)) != version:
+                    raise DataError(f"{self.name}: table {table} has version {found}, expected {version}")
+                self._connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+                if table not in versions:
+                    self._connection.execute("INSERT INTO version VALUES (?, ?)", (table, version))
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise DataError(f"{self.name}: {error}") from None
+
+    def credentials(
+        self,
+        table: str,
+        column: str,
+        username: str,
+        domain: str | None = None,
+        *,
+        user_column: str = "username",
+        domain_column: str = "domain",
+    ) -> str | None:
+        """Return ``column`` (password, ha1, ...) of a subscriber, None when there is none. ``domain`` None: any domain.
+
+        Raise DataError for a table or a column that does not exist.
+        """
+        key = (table, column, user_column, domain_column, domain is None)
+        sql = self._statements.get(key) or self._statement(key)
+        if not username.isascii():
+            username = from_octets(username)
+        try:
+            if domain is None:
+                row = self._select(sql, (username,)).fetchone()
+            else:
+                row = self._select(sql, (username, from_octets(domain))).fetchone()
+        except UnicodeEncodeError:  # octets that are no UTF-8: nobody can be stored under them
+            return None
+        except sqlite3.Error as error:
+            raise DataError(f"{self.name}: {error}") from None
+        if row is None or row[0] is None:
+            return None
+        value = row[0] if type(row[0]) is str else str(row[0])
+        return value if value.isascii() else to_octets(value)
+
+    def _statement(self, key: tuple[str, str, str, str, bool]) -> str:
+        table, column, user_column, domain_column, any_domain = key
+        for identifier in (table, column, user_column, domain_column):
+            if not _IDENTIFIER.fullmatch(identifier):
+                raise DataError(f"{self.name}: {identifier!r} is no name of a table or column")
+        sql = f'SELECT "{column}" FROM "{table}" WHERE "{user_column}" = ?'
+        if not any_domain:
+            sql += f' AND "{domain_column}" = ?'
+        self._statements[key] = sql = f"{sql} LIMIT 1"
+        return sql
+
+    def add_subscriber(self, username: str, domain: str, password: str) -> None:
+        """Add a subscriber, or give an old one this password. Raise DataError for names that SIP or digests cannot hold."""
+        try:
+            self.query(_UPSERT, _subscriber_row(username, domain, password))
+        except ValueError as error:
+            raise DataError(f"{self.name}: {error}") from None
+
+    def import_csv(self, path: Path, default_domain: str = "") -> int:
+        """Add the rows ``username,domain,password`` of a file, all or none, and return how many they were.
+
+        A first line with the names of the columns (in any order) is optional. An empty domain stands for
+        ``default_domain``. Raise DataError naming file and line of the first wrong row.
+        """
+        rows = list(_read_csv(path, default_domain))
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany(_UPSERT, rows)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise DataError(f"{self.name}: {error}") from None
+        return len(rows)
+
+    def remove_subscriber(self, username: str, domain: str) -> bool:
+        """Remove a subscriber and tell whether there was one."""
+        sql = "DELETE FROM subscriber WHERE username = ? AND domain = ? RETURNING id"
+        return bool(self.query(sql, (username, domain)))
+
+    def list_subscribers(self) -> list[Subscriber]:
+        """Return all subscribers, sorted by name, then domain."""
+        return [Subscriber(*row) for row in self.query("SELECT username, domain FROM subscriber ORDER BY 1, 2")]
+
+    def addresses(self) -> list[Address]:
+        """Return the address table in the order of its ids."""
+        sql = "SELECT grp, ip_addr, mask, port, coalesce(tag, '') FROM address ORDER BY id"
+        return [Address(*row) for row in self.query(sql)]
+
+    def query(self, sql: str, params: Sequence[int | float | str | None] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows. Raise DataError with SQLite's own words."""
+        given = [from_octets(p) if isinstance(p, str) else p for p in params]
+        try:
+            rows = self._connection.execute(sql, given).fetchall()
+        except UnicodeEncodeError:
+            raise DataError(f"{self.name}: text that is not UTF-8") from None
+        except (sqlite3.Error, OverflowError) as error:
+            raise DataError(f"{self.name}: {error}") from None
+        return [tuple(to_octets(v) if isinstance(v, str) else v for v in row) for row in rows]
+
+    def close(self) -> None:
+        """Close the file; the database is not used afterwards."""
+        self._connection.close()
+
+
+def _subscriber_row(username: str, domain: str, password: str) -> tuple[str, str, str, str, str]:
+    """Return the columns of a subscriber as they are stored, or raise ValueError saying what is wrong with it."""
+    if not username:
+        raise ValueError("the username is empty")
+    if not password:
+        raise ValueError(f"the password of {from_octets(username)} is empty")
+    texts = []
+    for name, text, refused in (
+        ("username", username, _NOT_IN_NAMES),
+        ("domain", domain, _NOT_IN_NAMES),
+        ("password", password, _NOT_IN_PASSWORDS),
+    ):
+        shown = "the password" if name == "password" else f"{name} {from_octets(text)!r}"
+        if wrong := refused.search(text):
+            raise ValueError(f"{shown} has {wrong[0]!r} in it")
+        try:
+            texts.append(text.encode("latin-1").decode())
+        except UnicodeDecodeError:
+            raise ValueError(f"{shown} is not UTF-8") from None
+    ha1 = md5(f"{username}:{domain}:{password}".encode("latin-1")).hexdigest()
+    ha1b = md5(f"{username}@{domain}:{domain}:{password}".encode("latin-1")).hexdigest()
+    return texts[0], texts[1], texts[2], ha1, ha1b
+
+
+def _read_csv(path: Path, default_domain: str) -> Iterator[tuple[str, str, str, str, str]]:
+    order = [0, 1, 2]
+    seen: dict[tuple[str, str], int] = {}
+    try:
+        with path.open(encoding="latin-1", newline="") as file:
+            if file.read(3) != "\xef\xbb\xbf":  # the mark that spreadsheets put before UTF-8
+                file.seek(0)
+            reader = csv.reader(file, strict=True)
+            try:
+                for number, cells in enumerate(filter(None, reader)):
+                    if len(cells) != 3:
+                        raise ValueError(f"expected {','.join(COLUMNS)}, got {len(cells)} columns")
+                    names = [c.strip(" ").lower() for c in cells]
+                    if number == 0 and set(names) == set(COLUMNS):
+                        order = [names.index(c) for c in COLUMNS]
+                        continue
+                    username, domain, password = (cells[i] for i in order)
+                    row = _subscriber_row(username, domain or default_domain, password)
+                    first = seen.setdefault((row[0], row[1].lower()), reader.line_num)
+                    if first != reader.line_num:
+                        raise ValueError(f"{Subscriber(row[0], row[1])} stands in line {first} already")
+                    yield row
+            except (ValueError, csv.Error) as error:
+                raise DataError(f"{path}:{reader.line_num}: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None

@@ -1,0 +1,125 @@
+"""A server under test: no socket, no waiting. Messages go in by hand, time jumps, all that leaves and all calls are kept.
+
+    with ServerUnderTest({"lua": "routes/lua/basic.lua"}, domains=["example.test"]) as server:
+        sent = server.receive(b"OPTIONS sip:example.test SIP/2.0...", "192.0.2.10:5060")
+        assert sent[0].data.startswith(b"SIP/2.0 200")
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings
+from polykemi.kemi.ids import Ids
+from polykemi.server import assemble
+from polykemi.sip.flow import Flow, Listener
+from polykemi.storage.location import MemoryLocation
+from polykemi.storage.provisioned import Database
+
+START = 1_800_000_000.0  # what the clock shows at first, seconds since the epoch
+
+
+class Sent(NamedTuple):
+    """One datagram that left: when, from which listener to where, and its octets."""
+
+    at: float  # seconds since the test began
+    flow: Flow
+    data: bytes
+
+    @property
+    def to(self) -> str:
+        """The destination as ``host:port``."""
+        return f"{self.flow.host}:{self.flow.port}"
+
+    @property
+    def start_line(self) -> str:
+        """The request line or status line."""
+        return self.data.partition(b"\r\n")[0].decode("latin-1")
+
+
+class Call(NamedTuple):
+    """One call of a KSR function: its path, arguments and result."""
+
+    path: str
+    arguments: tuple[Any, ...]
+    result: Any
+
+
+class ServerUnderTest:
+    """A whole server (scripts, modules, transactions) that a test drives; randomness and clock are the test's."""
+
+    def __init__(
+        self,
+        scripts: Mapping[str, str | Path],
+        *,
+        routes: RouteSettings | None = None,
+        domains: Iterable[str] = (),
+        listeners: Iterable[Listener] = (Listener("udp", "192.0.2.1", 5060),),
+        modules: Mapping[str, Mapping[str, Any]] | None = None,
+        load: Iterable[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """``scripts``: engine -> script; the first engine runs all route blocks unless ``routes`` says otherwise.
+
+        ``modules``: parameters by module; ``load``: the modules to load, all by default.
+        """
+        self.now = START
+        self.calls: list[Call] = []
+        self.database = Database(":memory:")
+        self._sent: list[Sent] = []
+        self._listeners = tuple(listeners)
+        settings = Settings(
+            domains=tuple(domains),
+            engines=tuple(EngineSettings(name, Path(script)) for name, script in scripts.items()),
+            routes=routes or RouteSettings(default=next(iter(scripts))),
+            modules=ModuleSettings(load=None if load is None else tuple(load), params=dict(modules or {})),
+        )
+        self.node = assemble(
+            settings,
+            listeners=self._listeners,
+            location=MemoryLocation(),
+            database=self.database,
+            send=self._send,
+            now=self.now,
+            ids=Ids(random.Random(seed)),
+            trace=lambda path, arguments, result: self.calls.append(Call(path, arguments, result)),
+        )
+
+    def _send(self, items: list[tuple[bytes, Flow]]) -> None:
+        self._sent += [Sent(self.now - START, flow, data) for data, flow in items]
+
+    def _turn(self) -> list[Sent]:
+        self.node.router.pump()
+        sent, self._sent = self._sent, []
+        return sent
+
+    def receive(self, data: bytes, source: str) -> list[Sent]:
+        """Let ``data`` come from ``source`` (host:port) now; return what leaves."""
+        host, _, port = source.rpartition(":")
+        self.node.router.receive(data, Flow(self._listeners[0], host, int(port)), self.now)
+        return self._turn()
+
+    def advance(self, seconds: float) -> list[Sent]:
+        """Let time pass, timer by timer; return what leaves."""
+        sent: list[Sent] = []
+        end = self.now + seconds
+        while (due := self.node.next_timeout()) is not None and due <= end:
+            self.now = max(self.now, due)
+            self.node.timers(self.now)
+            sent += self._turn()
+        self.now = end
+        return sent
+
+    def close(self) -> None:
+        """Close engines and storage."""
+        self.node.close()
+
+    def __enter__(self) -> ServerUnderTest:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

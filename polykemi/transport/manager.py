@@ -1,0 +1,90 @@
+"""All listeners of the server: opens them, sends from the one that a flow names, finds the addresses of this machine."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import socket
+import struct
+from collections.abc import Callable, Iterable
+
+from polykemi.sip.flow import Flow, Listener
+from polykemi.transport.resolver import Resolver
+from polykemi.transport.udp import UdpListener
+
+
+class Transports:
+    """The listeners, and the way out."""
+
+    def __init__(
+        self,
+        addresses: Iterable[tuple[str, str, int]],
+        receive: Callable[[bytes, Flow, float], None],
+        done: Callable[[], None],
+        failed: Callable[[bytes, Flow], None],
+    ) -> None:
+        """Bind all ``addresses`` (proto, host, port), or none: raises UsageError for the first that cannot be bound."""
+        self._by_listener: dict[Listener, UdpListener] = {}
+        self._resolver = Resolver()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._failed, self._done = failed, done
+        try:
+            for _proto, host, port in addresses:
+                for one in local_addresses() if host == "0.0.0.0" else [host]:
+                    udp = UdpListener(one, port, receive, done, failed)
+                    self._by_listener[udp.listener] = udp
+        except Exception:
+            self.close()
+            raise
+
+    @property
+    def listeners(self) -> tuple[Listener, ...]:
+        """The listeners in the order of the configuration."""
+        return tuple(self._by_listener)
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start reading from all sockets."""
+        self._loop = loop
+        for udp in self._by_listener.values():
+            udp.open(loop)
+
+    def send(self, items: list[tuple[bytes, Flow]]) -> None:
+        """Send each (data, flow); host names are resolved first, what cannot be sent goes to ``failed``."""
+        for data, flow in items:
+            udp = self._by_listener.get(flow.listener)
+            if udp is None or self._loop is None:
+                self._failed(data, flow)
+                continue
+            address = self._resolver.lookup(
+                flow.host, ":" in flow.listener.host, self._loop, lambda a, d=data, f=flow, u=udp: self._resolved(a, d, f, u)
+            )
+            if address is not None:
+                self._to(address, data, flow, udp)
+
+    def _resolved(self, address: str, data: bytes, flow: Flow, udp: UdpListener) -> None:
+        self._to(address, data, flow, udp)
+        self._done()
+
+    def _to(self, address: str, data: bytes, flow: Flow, udp: UdpListener) -> None:
+        if address:
+            udp.send(data, flow, (address, flow.port))
+        else:
+            self._failed(data, flow)
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for udp in self._by_listener.values():
+            udp.close()
+
+
+def local_addresses() -> list[str]:
+    """Return the IPv4 addresses of this machine's interfaces, loopback first: what Kamailio listens on by default."""
+    size, record = 8192, 40
+    buffer = array.array("B", bytes(size))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = struct.pack("iP", size, buffer.buffer_info()[0])
+        used = struct.unpack("iP", fcntl.ioctl(sock, 0x8912, request))[0]  # SIOCGIFCONF
+    data = buffer.tobytes()
+    found = {socket.inet_ntoa(data[i + 20 : i + 24]) for i in range(0, used, record)}
+    return sorted(found, key=lambda a: (not a.startswith("127."), a)) or ["127.0.0.1"]

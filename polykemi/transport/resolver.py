@@ -1,0 +1,67 @@
+"""Host names to addresses without blocking the loop; answers are kept for a while (RFC 3263 comes with more transports)."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable
+from typing import Final
+
+KEEP: Final = 60.0  # seconds that an address is used without asking again
+KEEP_FAILURE: Final = 5.0
+MAX_NAMES: Final = 10_000
+
+
+class Resolver:
+    """A cache of addresses; ``lookup`` answers at once where it can."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bool], tuple[str, float]] = {}
+        self._waiting: dict[tuple[str, bool], list[Callable[[str], None]]] = {}
+
+    def lookup(
+        self, host: str, ipv6: bool, loop: asyncio.AbstractEventLoop, answer: Callable[[str], None]
+    ) -> str | None:
+        """Return the address of ``host``, "" when it has none; None when it is asked for: ``answer`` gets it then."""
+        key = (host, ipv6)
+        known = self._known.get(key)
+        if known is not None and (known[1] == 0.0 or known[1] > loop.time()):
+            return known[0]
+        literal = _literal(host, ipv6)
+        if literal is not None:
+            self._keep(key, literal, 0.0)
+            return literal
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            waiting.append(answer)
+            return None
+        self._waiting[key] = [answer]
+        family = socket.AF_INET6 if ipv6 else socket.AF_INET
+        task = loop.create_task(self._ask(key, family, loop))
+        task.add_done_callback(lambda done: done.exception())
+        return None
+
+    async def _ask(self, key: tuple[str, bool], family: int, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            found = await loop.getaddrinfo(key[0], None, family=family, type=socket.SOCK_DGRAM)
+            address = str(found[0][4][0])
+        except (OSError, UnicodeError, ValueError, IndexError):
+            address = ""
+        self._keep(key, address, loop.time() + (KEEP if address else KEEP_FAILURE))
+        for answer in self._waiting.pop(key):
+            answer(address)
+
+    def _keep(self, key: tuple[str, bool], address: str, until: float) -> None:
+        if len(self._known) >= MAX_NAMES:
+            self._known.clear()  # names come from the network: start over rather than grow
+        self._known[key] = (address, until)
+
+
+def _literal(host: str, ipv6: bool) -> str | None:
+    """Return an IP literal as the socket wants it, "" for one of the other family, None for a name."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+    return str(address) if (address.version == 6) == ipv6 else ""

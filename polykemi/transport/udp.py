@@ -1,0 +1,109 @@
+"""A UDP listener: drains the socket in one pass, sends at once, keeps what the kernel's buffer had no room for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+
+from polykemi.errors import UsageError
+from polykemi.sip.flow import Flow, Listener
+
+log = logging.getLogger("polykemi.transport")
+
+BATCH = 64  # datagrams taken in one pass, so that timers and other sockets get their turn
+BUFFER = 4 << 20  # octets asked of the kernel for received and for sent datagrams
+BACKLOG = 4096  # datagrams kept when the kernel takes no more
+
+
+class UdpListener:
+    """One bound socket.
+
+    ``receive(data, flow, now)`` is called for each datagram and ``done()`` once after each pass; ``now`` is seconds since
+    the epoch, read once for a pass. ``failed(data, flow)`` is called for what the kernel refused to send.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        receive: Callable[[bytes, Flow, float], None],
+        done: Callable[[], None],
+        failed: Callable[[bytes, Flow], None],
+    ) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+        try:
+            self._socket.bind((host, port))
+        except OSError as error:
+            self._socket.close()
+            raise UsageError(f"cannot listen on udp:{host}:{port}: {error.strerror}") from None
+        self.listener = Listener("udp", host, self._socket.getsockname()[1])
+        self._receive, self._done, self._failed = receive, done, failed
+        self._unsent: deque[tuple[bytes, Flow, tuple[str, int]]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start reading."""
+        self._loop = loop
+        loop.add_reader(self._socket, self._readable)
+
+    def _readable(self) -> None:
+        recvfrom, receive, listener = self._socket.recvfrom, self._receive, self.listener
+        now = time.time()
+        try:
+            for _ in range(BATCH):
+                data, address = recvfrom(65535)
+                receive(data, Flow(listener, address[0], address[1]), now)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            log.warning("udp:%s:%d: %s", listener.host, listener.port, error.strerror)
+        self._done()
+
+    def send(self, data: bytes, flow: Flow, address: tuple[str, int]) -> None:
+        """Send ``data`` to ``address``: an IP address and a port."""
+        if self._unsent:
+            self._keep(data, flow, address)
+            return
+        try:
+            self._socket.sendto(data, address)
+        except BlockingIOError:
+            self._keep(data, flow, address)
+            if self._loop is not None:
+                self._loop.add_writer(self._socket, self._writable)
+        except (OSError, OverflowError) as error:
+            log.info("cannot send to %s:%d: %s", address[0], address[1], error)
+            self._failed(data, flow)
+
+    def _keep(self, data: bytes, flow: Flow, address: tuple[str, int]) -> None:
+        if len(self._unsent) >= BACKLOG:
+            self._failed(data, flow)
+        else:
+            self._unsent.append((data, flow, address))
+
+    def _writable(self) -> None:
+        while self._unsent:
+            data, flow, address = self._unsent[0]
+            try:
+                self._socket.sendto(data, address)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._failed(data, flow)
+            self._unsent.popleft()
+        if self._loop is not None:
+            self._loop.remove_writer(self._socket)
+
+    def close(self) -> None:
+        """Stop reading and close the socket."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+        self._socket.close()

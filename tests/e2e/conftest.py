@@ -1,0 +1,157 @@
+"""End to end: the server as a user starts it, sipp as its phones. Skips where sipp is not installed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCENARIOS = Path(__file__).parent / "scenarios"
+SCRIPTS = {"lua": "routes/lua/basic.lua", "js": "routes/js/basic.js", "python": "routes/py/basic.py"}
+DOMAIN = "e2e.test"
+PASSWORDS = {"alice": "wonderland", "bob": "builder", "carol": "christmas"}
+
+
+def free_port() -> int:
+    """Return a UDP port that is free now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class ServerProcess:
+    """A polykemi of its own: port, data directory, subscribers."""
+
+    def __init__(self, data: Path, arguments: list[str]) -> None:
+        self.data, self.port, self._arguments = data, free_port(), arguments
+        self.start()
+
+    def start(self) -> None:
+        """Start (again) and wait until it is ready."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "polykemi", "serve", *self._arguments, "--listen", f"udp:127.0.0.1:{self.port}"]
+            + ["--domain", DOMAIN, "--data", str(self.data)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=(self.data / "server.log").open("ab"),
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.greeting = []
+        for line in self.process.stdout:
+            self.greeting.append(line.strip())
+            if line == "ready\n":
+                return
+        pytest.fail(f"the server did not start: {self.log()}")
+
+    def log(self) -> str:
+        """Return what it has logged so far."""
+        return (self.data / "server.log").read_text()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(15)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+
+class Phone:
+    """A running sipp."""
+
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
+        self._process, self._directory = process, directory
+
+    def done(self, seconds: float = 40) -> None:
+        """Wait until the scenario has succeeded."""
+        code = self._process.wait(seconds)
+        if code != 0:
+            errors = "\n".join(p.read_text(errors="replace") for p in self._directory.glob("*.err"))
+            pytest.fail(f"sipp ended with {code}\n{errors[-3000:]}")
+
+    def kill(self) -> None:
+        """End it."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+PhoneFactory = Callable[..., Phone]
+
+
+@pytest.fixture
+def phone(tmp_path: Path) -> Iterator[PhoneFactory]:
+    """Start sipp with one of the scenarios."""
+    if shutil.which("sipp") is None:
+        pytest.skip("sipp is not installed (Debian: sip-tester)")
+    running: list[Phone] = []
+
+    def start(
+        server: ServerProcess,
+        scenario: str,
+        *,
+        user: str = "alice",
+        password: str | None = None,
+        port: int | None = None,
+        contact: int | None = None,
+        callee: str = "bob",
+        calls: int = 1,
+        rate: int = 10,
+        lost: int = 0,
+    ) -> Phone:
+        """Run ``scenario`` as ``user``; ``contact`` is the port that it registers, ``lost`` a percentage of its packets."""
+        directory = tmp_path / f"sipp{len(running)}"
+        directory.mkdir()
+        secret = PASSWORDS.get(user, "") if password is None else password
+        (directory / "users.csv").write_text(
+            f"SEQUENTIAL\n{user};[authentication username={user} password={secret}]\n"
+        )
+        port = port or free_port()
+        command = ["sipp", f"127.0.0.1:{server.port}", "-sf", str(SCENARIOS / f"{scenario}.xml"), "-i", "127.0.0.1"]
+        command += ["-p", str(port), "-inf", "users.csv", "-key", "domain", DOMAIN, "-key", "callee", callee]
+        command += ["-key", "contact", f"127.0.0.1:{contact or port}", "-m", str(calls), "-r", str(rate)]
+        command += ["-nostdin", "-timeout", "35", "-timeout_error", "-trace_err", "-error_file", "sipp.err"]
+        command += ["-default_behaviors", "none", "-cp", str(free_port())] + (["-lost", str(lost)] if lost else [])
+        process = subprocess.Popen(
+            command, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        running.append(Phone(process, directory))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.kill()
+
+
+def make_data(directory: Path) -> Path:
+    """Make a data directory with the subscribers of the tests."""
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = "".join(f"{user},{DOMAIN},{password}\n" for user, password in PASSWORDS.items())
+    (directory / "users.csv").write_text(rows)
+    subprocess.run(
+        [sys.executable, "-m", "polykemi", "subscriber", "import", str(directory / "users.csv"), "--data", str(directory)],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return directory
+
+
+@pytest.fixture(scope="module", params=list(SCRIPTS))
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for each engine, with its sample script."""
+    data = make_data(tmp_path_factory.mktemp(f"data-{request.param}"))
+    config = data / "polykemi.toml"
+    config.write_text("[modules.tm]\nfr_inv_timer = 1500\n[modules.pike]\nreqs_density_per_unit = 10000\n")
+    process = ServerProcess(data, ["--config", str(config), "--engine", request.param, SCRIPTS[request.param]])
+    yield process
+    assert process.stop() == 0
+    assert "Traceback" not in process.log()
