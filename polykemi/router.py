@@ -203,6 +203,8 @@ class Router:
                 raise ParseError("CSeq method does not match")
             if self._tm is not None and self._tm.absorb(request, flow, now):
                 return
+            if request.method == "ACK" and self._sl is not None and self._sl.is_own_ack(request):
+                return
         except ParseError as error:
             self._refuse(request.raw, flow, error)
             return

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.registry import Registry
@@ -50,7 +50,7 @@ class Engine(Protocol):
     """A script language. One instance holds one script; ``load`` again replaces it when the new one loads.
 
     ``name`` is lua, js or python. An engine whose ``hosts_loop`` is true runs the event loop inside of itself
-    (``serve``) when it is the only engine; all others are called from the loop.
+    (``LoopHost``) when it is the only engine; all others are called from the loop.
     """
 
     name: str
@@ -71,8 +71,16 @@ class Engine(Protocol):
         KSR.x.exit() and KSR.x.drop() end the call normally. ``argument`` is the event name, None for all other blocks.
         """
 
-    def serve(self, loop: asyncio.AbstractEventLoop, work: Work) -> None:
-        """Run ``loop`` until it is stopped from outside, pulling ``work`` (engines with ``hosts_loop`` only)."""
-
     def close(self) -> None:
         """Give everything back; the engine is not used afterwards."""
+
+
+@runtime_checkable
+class LoopHost(Engine, Protocol):
+    """An engine with ``hosts_loop``: its language cannot be called from outside cheaply, so it calls out for work."""
+
+    def serve(self, loop: asyncio.AbstractEventLoop, work: Work) -> None:
+        """Run ``loop`` until ``stop``, pulling ``work``."""
+
+    def stop(self) -> None:
+        """Make ``serve`` return when the running route block has ended; called on the loop's thread."""

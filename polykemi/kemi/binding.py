@@ -1,24 +1,35 @@
 """Make the callable that a script calls: argument checks, conversion, context and errors around one export.
 
 Generated once for each export and engine, so that a call costs one Python frame and no loop. How values of the wrong
-type are taken differs between Kamailio's engines (``Conversion``); that they are checked here does not.
+type are taken differs between Kamailio's engines (``Conversion``); that they are checked here does not. The rules:
+
+- Outside of message processing a call is logged and gives false.
+- An argument that cannot be taken, is missing or is one too many is logged and the call gives false: the export is
+  not called and the script goes on.
+- In a route block where the export makes no sense the call is logged and gives -1 (false, null), and so does a
+  ``SipError`` that the export raises.
+- ``Exit`` and every exception that is not foreseen go through to the engine.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from polykemi.errors import SipError
-from polykemi.kemi.context import Current
+from polykemi.kemi.context import Current, Exit
 from polykemi.kemi.registry import Export
 from polykemi.kemi.route import ROUTE_NAMES, Route
 
 log = logging.getLogger("polykemi.kemi")
 
+Trace = Callable[[str, tuple[Any, ...], Any], None]
+
+BOUND_CODE: Final = "<KSR>"  # the file name of the generated functions' code
 MISSING: Any = object()
-_FAILED = {"int": -1, "bool": False, "xval": None, "none": False}
+_FAILED: Final = {"int": -1, "bool": False, "xval": None, "none": False}
+_SHOWN: Final = 64  # characters of a refused text that go into the log
 
 
 class Refused(Exception):
@@ -30,6 +41,7 @@ class Conversion(Protocol):
 
     unicode: bool  # script strings are Unicode text: they cross the border as UTF-8
     extra_arguments: bool  # arguments to a function without parameters are ignored (else: refused)
+    max_arguments: int  # more of them are refused, whatever the function takes; 0: any number is taken
     none_result: Any  # what a function without parameters and result gives
 
     def to_int(self, value: Any) -> int:
@@ -46,13 +58,30 @@ class Conversion(Protocol):
 
 
 def to_octets(text: str) -> str:
-    """Turn a script's Unicode text into polykemi's one-character-per-octet text (UTF-8)."""
-    return text.encode("utf-8", "surrogateescape").decode("latin-1")
+    """Turn a script's Unicode text into polykemi's one-character-per-octet text (UTF-8).
+
+    A lone surrogate that stands for an octet (``from_octets``) becomes that octet again, any other a question mark.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("latin-1")
+    except UnicodeEncodeError:
+        text = "".join("?" if "\ud800" <= c <= "\udfff" and not "\udc80" <= c <= "\udcff" else c for c in text)
+        return text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def from_octets(text: str) -> str:
     """Turn one-character-per-octet text into Unicode; octets that are no UTF-8 survive as lone surrogates."""
     return text.encode("latin-1").decode("utf-8", "surrogateescape")
+
+
+def expected(kind: str, value: Any, type_name: str) -> Refused:
+    """Return the refusal of ``value``: what was expected and what came, one line, bounded."""
+    if isinstance(value, str):
+        more = "..." if len(value) > _SHOWN else ""
+        return Refused(f'expected {kind}, got "{repr(value[:_SHOWN])[1:-1]}{more}" ({type_name})')
+    if isinstance(value, (int, float)):
+        return Refused(f"expected {kind}, got {value} ({type_name})")
+    return Refused(f"expected {kind}, got {type_name}")
 
 
 def bind(
@@ -62,85 +91,122 @@ def bind(
     conversion: Conversion,
     *,
     drive: Callable[[Generator[Any, None, Any]], Any] | None = None,
-    trace: Callable[[str, tuple[Any, ...], Any], None] | None = None,
+    trace: Trace | None = None,
 ) -> Callable[..., Any]:
     """Return the callable for ``export``.
 
-    ``drive`` runs a Process to its end and returns its value; without it a Process is returned for the engine to drive.
-    ``trace`` is called with path, arguments and result of every call.
+    ``drive`` runs a Process to its end and returns its value; without it a call that is not refused returns the Process
+    for the engine to drive. ``trace`` is called with path, arguments (octet text) and result of every call; the result
+    of one that ended the route is None.
     """
+    scope = _helpers(export, conversion, trace)
+    scope.update(
+        MISSING=MISSING,
+        Exit=Exit,
+        Refused=Refused,
+        SipError=SipError,
+        current=current,
+        drive=drive,
+        from_octets=from_octets,
+        function=function,
+        to_int=conversion.to_int,
+        to_octets=to_octets,
+        to_str=conversion.to_str,
+        trace=trace,
+    )
+    source = "\n".join(_source(export, conversion, driven=drive is not None, traced=trace is not None))
+    exec(compile(source, BOUND_CODE, "exec"), scope)
+    bound: Callable[..., Any] = scope[f"{export.name}_"]
+    return bound
 
-    def no_context() -> Any:
-        log.error("%s: called outside of message processing at %s", export.path, conversion.where())
-        return False
 
-    def not_here(kind: Route) -> Any:
-        log.warning("%s: makes no sense in %s, at %s", export.path, ROUTE_NAMES[kind], conversion.where())
-        return _FAILED[export.returns]
+def _helpers(export: Export, conversion: Conversion, trace: Trace | None) -> dict[str, Any]:
+    """Return what the generated code calls off the beaten track."""
+    path = export.path
 
-    def refuse(refusal: Refused) -> Any:
-        log.error("%s: %s at %s", export.path, refusal, conversion.where())
-        return False
+    def unanswered(args: tuple[Any, ...], result: Any) -> Any:
+        if trace is not None:
+            trace(path, tuple(a for a in args if a is not MISSING), result)
+        return result
+
+    def no_context(*args: Any) -> Any:
+        log.error("%s: called outside of message processing at %s", path, conversion.where())
+        return unanswered(args, False)
+
+    def not_here(kind: Route, *args: Any) -> Any:
+        log.warning("%s: makes no sense in %s, at %s", path, ROUTE_NAMES[kind], conversion.where())
+        return unanswered(args, _FAILED[export.returns])
+
+    def refuse(refusal: Refused, *args: Any) -> Any:
+        log.error("%s: %s at %s", path, refusal, conversion.where())
+        return unanswered(args, False)
 
     def failed(error: SipError) -> Any:
-        log.info("%s: %s", export.path, error)
+        log.info("%s: %s", path, error)
         return _FAILED[export.returns]
 
     def wrong(value: Any, param: str, convert: Callable[[Any], Any]) -> Any:
         try:
-            if value is MISSING:
-                value = conversion.missing()
-            return convert(value)
+            return convert(conversion.missing() if value is MISSING else value)
         except Refused as refusal:
             raise Refused(f"argument {param}: {refusal}") from None
 
-    names = [p.name for p in export.params]
-    signature = ", ".join([*(f"{n}=MISSING" for n in names), "*extra"])
-    lines = [f"def {export.name}_({signature}):", " ctx = current.ctx", " if ctx is None: return no_context()"]
-    if export.routes != Route.ANY:
-        lines.append(f" if not ctx.kind & {int(export.routes)}: return not_here(ctx.kind)")
-    lines.append(" try:")
-    if not names and not conversion.extra_arguments:
-        lines.append('  if extra: raise Refused(f"takes no arguments, {len(extra)} given")')
-    for p in export.params:
-        if p.type == "int":
-            lines.append(f"  if type({p.name}) is not int: {p.name} = wrong({p.name}, '{p.name} (int)', to_int)")
-        else:
-            lines.append(f"  if type({p.name}) is not str: {p.name} = wrong({p.name}, '{p.name} (str)', to_str)")
-            if conversion.unicode:
-                lines.append(f"  if not {p.name}.isascii(): {p.name} = to_octets({p.name})")
-    call = f"function({', '.join(['ctx', *names])})"
-    if export.is_process and drive is not None:
-        call = f"drive({call})"
-    lines.append(f"  result = {call}")
-    lines.append(" except Refused as refusal: return refuse(refusal)")
-    lines.append(" except SipError as error: result = failed(error)")
-    if export.returns == "none":
-        lines.append(f" if result is None: result = {'none_result' if not names else '0'}")
-    if trace is not None:
-        lines.append(f" trace({export.path!r}, ({''.join(n + ', ' for n in names)}), result)")
-    if export.returns == "xval" and conversion.unicode:
-        lines.append(" if type(result) is str and not result.isascii(): result = from_octets(result)")
-    lines.append(" return result")
-    scope: dict[str, Any] = {
-        "MISSING": MISSING,
-        "Refused": Refused,
-        "SipError": SipError,
-        "current": current,
-        "drive": drive,
+    def surplus(extra: tuple[Any, ...]) -> None:
+        count = len(export.params) + len(extra)
+        if not export.params and not conversion.extra_arguments:
+            raise Refused(f"takes no arguments, {count} given")
+        if conversion.max_arguments and count > conversion.max_arguments:
+            raise Refused(f"at most {conversion.max_arguments} arguments, {count} given")
+
+    return {
         "failed": failed,
-        "from_octets": from_octets,
-        "function": function,
         "no_context": no_context,
-        "none_result": conversion.none_result,
         "not_here": not_here,
         "refuse": refuse,
-        "to_int": conversion.to_int,
-        "to_octets": to_octets,
-        "to_str": conversion.to_str,
-        "trace": trace,
+        "surplus": surplus,
         "wrong": wrong,
     }
-    exec("\n".join(lines), scope)
-    bound: Callable[..., Any] = scope[f"{export.name}_"]
-    return bound
+
+
+def _source(export: Export, conversion: Conversion, *, driven: bool, traced: bool) -> list[str]:
+    """Return the lines of the generated function, and of the Process around the export's when it is not driven here."""
+    names = [p.name for p in export.params]
+    given = ", ".join([*names, "*extra"])
+    lines = [
+        f"def {export.name}_({', '.join([*(f'{n}=MISSING' for n in names), '*extra'])}):",
+        " ctx = current.ctx",
+        f" if ctx is None: return no_context({given})",
+    ]
+    if export.routes != Route.ANY:
+        lines.append(f" if not ctx.kind & {int(export.routes)}: return not_here(ctx.kind, {given})")
+    lines.append(" try:")
+    if conversion.max_arguments or not (names or conversion.extra_arguments):
+        lines.append("  if extra: surplus(extra)")
+    for p in export.params:
+        lines.append(f"  if type({p.name}) is not {p.type}: {p.name} = wrong({p.name}, '{p.name} ({p.type})', to_{p.type})")
+        if p.type == "str" and conversion.unicode:
+            lines.append(f"  if not {p.name}.isascii(): {p.name} = to_octets({p.name})")
+    refused = f" except Refused as refusal: return refuse(refusal, {given})"
+    call = f"function({', '.join(['ctx', *names])})"
+    if export.is_process and not driven:
+        process = ", ".join(["ctx", *names])
+        lines += [f"  return process({process})", refused]
+        lines += [f"def process({process}):", " try:", f"  result = yield from {call}"]
+    else:
+        lines += [f"  result = {f'drive({call})' if export.is_process else call}", refused]
+    return lines + _result(export, conversion, traced=traced)
+
+
+def _result(export: Export, conversion: Conversion, *, traced: bool) -> list[str]:
+    """Return the lines behind the call: errors, the result's conversion, the trace."""
+    args = "(" + "".join(f"{p.name}, " for p in export.params) + ")"
+    lines = [" except SipError as error: result = failed(error)"]
+    if traced:
+        lines += [" except Exit:", f"  trace({export.path!r}, {args}, None)", "  raise"]
+    if export.returns == "none":
+        lines.append(f" if result is None: result = {0 if export.params else conversion.none_result!r}")
+    if traced:
+        lines.append(f" trace({export.path!r}, {args}, result)")
+    if export.returns == "xval" and conversion.unicode:
+        lines.append(" if type(result) is str and not result.isascii(): result = from_octets(result)")
+    return [*lines, " return result"]

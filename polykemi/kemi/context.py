@@ -26,12 +26,15 @@ class Exit(BaseException):
 class Shared:
     """What all route blocks of one transaction share: message flags, $avp, $xavp (Kamailio attaches them to the transaction)."""
 
-    __slots__ = ("avps", "flags", "xavps")
+    __slots__ = ("avps", "flags", "xavis", "xavps", "xavus", "xflags")
 
     def __init__(self) -> None:
         self.flags = 0
+        self.xflags = 0  # corex's extended flags, 0..63
         self.avps: dict[str, list[int | str]] = {}  # name -> values, the newest first
         self.xavps: dict[str, list[dict[str, Any]]] = {}  # root name -> its items, the newest first; see pv/classes/avp.py
+        self.xavis: dict[str, list[dict[str, Any]]] = {}  # the same with names in lower case
+        self.xavus: dict[str, list[dict[str, Any]]] = {}  # the same with one item a root and one value a field
 
 
 class Target:
@@ -73,6 +76,7 @@ class RouteContext:
         "branches",
         "callback",
         "cache",
+        "destination",
         "dropped",
         "dst_uri",
         "edits",
@@ -125,6 +129,7 @@ class RouteContext:
         self.reply: Response | None = None  # failure route: the winning reply, None for one of our own (408)
         self.reply_status = 0  # failure, onreply and reply routes: its status
         self.wire: bytes = b""  # onsend: what is about to be sent
+        self.destination: Flow | None = None  # onsend: where it goes
         self.dropped = False  # set_drop() was called
         self.replied = False  # a reply to this request was put into the outbox
         self.error: Exception | None = None  # the script failed

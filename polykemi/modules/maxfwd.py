@@ -16,7 +16,7 @@ _KEY = "maxfwd"  # ctx.cache: the value that goes out
 class Params:
     """``max_limit``: the highest Max-Forwards that goes out, 0..255."""
 
-    max_limit: int = 255
+    max_limit: int = 70
 
 
 class MaxFwd(Module):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from polykemi.kemi.context import RouteContext
+from polykemi.kemi.context import RouteContext, Target
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.registry import Xval
 from polykemi.sip.flow import Listener
@@ -47,5 +47,8 @@ class Environment:
     definitions: Mapping[str, str] = field(default_factory=dict)  # $def
     process: Mapping[str, str] = field(default_factory=dict)  # $env: the environment of the process
     pid: int = 0  # $pp
+    messages: int = 0  # $mi
     variables: dict[str, int | str] = field(default_factory=dict)  # $var
+    null_variables: dict[str, int | str] = field(default_factory=dict)  # $vn
     shared: dict[str, int | str] = field(default_factory=dict)  # $shv
+    static_branch: Target = field(default_factory=lambda: Target(""))  # $sbranch

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
-from polykemi.sip.header import split_quoted
-from polykemi.sip.message import Edits, Message, Request, Response
+from polykemi.errors import ParseError
+from polykemi.sip.constants import MAX_FORWARDS
+from polykemi.sip.grammar import LWS
+from polykemi.sip.header import canonical_names, first_value, split_exact, unfold
+from polykemi.sip.message import Edits, Message, Request, Response, join_folded
 
 
 def response(
@@ -20,26 +24,22 @@ def response(
     body: bytes = b"",
     server: str = "",
 ) -> bytes:
-    """Build a response to ``request``.
+    """Build a response to ``request``; it may be as malformed as it likes.
 
     The top Via gets ``received`` and ``rport`` (RFC 3261 section 18.2.1, RFC 3581) when given; the To gets ``to_tag``
     when it has none and the status is not 100. ``headers`` are whole lines without CRLF.
     """
     out = [f"SIP/2.0 {status} {reason}"]
-    record_route = 100 < status < 300
-    first_via = True
+    wanted = _IN_PROVISIONAL_AND_2XX if 100 < status < 300 else _IN_ALL
+    needs_tag = status > 100 and bool(to_tag)
+    mark = received or rport
     for name, line in zip(request.names, request.lines, strict=True):
-        if name == "via":
-            if first_via:
-                first_via = False
-                if received or rport:
-                    line = mark_via(line, received, rport)
-            out.append(line)
-        elif name == "to":
-            if status > 100 and to_tag and request.to.tag is None:
-                line = f"{line};tag={to_tag}"
-            out.append(line)
-        elif name in ("from", "call-id", "cseq") or (name == "record-route" and record_route):
+        if name in wanted:
+            if name == "via":
+                if mark:
+                    line, mark = mark_via(line, received, rport), 0
+            elif name == "to" and needs_tag and _lacks_tag(request):
+                line, needs_tag = f"{line};tag={to_tag}", False
             out.append(line)
     out += headers
     if server:
@@ -48,20 +48,30 @@ def response(
     return "\r\n".join(out).encode("latin-1") + body
 
 
+_IN_ALL: Final = frozenset(("via", "to", "from", "call-id", "cseq"))
+_IN_PROVISIONAL_AND_2XX: Final = _IN_ALL | {"record-route"}  # section 12.1.1
+
+
+def _lacks_tag(request: Request) -> bool:
+    try:
+        return request.to.tag is None
+    except ParseError:  # nobody can tell where a tag would belong: it goes back as it came
+        return False
+
+
 def mark_via(line: str, received: str, rport: int) -> str:
-    """Return a Via header line whose first value carries ``received`` and, when not 0, ``rport``."""
-    name, colon, value = line.partition(":")
-    first, comma, rest = value, "", ""
-    if "," in value:
-        first = split_quoted(value, ",")[0]
-        rest = value[value.index(first) + len(first) :]
-    params = [p for p in first.split(";") if not p.strip(" \t").lower().startswith(("received=", "received ="))]
+    """Return a Via header line whose first value carries ``received`` and, when not 0, ``rport``; the rest is kept."""
+    name, colon, values = line.partition(":")
+    value = first_value(values)
+    rest = values[len(value) :]
+    sent_by, *params = split_exact(value, ";")
+    replaced = ("received", "rport") if rport else ("received",)
+    out = [sent_by, *[p for p in params if p.partition("=")[0].strip(LWS).lower() not in replaced]]
     if rport:
-        params = [p for p in params if p.strip(" \t").lower().partition("=")[0].rstrip(" \t") != "rport"]
-        params.append(f"rport={rport}")
+        out.append(f"rport={rport}")
     if received:
-        params.append(f"received={received}")
-    return name + colon + ";".join(params) + comma + rest
+        out.append(f"received={received}")
+    return f"{name}{colon}{';'.join(out)}{rest}"
 
 
 def forward_request(
@@ -74,42 +84,51 @@ def forward_request(
     rport: int = 0,
     routes: Iterable[str] = (),
 ) -> bytes:
-    """Build the copy of ``request`` that goes downstream.
+    """Build the copy of ``request`` that goes downstream. Raise ParseError for a bad Content-Length or a missing Via.
 
     ``via`` is the value of our own Via; ``routes`` are Route values put on top (Path, loose routes). Max-Forwards is
     in ``edits`` like every other change.
     """
-    lines = edits.apply(_marked(request, edits, received, rport)) if edits else _marked(request, edits, received, rport)
-    top = [f"{request.method} {uri} SIP/2.0", "Via: " + via]
-    head = [*top, *(f"Route: <{r}>" if r[:1] != "<" else "Route: " + r for r in routes), *lines]
+    lines = request.lines
+    if received or rport:
+        top = _top_via(request)
+        lines = lines.copy()
+        lines[top] = mark_via(lines[top], received, rport)
+    if edits:
+        lines = edits.apply(lines)
+    head = [f"{request.method} {uri} SIP/2.0\r\nVia: {via}"]
+    head += [f"Route: <{route}>" if route[:1] != "<" else "Route: " + route for route in routes]
+    head += lines
     return _finish(head, request, edits)
 
 
-def _marked(message: Message, edits: Edits, received: str, rport: int) -> list[str]:
-    if not (received or rport):
-        return message.lines
-    lines = message.lines.copy()
-    top = message.names.index("via")
-    lines[top] = mark_via(lines[top], received, rport)
-    return lines
-
-
 def forward_response(reply: Response, edits: Edits) -> bytes:
-    """Build ``reply`` without its topmost Via, our own (RFC 3261 section 16.7 step 3)."""
-    lines = reply.lines.copy()
-    top = reply.names.index("via")
-    value = reply.value(top)
-    rest = split_quoted(value, ",")[1:] if "," in value else []
-    if rest:
-        lines[top] = "Via: " + ", ".join(rest)
-        lines = edits.apply(lines) if edits else lines
+    """Build ``reply`` without its topmost Via, our own (RFC 3261 section 16.7 step 3).
+
+    Raise ParseError for a bad Content-Length or a missing Via.
+    """
+    top = _top_via(reply)
+    name, colon, values = reply.lines[top].partition(":")
+    rest = values[len(first_value(values)) + 1 :]
+    if rest.strip(LWS):
+        lines = reply.lines.copy()
+        lines[top] = f"{name}{colon} {rest.lstrip(LWS)}"
+        if edits:
+            lines = edits.apply(lines)
     elif edits:
-        without_top = edits.copy()
-        without_top.removed.add(top)
-        lines = without_top.apply(lines)
+        edits = edits.copy()
+        edits.removed.add(top)
+        lines = edits.apply(reply.lines)
     else:
-        del lines[top]
+        lines = reply.lines[:top] + reply.lines[top + 1 :]
     return _finish([reply.start_line, *lines], reply, edits)
+
+
+def _top_via(message: Message) -> int:
+    try:
+        return message.names.index("via")
+    except ValueError:
+        raise ParseError("Missing Via") from None
 
 
 def _finish(head: list[str], message: Message, edits: Edits) -> bytes:
@@ -117,37 +136,42 @@ def _finish(head: list[str], message: Message, edits: Edits) -> bytes:
     body = edits.body
     if body is None:
         body = message.body
-        if message.content_length is None:
+        if "content-length" not in message.names:
             head.append(f"Content-Length: {len(body)}")
     else:
-        head = [line for line in head if line.partition(":")[0].strip(" \t").lower() not in ("content-length", "l")]
+        head[1:] = [line for line in head[1:] if canonical_names[line.partition(":")[0]] != "content-length"]
         head.append(f"Content-Length: {len(body)}")
     head.append("\r\n")
     return "\r\n".join(head).encode("latin-1") + body
 
 
-def cancel(request_lines: list[str], uri: str, via: str) -> bytes:
-    """Build the CANCEL of a forwarded INVITE, of its header lines as sent (RFC 3261 section 9.1)."""
+def cancel(request_lines: Iterable[str], uri: str, via: str) -> bytes:
+    """Build the CANCEL of a forwarded INVITE, of its header lines as sent (RFC 3261 section 9.1).
+
+    Of a folded header, ``request_lines`` may hold each line by itself.
+    """
     return _hop_request("CANCEL", request_lines, uri, via, to=None)
 
 
-def ack(request_lines: list[str], uri: str, via: str, to: str) -> bytes:
-    """Build the ACK to a final response of 300 and above; ``to`` is the response's To value (section 17.1.1.3)."""
+def ack(request_lines: Iterable[str], uri: str, via: str, to: str) -> bytes:
+    """Build the ACK to a final response of 300 and above; ``to`` is the response's To value (section 17.1.1.3).
+
+    Of a folded header, ``request_lines`` may hold each line by itself.
+    """
     return _hop_request("ACK", request_lines, uri, via, to=to)
 
 
-def _hop_request(method: str, lines: list[str], uri: str, via: str, to: str | None) -> bytes:
+def _hop_request(method: str, lines: Iterable[str], uri: str, via: str, to: str | None) -> bytes:
     out = [f"{method} {uri} SIP/2.0", "Via: " + via]
-    for line in lines:
-        name, _, value = line.partition(":")
-        name = name.rstrip(" \t").lower()
-        if name in ("from", "f", "call-id", "i", "route"):
-            out.append(line)
-        elif name in ("to", "t"):
-            out.append(line if to is None else "To: " + to)
+    for line in join_folded("\r\n".join(lines).split("\r\n")):  # given apart or together
+        start, _, value = line.partition(":")
+        name = canonical_names[start]
+        if name == "to" and to is not None:
+            out.append("To: " + to)
         elif name == "cseq":
-            out.append(f"CSeq: {value.split()[0]} {method}")
-        elif name == "max-forwards":
-            out.append("Max-Forwards: 70")
-    out.append("Content-Length: 0\r\n\r\n")
+            number = unfold(value).strip(LWS).replace("\t", " ").partition(" ")[0]
+            out.append(f"CSeq: {number} {method}")
+        elif name in ("from", "to", "call-id", "route"):
+            out.append(line)
+    out.append(f"Max-Forwards: {MAX_FORWARDS}\r\nContent-Length: 0\r\n\r\n")
     return "\r\n".join(out).encode("latin-1")

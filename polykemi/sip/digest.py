@@ -10,6 +10,7 @@ import hmac
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final
 
 from polykemi.errors import ParseError
@@ -17,49 +18,47 @@ from polykemi.sip.grammar import LWS, is_token
 
 _HEX: Final = "0123456789abcdefABCDEF"
 _SPACES: Final = frozenset(LWS)
+_FIELDS: Final = ("username", "realm", "nonce", "uri", "response", "algorithm", "qop", "nc", "cnonce", "opaque")
+_REQUIRED: Final = _FIELDS[:5]
 
 
 class Credentials:
-    """What an Authorization or Proxy-Authorization value says; what is absent is "". Quoted values come unquoted."""
+    """What an Authorization or Proxy-Authorization value says; what is absent is "".
 
-    __slots__ = (
-        "algorithm",
-        "cnonce",
-        "domain",
-        "nc",
-        "nonce",
-        "opaque",
-        "qop",
-        "realm",
-        "response",
-        "uri",
-        "user",
-        "username",
-    )
+    Quoted values come without their quotes, escapes inside kept: the hashes are made of that text.
+    """
 
-    def __init__(self, params: dict[str, str]) -> None:
-        """Take the parameters by lower-case name. Raise ParseError when one that must be there is missing."""
-        get = params.get
-        try:
-            self.username = username = params["username"]
-            self.realm = params["realm"]
-            self.nonce = params["nonce"]
-            self.uri = params["uri"]
-            self.response = params["response"]
-        except KeyError as missing:
-            raise ParseError(f"Missing {missing.args[0]} in credentials") from None
-        self.algorithm = get("algorithm", "")  # as written
-        self.qop = qop = get("qop", "")  # as written
-        self.nc = nc = get("nc", "")  # eight hex digits, or "" without qop
-        self.cnonce = get("cnonce", "")
-        self.opaque = get("opaque", "")
+    __slots__ = (*_FIELDS, "domain", "user")
+
+    def __init__(
+        self,
+        username: str,
+        realm: str,
+        nonce: str,
+        uri: str,
+        response: str,
+        algorithm: str = "",
+        qop: str = "",
+        nc: str = "",
+        cnonce: str = "",
+        opaque: str = "",
+    ) -> None:
+        """Raise ParseError when ``nc`` is not eight hex digits, as qop wants them."""
+        self.username = username  # user, or user@domain
+        self.realm = realm
+        self.nonce = nonce
+        self.uri = uri
+        self.response = response
+        self.algorithm = algorithm  # as written; "" means MD5
+        self.qop = qop  # as written; "" is RFC 2069
+        self.nc = nc
+        self.cnonce = cnonce
+        self.opaque = opaque
         if "@" in username:
             self.user, _, self.domain = username.rpartition("@")
         else:
             self.user, self.domain = username, ""
-        if qop and ("cnonce" not in params or not nc):
-            raise ParseError("Missing cnonce or nc in credentials")
-        if nc and (len(nc) != 8 or nc.strip(_HEX)):
+        if (nc or qop) and (len(nc) != 8 or nc.strip(_HEX)):
             raise ParseError("Bad nc in credentials")
 
 
@@ -69,73 +68,79 @@ def parse_credentials(value: str) -> Credentials:
     A scheme other than Digest, a parameter that stands twice, a missing username, realm, nonce, uri or response, and
     qop without cnonce and nc are errors; parameters that are not known are ignored.
     """
-    if value[:6].lower() != "digest" or value[6:7] not in _SPACES:
-        raise ParseError("No Digest credentials")
-    # even pieces stand outside of the quotes, odd ones inside
-    pieces = value[6:].split('"') if "\\" not in value else _split_escaped(value[6:])
+    pieces = value.split('"') if "\\" not in value else _split_escaped(value)
     if not len(pieces) & 1:
         raise ParseError("Unterminated quoted string in credentials")
-    pieces[0] = "," + pieces[0]  # now each piece outside looks alike: a comma first, a name and "=" last
-    pieces[-1] += ","
-    params: dict[str, str] = {}
-    inside = iter(pieces[1::2])
-    for piece in pieces[::2]:
-        plain, name = _outside[piece]
-        for pair in plain:
-            _put(params, *pair)
-        if name:
-            _put(params, name, next(inside, None))
-    return Credentials(params)
+    # what stands outside of the quotes and what stands inside take turns
+    constants, pick = _shapes['"'.join(pieces[::2])]
+    return Credentials(*pick(pieces[1::2] + constants))
 
 
-def _add(params: dict[str, str], pairs: tuple[tuple[str, str], ...]) -> None:
-    for name, value in pairs:
-        if name in params:
-            raise ParseError("Bad credentials")
-        params[name] = value
+Shape = tuple[list[str], Callable[[list[str]], tuple[str, ...]]]
 
 
-class _Outside(dict[str, tuple[str, tuple[tuple[str, str], ...]]]):
-    """Text between two quoted values, as ``, algorithm=MD5, cnonce=``: the name before the quote and the pairs before it.
+class _Shapes(dict[str, Shape]):
+    """Credentials without what stands inside of quotes, as ``Digest username=", realm=", algorithm=MD5, uri="``, to their plan.
 
-    The same few texts come from all phones of a kind, so they are kept; bounded, for they come from the network.
+    All phones of a kind send the same shape, so its parsing is kept; bounded, for it comes from the network. A plan is
+    the values outside of quotes and a function that picks the fields out of all values, the quoted ones first.
     """
 
-    def __missing__(self, text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-        first, *middle, last = [item.strip(LWS) for item in text.split(",")] if "," in text else [text, ""]
-        if first:  # nothing stands between a closing quote and the comma
-            raise ParseError("Bad credentials")
-        pairs = []
-        for item in middle:
-            if item:
-                name, equals, value = item.partition("=")
-                name, value = name.rstrip(LWS).lower(), value.lstrip(LWS)
-                if not equals or not value or not is_token(name) or " " in value or "\t" in value:
-                    raise ParseError("Bad credentials")
-                pairs.append((name, value))
-        name = last[:-1].rstrip(LWS).lower()
-        if last and (last[-1] != "=" or not is_token(name)):
-            raise ParseError("Bad credentials")
-        if len(self) < 2048 and len(text) < 64:
-            self[text] = name, tuple(pairs)
-        return name, tuple(pairs)
+    def __missing__(self, shape: str) -> Shape:
+        plan = _plan(shape)
+        if len(shape) <= 256:
+            if len(self) >= 1024:
+                self.clear()
+            self[shape] = plan
+        return plan
 
 
-_outside = _Outside()
+_shapes = _Shapes()
+
+
+def _plan(shape: str) -> Shape:
+    if shape[:6].lower() != "digest" or shape[6:7] not in _SPACES:
+        raise ParseError("No Digest credentials")
+    leads = f",{shape[6:]},".split('"')  # now all begin with a comma and end with a name and "=", but for the last
+    place: dict[str, int] = {}
+    constants: list[str] = []
+    for i, lead in enumerate(leads):
+        first, *pairs, name = [item.strip(LWS) for item in lead.split(",")] if "," in lead else [lead, ""]
+        if first or bool(name) != (i < len(leads) - 1):
+            raise ParseError("Bad credentials")
+        for pair in filter(None, pairs):
+            constants.append(_put(place, pair, len(leads) - 1 + len(constants)))
+        if name and _put(place, name, i):
+            raise ParseError("Bad credentials")
+    for field in _REQUIRED:
+        if field not in place:
+            raise ParseError(f"Missing {field} in credentials")
+    if "qop" in place and "cnonce" not in place:
+        raise ParseError("Missing cnonce in credentials")
+    absent = len(leads) - 1 + len(constants)
+    return [*constants, ""], itemgetter(*(place.get(field, absent) for field in _FIELDS))
+
+
+def _put(place: dict[str, int], item: str, index: int) -> str:
+    """Note where the value of ``name=value`` stands and return it."""
+    name, equals, value = item.partition("=")
+    name, value = name.rstrip(LWS).lower(), value.lstrip(LWS)
+    if not equals or name in place or not is_token(name) or not _SPACES.isdisjoint(value):
+        raise ParseError("Bad credentials")
+    place[name] = index
+    return value
 
 
 # quoted-string; a missing end matches too, so that a search never starts twice over the same text
 _QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)("|\\?\Z)', re.DOTALL)
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
 def _split_escaped(text: str) -> list[str]:
-    """Split at the quotes as ``split('"')`` does, backslash escapes inside of them read (quoted-pair)."""
+    """Split at the quotes as ``split('"')`` does, but at none behind a backslash."""
     pieces = _QUOTED.split(text)
     if '"' not in pieces[-2:-1]:
-        raise ParseError("Unterminated quoted string in credentials")
+        raise ParseError("Bad credentials")
     del pieces[2::3]
-    pieces[1::2] = [_ESCAPED.sub(r"\1", piece) for piece in pieces[1::2]]
     return pieces
 
 

@@ -32,9 +32,8 @@ def _is_host(text: str) -> bool:
 
 
 def to_port(text: str) -> int:
-    """Return the port number in ``text``, -1 when it is none (0 is none as well)."""
-    if text.isdecimal() and len(text) <= 5:
+    """Return the port number in ``text`` (0..65535), -1 when it is none."""
+    if len(text) <= 5 and text.isdecimal():
         port = int(text)
-        if 0 < port <= 65535:
-            return port
+        return port if port <= 65535 else -1
     return -1

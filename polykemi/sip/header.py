@@ -1,15 +1,19 @@
-"""Header values: lists, parameters, name-addr, Via (RFC 3261 sections 7.3, 20, 25.1)."""
+"""Header values: lists, parameters, name-addr, Via (RFC 3261 sections 7.3, 20, 25.1).
+
+Every function here is linear in the length of its text, whatever the text is.
+"""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Final
 
 from polykemi.errors import ParseError
+from polykemi.sip.grammar import LWS as LWS  # noqa: PLC0414  # others import it from here
+from polykemi.sip.grammar import is_host, is_token, to_port
 
-LWS = " \t\r\n"
-
-_COMPACT = {
+_COMPACT: Final = {
     "a": "accept-contact",
     "b": "referred-by",
     "c": "content-type",
@@ -32,50 +36,70 @@ _COMPACT = {
     "y": "identity",
 }
 
+FOLDED: Final = " "  # the "name" of a line that continues the one before it
+
 
 class _Names(dict[str, str]):
-    """Header name as written -> lower-case long name. Fills itself; bounded, for names come from the network."""
+    """Header name as written -> lower-case long name, "" for what cannot be one, FOLDED for the start of a folded line.
+
+    Fills itself; bounded, for names come from the network.
+    """
 
     def __missing__(self, written: str) -> str:
+        if written[:1] in (" ", "\t"):
+            return FOLDED
         name = written.rstrip(LWS).lower()
-        name = _COMPACT.get(name, name)
-        if len(self) < 2048 and len(written) < 64:
+        name = _COMPACT.get(name, name) if is_token(name) else ""
+        if len(written) < 64:
+            if len(self) >= 2048:
+                self.clear()
             self[written] = name
         return name
 
 
-canonical_names = _Names()
+canonical_names: Final = _Names()
 
 
 def unfold(value: str) -> str:
     """Return ``value`` with header folding (CRLF and white space) read as one space (RFC 3261 section 7.3.1)."""
-    return re.sub(r"[ \t]*\r?\n[ \t]+", " ", value) if "\n" in value else value
+    if "\n" not in value:
+        return value
+    return " ".join([part for line in value.split("\n") if (part := line.strip(LWS))])
+
+
+# A list element: no separator outside of quoted-strings and angle brackets. It matches at each place of each text: what
+# is not closed reaches to the end. With possessive quantifiers there is nothing to try again.
+_ELEMENT: Final = r'(?:[^"<{0}]++|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|<[^>]*+(?:>|\Z))*+'
+
+
+@lru_cache(maxsize=32)
+def _element(separator: str) -> re.Pattern[str]:
+    return re.compile(f"({_ELEMENT.format(re.escape(separator))})({re.escape(separator)}|\\Z)", re.DOTALL)
+
+
+_COMMA: Final = _element(",")
 
 
 def split_quoted(text: str, separator: str) -> list[str]:
     """Split at ``separator`` outside of quoted strings and angle brackets; parts are trimmed, empty ones kept."""
+    return [part.strip(LWS) for part in split_exact(text, separator)]
+
+
+def split_exact(text: str, separator: str) -> list[str]:
+    """Split as ``split_quoted`` does, white space kept: joined again the parts give ``text``."""
     if '"' not in text and "<" not in text:
-        return [part.strip(LWS) for part in text.split(separator)]
-    parts, start, i, n, quoted, angle = [], 0, 0, len(text), False, False
-    while i < n:
-        c = text[i]
-        if quoted:
-            if c == "\\":
-                i += 1
-            elif c == '"':
-                quoted = False
-        elif c == '"':
-            quoted = True
-        elif c == "<":
-            angle = True
-        elif c == ">":
-            angle = False
-        elif c == separator and not angle:
-            parts.append(text[start:i].strip(LWS))
-            start = i + 1
-        i += 1
-    parts.append(text[start:].strip(LWS))
+        return text.split(separator)
+    parts = []
+    for part, found in _element(separator).findall(text):
+        parts.append(part)
+        if not found:
+            break
     return parts
+
+
+def first_value(text: str) -> str:
+    """Return what stands before the first comma outside of quoted strings and angle brackets, white space kept."""
+    return _COMMA.match(text)[1] if "," in text else text  # type: ignore[index]  # it always matches
 
 
 def unquote(text: str) -> str:
@@ -88,23 +112,30 @@ def unquote(text: str) -> str:
 
 
 def parse_params(text: str) -> dict[str, str | None]:
-    """Parse ``;a=b;c`` (leading ``;`` optional) to lower-case name -> value as written, None where there is no ``=``."""
+    """Parse ``;a=b;c`` (leading ``;`` optional) to lower-case name -> value as written, None where there is no ``=``.
+
+    Of parameters that stand twice the last counts, as in Kamailio.
+    """
     out: dict[str, str | None] = {}
-    for part in split_quoted(text, ";"):
-        if part:
-            name, equals, value = part.partition("=")
-            out[name.rstrip(LWS).lower()] = value.lstrip(LWS) if equals else None
+    for part in split_exact(text, ";"):
+        name, equals, value = part.partition("=")
+        name = name.strip(LWS).lower()
+        if name:
+            out[name] = value.strip(LWS) if equals else None
     return out
 
 
 class NameAddr:
-    """A From, To, Contact, Route or Record-Route value: ``display <uri>;params`` or ``uri;params`` (RFC 3261 section 25.1)."""
+    """A From, To, Contact, Route or Record-Route value: ``display <uri>;params`` or ``uri;params`` (RFC 3261 section 25.1).
+
+    Immutable by convention, so it can be shared.
+    """
 
     __slots__ = ("_parsed", "display", "params", "uri")
 
     def __init__(self, display: str, uri: str, params: str) -> None:
         self.display = display  # as written, quotes included
-        self.uri = uri  # text inside of the brackets
+        self.uri = uri  # text inside of the brackets; "*" of a Contact
         self.params = params  # text after the first ";" of the header parameters, "" when there are none
         self._parsed: dict[str, str | None] | None = None
 
@@ -114,87 +145,111 @@ class NameAddr:
             return None
         if self._parsed is None:
             self._parsed = parse_params(self.params)
-        value = self._parsed.get(name, self)
-        return None if value is self else (value or "")  # type: ignore[return-value]
+        if name not in self._parsed:
+            return None
+        return self._parsed[name] or ""
 
     @property
     def tag(self) -> str | None:
         """The tag parameter, None when absent or empty."""
         params = self.params
         if params[:4] == "tag=" and ";" not in params:  # what nearly every From and To look like
-            return params[4:] or None
+            return params[4:].lstrip(LWS) or None
         return self.param("tag") or None
+
+
+# display name with quoted strings in it, "<", the rest
+_QUOTED_NAME_ADDR = re.compile(r'([^"<]*+(?:"(?:[^"\\]++|\\.)*+"[^"<]*+)*+)(<)(.*)', re.DOTALL)
+_NOT_IN_ADDR_SPEC = frozenset(LWS + '"<>?,')  # "?" and "," because such a URI must stand in brackets (section 20)
 
 
 @lru_cache(maxsize=2048)
 def _name_addr(text: str) -> NameAddr:
-    start = text.find("<")
-    if start < 0:
-        uri, _, params = text.partition(";")
-        return NameAddr("", uri.strip(LWS), params.strip(LWS))
-    if '"' in text[:start]:  # a "<" inside of the quoted display name does not count
-        end_quote = _end_of_quoted(text, text.index('"'))
-        start = text.find("<", end_quote)
-        if start < 0:
+    display, bracket, rest = text.partition("<")
+    if (
+        '"' in display
+    ):  # a "<" may stand inside of the quotes: those of the display name, or of an addr-spec's parameter
+        match = _QUOTED_NAME_ADDR.fullmatch(text)
+        bracket = ""
+        if match is not None:
+            display, bracket, rest = match.groups()
+    if bracket:
+        uri, bracket, params = rest.partition(">")
+        if not bracket:
             raise ParseError("Bad name-addr")
-    end = text.find(">", start)
-    if end < 0:
+    else:
+        uri, semicolon, params = text.partition(";")
+        display, uri, params = "", uri.strip(LWS), semicolon + params
+        if not _NOT_IN_ADDR_SPEC.isdisjoint(uri):
+            raise ParseError("Bad addr-spec")
+    uri, params = uri.strip(LWS), params.strip(LWS)
+    if not uri or (params and params[0] != ";"):
         raise ParseError("Bad name-addr")
-    params = text[end + 1 :].strip(LWS)
-    if params and params[0] != ";":
-        raise ParseError("Bad name-addr")
-    return NameAddr(text[:start].strip(LWS), text[start + 1 : end].strip(LWS), params[1:].strip(LWS))
-
-
-def _end_of_quoted(text: str, start: int) -> int:
-    i = start + 1
-    while i < len(text):
-        if text[i] == "\\":
-            i += 1
-        elif text[i] == '"':
-            return i
-        i += 1
-    raise ParseError("Unterminated quoted string")
+    return NameAddr(display.strip(LWS), uri, params[1:].lstrip(LWS))
 
 
 def parse_name_addr(text: str) -> NameAddr:
-    """Parse one name-addr or addr-spec with its header parameters. Raise ParseError."""
-    if not text:
-        raise ParseError("Empty name-addr")
+    """Parse one name-addr or addr-spec with its header parameters, or the ``*`` of a Contact. Raise ParseError."""
     return _name_addr(text) if len(text) <= 256 else _name_addr.__wrapped__(text)
 
 
-_VIA = re.compile(r"SIP[ \t]*/[ \t]*2\.0[ \t]*/[ \t]*([^ \t/]+)[ \t]+([^;]+?)[ \t]*(?:;(.*))?$", re.IGNORECASE | re.DOTALL)
-_PORT = re.compile(r"[ \t]*:[ \t]*(\d{1,5})$")
+_SENT_PROTOCOLS: Final = {f"SIP/2.0/{transport}": transport for transport in ("UDP", "TCP", "TLS", "SCTP", "WS", "WSS")}
+_WHITE_SPACE = re.compile(r"[ \t\r\n]+")
 
 
 class Via:
-    """One Via value (RFC 3261 section 20.42)."""
+    """One Via value (RFC 3261 section 20.42). Raise ParseError when it is malformed."""
 
     __slots__ = ("_parsed", "branch", "host", "params", "port", "text", "transport")
 
     def __init__(self, text: str) -> None:
-        match = _VIA.match(text)
-        if match is None:
-            raise ParseError("Bad Via")
+        head, _, params = text.partition(";")
+        protocol, _, sent_by = head.partition(" ")
+        transport = _SENT_PROTOCOLS.get(protocol)
+        if transport is None:
+            transport, sent_by = _sent_protocol(head)
+        host, colon, port = sent_by.partition(":")
+        if not is_host(host) or (colon and to_port(port) < 0):
+            host, colon, port = _sent_by(sent_by)
         self.text = text
-        self.transport = match[1].upper()
-        host = match[2]
-        port = _PORT.search(host) if ":" in host else None
-        if port is not None and (host[0] != "[" or host.rfind("]", 0, port.start() + 1) > 0):
-            self.host, self.port = host[: port.start()], int(port[1])
-        else:
-            self.host, self.port = host, 0
-        if " " in self.host or self.port > 65535:
-            raise ParseError("Bad Via sent-by")
-        self.params = match[3] or ""
-        self._parsed: dict[str, str | None] | None = None
-        self.branch = self.param("branch") or ""
+        self.transport = transport  # upper case
+        self.host = host  # as written; IPv6 with its brackets
+        self.port = int(port) if colon else 0  # 0 when absent
+        self.params = params  # "branch=z9hG4bK1;rport" without the first ";"
+        self._parsed = parse_params(params)
+        self.branch = self._parsed.get("branch") or ""
 
     def param(self, name: str) -> str | None:
         """Return the parameter ``name`` (lower case), "" when it stands without a value, None when absent."""
-        if self._parsed is None:
-            self._parsed = parse_params(self.params)
         if name not in self._parsed:
             return None
         return self._parsed[name] or ""
+
+
+def _sent_protocol(head: str) -> tuple[str, str]:
+    """Read ``SIP / 2.0 / UDP sent-by``, as it is seldom written, to transport and sent-by."""
+    name, _, rest = head.partition("/")
+    version, _, rest = rest.partition("/")
+    if name.strip(LWS).upper() != "SIP" or version.strip(LWS) != "2.0":
+        raise ParseError("Bad Via")
+    transport, *sent_by = _WHITE_SPACE.split(rest.strip(LWS), maxsplit=1)
+    if not sent_by or not is_token(transport):
+        raise ParseError("Bad Via")
+    return transport.upper(), sent_by[0]
+
+
+def _sent_by(text: str) -> tuple[str, str, str]:
+    """Read host and port with an IPv6 address or white space in them."""
+    text = text.strip(LWS)
+    if text[:1] == "[":
+        host, _, port = text.partition("]")
+        host, port = host + "]", port.lstrip(LWS)
+        if port and port[0] != ":":
+            raise ParseError("Bad Via sent-by")
+        colon, port = port[:1], port[1:]
+    else:
+        host, colon, port = text.partition(":")
+    host, port = host.rstrip(LWS), port.strip(LWS)
+    if not is_host(host) or (colon and to_port(port) < 0):
+        raise ParseError("Bad Via sent-by")
+    return host, colon, port

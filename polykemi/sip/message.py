@@ -7,28 +7,48 @@ message is built for the wire (``sip/build.py``), as in Kamailio, where changes 
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from polykemi.errors import ParseError
-from polykemi.sip.header import LWS, NameAddr, Via, canonical_names, parse_name_addr, split_quoted, unfold
+from polykemi.sip.constants import METHODS, REASONS, SIP_VERSION
+from polykemi.sip.grammar import LWS, is_token
+from polykemi.sip.header import (
+    FOLDED,
+    NameAddr,
+    Via,
+    canonical_names,
+    first_value,
+    parse_name_addr,
+    split_quoted,
+    unfold,
+)
 from polykemi.sip.uri import Uri, parse_uri
 
 MAX_HEADERS: Final = 4096
 
 
 class Message:
-    """What requests and responses share. ``lines`` are the header lines as they came, ``names`` their long lower-case names."""
+    """What requests and responses share. Never changed once it is made.
+
+    ``raw`` are all octets, ``lines`` the header lines as they came (without CRLF; a folded header is one of them, its
+    line breaks kept), ``names`` their long lower-case names, "" for a line that is no header.
+    """
 
     __slots__ = ("_body_at", "_cseq", "_from", "_to", "_via", "lines", "names", "raw", "start_line")
 
     is_request = False
 
     def __init__(self, raw: bytes, start_line: str, lines: list[str], body_at: int) -> None:
+        name = canonical_names
+        names = [name[line.partition(":")[0]] for line in lines]
+        if FOLDED in names:
+            lines = join_folded(lines)
+            names = [name[line.partition(":")[0]] for line in lines]
         self.raw = raw
         self.start_line = start_line
         self.lines = lines
-        names = canonical_names
-        self.names = [names[line.partition(":")[0]] for line in lines]
+        self.names = names
         self._body_at = body_at
         self._via: Via | None = None
         self._from: NameAddr | None = None
@@ -79,9 +99,7 @@ class Message:
             value = self.get("via")
             if not value:
                 raise ParseError("Missing Via")
-            if "," in value:
-                value = split_quoted(value, ",")[0]
-            via = self._via = Via(value)
+            via = self._via = Via(first_value(value).rstrip(LWS))
         return via
 
     @property
@@ -110,9 +128,12 @@ class Message:
         if self._cseq is None:
             number, _, method = (self.get("cseq") or "").replace("\t", " ").partition(" ")
             method = method.strip(LWS)
-            if not method or " " in method or not number.isdecimal() or len(number) > 20 or int(number) >= 1 << 32:
+            if not number.isdecimal() or len(number) > 20 or (method not in METHODS and not is_token(method)):
                 raise ParseError("Bad CSeq")
-            self._cseq = int(number), method
+            sequence = int(number)
+            if sequence >= 1 << 32:
+                raise ParseError("Bad CSeq")
+            self._cseq = sequence, method
         return self._cseq
 
     @property
@@ -125,11 +146,13 @@ class Message:
 
     @property
     def content_length(self) -> int | None:
-        """The Content-Length, None when absent. Raise ParseError when it is no number."""
+        """The Content-Length, None when absent. Raise ParseError when it is no number, or stands twice and differs."""
         value = self.get("content-length")
         if value is None:
             return None
         if not value.isdecimal() or len(value) > 10:
+            raise ParseError("Bad Content-Length")
+        if self.names.count("content-length") > 1 and any(other != value for other in self.all("content-length")):
             raise ParseError("Bad Content-Length")
         return int(value)
 
@@ -155,25 +178,29 @@ class Request(Message):
 
     def __init__(self, raw: bytes, start_line: str, lines: list[str], body_at: int) -> None:
         method, _, rest = start_line.partition(" ")
-        uri, _, version = rest.rpartition(" ")
-        if not method or not uri or " " in uri or version.upper() != "SIP/2.0":
-            self._refuse(method, uri, version)
+        uri, _, version = rest.partition(" ")
+        if not uri or version != SIP_VERSION or (method not in METHODS and not is_token(method)):
+            _check_request_line(method, uri, version)
         super().__init__(raw, start_line, lines, body_at)
         self.method = method
         self.uri = uri
         self.version = version
 
-    @staticmethod
-    def _refuse(method: str, uri: str, version: str) -> None:
-        if method and uri and version[:4].upper() == "SIP/":
-            if version[4:].replace(".", "").isdecimal() and version.upper() != "SIP/2.0":
-                raise ParseError("Version Not Supported", 505)
-        raise ParseError("Bad Request-Line")
-
     @property
     def parsed_uri(self) -> Uri:
         """The Request-URI, parsed. Raise ParseError."""
         return parse_uri(self.uri)
+
+
+def _check_request_line(method: str, uri: str, version: str) -> None:
+    """Raise ParseError for what is not ``Method SP Request-URI SP SIP/2.0``, the version in any case (section 7.1)."""
+    version = version.upper()
+    if not is_token(method) or not uri:
+        raise ParseError("Bad Request-Line")
+    if version != SIP_VERSION:
+        if version[:4] == "SIP/" and version[4:].replace(".", "", 1).isdecimal():
+            raise ParseError(REASONS[505], 505)
+        raise ParseError("Bad Request-Line")
 
 
 class Response(Message):
@@ -183,7 +210,7 @@ class Response(Message):
 
     def __init__(self, raw: bytes, start_line: str, lines: list[str], body_at: int) -> None:
         status, _, self.reason = start_line[8:].partition(" ")
-        if len(status) != 3 or not status.isdecimal() or not 100 <= int(status) <= 699:
+        if len(status) != 3 or not status.isdecimal() or not "100" <= status <= "699":
             raise ParseError("Bad Status-Line")
         super().__init__(raw, start_line, lines, body_at)
         self.status = int(status)
@@ -192,16 +219,18 @@ class Response(Message):
 def parse(data: bytes) -> Request | Response:
     """Parse one whole message, as a datagram brings it. Raise ParseError.
 
-    Lines that end in a bare LF are taken too, and empty lines before the start line are skipped (section 7.5).
+    Lines that end in a bare LF are taken too, empty lines before the start line are skipped (section 7.5), and the
+    empty line behind the headers may be missing when there is no body.
     """
     end = data.find(b"\r\n\r\n")
     if end < 0 or data[0] in b"\r\n":
         data, end = _tidy(data)
     head = str(data[:end], "latin-1")
     lines = head.split("\r\n")
+    if head.count("\n") >= len(lines):  # there is a bare LF
+        data, end = _tidy(data)
+        lines = str(data[:end], "latin-1").split("\r\n")
     start_line = lines.pop(0)
-    if "\n" in head and ("\r\n " in head or "\r\n\t" in head):
-        lines = _join_folded(lines)
     if len(lines) > MAX_HEADERS:
         raise ParseError("Too many headers", 513)
     if start_line[:8].upper() == "SIP/2.0 ":
@@ -209,28 +238,32 @@ def parse(data: bytes) -> Request | Response:
     return Request(data, start_line, lines, end + 4)
 
 
+_EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
+
+
 def _tidy(data: bytes) -> tuple[bytes, int]:
-    """Bring what is not quite as the RFC wants it into shape: leading empty lines, bare LF, no empty line at the end."""
+    """Bring a message with empty lines before its start line, bare LFs, or no empty line at its end into the RFC's form.
+
+    Return it and where the empty line behind its headers starts.
+    """
     data = data.lstrip(b"\r\n")
-    end = data.find(b"\r\n\r\n")
-    if end >= 0:
-        return data, end
-    head, separator, body = data.partition(b"\n\n")
-    if not separator:
+    empty_line = _EMPTY_LINE.search(data)
+    if empty_line is not None:
+        head, body = data[: empty_line.start()], data[empty_line.end() :]
+    elif data[-1:] == b"\n":
+        head, body = data.removesuffix(b"\n").removesuffix(b"\r"), b""
+    else:
         raise ParseError("No end of headers")
     head = head.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     return head + b"\r\n\r\n" + body, len(head)
 
 
-def _join_folded(lines: list[str]) -> list[str]:
-    """Give each folded header one entry, its line breaks kept."""
-    out: list[str] = []
-    for line in lines:
-        if line[:1] in (" ", "\t") and line and out:
-            out[-1] += "\r\n" + line
-        else:
-            out.append(line)
-    return out
+def join_folded(lines: list[str]) -> list[str]:
+    """Give each folded header one entry, its line breaks kept. Raise ParseError when there is nothing to continue."""
+    if lines[0][:1] in (" ", "\t"):  # behind our own Via it would become a part of that
+        raise ParseError("White space before the first header")
+    starts = [i for i, line in enumerate(lines) if line[:1] not in (" ", "\t")]
+    return ["\r\n".join(lines[i:j]) for i, j in zip(starts, [*starts[1:], len(lines)], strict=True)]
 
 
 class Edits:
@@ -262,14 +295,19 @@ class Edits:
 
     def apply(self, lines: list[str]) -> list[str]:
         """Return the header lines after the edits (Content-Length is not adjusted here)."""
+        out = lines.copy()
+        for i, line in self.replaced.items():
+            out[i] = line
+        if not self.inserts and not self.removed:
+            return out
         places: dict[int, list[str]] = {}
         for place, text in self.inserts:
             places.setdefault(place, []).append(text)
-        out: list[str] = []
-        for i, line in enumerate(lines):
+        changed, out, removed = out, [], self.removed
+        for i, line in enumerate(changed):
             if i in places:
                 out += places[i]
-            if i not in self.removed:
-                out.append(self.replaced.get(i, line))
+            if i not in removed:
+                out.append(line)
         out += places.get(len(lines), ())
         return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from polykemi.errors import ParseError
 from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.grammar import to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
 
@@ -43,9 +44,8 @@ def response_target(response: Response, listener: Listener) -> Flow | None:
         via = Via(vias[1])
     except ParseError:
         return None
-    rport = via.param("rport") or ""
-    port = int(rport) if rport.isdecimal() and len(rport) <= 5 and int(rport) <= 65535 else via.port
-    return Flow(listener, via.param("received") or via.host.strip("[]"), port or 5060)
+    port = max(0, to_port(via.param("rport") or "")) or via.port
+    return Flow(listener, (via.param("received") or via.host).strip("[]"), port or 5060)
 
 
 def _is_multicast(address: str) -> bool:
@@ -56,18 +56,3 @@ def _is_multicast(address: str) -> bool:
         and all(p.isdecimal() and len(p) <= 3 and int(p) <= 255 for p in parts)
         and 224 <= int(parts[0]) <= 239
     )
-
-
-def response_target(response: Response, listener: Listener) -> Flow | None:
-    """Return where a response goes once our own top Via is gone: by ``received`` and ``rport`` of the next one.
-
-    None when there is no other Via (RFC 3261 section 18.2.2). Raise ParseError for a malformed one.
-    """
-    vias = response.list("via")
-    if len(vias) < 2:
-        return None
-    via = Via(vias[1])
-    host = via.param("received") or via.param("maddr") or via.host
-    rport = via.param("rport") or ""
-    port = int(rport) if rport.isdecimal() and len(rport) <= 5 else via.port
-    return Flow(listener, host.strip("[]"), port or 5060)

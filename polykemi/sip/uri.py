@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
 from polykemi.errors import ParseError
+from polykemi.sip.constants import PORT, TLS_PORT
+from polykemi.sip.grammar import is_host, to_port
 from polykemi.sip.header import parse_params
-
-_HEX: Final = frozenset("0123456789abcdefABCDEF")
 
 
 class Uri:
@@ -16,7 +18,9 @@ class Uri:
 
     __slots__ = ("_parsed", "headers", "host", "params", "password", "port", "scheme", "text", "user")
 
-    def __init__(self, text: str, scheme: str, user: str, password: str, host: str, port: int, params: str, headers: str) -> None:
+    def __init__(
+        self, text: str, scheme: str, user: str, password: str, host: str, port: int, params: str, headers: str
+    ) -> None:
         self.text = text
         self.scheme = scheme  # lower case: sip, sips, tel, urn, ...
         self.user = user  # as written (escapes kept), "" when absent; the number of a tel URI
@@ -30,15 +34,19 @@ class Uri:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def parsed_params(self) -> Mapping[str, str | None]:
+        """The URI parameters: lower-case name -> value as written, None where there is no ``=``."""
+        if self._parsed is None:
+            self._parsed = parse_params(self.params)
+        return self._parsed
+
     def param(self, name: str) -> str | None:
         """Return the URI parameter ``name`` (lower case), "" when it stands without a value, None when absent."""
         if not self.params:
             return None
-        if self._parsed is None:
-            self._parsed = parse_params(self.params)
-        if name not in self._parsed:
-            return None
-        return self._parsed[name] or ""
+        params = self.parsed_params
+        return params[name] or "" if name in params else None
 
     @property
     def transport(self) -> str:
@@ -48,7 +56,7 @@ class Uri:
     @property
     def effective_port(self) -> int:
         """The port, or the default of the scheme and transport (RFC 3261 section 19.1.2)."""
-        return self.port or (5061 if self.scheme == "sips" or self.transport == "tls" else 5060)
+        return self.port or (TLS_PORT if self.scheme == "sips" or self.transport == "tls" else PORT)
 
     def changed(
         self, *, user: str | None = None, host: str | None = None, port: int | None = None, params: str | None = None
@@ -79,90 +87,128 @@ def parse_uri(text: str) -> Uri:
     return _parse(text) if len(text) <= 256 else _parse.__wrapped__(text)
 
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
+_NOT_IN_URI = re.compile(r'[\x00-\x20"<>\x7f]')
+
+
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> Uri:
-    scheme, colon, rest = text.partition(":")
-    if not colon or not rest:
+    scheme, _, rest = text.partition(":")
+    if not rest or _NOT_IN_URI.search(text):
         raise ParseError("Bad URI")
+    if scheme in ("sip", "sips"):
+        return _parse_sip(text, scheme, rest)
+    if not _SCHEME.fullmatch(scheme):
+        raise ParseError("Bad URI scheme")
     scheme = scheme.lower()
     if scheme in ("sip", "sips"):
         return _parse_sip(text, scheme, rest)
-    if not scheme.isascii() or not scheme.replace("+", "a").replace("-", "a").replace(".", "a").isalnum():
-        raise ParseError("Bad URI scheme")
     if scheme == "tel":
         number, _, params = rest.partition(";")
+        if not number:
+            raise ParseError("Bad URI")
         return Uri(text, scheme, number, "", "", 0, params, "")
     return Uri(text, scheme, "", "", rest, 0, "", "")
 
 
 def _parse_sip(text: str, scheme: str, rest: str) -> Uri:
-    if " " in rest or "\t" in rest or "<" in rest or ">" in rest or '"' in rest:
+    # "?" and ";" may stand in the user part, "@" nowhere but behind it: so the "@" is looked for first
+    userinfo, at, hostpart = rest.partition("@")
+    if not at:
+        userinfo, hostpart = "", rest
+    elif not userinfo or "@" in hostpart:
         raise ParseError("Bad URI")
-    # "?" and ";" may stand in the user part: the "@" is looked for first, behind it come host, parameters, headers
-    userinfo, at, hostpart = rest.rpartition("@") if "@" in rest else ("", "", rest)
-    if at and "?" in userinfo and "@" in text and _at_is_in_headers(rest):
-        userinfo, at, hostpart = _split_before_headers(rest)
-    hostpart, question, headers = hostpart.partition("?")
+    hostpart, _, headers = hostpart.partition("?")
     hostport, _, params = hostpart.partition(";")
     if hostport[:1] == "[":
-        host, bracket, port = hostport.partition("]")
-        if not bracket or (port and port[0] != ":"):
-            raise ParseError("Bad IPv6 reference in URI")
-        host, port = host + "]", port[1:]
+        host, _, port = hostport.partition("]")
+        host, colon, port = host + "]", port[:1], port[1:]
     else:
         host, colon, port = hostport.partition(":")
-        if colon and not port:
-            raise ParseError("Bad port in URI")
-    if not host or (at and not userinfo):
-        raise ParseError("Bad URI")
-    if port and not (port.isdecimal() and len(port) <= 5 and int(port) <= 65535):
+    if not is_host(host):
+        raise ParseError("Bad host in URI")
+    number = to_port(port) if colon == ":" else 0
+    if number < 0 or (colon and colon != ":"):
         raise ParseError("Bad port in URI")
     user, _, password = userinfo.partition(":")
-    return Uri(text, scheme, user, password, host, int(port) if port else 0, params, headers)
-
-
-def _at_is_in_headers(rest: str) -> bool:
-    """Tell whether the last "@" belongs to the headers: a first "@" stands before the "?" then."""
-    return rest.find("@") < rest.find("?")
-
-
-def _split_before_headers(rest: str) -> tuple[str, str, str]:
-    userinfo, at, hostpart = rest.partition("@")
-    return userinfo, at, hostpart
+    return Uri(text, scheme, user, password, host, number, params, headers)
 
 
 def unescape(text: str) -> str:
     """Undo %-escapes (RFC 3261 section 19.1.2); wrong ones stay as they are."""
-    if "%" not in text:
-        return text
-    head, *parts = text.split("%")
-    return head + "".join(
-        chr(int(p[:2], 16)) + p[2:] if len(p) >= 2 and p[0] in _HEX and p[1] in _HEX else "%" + p for p in parts
-    )
+    return _ESCAPE.sub(_decoded, text) if "%" in text else text
+
+
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_KEPT_ESCAPED: Final = frozenset(";/?:@&=+$,%")  # "reserved", and "%" lest it start an escape
+
+
+def _decoded(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16))
+
+
+def _decoded_unless_reserved(match: re.Match[str]) -> str:
+    char = chr(int(match[1], 16))
+    return match[0].upper() if char in _KEPT_ESCAPED else char
+
+
+def _comparable(text: str) -> str:
+    """Return ``text`` so that equivalent texts are equal: a reserved character is not the same as its escape."""
+    return _ESCAPE.sub(_decoded_unless_reserved, text) if "%" in text else text
 
 
 def same_uri(one: str, other: str) -> bool:
-    """Compare two URIs by the rules of RFC 3261 section 19.1.4; texts that do not parse are equal when the same."""
+    """Compare two URIs by the rules of RFC 3261 section 19.1.4, tel URIs by those of RFC 3966 section 4.
+
+    Texts that do not parse, and URIs of other schemes, are equal when they are the same text.
+    """
     if one == other:
         return True
     try:
         a, b = parse_uri(one), parse_uri(other)
     except ParseError:
         return False
-    if a.scheme != b.scheme or unescape(a.user) != unescape(b.user) or unescape(a.password) != unescape(b.password):
+    if a.scheme != b.scheme:
         return False
-    if a.host.lower() != b.host.lower() or a.port != b.port:
+    if a.scheme == "tel":
+        return _digits(a.user) == _digits(b.user) and _comparable_params(a) == _comparable_params(b)
+    if a.scheme not in ("sip", "sips"):
         return False
-    return _same_params(a, b) and _same_headers(a.headers, b.headers)
+    return (
+        _comparable(a.user) == _comparable(b.user)
+        and _comparable(a.password) == _comparable(b.password)
+        and a.host.lower() == b.host.lower()
+        and a.port == b.port
+        and _same_params(a, b)
+        and _same_headers(a.headers, b.headers)
+    )
+
+
+_VISUAL_SEPARATORS: Final = str.maketrans("", "", "-.()")
+
+
+def _digits(number: str) -> str:
+    return number.translate(_VISUAL_SEPARATORS).lower()
+
+
+def _comparable_params(uri: Uri) -> dict[str, str]:
+    return {_comparable(name).lower(): _comparable(value or "").lower() for name, value in uri.parsed_params.items()}
 
 
 def _same_params(a: Uri, b: Uri) -> bool:
-    pa, pb = parse_params(a.params), parse_params(b.params)
-    for name in ("user", "ttl", "method", "maddr", "transport"):  # these match only when both have them
+    if a.params == b.params:
+        return True
+    pa, pb = _comparable_params(a), _comparable_params(b)
+    for name in ("user", "ttl", "method", "maddr", "transport"):  # standing in one URI only, these make a difference
         if (name in pa) != (name in pb):
             return False
-    return all((pa[n] or "").lower() == (pb[n] or "").lower() for n in pa.keys() & pb.keys())
+    return all(pa[name] == pb[name] for name in pa.keys() & pb.keys())
 
 
 def _same_headers(a: str, b: str) -> bool:
-    return sorted(unescape(a).lower().split("&")) == sorted(unescape(b).lower().split("&"))
+    return a == b or _comparable_headers(a) == _comparable_headers(b)
+
+
+def _comparable_headers(headers: str) -> list[tuple[str, str]]:
+    pairs = [header.partition("=") for header in headers.split("&")]
+    return sorted((_comparable(name).lower(), _comparable(value)) for name, _, value in pairs)

@@ -13,12 +13,13 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from hashlib import md5
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from polykemi.errors import DataError
 from polykemi.kemi.binding import from_octets, to_octets
 
 FILE_NAME: Final = "polykemi.sqlite"
+IN_MEMORY: Final = ":memory:"
 COLUMNS: Final = ("username", "domain", "password")  # of an imported CSV
 
 _TABLES: Final = {  # name -> (version of Kamailio's layout, columns)
@@ -74,16 +75,16 @@ class Address(NamedTuple):
 class Database:
     """The provisioned data of one server. Writes are durable when a method returns; other processes may write too.
 
-    ``path`` is the SQLite file, made with its folder and tables when missing; None keeps everything in memory. Raise
-    DataError when the file cannot be used.
+    ``path`` is the SQLite file, made with its folder and tables when missing; ``:memory:`` (the default) keeps all in
+    memory. Raise DataError when the file cannot be used.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.name = str(path) if path else ":memory:"
+    def __init__(self, path: Path | str = IN_MEMORY) -> None:
+        self.name = str(path)
         self._statements: dict[tuple[str, str, str, str, bool], str] = {}
         try:
-            if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
+            if self.name != IN_MEMORY:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # passwords are nobody else's business
             self._connection = sqlite3.connect(self.name, check_same_thread=False, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
@@ -135,9 +136,9 @@ class Database:
         """
         key = (table, column, user_column, domain_column, domain is None)
         sql = self._statements.get(key) or self._statement(key)
-        if not username.isascii():
-            username = from_octets(username)
         try:
+            if not username.isascii():
+                username = from_octets(username)
             if domain is None:
                 row = self._select(sql, (username,)).fetchone()
             else:
@@ -156,18 +157,20 @@ class Database:
         for identifier in (table, column, user_column, domain_column):
             if not _IDENTIFIER.fullmatch(identifier):
                 raise DataError(f"{self.name}: {identifier!r} is no name of a table or column")
-        sql = f'SELECT "{column}" FROM "{table}" WHERE "{user_column}" = ?'
+        # in brackets: SQLite takes an unknown name in double quotes for a text, which would be everybody's password
+        sql = f"SELECT [{column}] FROM [{table}] WHERE [{user_column}] = ?"
         if not any_domain:
-            sql += f' AND "{domain_column}" = ?'
+            sql += f" AND [{domain_column}] = ?"
         self._statements[key] = sql = f"{sql} LIMIT 1"
         return sql
 
     def add_subscriber(self, username: str, domain: str, password: str) -> None:
         """Add a subscriber, or give an old one this password. Raise DataError for names that SIP or digests cannot hold."""
         try:
-            self.query(_UPSERT, _subscriber_row(username, domain, password))
+            row = _subscriber_row(username, domain, password)
         except ValueError as error:
             raise DataError(f"{self.name}: {error}") from None
+        self._run(_UPSERT, row)
 
     def import_csv(self, path: Path, default_domain: str = "") -> int:
         """Add the rows ``username,domain,password`` of a file, all or none, and return how many they were.
@@ -204,14 +207,22 @@ class Database:
 
     def query(self, sql: str, params: Sequence[int | float | str | None] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows. Raise DataError with SQLite's own words."""
-        given = [from_octets(p) if isinstance(p, str) else p for p in params]
+        rows = self._run(sql, [from_octets(p) if isinstance(p, str) else p for p in params])
+        return [tuple(to_octets(v) if isinstance(v, str) else v for v in row) for row in rows]
+
+    def _run(self, sql: str, params: Sequence[int | float | str | None]) -> list[tuple[Any, ...]]:
         try:
-            rows = self._connection.execute(sql, given).fetchall()
+            return self._connection.execute(sql, params).fetchall()
         except UnicodeEncodeError:
             raise DataError(f"{self.name}: text that is not UTF-8") from None
         except (sqlite3.Error, OverflowError) as error:
             raise DataError(f"{self.name}: {error}") from None
-        return [tuple(to_octets(v) if isinstance(v, str) else v for v in row) for row in rows]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file; the database is not used afterwards."""

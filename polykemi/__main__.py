@@ -1,0 +1,5 @@
+"""``python -m polykemi``."""
+
+from polykemi.cli import main
+
+main()

@@ -1,0 +1,172 @@
+"""The command line: parse options, call one function, print. A user's mistake is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from polykemi import __version__, config
+from polykemi.errors import DataError, UsageError
+from polykemi.kemi.binding import from_octets, to_octets
+from polykemi.kemi.registry import exports_of
+from polykemi.storage.provisioned import Database, Subscriber
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_config_option = click.option(
+    "--config", "file", type=_FILE, help=f"Configuration file; ./{config.FILE_NAME} when it is there."
+)
+_data_option = click.option(
+    "--data", type=click.Path(path_type=Path, file_okay=False), help="Where data lives.  [default: ./polykemi.data]"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 interrupted, 2 a user's mistake."""
+    try:
+        commands.main(arguments, prog_name="polykemi", standalone_mode=False)
+    except UsageError as error:
+        _fail(str(error))
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(1)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"polykemi: {' '.join(message.splitlines())}", err=True)
+    sys.exit(2)
+
+
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="polykemi %(version)s")
+def commands() -> None:
+    """A SIP server whose routing logic is a script in Lua, JavaScript or Python, written against KSR."""
+
+
+@commands.command()
+@click.argument("script", required=False, type=_FILE)
+@click.option(
+    "--engine", metavar="|".join(config.ENGINES), help="The language; that of the script's suffix by default."
+)
+@_config_option
+@click.option("--listen", multiple=True, metavar="udp:HOST:PORT", help="Address to listen on; may be repeated.")
+@click.option("--domain", "domains", multiple=True, metavar="NAME", help="Domain to serve; may be repeated.")
+@_data_option
+def serve(
+    script: Path | None,
+    engine: str | None,
+    file: Path | None,
+    listen: tuple[str, ...],
+    domains: tuple[str, ...],
+    data: Path | None,
+) -> None:
+    """Run the server in the foreground. SCRIPT runs all route blocks."""
+    settings = config.load(_config_file(file), engine=engine, script=script, listen=listen, domains=domains, data=data)
+    from polykemi import server
+
+    server.serve(settings)
+
+
+@commands.group(no_args_is_help=False)
+def subscriber() -> None:
+    """Who may register: add, import, list, remove."""
+
+
+@subscriber.command()
+@click.argument("user", metavar="USER[@DOMAIN]")
+@click.option("--password", help="The password; - reads it from the input, without the option it is asked for.")
+@_config_option
+@_data_option
+def add(user: str, password: str | None, file: Path | None, data: Path | None) -> None:
+    """Add a subscriber, or give one a new password. Without DOMAIN: the first domain of the configuration."""
+    settings = _storage_settings(file, data)
+    if password == "-":
+        octets = (sys.stdin.buffer.readline() if sys.stdin else b"").rstrip(b"\r\n").decode("latin-1")
+    else:
+        if password is None:
+            if not (sys.stdin and sys.stdin.isatty()):
+                raise UsageError(
+                    "expected --password, and nobody is there to ask; `--password -` reads it from the input"
+                )
+            password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        octets = to_octets(password)
+    who = _subscriber(user, settings)
+    with Database.at(settings.data) as database:
+        database.add_subscriber(*who, octets)
+    click.echo(f"added {_shown(who)}")
+
+
+@subscriber.command("import")
+@click.argument("rows", metavar="FILE.csv", type=_FILE)
+@_config_option
+@_data_option
+def import_(rows: Path, file: Path | None, data: Path | None) -> None:
+    """Add the rows of a file: username,domain,password. All or none; an empty domain is the configuration's first."""
+    settings = _storage_settings(file, data)
+    with Database.at(settings.data) as database:
+        click.echo(f"imported {database.import_csv(rows, _subscriber('', settings).domain)}")
+
+
+@subscriber.command("list")
+@_config_option
+@_data_option
+def list_(file: Path | None, data: Path | None) -> None:
+    """List the subscribers, one a line."""
+    with Database.at(_storage_settings(file, data).data) as database:
+        for who in database.list_subscribers():
+            click.echo(_shown(who))
+
+
+@subscriber.command()
+@click.argument("user", metavar="USER[@DOMAIN]")
+@_config_option
+@_data_option
+def remove(user: str, file: Path | None, data: Path | None) -> None:
+    """Remove a subscriber."""
+    settings = _storage_settings(file, data)
+    who = _subscriber(user, settings)
+    with Database.at(settings.data) as database:
+        if not database.remove_subscriber(*who):
+            others = [_shown(other) for other in database.list_subscribers() if other.username == who.username]
+            hint = f", did you mean {' or '.join(others)}?" if others else ""
+            raise DataError(f"no subscriber {_shown(who)} in {database.name}{hint}")
+    click.echo(f"removed {_shown(who)}")
+
+
+@commands.command()
+@click.argument("module", required=False)
+def functions(module: str | None) -> None:
+    """List the functions that scripts can call, all or those of a KSR module."""
+    from polykemi.modules import MODULES
+
+    if module is not None and module not in MODULES:
+        raise UsageError(f"module {module}: {config.unknown(module, MODULES)}")
+    classes: list[Any] = [MODULES[module]] if module is not None else list(MODULES.values())
+    for line in sorted(str(export) for one in classes for export, _ in exports_of(one).values()):
+        click.echo(line)
+
+
+def _config_file(given: Path | None) -> Path | None:
+    here = Path(config.FILE_NAME)
+    return given or (here if here.exists() else None)
+
+
+def _storage_settings(file: Path | None, data: Path | None) -> config.Settings:
+    return config.load(_config_file(file), data=data, serving=False)
+
+
+def _subscriber(text: str, settings: config.Settings) -> Subscriber:
+    """Return the subscriber of ``USER[@DOMAIN]``; the domain is by default the first of the configuration."""
+    username, _, domain = to_octets(text).partition("@")
+    return Subscriber(username, domain or next(iter(settings.domains), ""))
+
+
+def _shown(who: Subscriber) -> str:
+    return from_octets(str(who))

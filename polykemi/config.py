@@ -1,0 +1,464 @@
+"""``polykemi.toml`` and the command line, as typed frozen settings.
+
+Everything in the file is optional and what the command line says wins. Relative paths in the file are relative to it.
+Every error is a ConfigError of one line: ``file:line: [table] key: what was expected and what came``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import tomllib
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from polykemi.errors import ConfigError
+from polykemi.kemi.binding import from_octets, to_octets
+from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.sip.flow import Listener
+
+FILE_NAME: Final = "polykemi.toml"
+DATA: Final = Path("polykemi.data")
+ENGINES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}  # name -> suffix of its scripts
+LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+
+_TABLES: Final = ("listen", "domains", "data", "engines", "routes", "modules", "log")
+_NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
+_PROTOCOLS: Final = ("udp", "tcp", "tls", "ws", "wss", "sctp")
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
+_SIZE: Final = re.compile(r"([0-9]{1,15}) ?([kMG]?)", re.ASCII)
+_SIZE_UNITS: Final = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_AT_LINE: Final = re.compile(r" \(at line ([0-9]+), column [0-9]+\)")
+
+T = TypeVar("T")
+Param = int | float | str | bool | list[Any] | dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """One engine: its script, and what a route block may use: seconds of wall time, octets of heap (0: no limit)."""
+
+    name: str
+    script: Path
+    seconds: float = 1.0
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSettings:
+    """Which engine runs which route block: one named block, else its kind, else the default."""
+
+    default: str
+    by_kind: Mapping[Route, str] = field(default_factory=dict)
+    by_name: Mapping[tuple[Route, str], str] = field(default_factory=dict)
+
+    def engine_for(self, kind: Route, callback: str) -> str:
+        """Return the name of the engine that runs ``callback`` as a block of ``kind``."""
+        return self.by_name.get((kind, callback)) or self.by_kind.get(kind) or self.default
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSettings:
+    """The modules to load (None: all) and their parameters as the file gives them; see ``typed_params``."""
+
+    load: tuple[str, ...] | None = None
+    params: Mapping[str, Mapping[str, Param]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that can be configured."""
+
+    listen: tuple[Listener, ...] = (Listener("udp", "0.0.0.0", 5060),)
+    domains: tuple[str, ...] = ()
+    data: Path = DATA
+    engines: tuple[EngineSettings, ...] = ()
+    routes: RouteSettings = RouteSettings("")
+    modules: ModuleSettings = ModuleSettings()
+    log_level: str = "info"
+    file: Path | None = None
+
+
+def load(
+    path: Path | None,
+    *,
+    engine: str | None = None,
+    script: Path | None = None,
+    listen: Iterable[str] = (),
+    domains: Iterable[str] = (),
+    data: Path | None = None,
+    serving: bool = True,
+) -> Settings:
+    """Read ``path`` (None: no file) and lay the command line over it.
+
+    An engine or a script of the command line runs all route blocks, whatever the file says. With ``serving`` a script is
+    needed. Raise ConfigError.
+    """
+    root = _Table(path, (), _read(path) if path else {})
+    root.only(_TABLES)
+    engines = _engines(root.table("engines"))
+    if engine or script:
+        engines = (_chosen(path, engines, engine, script),)
+        routes = RouteSettings(engines[0].name)
+    else:
+        routes = _routes(root.table("routes"), [one.name for one in engines])
+    if serving and not engines:
+        hint = f", or name one in [engines] of {path or FILE_NAME}"
+        raise ConfigError(f"no script to run: give one, as in `polykemi serve --engine lua SCRIPT`{hint}")
+    return Settings(
+        listen=_flags("--listen", listen, parse_listen) or root.texts("listen", parse_listen) or Settings().listen,
+        domains=_flags("--domain", domains, _domain) or root.texts("domains", _domain),
+        data=data or root.relative("data") or DATA,
+        engines=engines,
+        routes=routes,
+        modules=_modules(root.table("modules")),
+        log_level=_log_level(root.table("log")),
+        file=path,
+    )
+
+
+def parse_listen(text: str) -> Listener:
+    """Parse ``udp:HOST:PORT``, ``udp:HOST`` or ``HOST:PORT``, IPv6 in brackets. Raise ValueError saying what is wrong."""
+    expected = f"expected udp:HOST:PORT, got {text!r}"
+    head, colon, rest = text.partition(":")
+    proto, rest = (head.lower(), rest) if colon and head.lower() in _PROTOCOLS else ("udp", text)
+    if proto != "udp":
+        raise ValueError(f"{proto} is not supported yet, {expected}")
+    if rest[:1] == "[":
+        host, bracket, port = rest[1:].partition("]")
+        valid = bool(bracket) and _is_ip6(host) and port[:1] in ("", ":")
+        colon, port = port[:1], port[1:]
+    else:
+        host, colon, port = rest.partition(":")
+        valid = _is_host(host)
+    if not valid:
+        raise ValueError(f"{expected}{' (an IPv6 address stands in brackets)' if _is_ip6(rest) else ''}")
+    if not colon:
+        return Listener(proto, host, 5060)
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65535):
+        raise ValueError(f"expected a port from 0 to 65535, got {port!r}")
+    return Listener(proto, host, int(port))
+
+
+def typed_params(module_class: type[Any], given: Mapping[str, Any], file: Path | None = None) -> Any:
+    """Return ``module_class.Params`` filled with ``given``, the rest by default. Raise ConfigError."""
+    table = _Table(file, ("modules", module_class.name or "core"), given)
+    hints = get_type_hints(module_class.Params)
+    table.only([f.name for f in fields(module_class.Params)])
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        try:
+            values[key] = _convert(value, hints[key])
+        except ValueError as error:
+            table.fail(key, str(error))
+    try:
+        return module_class.Params(**values)
+    except ValueError as error:  # the module's own check
+        table.fail("", str(error))
+
+
+def unknown(name: str, known: Collection[str]) -> str:
+    """Say that ``name`` is not one of ``known``: the closest one, or all when they are few."""
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"unknown, did you mean {close[0]}?"
+    return f"unknown, expected {_one_of(known)}" if 0 < len(known) < 9 else "unknown"
+
+
+class _Table:
+    """A table of the file that knows where it stands, for errors."""
+
+    def __init__(self, file: Path | None, path: tuple[str, ...], content: Mapping[str, Any]) -> None:
+        self.file, self.path, self.content = file, path, content
+
+    def fail(self, key: str, cause: str) -> NoReturn:
+        """Raise the ConfigError about ``key`` ("": about the table itself)."""
+        path = (*self.path, key) if key else self.path
+        names = path if isinstance(self.content.get(key), dict) else self.path
+        table = f"[{'.'.join(names)}]" if names else ""
+        key = "" if names is path else key
+        place = f"{self.file}:{_line(self.file, path)}" if self.file else FILE_NAME
+        raise ConfigError(f"{place}: {' '.join(filter(None, (table, key)))}: {cause}")
+
+    def only(self, known: Collection[str]) -> None:
+        """Refuse keys that are not ``known``."""
+        for key in self.content:
+            if key not in known:
+                self.fail(key, unknown(key, known))
+
+    def get(self, key: str, kind: Any, default: Any = None) -> Any:
+        """Return the value of ``key`` as the type ``kind``."""
+        if key not in self.content:
+            return default
+        try:
+            return _convert(self.content[key], kind)
+        except ValueError as error:
+            self.fail(key, str(error))
+
+    def table(self, key: str) -> _Table:
+        """Return the table ``key``, empty when it is not there."""
+        content = self.content.get(key, {})
+        if not isinstance(content, dict):
+            self.fail(key, f"expected a table, got {_shown(content)}")
+        return _Table(self.file, (*self.path, key), content)
+
+    def texts(self, key: str, parse: Callable[[str], T]) -> tuple[T, ...]:
+        """Return the list of texts ``key``, each parsed."""
+        try:
+            return tuple(parse(from_octets(text)) for text in self.get(key, list[str], []))
+        except ValueError as error:
+            self.fail(key, str(error))
+
+    def relative(self, key: str) -> Path | None:
+        """Return the path ``key``, relative to the file's directory; None when it is not there."""
+        path: Path | None = self.get(key, Path)
+        return self.file.parent / path if path and self.file else path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: expected UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        at = _AT_LINE.search(str(error))
+        line = int(at[1]) if at else path.read_bytes().count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: {_AT_LINE.sub('', str(error))}") from None
+
+
+def _line(file: Path, path: tuple[str, ...]) -> int:
+    """Return the line where ``path`` begins: the one after which the beginning of the file holds it for the first time."""
+    lines = file.read_text(encoding="utf-8").split("\n")
+    begin = 1
+    for end in range(1, len(lines) + 1):
+        try:
+            found: Any = tomllib.loads("\n".join(lines[:end]))
+        except tomllib.TOMLDecodeError:
+            continue  # inside of a value of several lines
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        if found is not None:
+            return begin
+        begin = end + 1
+    return 1
+
+
+def _engines(table: _Table) -> tuple[EngineSettings, ...]:
+    table.only(ENGINES)
+    engines = []
+    for name, value in table.content.items():
+        if isinstance(value, dict):
+            one = table.table(name)
+            one.only(("script", "timeout", "max_memory"))
+            if "script" not in value:
+                one.fail("", "expected a script")
+            seconds, memory = one.get("timeout", float, 1.0), _size(one, "max_memory")
+            if not 0 < seconds < 3600:
+                one.fail("timeout", f"expected seconds, more than 0 and less than 3600, got {seconds:g}")
+        else:
+            one, seconds, memory = table, 1.0, 0
+        script = one.relative("script" if one is not table else name)
+        assert script is not None
+        engines.append(EngineSettings(name, script, seconds, memory))
+    return tuple(engines)
+
+
+def _chosen(
+    path: Path | None, engines: tuple[EngineSettings, ...], name: str | None, script: Path | None
+) -> EngineSettings:
+    """Return the one engine that the command line names; its limits are those of the file."""
+    if name is None:
+        assert script is not None
+        name = next((n for n, suffix in ENGINES.items() if suffix == script.suffix), None)
+        if name is None:
+            raise ConfigError(f"{script}: which language? Say it with --engine {_one_of(ENGINES)}")
+    if name not in ENGINES:
+        raise ConfigError(f"--engine {name}: {unknown(name, ENGINES)}")
+    given = next((one for one in engines if one.name == name), None)
+    if script is None and given is None:
+        raise ConfigError(f"--engine {name}: expected a script, and {path or FILE_NAME} names none for {name}")
+    if given is None:
+        assert script is not None
+        return EngineSettings(name, script)
+    return replace(given, script=script) if script else given
+
+
+def _routes(table: _Table, engines: list[str]) -> RouteSettings:
+    by_kind: dict[Route, str] = {}
+    by_name: dict[tuple[Route, str], str] = {}
+    for key in table.content:
+        name, colon, callback = key.partition(":")
+        kind = CONFIG_NAMES.get(name)
+        if kind is None and name != "default":
+            table.fail(key, unknown(name, ("default", *CONFIG_NAMES)))
+        if colon and (kind is None or kind & _NAMELESS):
+            table.fail(key, f"expected {name} alone")
+        if colon and not callback:
+            table.fail(key, f"expected {name}:NAME")
+        engine = table.get(key, str)
+        if engine not in ENGINES:
+            table.fail(key, f"{engine} is {unknown(engine, ENGINES)}")
+        if engine not in engines:
+            table.fail(key, f"[engines] names no script for {engine}")
+        if kind is not None and colon:
+            by_name[kind, to_octets(callback)] = engine
+        elif kind is not None:
+            by_kind[kind] = engine
+    default = table.content.get("default", engines[0] if len(engines) == 1 else "")
+    if not default and len(engines) > 1 and len(by_kind) < len(CONFIG_NAMES):
+        table.fail("", f"expected default = {_one_of(engines)}")
+    return RouteSettings(default, by_kind, by_name)
+
+
+def _modules(table: _Table) -> ModuleSettings:
+    if not table.content:
+        return ModuleSettings()
+    from polykemi.modules import MODULES
+
+    loaded: list[str] | None = table.get("load", list[str])
+    for name in loaded or ():
+        if name not in MODULES:
+            table.fail("load", f"{name} is {unknown(name, MODULES)}")
+    params = {name: table.table(name).content for name in table.content if name != "load"}
+    for name, given in params.items():
+        if name not in MODULES:
+            table.fail(name, unknown(name, ["load", *MODULES]))
+        if loaded is not None and name not in loaded:
+            table.fail(name, f"{name} is not in load")
+        typed_params(MODULES[name], given, table.file)
+    return ModuleSettings(None if loaded is None else tuple(loaded), params)
+
+
+def _log_level(table: _Table) -> str:
+    table.only(("level",))
+    level: str = table.get("level", str, "info")
+    if level not in LOG_LEVELS:
+        table.fail("level", f"{level} is {unknown(level, LOG_LEVELS)}")
+    return level
+
+
+def _flags(flag: str, given: Iterable[str], parse: Callable[[str], T]) -> tuple[T, ...]:
+    values = []
+    for text in given:
+        try:
+            values.append(parse(text))
+        except ValueError as error:
+            raise ConfigError(f"{flag} {text}: {error}") from None
+    return tuple(values)
+
+
+def _domain(text: str) -> str:
+    """Return a domain in lower case, an IPv6 address without its brackets. Raise ValueError."""
+    host = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
+    if not (_is_host(host) or _is_ip6(host)):
+        raise ValueError(f"expected a host name or an IP address, got {text!r}")
+    return host.lower()
+
+
+def _size(table: _Table, key: str) -> int:
+    """Return octets: a number, or a text such as ``64M``."""
+    value = table.get(key, int | str, 0)
+    match = _SIZE.fullmatch(str(value))
+    if not match:
+        table.fail(key, f"expected octets, or a size such as 64M, got {_shown(value)}")
+    return int(match[1]) * _SIZE_UNITS[match[2]]
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """Return a TOML value as the type ``kind``. Raise ValueError saying what was expected and what came.
+
+    Text becomes octets; one text is taken for a list of texts, an integer for a float, 0 and 1 for a bool.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        some = [one for one in inner if one is not types.NoneType]
+        if len(some) == 1:
+            return _convert(value, some[0])
+        for one in some:
+            try:
+                return _convert(value, one)
+            except ValueError:
+                continue
+    elif origin is Literal:
+        if value in inner:
+            return value
+        raise ValueError(f"expected {_one_of([str(i) for i in inner])}, got {_shown(value)}")
+    elif origin in (list, tuple, frozenset):
+        if isinstance(value, str | list):
+            return origin(_convert(item, inner[0]) for item in ([value] if isinstance(value, str) else value))
+    elif origin in (dict, Mapping):
+        if isinstance(value, dict):
+            return {to_octets(k): _convert_item(k, v, inner[1]) for k, v in value.items()}
+    elif kind is bool:
+        if isinstance(value, bool) or (type(value) is int and value in (0, 1)):
+            return bool(value)
+    elif kind is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif kind is Path:
+        if isinstance(value, str) and value and "\0" not in value:
+            return Path(value)
+    elif kind is str:
+        if isinstance(value, str):
+            return to_octets(value)
+    elif type(value) is kind:
+        return value
+    raise ValueError(f"expected {_kind_name(kind)}, got {_shown(value)}")
+
+
+def _convert_item(key: str, value: Any, kind: Any) -> Any:
+    try:
+        return _convert(value, kind)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def _kind_name(kind: Any) -> str:
+    names = {int: "an integer", float: "a number", str: "a text", Path: "a path", bool: "true or false"}
+    if kind in names:
+        return names[kind]
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_kind_name(one) for one in inner if one is not types.NoneType)
+    if origin in (list, tuple, frozenset):
+        return "a list of texts" if inner[0] is str else f"a list, each {_kind_name(inner[0])}"
+    return "a table"
+
+
+def _shown(value: Any) -> str:
+    """Return a TOML value as an error shows it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a table"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _one_of(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _is_host(text: str) -> bool:
+    """Tell whether ``text`` is a host name or an IPv4 address; digits and dots alone are no name (RFC 1123 section 2.1)."""
+    if text.replace(".", "").isdecimal():
+        try:
+            return bool(ipaddress.IPv4Address(text))
+        except ValueError:
+            return False
+    return bool(_HOST.fullmatch(text))
+
+
+def _is_ip6(text: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False

@@ -1,0 +1,434 @@
+// The JavaScript side of polykemi/engines/js.py: binds KSR, loads scripts, runs their functions.
+//
+// Evaluated once for each isolate; called with the entries (functions that call Python) as arguments and, as `this`, a
+// JSON text: {"cache": bool, "exports": [[module, name, parameter types such as "si", constant], ...]}.
+//
+// A call into Python carries nothing but the number of its entry. Arguments and results travel through one
+// SharedArrayBuffer, which Python sees as well:
+//
+//   words[0]       what came of a call (see `take` and `outcome`)
+//   words[1..2]    of a result: its value, or the length of its text and the number to keep that text under (-1: none)
+//   words[1]       of a call: four bits an argument: 0 the word itself (an int, the number of a text), 1 a text of one
+//                  octet a character, 2 a text of UTF-16, 3 a text that went ahead in pieces
+//   words[2..7]    of a call: the arguments; of a text in TEXT: its length
+//   words[8..13]   of a call: the number to keep a text under from now on (-1: none)
+//   words[3..4]    of a route block: the number of the script's function (or STOP, PUMP), the kind of its argument
+//   doubles[0]     a number that is no Int32
+//   octets, units  the text area: one octet or one UTF-16 code unit a character
+//
+// A script shares the global object with this file. What is used here after a script has run is therefore captured
+// first (`const`) or pinned (what is called as a method), and loops are written so that they need no iterators.
+(function boot(...entries) {
+  'use strict';
+  const { Array, Error, Map, RangeError, Reflect, SharedArrayBuffer, String, TypeError } = globalThis;
+  const { Float64Array, Int32Array, Uint16Array, Uint8Array, RegExp } = globalThis;
+  const { apply } = Reflect;
+  const { defineProperty, getOwnPropertyNames } = Object;
+  const fromCharCode = String.fromCharCode;
+  const evaluate = globalThis.eval; // called by this name it evaluates in the global scope
+  const uncurried = (method) => (self, ...rest) => apply(method, self, rest);
+  const [indexOf, slice, exec] = [String.prototype.indexOf, String.prototype.slice, RegExp.prototype.exec].map(uncurried);
+  const pin = (owner, name) => defineProperty(owner, name, { writable: false, configurable: false });
+  pin(String.prototype, 'charCodeAt');
+  pin(Map.prototype, 'get');
+  pin(Map.prototype, 'set');
+  pin(globalThis, 'eval');
+
+  const SIZE = 1 << 20, TEXT = 128;
+  const SHORT = 64, KEPT = 4096, SEEN = 1024; // texts up to SHORT are kept when they come a second time
+  const PIECE = 1 << 16, LONGEST = 1 << 24; // six pieces fit into the text area; characters
+  const NULL = 0, INT = 1, FALSE = 2, TRUE = 3, DOUBLE = 4, NUMBERED = 5, OCTETS = 6, UNITS = 7, PIECES = 8;
+  const EXIT = 9, BLOCK = 10, FAILED = 11, WHERE = 12; // beyond values
+  const ENTERED = -3;
+  const EXIT_TEXT = '~~ksr~exit~~'; // what KSR.x.exit() throws, as in Kamailio
+
+  const shared = new SharedArrayBuffer(SIZE);
+  const words = new Int32Array(shared, 0, 16), doubles = new Float64Array(shared, 64, 1);
+  const octets = new Uint8Array(shared, TEXT), units = new Uint16Array(shared, TEXT);
+  const spec = JSON.parse(this);
+  const next = entries[0], failed = entries[1], resume = entries[2], tell = entries[3];
+  const piece = entries[4], rest = entries[5], misfit = entries[6];
+
+  let handlers = []; // of the script that is live: number => function that returns the script's function
+  let leaving = false; // KSR.x.exit() was called: nothing more is done for this run, whatever the script catches
+  let run = 0, runs = 0; // number of the run of a route block, for what is cached in it
+
+  // ---- texts
+  function copyOut(source, from, to) {
+    const codes = new Array(to - from);
+    for (let i = from; i < to; i++) codes[i - from] = source[i];
+    return apply(fromCharCode, null, codes);
+  }
+
+  function textFrom(source, length) {
+    if (length <= 4096) return copyOut(source, 0, length);
+    let text = '';
+    for (let i = 0; i < length; i += 4096) text += copyOut(source, i, i + 4096 < length ? i + 4096 : length);
+    return text;
+  }
+
+  // Write `count` characters of `text` at octet `at` of the text area. Return whether one octet a character was enough.
+  function copyIn(text, first, count, at) {
+    for (let i = 0; i < count; i++) {
+      const code = text.charCodeAt(first + i);
+      if (code > 255) {
+        for (let j = 0; j < count; j++) units[(at >> 1) + j] = text.charCodeAt(first + j);
+        return false;
+      }
+      octets[at + i] = code;
+    }
+    return true;
+  }
+
+  let kept = new Map(), keptCount = 0; // text => the number that Python knows it by
+  let seen = new Map(), seenCount = 0; // texts that came once, so that those made by concatenation do not fill `kept`
+  const texts = new Array(KEPT); // texts that Python has numbered
+
+  // Put a text as argument `i` at octet `at` of the text area; return the octet behind it.
+  function putText(i, text, at) {
+    const length = text.length;
+    if (length > PIECE) return at; // went ahead
+    words[2 + i] = length;
+    words[8 + i] = -1;
+    const narrow = copyIn(text, 0, length, at);
+    words[1] |= (narrow ? 1 : 2) << (4 * i);
+    if (length <= SHORT) {
+      if (seen.get(text) === undefined) {
+        if (seenCount === SEEN) {
+          seen = new Map();
+          seenCount = 0;
+        }
+        seenCount++;
+        seen.set(text, true);
+      } else {
+        if (keptCount === KEPT) {
+          kept = new Map();
+          keptCount = 0;
+        }
+        words[8 + i] = keptCount++;
+      }
+    }
+    return (at + (narrow ? length : 2 * length) + 1) & ~1;
+  }
+
+  function sendPieces(i, text) {
+    if (text.length > LONGEST) throw new RangeError('a text of more than ' + LONGEST + ' characters');
+    for (let from = 0; from < text.length; from += PIECE) {
+      const count = text.length - from < PIECE ? text.length - from : PIECE;
+      words[1] = copyIn(text, from, count, 0) ? 1 : 2;
+      words[2] = count;
+      words[8] = i;
+      words[9] = from;
+      piece();
+    }
+  }
+
+  // Call Python with converted arguments. They are all converted by now: a conversion may run the script's code.
+  function enterWith(enter, values) {
+    const n = values.length;
+    for (let i = 0; i < n; i++) if (typeof values[i] === 'string' && values[i].length > PIECE) sendPieces(i, values[i]);
+    words[1] = 0;
+    let at = 0;
+    for (let i = 0; i < n; i++) {
+      const value = values[i];
+      if (typeof value === 'number') {
+        words[2 + i] = value;
+      } else if (value.length > PIECE) {
+        words[1] |= 3 << (4 * i);
+      } else {
+        const number = kept.get(value);
+        if (number === undefined) at = putText(i, value, at);
+        else words[2 + i] = number;
+      }
+    }
+    const shape = words[1];
+    const numbers = shape === 0 ? null : [words[8], words[9], words[10], words[11], words[12], words[13]];
+    enter();
+    if (numbers === null) return;
+    for (let i = 0; i < n; i++) { // only now does Python surely know them; a copy, as a slice would keep its whole text
+      const form = (shape >> (4 * i)) & 3;
+      if ((form === 1 || form === 2) && numbers[i] >= 0) kept.set(copyText(values[i]), numbers[i]);
+    }
+  }
+
+  function copyText(text) {
+    const codes = new Array(text.length);
+    for (let i = 0; i < text.length; i++) codes[i] = text.charCodeAt(i);
+    return apply(fromCharCode, null, codes);
+  }
+
+  // ---- results
+  function take(kind) {
+    switch (kind) {
+      case NULL: return null;
+      case INT: return words[1];
+      case FALSE: return false;
+      case TRUE: return true;
+      case DOUBLE: return doubles[0];
+      case NUMBERED: return texts[words[1]];
+      case OCTETS:
+      case UNITS: {
+        const number = words[2];
+        const text = textFrom(kind === OCTETS ? octets : units, words[1]);
+        if (number >= 0) texts[number] = text;
+        return text;
+      }
+      case PIECES: {
+        let text = '';
+        while (words[1] > 0) {
+          text += textFrom(units, words[1]);
+          rest();
+        }
+        return text;
+      }
+    }
+  }
+
+  function outcome() {
+    for (;;) {
+      const kind = words[0];
+      if (kind <= PIECES) return take(kind);
+      if (kind === EXIT) {
+        leaving = true;
+        throw EXIT_TEXT;
+      } else if (kind === BLOCK) {
+        const outer = run;
+        runBlock();
+        run = outer;
+        resume();
+      } else if (kind === WHERE) {
+        sendTexts('', stackOf(new Error()));
+        tell();
+      } else {
+        throw new Error(take(words[4]));
+      }
+    }
+  }
+
+  // ---- the functions of KSR
+  function toInt(value) { // as Kamailio: no number is 0, fractions are cut off, what is too large is the largest int
+    const number = +value, int = number | 0;
+    if (int === number || number !== number) return int;
+    return number >= 2147483647 ? 2147483647 : number <= -2147483648 ? -2147483648 : int;
+  }
+
+  function misfitted(index, given, expected) { // as many arguments as no function of this name has
+    if (run !== 0 && given > 0 && given < expected) throw new RangeError('invalid stack index ' + given);
+    words[1] = index;
+    words[2] = given;
+    misfit();
+    return outcome();
+  }
+
+  function bindPlain(enter, index, ignoresArguments) {
+    return function (...given) {
+      if (leaving) throw EXIT_TEXT;
+      if (given.length > 0 && !ignoresArguments) return misfitted(index, given.length, 0);
+      enter();
+      return outcome();
+    };
+  }
+
+  function bindText(enter, index) { // one text: most calls
+    return function (...given) {
+      if (leaving) throw EXIT_TEXT;
+      if (given.length === 0 || given.length > 6) return misfitted(index, given.length, 1);
+      const value = given[0], text = typeof value === 'string' ? value : `${value}`;
+      const number = kept.get(text);
+      if (number === undefined) {
+        enterWith(enter, [text]);
+      } else {
+        words[1] = 0;
+        words[2] = number;
+        enter();
+      }
+      return outcome();
+    };
+  }
+
+  function bindAny(enter, index, types) {
+    const n = types.length;
+    return function (...given) {
+      if (leaving) throw EXIT_TEXT;
+      if (given.length < n || given.length > 6) return misfitted(index, given.length, n);
+      const values = new Array(n);
+      for (let i = 0; i < n; i++) {
+        const value = given[i];
+        values[i] = types[i] === 'i' ? toInt(value) : typeof value === 'string' ? value : `${value}`;
+      }
+      enterWith(enter, values);
+      return outcome();
+    };
+  }
+
+  function cached(call) { // the result cannot change in one run
+    let at = -1, value;
+    return function (...given) {
+      if (at === run && given.length === 0 && !leaving && run !== 0) return value;
+      const result = apply(call, undefined, given);
+      if (given.length === 0) {
+        at = run;
+        value = result;
+      }
+      return result;
+    };
+  }
+
+  const functions = spec.exports.map(([module, name, types, constant], index) => {
+    const enter = entries[7 + index];
+    const leaves = module === 'x' && (name === 'exit' || name === 'drop');
+    if (types === '') {
+      const call = bindPlain(enter, index, leaves);
+      return constant && spec.cache ? cached(call) : call;
+    }
+    return types === 's' ? bindText(enter, index) : bindAny(enter, index, types);
+  });
+  const rows = spec.exports;
+
+  // Make a new KSR and its globals, so that a script finds what the last one may have changed as it was.
+  function install() {
+    const show = (name, value) =>
+      defineProperty(globalThis, name, { value, writable: true, enumerable: true, configurable: true });
+    const ksr = {};
+    for (let i = 0; i < rows.length; i++) {
+      const module = rows[i][0];
+      if (module !== '' && ksr[module] === undefined) show('KSR_' + module, (ksr[module] = {}));
+      (module === '' ? ksr : ksr[module])[rows[i][1]] = functions[i];
+    }
+    show('KSR', ksr);
+  }
+
+  // ---- failures
+  function stackOf(error) {
+    try {
+      const stack = error.stack;
+      return typeof stack === 'string' ? stack : '';
+    } catch (_) {
+      return '';
+    }
+  }
+
+  function sendTexts(first, second) {
+    const values = [slice(first, 0, 8192), slice(second, 0, 8192)];
+    words[1] = 0;
+    let at = 0;
+    for (let i = 0; i < 2; i++) {
+      words[2 + i] = values[i].length;
+      const narrow = copyIn(values[i], 0, values[i].length, at);
+      words[1] |= (narrow ? 1 : 2) << (4 * i);
+      at = (at + (narrow ? 1 : 2) * values[i].length + 1) & ~1;
+    }
+  }
+
+  function fail(error) {
+    let cause = 'a value that has no text was thrown';
+    try {
+      cause = String(error);
+    } catch (_) {
+      // its toString failed: the text above says so
+    }
+    sendTexts(cause, stackOf(error));
+    failed();
+  }
+
+  // ---- route blocks
+  function runBlock() {
+    const handler = handlers[words[3]], kind = words[4];
+    words[3] = ENTERED;
+    run = ++runs;
+    leaving = false;
+    try {
+      const argument = take(kind);
+      const callback = handler();
+      if (typeof callback !== 'function') return;
+      if (kind === NULL) callback();
+      else callback(argument);
+    } catch (error) {
+      if (!leaving && error !== EXIT_TEXT) fail(error);
+    } finally {
+      leaving = false;
+      run = 0;
+    }
+  }
+
+  function main() { // back to V8's message pump now and then: it frees what callbacks leave behind
+    for (let n = 0; n < 1000; n++) {
+      next();
+      if (words[3] < 0) return;
+      runBlock();
+    }
+  }
+
+  // ---- loading
+  // A direct eval in sloppy mode whose declarations stay inside, as the source throws before anything of it runs.
+  const parseOnly = new Function('eval(arguments[0])');
+
+  function mustParse(source) { // an error passes without being caught: V8 would forget its line
+    let parses = false;
+    try {
+      parseOnly('throw arguments[1]();' + source, () => { parses = true; });
+    } finally {
+      if (parses) return;
+    }
+  }
+
+  const NAMES = /\b(?:function\s*\*?|class)\s*([\p{ID_Start}$_][\p{ID_Continue}$]*)|([\p{ID_Start}$_][\p{ID_Continue}$]*)\s*=(?!=)/gu;
+
+  // `this`: the name of the source, a line break, the source. Return the names of the functions, a line each.
+  function load() {
+    const end = indexOf(this, '\n');
+    const name = slice(this, 0, end), source = slice(this, end + 1);
+    mustParse(source);
+    const before = globalThis.KSR;
+    install();
+    let loaded = false;
+    try {
+      // a function scope of its own; the function inside finds const, let and var alike
+      const make = evaluate(
+        '(function () {' + source + '\n;return function () { return eval(arguments[0]); }; })\n//# sourceURL=' + name);
+      const scope = apply(make, globalThis, []);
+      const found = functionsOf(scope, source);
+      handlers = found.handlers;
+      loaded = true;
+      return found.names;
+    } finally {
+      if (!loaded) restore(before);
+    }
+  }
+
+  function restore(ksr) {
+    if (ksr === undefined) return;
+    install();
+    globalThis.KSR = ksr;
+    for (let i = 0; i < rows.length; i++) if (rows[i][0] !== '') globalThis['KSR_' + rows[i][0]] = ksr[rows[i][0]];
+  }
+
+  const ownGlobals = new Map();
+  getOwnPropertyNames(globalThis).forEach((name) => ownGlobals.set(name, true));
+
+  function functionsOf(scope, source) {
+    const known = new Map(), found = { handlers: [], names: '' };
+    let count = 0;
+    const consider = (name) => {
+      if (known.get(name) || ownGlobals.get(name)) return;
+      known.set(name, true);
+      let get;
+      try {
+        get = scope('(function () { return typeof ' + name + ' === "function" ? ' + name + ' : undefined; })');
+        if (get() === undefined) return;
+      } catch (_) {
+        return; // a reserved word before "="
+      }
+      defineProperty(found.handlers, count++, { value: get, writable: true, enumerable: true, configurable: true });
+      found.names += name + '\n';
+    };
+    NAMES.lastIndex = 0;
+    for (let match; (match = exec(NAMES, source)) !== null;) consider(match[1] || match[2]);
+    const globals = getOwnPropertyNames(globalThis);
+    for (let i = 0; i < globals.length; i++) if (exec(/^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u, globals[i]) !== null) consider(globals[i]);
+    return found;
+  }
+
+  return { shared, main, runBlock, load };
+})
+//# sourceURL=js_runtime.js

@@ -1,0 +1,146 @@
+"""Arguments and results on their way between JavaScript and Python: the shared buffer (layout: js_runtime.js).
+
+Texts that come again cross once: each side numbers what it has sent twice, later only the number crosses. Both tables are
+bounded and start again when they are full. What came only once waits in a set that is bounded as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+NULL, INT, FALSE, TRUE, DOUBLE, NUMBERED, OCTETS, UNITS, PIECES, EXIT, BLOCK, FAILED, WHERE = range(13)
+STOP: Final = -1  # for words[3]: no more route blocks
+ENTERED: Final = -3  # words[3] when JavaScript has begun a route block
+
+_TEXT: Final = 128  # octet where texts begin
+_SHORT: Final = 64  # characters of a text that is numbered
+_KEPT: Final = 4096
+_SEEN: Final = 1024
+_PIECE: Final = 1 << 16  # characters; longer texts cross in several pieces
+
+
+class Values:
+    """Reads and writes the buffer. ``words`` is public, as the engine's fast paths read it themselves."""
+
+    def __init__(self, shared: memoryview) -> None:
+        self.words = shared[:64].cast("i")
+        self.texts = [""] * _KEPT  # those that JavaScript has numbered
+        self._double = shared[64:72].cast("d")
+        self._area = shared[_TEXT:]
+        self._numbers: dict[str, int] = {}
+        self._seen: set[str] = set()
+        self._pieces: dict[int, list[bytes]] = {}
+        self._rest = b""
+
+    def put(self, value: Any) -> int:
+        """Write a result and return its kind. Integers beyond 32 bits become doubles, as all numbers in JavaScript."""
+        kind = type(value)
+        words = self.words
+        if kind is str:
+            number = self._numbers.get(value)
+            if number is None:
+                return self._put_text(value)
+            words[1] = number
+            return NUMBERED
+        if kind is int:
+            if -0x80000000 <= value <= 0x7FFFFFFF:
+                words[1] = value
+                return INT
+            self._double[0] = float(max(min(value, 1 << 64), -1 << 64))
+            return DOUBLE
+        if kind is bool:
+            return TRUE if value else FALSE
+        if value is None:
+            return NULL
+        raise TypeError(f"no value of KEMI: {value!r}")
+
+    def _put_text(self, text: str) -> int:
+        size = len(text)
+        if size > _PIECE:
+            self._rest = text.encode("utf-16-le", "surrogatepass")
+            self.rest()
+            return PIECES
+        words = self.words
+        words[2] = self._number(text) if size <= _SHORT else -1
+        try:
+            data, kind = text.encode("latin-1"), OCTETS
+        except UnicodeEncodeError:
+            data, kind = text.encode("utf-16-le", "surrogatepass"), UNITS
+            size = len(data) >> 1
+        words[1] = size
+        self._area[: len(data)] = data
+        return kind
+
+    def _number(self, text: str) -> int:
+        """Return the number that ``text`` shall have from now on, -1 when it comes for the first time."""
+        seen, numbers = self._seen, self._numbers
+        if text not in seen:
+            if len(seen) >= _SEEN:
+                seen.clear()
+            seen.add(text)
+            return -1
+        if len(numbers) >= _KEPT:
+            numbers.clear()
+        number = numbers[text] = len(numbers)
+        return number
+
+    def rest(self) -> None:
+        """Write the next piece of a long result, of length 0 when there is none."""
+        piece, self._rest = self._rest[: 2 * _PIECE], self._rest[2 * _PIECE :]
+        self._area[: len(piece)] = piece
+        self.words[1] = len(piece) >> 1
+
+    def piece(self) -> None:
+        """Take one piece of a long argument, which goes ahead of the call."""
+        words = self.words
+        if words[9] == 0:
+            self._pieces[words[8]] = []
+        self._pieces[words[8]].append(self._text(words[1], 0, words[2]).encode("utf-16-le", "surrogatepass"))
+
+    def arguments(self, types: str) -> list[Any]:
+        """Read the arguments of a call, ``types`` being one of ``i`` and ``s`` for each."""
+        words, out, at = self.words, list[Any](), 0
+        shape = words[1]
+        for i, kind in enumerate(types):
+            word = words[2 + i]
+            form = shape >> 4 * i & 3
+            if form == 0:
+                out.append(word if kind == "i" else self.texts[word])
+            elif form == 3:
+                out.append(str(b"".join(self._pieces[i]), "utf-16-le", "surrogatepass"))
+            else:
+                text = self._text(form, at, word)
+                at = (at + word * form + 1) & ~1
+                if words[8 + i] >= 0:
+                    self.texts[words[8 + i]] = text
+                out.append(text)
+        return out
+
+    def two_texts(self) -> list[str]:
+        """Read two short texts that JavaScript tells of itself: a cause and a stack."""
+        words = self.words
+        first, second = words[1] & 3, words[1] >> 4 & 3
+        return [
+            self._text(first, 0, words[2]),
+            self._text(second, (words[2] * first + 1) & ~1, words[3]),
+        ]
+
+    def _text(self, form: int, at: int, length: int) -> str:
+        if form == 1:
+            return str(self._area[at : at + length], "latin-1")
+        return str(self._area[at : at + 2 * length], "utf-16-le", "surrogatepass")
+
+    def end_run(self) -> None:
+        """Let go of long arguments."""
+        if self._pieces:
+            self._pieces.clear()
+
+    def forget(self) -> None:
+        """Number the results anew: JavaScript was stopped and may have missed one."""
+        self._numbers.clear()
+
+    def close(self) -> None:
+        """Let go of the buffer before its memory goes."""
+        self.words.release()
+        self._double.release()
+        self._area.release()

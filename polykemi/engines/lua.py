@@ -1,0 +1,307 @@
+"""The Lua engine: LuaJIT through lupa, as Kamailio's app_lua.
+
+A script sees Lua's pure libraries, ``KSR`` and, through ``require``, the Lua files of its own directory; ``prelude.lua``
+keeps that law. Text needs no conversion: Lua strings are octets, lupa's Latin-1 makes one character of each.
+
+The time limit is a count hook. It stops every loop of Lua code, also inside of ``pcall``; it cannot stop a single call of
+a C function (``string.find`` with a pattern made to backtrack for ever).
+
+The memory limit is kept by the same hook. The allocator's own limit stands far above: it is there for the one string that
+is too large, for lupa ends the process when a heap is full to the last octet. A script that still holds too much when its
+call was stopped is started anew from the same text.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import traceback
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, NoReturn
+
+from lupa.luajit21 import LuaError, LuaMemoryError, LuaRuntime
+
+from polykemi.engines.base import Host
+from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
+from polykemi.kemi.binding import bind, expected
+from polykemi.kemi.context import Exit
+
+log = logging.getLogger("polykemi.script")
+
+EXIT: Final = "~~ksr~exit~~"
+_ENDING_MODULE: Final = "x"  # its functions end the route
+_HOOK_INSTRUCTIONS: Final = 100_000  # under a millisecond of Lua
+_MEMORY_HOOK_INSTRUCTIONS: Final = 10_000
+_INT64: Final = 1 << 63
+_LUA_TYPES: Final[dict[type, str]] = {type(None): "nil", bool: "boolean", int: "number", float: "number", str: "string"}
+
+
+class LuaConversion:
+    """Lua's own conversions, as app_lua applies them (lua_tostring, lua_tointeger); nothing given is refused."""
+
+    unicode = False
+    extra_arguments = False
+    max_arguments = 6
+    none_result = False
+
+    def __init__(self, where: Callable[[], str]) -> None:
+        self.where = where
+
+    def to_int(self, value: Any) -> int:
+        """Return numbers without their fraction, what a numeric string says, and 0 for all else."""
+        if type(value) is str:
+            value = _number(value)
+        if type(value) is int:
+            return value
+        if type(value) is not float or not -_INT64 <= value < _INT64:  # not a number compares false, too
+            return 0
+        return int(value)
+
+    def to_str(self, value: Any) -> str:
+        """Return numbers as Lua prints them; all else that is no string is the empty text, as nil is."""
+        if type(value) is int or type(value) is float:
+            return "%.14g" % value
+        return ""
+
+    def missing(self) -> NoReturn:
+        """Too few arguments are refused."""
+        raise expected("an argument", None, "nothing")
+
+
+def _number(text: str) -> int | float:
+    """Return the number that ``text`` is to Lua (decimal or hexadecimal, blanks around it), 0 when it is none."""
+    text = text.strip(" \t\r\n\f\v")
+    try:
+        if text[:2].lower() == "0x" or text[1:3].lower() == "0x":
+            return int(text, 16)
+        number = float(text) if "_" not in text and text.isascii() else 0.0
+    except ValueError:
+        return 0
+    return number if math.isfinite(number) else 0
+
+
+class ScriptMemory(ScriptError):
+    """A route that was stopped because the script holds more memory than its limit."""
+
+
+class _Script:
+    """One Lua state with one script in it."""
+
+    def __init__(self, path: Path, host: Host, expired: Callable[[], bool], texts: dict[Path, str]) -> None:
+        self.path = path
+        self.texts = texts  # of the files that were read
+        self.entries: dict[str, Any] = {}  # function -> its entry in Lua
+        self._root = path.parent.resolve()
+        limits = host.limits
+        self._lua = LuaRuntime(
+            encoding="latin-1",
+            register_eval=False,
+            register_builtins=False,
+            unpack_returned_tuples=True,
+            attribute_filter=_refuse_attribute,
+            max_memory=3 * limits.memory or None,
+        )
+        parts = {"classify": _classify, "expired": expired, "read": self._read, "say": _say}
+        prelude = resources.files("polykemi.engines").joinpath("prelude.lua").read_text("latin-1")
+        self._prelude = self._lua.compile(prelude, name=b"=polykemi")(
+            self._lua.table_from(parts), _lua_name(path.parent)
+        )
+        conversion = LuaConversion(self._prelude.where)
+        for export, method in host.registry:
+            bound = bind(export, method, host.current, conversion, drive=host.drive, trace=host.trace)
+            ends = export.module == _ENDING_MODULE
+            self._prelude.export(export.module, export.name, _ending(bound) if ends else bound, ends)
+        if limits.seconds or limits.memory:
+            self._prelude.watch(_MEMORY_HOOK_INSTRUCTIONS if limits.memory else _HOOK_INSTRUCTIONS, limits.memory)
+
+    def load(self) -> None:
+        """Run the script's file. Raise ScriptError."""
+        try:
+            text = self._text(self.path)
+        except OSError as error:
+            raise ScriptError(str(self.path), None, error.strerror or str(error)) from None
+        failure = self._prelude.load(text, _lua_name(self.path))
+        if failure is not None:
+            raise self.error(failure)
+
+    def _text(self, path: Path) -> str:
+        text = self.texts.get(path)
+        if text is None:
+            text = self.texts[path] = path.read_bytes().decode("latin-1")
+        return text
+
+    def heap(self) -> int:
+        """Return how many octets the script holds on to."""
+        return int(self._prelude.heap())
+
+    def functions(self) -> frozenset[str]:
+        """Return the names of the global functions that the script has set."""
+        return frozenset(self._prelude.functions().values())
+
+    def entry(self, function: str) -> Any:
+        """Return Lua's entry into ``function``. Raise ScriptError when there is no such function."""
+        try:
+            entry = self._prelude.handler(function)
+        except UnicodeEncodeError:
+            entry = None
+        if entry is None:
+            raise ScriptError(str(self.path), None, f"no function {function}")
+        self.entries[function] = entry
+        return entry
+
+    def error(self, failure: tuple[Any, ...]) -> BaseException:
+        """Return the exception for what an entry returned (``outcome`` in prelude.lua)."""
+        kind, message, file, line, stack, exception = (*failure, None, None, None, None, None)[:6]
+        if kind == "fatal":
+            error: BaseException = exception
+            return error
+        file = os.fsdecode(file.encode("latin-1")) if file else str(self.path)
+        stack = _script_frames(stack or "")
+        if kind == "timeout":
+            return ScriptTimeout(file, line, "time limit reached", stack)
+        if kind == "memory" or isinstance(exception, LuaMemoryError):
+            return ScriptMemory(file, line, "memory limit reached", stack)
+        if exception is not None:
+            stack = "\n".join([*(line.rstrip("\n") for line in traceback.format_exception(exception)), stack])
+        error = ScriptError(file, line, str(message), stack)
+        error.__cause__ = exception
+        return error
+
+    def _read(self, name: Any) -> tuple[str, str] | None:
+        """Return text and path of the Lua file ``name`` in the script's directory, None when there is no such file."""
+        if type(name) is not str or "\0" in name:
+            return None
+        path = self.path.parent / os.fsdecode(name.encode("latin-1"))
+        try:
+            if path.resolve().is_relative_to(self._root) and path.is_file():
+                return self._text(path), _lua_name(path)
+        except OSError:
+            pass
+        return None
+
+
+def _script_frames(stack: str) -> str:
+    """Return a Lua traceback without the engine's own frames."""
+    lines = stack.strip("\n").split("\n")
+    return "\n".join(line for line in lines if not line.startswith("\tpolykemi:") and "'native_xpcall'" not in line)
+
+
+def _lua_name(path: Path) -> str:
+    return os.fsencode(path).decode("latin-1")
+
+
+def _refuse_attribute(_object: Any, name: Any, _setting: bool) -> NoReturn:
+    raise AttributeError(f"no attribute {name!r} here")
+
+
+def _classify(exception: Any) -> tuple[str, str]:
+    """Tell Lua what the Python exception that came through a KSR function means."""
+    if isinstance(exception, Exit):
+        return "exit", ""
+    if not isinstance(exception, Exception):
+        return "fatal", ""
+    return "error", f"{type(exception).__name__}: {exception}".encode("latin-1", "replace").decode("latin-1")
+
+
+def _say(text: str) -> None:
+    """Lua's print."""
+    log.info("%s", text)
+
+
+def _ending(bound: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``bound`` with Exit as a result: as an exception through lupa it costs ten times as much."""
+
+    def ending(*args: Any) -> Any:
+        try:
+            return bound(*args)
+        except Exit:
+            return EXIT
+
+    return ending
+
+
+class LuaEngine:
+    """Runs one Lua script."""
+
+    name = "lua"
+    hosts_loop = False
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._seconds = host.limits.seconds
+        self._deadline = 0.0  # of the running call, on the monotonic clock; 0: its first hook sets it
+        self._script: _Script | None = None
+        self._entries: dict[str, Any] = {}
+        self._functions: frozenset[str] = frozenset()
+
+    def load(self, path: Path) -> None:
+        """Load the script at ``path`` into a new Lua state. Raise ScriptLoadError; the running script stays then."""
+        self._start(path, {})
+
+    def _start(self, path: Path, texts: dict[Path, str]) -> None:
+        outer, self._deadline = self._deadline, 0.0
+        current = self._host.current
+        ctx, current.ctx = current.ctx, None
+        try:
+            script = _Script(path, self._host, self._expired, texts)
+            script.load()
+            functions = script.functions()
+        except ScriptError as error:
+            raise ScriptLoadError(error.file, error.line, error.cause) from error.__cause__
+        except LuaError as error:
+            raise ScriptLoadError(str(path), None, f"memory limit reached {error}".rstrip(" ")) from None
+        finally:
+            self._deadline = outer
+            current.ctx = ctx
+        self._script, self._entries, self._functions = script, script.entries, functions
+
+    def functions(self) -> frozenset[str]:
+        """Return the names of the functions that the script defines."""
+        return self._functions
+
+    def has(self, function: str) -> bool:
+        """Tell whether the script defines ``function``."""
+        return function in self._functions
+
+    def call(self, function: str, argument: str | None = None) -> None:
+        """Call ``function``. Raise ScriptError; what ends a route ends the call normally."""
+        script = self._script
+        if script is None:
+            raise ScriptError("", None, "no script is loaded")
+        entry = self._entries.get(function) or script.entry(function)
+        outer, self._deadline = self._deadline, 0.0  # a route block may run inside of another one's export
+        try:
+            failure = entry() if argument is None else entry(argument)
+        except LuaError:  # no memory for as much as the report
+            failure = ("memory",)
+        finally:
+            self._deadline = outer
+        if failure is not None:
+            error = script.error(failure)
+            if isinstance(error, ScriptMemory):
+                self._relieve(script)
+            raise error
+
+    def _relieve(self, script: _Script) -> None:
+        """Start the script anew when what it holds is above its limit."""
+        if self._script is script and script.heap() > self._host.limits.memory:
+            log.error("%s: holds %d octets: started anew", script.path, script.heap())
+            try:
+                self._start(script.path, script.texts)
+            except ScriptLoadError as error:
+                log.error("%s: goes on with what it has", error)
+
+    def close(self) -> None:
+        """Drop the Lua state."""
+        self._script, self._entries, self._functions = None, {}, frozenset()
+
+    def _expired(self) -> bool:
+        """Tell whether the running call has used up its time; called by the hook, so nothing is paid per call."""
+        if not self._deadline:
+            self._deadline = monotonic() + (self._seconds or math.inf)
+            return False
+        return monotonic() >= self._deadline

@@ -1,0 +1,284 @@
+-- The Lua side of the Lua engine: the sandbox, what ends a route, and the entry into the script's functions.
+--
+-- Law: a script reaches Lua's pure libraries, KSR and the Lua files of its own directory, nothing else; and what ends a
+-- route (KSR.x.exit(), the limits of time and memory) can be caught by nothing that a script can call. Both rest on this: everything
+-- used below is a local of this chunk, taken before the script can change it, and only closures go out.
+
+local host, script_directory = ...
+
+local EXIT = "~~ksr~exit~~" -- Kamailio's error value; scripts raise it themselves too: error("~~ksr~exit~~", 0)
+local TIMEOUT, MEMORY = {}, {} -- no script ever gets hold of these
+
+local G, python, jit, debug, package = _G, python, jit, debug, package
+local error, pairs, rawget, select, tonumber, tostring, type = error, pairs, rawget, select, tonumber, tostring, type
+local native_load, native_pcall, native_xpcall = load, pcall, xpcall
+local byte, find, gsub, sub, concat = string.byte, string.find, string.gsub, string.sub, table.concat
+local create, resume = coroutine.create, coroutine.resume
+local getinfo, sethook, traceback = debug.getinfo, debug.sethook, debug.traceback
+local collect = collectgarbage
+local as_function = python.as_function
+local classify, expired, read, say = as_function(host.classify), as_function(host.expired), as_function(host.read),
+  as_function(host.say)
+
+jit.off() -- faster for code that calls out all the time, and only then does the count hook see every loop
+
+-- What ends a route -------------------------------------------------------------------------------------------------
+
+-- Errors from Python arrive as userdata, which no script may see: Exit becomes EXIT, what is not Lua's to catch stays,
+-- all else becomes text.
+local function plain(e)
+  if type(e) ~= "userdata" then return e, e == EXIT or e == TIMEOUT or e == MEMORY end
+  local kind, text = classify(e)
+  if kind == "exit" then return EXIT, true end
+  if kind == "fatal" then return e, true end
+  return text, false
+end
+
+local function passed(ok, ...)
+  if ok then return true, ... end
+  local e, ends = plain((...))
+  if ends then error(e, 0) end
+  return false, e
+end
+
+function pcall(...) return passed(native_pcall(...)) end
+
+function xpcall(f, handler, ...)
+  return passed(native_xpcall(f, function(e)
+    local shown, ends = plain(e)
+    if ends then return e end
+    local _, result = native_pcall(handler, shown) -- an exit in the handler is an exit too
+    return result
+  end, ...))
+end
+
+function coroutine.resume(...) return passed(resume(...)) end
+
+function coroutine.wrap(f)
+  local co = create(f)
+  local function unwrapped(ok, ...)
+    if ok then return ... end
+    local e = ...
+    error(e, type(e) == "string" and 2 or 0) -- the native one adds the position as well
+  end
+  return function(...) return unwrapped(passed(resume(co, ...))) end
+end
+
+-- Where the script stands -------------------------------------------------------------------------------------------
+
+local full_names = {} -- as error messages shorten the name of a chunk -> its whole name
+
+local function location(level)
+  for i = level, level + 100 do
+    local info = getinfo(i, "Sl")
+    if not info then return nil, nil end
+    if byte(info.source) == 64 then return sub(info.source, 2), info.currentline end -- "@file"
+  end
+end
+
+-- The error handler of every entry: runs where the error happened, while the stack still stands.
+local function failure(e)
+  local shown, ends = plain(e)
+  if shown == EXIT then return EXIT end
+  local file, line = location(3)
+  if e == TIMEOUT or e == MEMORY then
+    return { e == TIMEOUT and "timeout" or "memory", "", file, line, traceback("", 2) }
+  end
+  local exception = type(e) == "userdata" and e or nil
+  if type(shown) == "string" then
+    local from, _, short, at = find(shown, "^(.-):(%d+): ")
+    if from and full_names[short] then
+      file, line, shown = full_names[short], tonumber(at), sub(shown, #short + #at + 4)
+    end
+  elseif type(shown) ~= "number" and not ends then
+    shown = "(error object is a " .. type(shown) .. " value)"
+  end
+  return { ends and "fatal" or "error", shown, file, line, traceback("", 2), exception }
+end
+
+-- Nothing when the script came to its end, else: error, timeout, memory or fatal, message, file, line, traceback, exception.
+local function outcome(ok, e)
+  if ok or e == EXIT then return end
+  if e == "not enough memory" then
+    collect() -- LuaJIT does not by itself when an allocation fails
+    return "memory", ""
+  end
+  if type(e) ~= "table" then return "error", tostring(e) end -- too little memory or stack for the handler
+  return e[1], e[2], e[3], e[4], e[5], e[6]
+end
+
+-- Loading -----------------------------------------------------------------------------------------------------------
+
+local function compile(text, name, environment)
+  if byte(text) == 35 then text = "--" .. text end -- "#!": as luaL_loadfile skips it
+  local chunk, problem = native_load(text, name, "t", environment)
+  if chunk then full_names[getinfo(chunk, "S").short_src] = byte(name) == 64 and sub(name, 2) or nil end
+  return chunk, problem
+end
+
+local function load_text(text, name, _, ...)
+  if type(text) == "function" then -- read to its end here: the native one would catch what ends a route
+    local reader, pieces = text, {}
+    for piece in reader do
+      if piece == "" then break end
+      pieces[#pieces + 1] = piece
+    end
+    text, name = concat(pieces), name or "=(load)"
+  end
+  if select("#", ...) > 0 then return native_load(text, name, "t", (...)) end
+  return native_load(text, name, "t")
+end
+
+function load(text, name, mode, ...) return load_text(text, name, mode, ...) end
+
+function loadstring(text, name) return load_text(text, name) end
+
+local function load_file(path)
+  local text, name = read(path)
+  if not text then return nil, "cannot open " .. tostring(path) .. ": no such file in the script's directory" end
+  return compile(text, "@" .. name, G)
+end
+
+loadfile = load_file
+
+function dofile(path)
+  local chunk, problem = load_file(path)
+  if not chunk then error(problem, 0) end
+  return chunk()
+end
+
+local loaded = package.loaded
+
+function require(name)
+  if type(name) ~= "string" then error("bad argument #1 to 'require' (string expected, got " .. type(name) .. ")", 2) end
+  if loaded[name] ~= nil then return loaded[name] end
+  local chunk
+  if type(package.preload) == "table" then chunk = package.preload[name] end
+  if not chunk then
+    local path = gsub(name, "%.", "/") .. ".lua"
+    local text, file = read(path)
+    if not text then error("module '" .. name .. "' not found: no file '" .. script_directory .. "/" .. path .. "'", 2) end
+    local problem
+    chunk, problem = compile(text, "@" .. file, G)
+    if not chunk then error("error loading module '" .. name .. "': " .. problem, 0) end
+  end
+  loaded[name] = true
+  local ok, value = native_pcall(chunk, name)
+  if not ok then
+    loaded[name] = nil
+    error(value, 0)
+  end
+  if value ~= nil then loaded[name] = value end
+  return loaded[name]
+end
+
+-- The sandbox -------------------------------------------------------------------------------------------------------
+
+for _, name in pairs({ "ffi", "jit", "io", "debug", "python" }) do
+  G[name], loaded[name] = nil, nil
+end
+newproxy = nil -- a way to a finalizer, which no hook can stop
+string.dump = nil
+G.debug = { traceback = traceback }
+loaded.debug = G.debug
+for _, name in pairs({ "execute", "getenv", "remove", "rename", "setlocale", "tmpname" }) do
+  os[name] = nil
+end
+function os.exit() error(EXIT, 0) end
+for name in pairs(loaded) do
+  if find(name, "^jit%.") then loaded[name] = nil end
+end
+for name in pairs(package) do
+  if name ~= "loaded" and name ~= "seeall" and name ~= "config" then package[name] = nil end
+end
+package.preload, package.path, package.cpath = {}, script_directory .. "/?.lua", ""
+
+function collectgarbage(option)
+  if option == "count" then return collect("count") end
+  if option == nil or option == "collect" or option == "step" then return collect(option or "collect", 0) end
+  return 0 -- the collector's pace is the server's
+end
+
+function print(...)
+  local texts = {}
+  for i = 1, select("#", ...) do
+    texts[i] = tostring((select(i, ...)))
+  end
+  say(concat(texts, "\t"))
+end
+
+KSR, KSRVERSION = {}, "2.0"
+
+local library = {} -- what stands in G before the script
+for name, value in pairs(G) do
+  library[name] = value
+end
+
+-- What Python calls -------------------------------------------------------------------------------------------------
+
+local entry = {}
+
+function entry.export(module, name, f, ends)
+  local ksr = KSR
+  if module ~= "" then
+    ksr[module] = ksr[module] or {}
+    ksr = ksr[module]
+  end
+  f = as_function(f)
+  if ends then -- a Python exception through lupa costs 4 us, this a tenth of it
+    ksr[name] = function(...)
+      local result = f(...)
+      if result == EXIT then error(EXIT, 0) end
+      return result
+    end
+  else
+    ksr[name] = f
+  end
+end
+
+function entry.load(text, file)
+  local chunk, problem = compile(text, "@" .. file, G)
+  if chunk then return outcome(native_xpcall(chunk, failure)) end
+  local _, _, line, cause = find(problem, "^.-:(%d+): (.*)$")
+  return "error", cause or problem, file, line and tonumber(line)
+end
+
+function entry.functions()
+  local names, n = {}, 0
+  for name, value in pairs(G) do
+    if type(value) == "function" and type(name) == "string" and library[name] ~= value then
+      n = n + 1
+      names[n] = name
+    end
+  end
+  return names
+end
+
+-- Returns the entry into the function ``name``: looked up when it runs, for scripts may set their globals at any time.
+function entry.handler(name)
+  if type(rawget(G, name)) ~= "function" then return nil end
+  return function(argument)
+    if argument == nil then return outcome(native_xpcall(rawget(G, name), failure)) end
+    return outcome(native_xpcall(rawget(G, name), failure, argument))
+  end
+end
+
+function entry.where()
+  local file, line = location(2)
+  if file then return file .. ":" .. line end
+  return script_directory
+end
+
+function entry.heap()
+  collect()
+  return collect("count") * 1024
+end
+
+function entry.watch(instructions, octets)
+  sethook(function()
+    if expired() then error(TIMEOUT, 0) end
+    if octets > 0 and collect("count") * 1024 > octets and entry.heap() > octets then error(MEMORY, 0) end
+  end, "", instructions)
+end
+
+return entry

@@ -1,0 +1,383 @@
+"""registrar: REGISTER and the lookup of contacts (RFC 3261 section 10, RFC 3327; Kamailio: registrar)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from polykemi.errors import ParseError, SipError
+from polykemi.kemi.context import RouteContext, Target
+from polykemi.kemi.registry import Xval, export
+from polykemi.kemi.route import Route
+from polykemi.modules.base import Module, Services
+from polykemi.modules.registration import (
+    RegistrarParams,
+    Registration,
+    Rejected,
+    first_uri,
+    lower,
+    methods_of,
+    parse_q,
+)
+from polykemi.modules.ulc import Profile, ulc_class
+from polykemi.modules.usrloc import Usrloc
+from polykemi.pv.accessor import Factory
+from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.header import split_quoted
+from polykemi.sip.message import Request, parse
+from polykemi.sip.uri import parse_uri, unescape
+from polykemi.storage.location import Binding
+
+log = logging.getLogger("polykemi.registrar")
+
+NO_REPLY: Final = 0x02  # a flag of save()
+
+MAX_AOR: Final = 256  # octets, as Kamailio's
+_MAX_PROFILES: Final = 64  # $ulc profiles kept; their names come from scripts
+
+# the message of the event route block of an expired contact, which no message caused
+_FAKED_MESSAGE: Final = (
+    b"OPTIONS sip:you@kamailio.org SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1\r\nFrom: <sip:you@kamailio.org>;tag=fake\r\n"
+    b"To: <sip:you@kamailio.org>\r\nCall-ID: fake\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+)
+
+
+class Registrar(Module):
+    """Keeps the bindings of addresses of record and finds them."""
+
+    name = "registrar"
+    Params = RegistrarParams
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)
+        self._use(Usrloc(services))
+        self._listeners: dict[str, Listener] = {str(x): x for x in services.listeners}
+        self._profiles: dict[str, Profile] = {}
+        self._unknown_tables: set[str] = set()
+
+    def start(self, now: float) -> None:
+        """Work with the usrloc module that is loaded; without one its defaults hold."""
+        self._use(self.services.modules.get("usrloc") or self._usrloc)
+        if self.params.event_callback:
+            self._usrloc.on_expired.append(self._contact_expired)
+
+    def _use(self, usrloc: Usrloc) -> None:
+        self._usrloc = usrloc
+        self._tables = frozenset(usrloc.params.preload)
+        self._registration = Registration(self.services, self.params, usrloc)
+
+    def pv_classes(self) -> Mapping[str, Factory]:
+        """Return $ulc."""
+        return {"ulc": ulc_class(self.profile)}
+
+    def profile(self, ctx: RouteContext, name: str) -> Profile | None:
+        """Return what reg_fetch_contacts left in ``name``; in the event of an expired contact "exp" is that contact."""
+        expired: Profile | None = ctx.cache.get("registrar.expired")
+        return expired if expired is not None and name == "exp" else self._profiles.get(name)
+
+    # ---- save
+    @export(routes=Route.REQUEST | Route.FAILURE)
+    def save(self, ctx: RouteContext, table: str, flags: int) -> int:
+        """Process a REGISTER and reply to it (RFC 3261 section 10.3).
+
+        ``flags``: 1 no effect, 2 no reply, 4 one contact per AoR, 8 no expires ranges. Answers 1 inserted, 2 updated,
+        3 deleted, 4 queried, -1 error (replied to as well), -2 too many contacts.
+        """
+        return self._save(ctx, table, flags, "")
+
+    @export(routes=Route.REQUEST | Route.FAILURE)
+    def save_uri(self, ctx: RouteContext, table: str, flags: int, uri: str) -> int:
+        """Do as ``save`` for the AoR in ``uri`` instead of the one in To."""
+        return self._save(ctx, table, flags, uri)
+
+    def _save(self, ctx: RouteContext, table: str, flags: int, uri: str) -> int:
+        if not self._has_table(table):
+            return -1
+        request = ctx.request
+        counters = self.services.counters
+        try:
+            aor = self._aor(uri or request.to.uri)
+            result, headers = self._registration.update(ctx, request, table, aor, flags)
+        except SipError as error:
+            counters["registrar.rejected_regs"] = counters.get("registrar.rejected_regs", 0) + 1
+            rejected = error if isinstance(error, Rejected) else Rejected(error.status, error.reason)
+            log.info("rejected a REGISTER from %s: %s", ctx.flow.host, rejected.detail)
+            self._answer(ctx, flags, rejected.status, rejected.reason, rejected.headers())
+            return -2 if rejected.status == 503 else -1
+        counters["registrar.accepted_regs"] = counters.get("registrar.accepted_regs", 0) + 1
+        self._answer(ctx, flags, 200, "OK", headers)
+        return result
+
+    @export(routes=Route.REQUEST | Route.FAILURE)
+    def reg_send_reply(self, ctx: RouteContext) -> int:
+        """Send the reply that a ``save`` with flag 2 has held back. Answers 1, or -1."""
+        held = ctx.cache.get("registrar.reply")
+        return -1 if held is None else self._send(ctx, *held)
+
+    def _answer(self, ctx: RouteContext, flags: int, status: int, reason: str, headers: list[str]) -> None:
+        if flags & NO_REPLY:
+            ctx.cache["registrar.reply"] = (status, reason, headers)
+        else:
+            self._send(ctx, status, reason, headers)
+
+    def _send(self, ctx: RouteContext, status: int, reason: str, headers: list[str]) -> int:
+        before = ctx.reply_headers
+        ctx.reply_headers = [*before, *headers]
+        try:
+            return int(self.services.modules["sl"].send_reply(ctx, status, reason))
+        finally:
+            ctx.reply_headers = before
+
+    @export(routes=Route.REQUEST | Route.FAILURE)
+    def set_q_override(self, ctx: RouteContext, q: str) -> int:
+        """Give the contacts of the following ``save`` this q ("0" to "1", three decimals). Answers 1, or -1."""
+        try:
+            ctx.cache["registrar.q"] = parse_q(q or "?", -1)
+        except Rejected:
+            return -1
+        return 1
+
+    @export(routes=Route.REQUEST | Route.FAILURE)
+    def add_sock_hdr(self, ctx: RouteContext, name: str) -> int:
+        """Add the header ``name`` to the request, with the listener that it came to: ``udp:192.0.2.1:5060``."""
+        ctx.edits.inserts.append((len(ctx.message.lines), f"{name}: {ctx.flow.listener}"))
+        return 1
+
+    # ---- lookup
+    @export(routes=Route.REQUEST | Route.FAILURE)
+    def lookup(self, ctx: RouteContext, table: str) -> int:
+        """Replace the Request-URI by the best contact of its AoR and append the others as branches.
+
+        Answers 1, -1 no contact, -2 none that supports the method (method_filtering), -3 error.
+        """
+        return self._lookup(ctx, table, ctx.ruri)
+
+    @export(routes=Route.REQUEST | Route.FAILURE)
+    def lookup_uri(self, ctx: RouteContext, table: str, uri: str) -> int:
+        """Do as ``lookup`` for the AoR in ``uri`` instead of the Request-URI's ("": the Request-URI)."""
+        return self._lookup(ctx, table, uri or ctx.ruri)
+
+    @export(routes=Route.REQUEST | Route.FAILURE)
+    def lookup_to_dset(self, ctx: RouteContext, table: str, uri: str) -> int:
+        """Append all contacts of the AoR in ``uri`` ("": the Request-URI) as branches and leave the Request-URI as it is."""
+        found = self._contacts(ctx, table, uri or ctx.ruri)
+        if isinstance(found, int):
+            return found
+        ctx.branches += [self._target(b) for b in found]
+        return 1
+
+    @export(routes=Route.REQUEST | Route.FAILURE)
+    def lookup_branches(self, ctx: RouteContext, table: str) -> int:
+        """Do as ``lookup`` for the Request-URI, and for each branch that is no more than a URI: its contacts replace it."""
+        branches, ctx.branches = ctx.branches, []
+        result = self._lookup(ctx, table, ctx.ruri)
+        for branch in branches:
+            if branch.dst_uri or branch.path or branch.ruid or branch.listener is not None:
+                ctx.branches.append(branch)
+                continue
+            found = self._contacts(ctx, table, branch.uri)
+            if isinstance(found, int):
+                result = found if result < 0 else result
+            else:
+                ctx.branches += [self._target(b) for b in found]
+                result = 1
+        return result
+
+    def _lookup(self, ctx: RouteContext, table: str, uri: str) -> int:
+        found = self._contacts(ctx, table, uri)
+        if isinstance(found, int):
+            return found
+        best = found[0]
+        first = self._target(best)
+        ctx.ruri = first.uri
+        ctx.dst_uri = first.dst_uri
+        ctx.path = first.path
+        ctx.ruid = first.ruid
+        ctx.instance = first.instance
+        ctx.bflags = first.flags
+        ctx.force_listener = first.listener or ctx.force_listener
+        if self.params.append_branches and len(found) > 1:
+            ctx.branches += [self._target(b) for b in found[1:]]
+        return 1
+
+    def _contacts(self, ctx: RouteContext, table: str, uri: str) -> list[Binding] | int:
+        """Return the usable contacts of an AoR by preference, or the negative result of ``lookup``."""
+        if not self._has_table(table):
+            return -3
+        try:
+            aor = self._aor(uri)
+        except Rejected:
+            return -1
+        except ParseError:
+            return -3
+        found = self._valid(ctx, table, aor)
+        if not found:
+            return -1
+        if self.params.method_filtering and ctx.request.to.tag is None:
+            method = methods_of(ctx.method)
+            found = [b for b in found if b.methods & method]
+            if not found:
+                return -2
+        return self._usrloc.in_order(found)
+
+    def _valid(self, ctx: RouteContext, table: str, aor: str) -> list[Binding]:
+        bindings = self.services.location.get(table, aor)
+        if self.params.use_expired_contacts:
+            return bindings
+        now = ctx.now
+        return [b for b in bindings if b.expires > now or not b.expires]
+
+    def _target(self, binding: Binding) -> Target:
+        """Return ``binding`` as an entry of the destination set; a Path goes before the address it came from (RFC 3327)."""
+        path, dst_uri = binding.path, binding.received
+        if path:
+            hops = split_quoted(path, ",")
+            if self.params.path_check_local and self._is_local(first_uri(path)):
+                del hops[0]
+                path = ",".join(hops)
+            if path:
+                dst_uri = first_uri(path)
+        return Target(
+            binding.uri,
+            dst_uri,
+            path=path,
+            q=max(binding.q, 0),
+            flags=binding.bflags,
+            listener=self._listeners.get(binding.listener),
+            instance=binding.instance,
+            ruid=binding.ruid,
+            user_agent=binding.user_agent,
+        )
+
+    def _is_local(self, hop: str) -> bool:
+        try:
+            uri = parse_uri(hop)
+        except ParseError:
+            return False
+        return self.services.is_myself(uri.host, uri.effective_port)
+
+    # ---- questions
+    @export()
+    def registered(self, ctx: RouteContext, table: str) -> int:
+        """Tell whether the AoR in the Request-URI (of replies: in To) has a valid contact: 1 or -1."""
+        message = ctx.message
+        return self._registered(ctx, table, ctx.ruri if isinstance(message, Request) else message.to.uri, 0)
+
+    @export()
+    def registered_uri(self, ctx: RouteContext, table: str, uri: str) -> int:
+        """Tell whether the AoR in ``uri`` has a valid contact: 1 or -1."""
+        return self._registered(ctx, table, uri, 0)
+
+    @export()
+    def registered_flags(self, ctx: RouteContext, table: str, uri: str, flags: int) -> int:
+        """Tell whether the AoR in ``uri`` has a valid contact with what the xavp of ``xavp_cfg`` says: 1 or -1.
+
+        ``flags``: 1 match_callid, 2 match_received, 4 match_contact.
+        """
+        return self._registered(ctx, table, uri, flags)
+
+    def _registered(self, ctx: RouteContext, table: str, uri: str, flags: int) -> int:
+        if not self._has_table(table):
+            return -1
+        found = self._valid(ctx, table, self._aor(uri))
+        for bit, name, field in (
+            (1, "match_callid", "call_id"),
+            (2, "match_received", "received"),
+            (4, "match_contact", "uri"),
+        ):
+            if flags & bit:
+                wanted = self._registration.configured(ctx, name, None)
+                found = [b for b in found if getattr(b, field) == wanted]
+        return 1 if found else -1
+
+    # ---- removal
+    @export()
+    def unregister(self, ctx: RouteContext, table: str, uri: str) -> int:
+        """Remove all contacts of the AoR in ``uri``. Answers 1 (also when there were none), or -1."""
+        if not self._has_table(table):
+            return -1
+        self.services.location.put(table, self._aor(uri), [])
+        return 1
+
+    @export()
+    def unregister_ruid(self, ctx: RouteContext, table: str, uri: str, ruid: str) -> int:
+        """Remove the contact ``ruid`` of the AoR in ``uri``. Answers 1, -1 for a bad URI, -3 when it is not there."""
+        if not self._has_table(table):
+            return -1
+        aor = self._aor(uri)
+        bindings = self.services.location.get(table, aor)
+        left = [b for b in bindings if b.ruid != ruid]
+        if len(left) == len(bindings):
+            return -3
+        self.services.location.put(table, aor, left)
+        return 1
+
+    # ---- $ulc
+    @export()
+    def reg_fetch_contacts(self, ctx: RouteContext, table: str, uri: str, profile: str) -> int:
+        """Fetch the contacts of the AoR in ``uri`` for $ulc(profile=>...). Answers 1, or -1 when there are none."""
+        self._profiles.pop(profile, None)
+        if not self._has_table(table):
+            return -1
+        aor = self._aor(uri)
+        bindings = self._usrloc.in_order(self._valid(ctx, table, aor))
+        if not bindings:
+            return -1
+        if len(self._profiles) >= _MAX_PROFILES:
+            del self._profiles[next(iter(self._profiles))]
+        self._profiles[profile] = Profile(table, aor, bindings)
+        return 1
+
+    @export()
+    def reg_free_contacts(self, ctx: RouteContext, profile: str) -> int:
+        """Forget what was fetched for ``profile``. Answers 1."""
+        self._profiles.pop(profile, None)
+        return 1
+
+    @export()
+    def ulc_rget(self, ctx: RouteContext, profile: str, attr: str) -> Xval:
+        """Return an attribute of the AoR in ``profile``: aor, domain or count; null when there is none."""
+        found = self.profile(ctx, profile)
+        return found.get(attr, 0) if found is not None and attr in ("aor", "domain", "count") else None
+
+    @export()
+    def ulc_cget(self, ctx: RouteContext, profile: str, attr: str, index: int) -> Xval:
+        """Return an attribute of contact ``index`` in ``profile``, as $(ulc(profile=>attr)[index]) does."""
+        found = self.profile(ctx, profile)
+        return found.get(attr, index) if found is not None else None
+
+    def _contact_expired(self, table: str, aor: str, binding: Binding, now: float) -> None:
+        """Queue the event route block usrloc:contact-expired."""
+        callback = self.params.event_callback
+        listener = self._listeners.get(binding.listener) or self.services.listeners[0]
+        ctx = RouteContext(Route.EVENT, callback, parse(_FAKED_MESSAGE), Flow(listener, "127.0.0.1", 5060), now)
+        ctx.cache["registrar.expired"] = Profile(table, aor, [binding])
+        self.services.events.append((callback, "usrloc:contact-expired", ctx))
+
+    # ---- what all of them need
+    def _has_table(self, table: str) -> bool:
+        if table in self._tables:
+            return True
+        if table not in self._unknown_tables and len(self._unknown_tables) < 100:
+            self._unknown_tables.add(table)
+            log.error("there is no location table %r; tables are named in usrloc's parameter preload", table)
+        return False
+
+    def _aor(self, text: str) -> str:
+        """Return the key of the AoR in the URI ``text``. Raise Rejected for one without a user, ParseError for no URI."""
+        uri = parse_uri(text)
+        user = uri.user
+        if "%" in user:
+            user = unescape(user)
+        if not user:
+            raise Rejected(400, "Bad Request", "Address Of Record without a user")
+        if self._usrloc.params.use_domain:
+            domain = uri.host
+            prefix = self.params.realm_prefix
+            if prefix and lower(domain).startswith(lower(prefix)):
+                domain = domain[len(prefix) :]
+            user = f"{user}@{lower(domain)}"
+        if len(user) > MAX_AOR:
+            raise Rejected(400, "Bad Request", "Address Of Record too long")
+        return user if self.params.case_sensitive else lower(user)

@@ -1,0 +1,264 @@
+"""rr: record routing and loose routing (RFC 3261 sections 16.4, 16.6 steps 4 and 6, 16.12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from polykemi.errors import ParseError
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.posix import BadPattern, compile_posix
+from polykemi.kemi.registry import export
+from polykemi.kemi.route import Route
+from polykemi.modules.base import Module
+from polykemi.sip.flow import Listener
+from polykemi.sip.header import parse_name_addr, parse_params, split_quoted
+from polykemi.sip.message import Edits, Message
+from polykemi.sip.uri import Uri, parse_uri
+
+_ON_REQUESTS: Final = Route.REQUEST | Route.BRANCH | Route.FAILURE
+
+_ROUTE_PARAMS: Final = "rr.route_params"  # ctx.cache: the parameters of our Route, as loose_route found them
+_PENDING: Final = "rr.pending"  # ctx.cache: parameters given to add_rr_param before record_route
+
+
+class RecordRoute(str):
+    """The text of a Record-Route line that we have added: found again among the edits by its type."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """``enable_full_lr``: write ``lr=on``; ``append_fromtag``: add ``ftag``; ``enable_double_rr``: two headers when the
+    request leaves from another listener than it came in on (2: always); ``ignore_sips``: write ``sip:`` also for sips.
+    """
+
+    enable_full_lr: int = 0
+    append_fromtag: int = 1
+    enable_double_rr: int = 1
+    ignore_sips: int = 0
+
+
+class Rr(Module):
+    """Record-Route and Route headers."""
+
+    name = "rr"
+    Params = Params
+
+    # ---- Record-Route
+    @export(routes=_ON_REQUESTS)
+    def record_route(self, ctx: RouteContext) -> int:
+        """Add our Record-Route before the others. Answers 1, or -1 when there is one of ours already."""
+        return self._record(ctx, "")
+
+    @export(routes=_ON_REQUESTS)
+    def record_route_params(self, ctx: RouteContext, params: str) -> int:
+        """Add our Record-Route with URI parameters of its own: ``;name=value``. Answers 1 or -1."""
+        return self._record(ctx, params)
+
+    @export(routes=_ON_REQUESTS)
+    def record_route_preset_one(self, ctx: RouteContext, address: str) -> int:
+        """Add a Record-Route made of ``address``: host, port and parameters without scheme. Answers 1 or -1."""
+        return self._preset(ctx, (address,))
+
+    @export(routes=_ON_REQUESTS)
+    def record_route_preset(self, ctx: RouteContext, outbound: str, inbound: str) -> int:
+        """Add two Record-Routes: ``outbound`` on top, then ``inbound`` (left out when ""). Answers 1 or -1."""
+        return self._preset(ctx, (outbound, inbound) if inbound else (outbound,))
+
+    @export(routes=_ON_REQUESTS)
+    def record_route_advertised_address(self, ctx: RouteContext, address: str) -> int:
+        """Add a Record-Route with ``address`` (host and port) in place of our own. Answers 1 or -1."""
+        transport = _transport(ctx.flow.listener)
+        return self._preset(ctx, (address + transport,))
+
+    def _record(self, ctx: RouteContext, params: str) -> int:
+        came_in = ctx.flow.listener
+        goes_out = ctx.force_listener or came_in
+        lr = ";lr=on" if self.params.enable_full_lr else ";lr"
+        tail = lr + self._from_tag(ctx) + params + str(ctx.cache.get(_PENDING, ""))
+        mode = self.params.enable_double_rr
+        if mode == 2 or (mode == 1 and goes_out != came_in):
+            tail = ";r2=on" + tail
+            return self._insert(ctx, (_address(goes_out) + tail, _address(came_in) + tail))
+        return self._insert(ctx, (came_in.sent_by + _transport(came_in) + tail,))
+
+    def _preset(self, ctx: RouteContext, addresses: tuple[str, ...]) -> int:
+        if not addresses[0] or any(c in address for address in addresses for c in "<>\r\n "):
+            return -1
+        lr = ";lr=on" if self.params.enable_full_lr else ";lr"
+        tail = self._from_tag(ctx) + str(ctx.cache.get(_PENDING, "")) + lr
+        return self._insert(ctx, tuple(address + tail for address in addresses))
+
+    def _from_tag(self, ctx: RouteContext) -> str:
+        """Return ``;ftag=`` with the tag of the dialog's caller: of From, in requests from the callee of To."""
+        if not self.params.append_fromtag:
+            return ""
+        message = ctx.message
+        tag = message.to.tag if self.is_direction(ctx, "upstream") > 0 else message.from_.tag
+        return f";ftag={tag}" if tag else ""
+
+    def _insert(self, ctx: RouteContext, values: tuple[str, ...]) -> int:
+        names, edits = ctx.message.names, ctx.edits
+        if any(type(text) is RecordRoute for _, text in edits.inserts):
+            return -1
+        sips = ctx.ruri[:5].lower() == "sips:" and not self.params.ignore_sips
+        scheme = "sips" if sips else "sip"
+        if "record-route" in names:
+            place = names.index("record-route")
+        else:
+            place = max((i + 1 for i, name in enumerate(names) if name == "via"), default=0)  # behind the Vias
+        for value in values:
+            edits.inserts.append((place, RecordRoute(f"Record-Route: <{scheme}:{value}>")))
+        return 1
+
+    @export(routes=_ON_REQUESTS)
+    def add_rr_param(self, ctx: RouteContext, param: str) -> int:
+        """Add ``;name=value`` to our Record-Route, whether it is there already or comes later. Answers 1 or -1.
+
+        Added in a branch route, it stands in the request of that branch alone.
+        """
+        if any(c in param for c in "<>\r\n "):
+            return -1
+        inserts = ctx.edits.inserts
+        found = False
+        for i, (place, text) in enumerate(inserts):
+            if type(text) is RecordRoute:
+                inserts[i] = (place, RecordRoute(f"{text[:-1]}{param}>"))
+                found = True
+        if not found:
+            ctx.cache[_PENDING] = ctx.cache.get(_PENDING, "") + param
+        return 1
+
+    @export(routes=_ON_REQUESTS)
+    def remove_record_route(self, ctx: RouteContext) -> int:
+        """Take back the Record-Route that was added by these functions. Answers 1."""
+        ctx.edits.inserts[:] = [insert for insert in ctx.edits.inserts if type(insert[1]) is not RecordRoute]
+        return 1
+
+    # ---- Route
+    @export(routes=_ON_REQUESTS)
+    def loose_route(self, ctx: RouteContext) -> int:
+        """Route by the Route headers: remove our own on top and set the destination to the next (RFC 3261 section 16.4).
+
+        Answers 1 (routed by Route), -1 (no Route, or a malformed one), -3 (only our own, in a request outside of a dialog).
+        """
+        return self._loose_route(ctx, strict=True)
+
+    @export(routes=_ON_REQUESTS)
+    def loose_route_mode(self, ctx: RouteContext, mode: int) -> int:
+        """Route like ``loose_route``; with bit 1 of ``mode`` a Request-URI that is ours is no sign of a strict router."""
+        return self._loose_route(ctx, strict=not mode & 1)
+
+    @export(routes=_ON_REQUESTS)
+    def loose_route_preloaded(self, ctx: RouteContext) -> int:
+        """Route like ``loose_route``. Answers 1 only when the Route stands in a request outside of a dialog, else -1."""
+        preloaded = ctx.message.to.tag is None
+        result = self._loose_route(ctx, strict=True)
+        return 1 if preloaded and result in (1, -3) else -1
+
+    def _loose_route(self, ctx: RouteContext, *, strict: bool) -> int:
+        message = ctx.message
+        if "route" not in message.names:
+            return -1
+        routes = [parse_name_addr(text).uri for text in message.list("route")]
+        if not routes:
+            return -1
+        uris = [parse_uri(text) for text in routes[:2]]
+        preloaded = message.to.tag is None
+        first, last = 0, len(routes)  # what of the route set goes on: routes[first:last]
+        ruri = ctx.ruri
+        if strict and not preloaded and self._is_ours(parse_uri(ruri)):
+            last -= 1  # the hop before us is a strict router: the target is the last Route (section 16.4)
+            ruri = routes[last]
+        if self._is_ours(uris[0]):
+            ctx.cache[_ROUTE_PARAMS] = uris[0].params
+            first = 1
+            if len(uris) > 1 and uris[0].param("r2") is not None and self._is_ours(uris[1]):
+                first = 2
+                self._leave_from(ctx, uris[1])
+        next_hop = routes[first] if first < last else ""
+        ctx.ruri, ctx.dst_uri = ruri, next_hop
+        if not next_hop:
+            _keep_routes(message, ctx.edits, 0, 0)
+            return -3 if preloaded else 1
+        moved = ""
+        if not parse_uri(next_hop).is_loose:  # section 16.6 step 6: a strict router wants itself in the Request-URI
+            ctx.ruri, ctx.dst_uri, moved = next_hop, "", ruri
+            first += 1
+        _keep_routes(message, ctx.edits, first, last, moved)
+        return 1
+
+    def _is_ours(self, uri: Uri) -> bool:
+        return bool(uri.host) and self.services.is_myself(uri.host, uri.effective_port, uri.transport or "")
+
+    def _leave_from(self, ctx: RouteContext, uri: Uri) -> None:
+        """Send from the listener that the second of our two Routes names: the request came in by the other one."""
+        host, port, proto = uri.host.lower().strip("[]"), uri.effective_port, uri.transport or "udp"
+        for listener in self.services.listeners:
+            if listener == (proto, host, port):
+                ctx.force_listener = listener
+
+    @export(routes=_ON_REQUESTS)
+    def next_hop_route(self, ctx: RouteContext) -> int:
+        """Tell whether the next hop comes from a Route header (to be called after ``loose_route``). Answers 1 or -1."""
+        return 1 if ctx.dst_uri and any(_uri_of(text) == ctx.dst_uri for text in ctx.message.list("route")) else -1
+
+    @export(routes=_ON_REQUESTS)
+    def check_route_param(self, ctx: RouteContext, pattern: str) -> int:
+        """Search the parameters of our Route, which ``loose_route`` removed, for a regular expression. Answers 1 or -1."""
+        params = ctx.cache.get(_ROUTE_PARAMS)
+        if not params:
+            return -1
+        try:
+            return 1 if compile_posix(pattern).search(params) else -1
+        except BadPattern:
+            return -1
+
+    @export(routes=_ON_REQUESTS)
+    def is_direction(self, ctx: RouteContext, direction: str) -> int:
+        """Tell whether an in-dialog request goes ``downstream`` (caller to callee) or ``upstream``, by ``ftag``.
+
+        Answers 1 or -1; without ``ftag`` (or before ``loose_route``) everything is downstream.
+        """
+        wanted = direction.lower()
+        if wanted not in ("downstream", "upstream"):
+            return -1
+        ftag = parse_params(ctx.cache.get(_ROUTE_PARAMS, "")).get("ftag")
+        upstream = bool(ftag) and ftag != ctx.message.from_.tag
+        return 1 if upstream == (wanted == "upstream") else -1
+
+
+def _transport(listener: Listener) -> str:
+    return "" if listener.proto == "udp" else f";transport={listener.proto}"
+
+
+def _address(listener: Listener) -> str:
+    return listener.sent_by + _transport(listener)
+
+
+def _uri_of(text: str) -> str:
+    try:
+        return parse_name_addr(text).uri
+    except ParseError:
+        return ""
+
+
+def _keep_routes(message: Message, edits: Edits, first: int, last: int, added: str = "") -> None:
+    """Edit the Route headers so that only the values ``first`` to ``last`` (excluded) and then ``added`` are left."""
+    number = 0
+    place = None
+    for index in message.indexes("route"):
+        values = [value for value in split_quoted(message.value(index), ",") if value]
+        kept = [value for i, value in enumerate(values, number) if first <= i < last]
+        number += len(values)
+        place = index + 1
+        if not kept:
+            edits.removed.add(index)
+        elif len(kept) < len(values):
+            edits.replaced[index] = "Route: " + ", ".join(kept)
+    if added and place is not None:
+        insert = (place, f"Route: <{added}>")
+        if insert not in edits.inserts:
+            edits.inserts.append(insert)

@@ -1,0 +1,198 @@
+"""tm: what goes upstream (replies of our own, forwarded ones) and the CANCELs that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from polykemi.kemi.registry import RouteContext
+from polykemi.modules.base import Services
+from polykemi.sip.build import forward_response, response
+from polykemi.sip.constants import REASONS
+from polykemi.sip.message import Edits, Request, Response
+from polykemi.transaction.forking import Branch, Transaction
+from polykemi.transaction.layer import TransactionLayer
+from polykemi.transaction.machine import ClientTransaction
+from polykemi.transaction.tables import State
+
+
+@dataclass(frozen=True, slots=True)
+class TmParams:
+    """The parameters of tm. Times are milliseconds; names and defaults are Kamailio's."""
+
+    fr_timer: int = 30000  # no response (non-INVITE: no final response) after this time: 408
+    fr_inv_timer: int = 120000  # no final response to an INVITE this time after a provisional one: 408
+    max_inv_lifetime: int = 180000  # an INVITE transaction ends after this time, whatever comes; 0: no limit
+    max_noninv_lifetime: int = 32000
+    retr_timer1: int = 500  # T1
+    retr_timer2: int = 4000  # T2
+    restart_fr_on_each_reply: int = 1  # 0: only the first provisional response starts fr_inv_timer
+    auto_inv_100: int = 1  # answer INVITE with 100 when it is relayed
+    auto_inv_100_reason: str = "Trying"
+    aggregate_challenges: int = 1  # put the challenges of all 401 and 407 into the one that goes upstream
+    cancel_b_method: int = 1  # cancelling a branch without a response: 0 give it up, 1 wait for one, 2 send CANCEL anyway
+    unmatched_cancel: int = 0  # a CANCEL without INVITE: 0 relay it with a transaction, 1 without one, 2 drop it
+    default_code: int = 500  # t_reply_error, and when nothing better is known
+    default_reason: str = "Server Internal Error"
+    disable_6xx_block: int = 0  # 1: a 6xx response is one like all others
+    failure_reply_mode: int = 0  # 1, 2, 3: replies seen by a failure route are dropped when it relays again
+    local_cancel_reason: int = 1  # our CANCELs say why (RFC 3326)
+    e2e_cancel_reason: int = 1  # the Reason of a received CANCEL goes along
+    remap_503_500: int = 1  # a 503 goes upstream as 500 (RFC 3261 section 16.7 step 6)
+    relay_100: int = 0
+    pass_provisional_replies: int = 0
+    failure_exec_mode: int = 0
+    contacts_avp: str = ""
+    xavp_contact: str = ""
+    event_callback: str = ""
+
+
+class Replier:
+    """Sends responses through server transactions, and CANCELs to branches."""
+
+    def __init__(self, services: Services, layer: TransactionLayer, params: TmParams) -> None:
+        self.services = services
+        self.layer = layer
+        self.params = params
+        self.active = 0  # transactions without a final response
+
+    # ---- upstream
+    def reply(
+        self,
+        t: Transaction,
+        code: int,
+        reason: str,
+        now: float,
+        *,
+        headers: Iterable[str] = (),
+        body: bytes = b"",
+    ) -> bool:
+        """Answer the request of ``t`` ourselves; False when a final response went out before."""
+        if t.is_answered:
+            return False
+        request = t.request
+        data = response(
+            request,
+            code,
+            reason,
+            to_tag="" if code == 100 else self.services.ids.stateless_tag(request),
+            received=t.received,
+            rport=t.rport,
+            headers=headers,
+            body=body,
+            server=self.services.server_header,
+        )
+        self.services.count("tmx.rpl_generated")
+        return self.send(t, code, data, now)
+
+    def send(self, t: Transaction, status: int, data: bytes, now: float) -> bool:
+        """Send the response ``data`` upstream; a final one cancels what is still pending (RFC 3261 section 16.7 step 10)."""
+        if t.is_answered and not (200 <= t.status < 300 and 200 <= status < 300):
+            return False
+        first = not t.is_answered
+        if not self.layer.respond(t, status, data, now):
+            return False
+        count = self.services.count
+        count("tmx.rpl_sent")
+        if not first or status < 200:
+            t.status = max(t.status, status) if first else t.status
+            return True
+        t.status = status
+        self.active -= 1
+        count(f"tmx.{status // 100}xx_transactions")
+        if t.suspended is not None:
+            self.layer.close(t.suspended)
+            t.suspended = None
+        if t.branches:
+            self.cancel_branches(t, now, self._reason(status))
+        self.settle(t)
+        return True
+
+    def forward(self, t: Transaction, reply: Response, edits: Edits, now: float) -> bool:
+        """Send ``reply`` of a branch upstream, without our Via and with what the routes changed."""
+        if self.send(t, reply.status, forward_response(reply, edits), now):
+            self.services.count("tmx.rpl_relayed")
+            return True
+        return False
+
+    def forward_best(self, t: Transaction, now: float) -> None:
+        """Send the best final response upstream; without one ``default_code``, for a canceled request 487."""
+        best = t.best()
+        if best is None:
+            code, reason = t.error or (self.params.default_code, self.params.default_reason)
+            self.reply(t, code, reason, now, headers=t.reply_headers)
+        elif best.reply is None:
+            status = 487 if t.canceled and best.status == 408 else best.status
+            if status == 503 and self.params.remap_503_500:
+                status = 500
+            self.reply(t, status, REASONS.get(status, "Server Error"), now, headers=t.reply_headers)
+        elif best.status == 503 and self.params.remap_503_500:
+            self.reply(t, 500, REASONS[500], now, headers=t.reply_headers)
+        else:
+            edits = best.reply_edits or Edits()
+            if best.status in (401, 407) and self.params.aggregate_challenges:
+                more = t.challenges(best)
+                if more:
+                    edits = edits.copy()
+                    edits.inserts += [(len(best.reply.lines), line) for line in more]
+            self.forward(t, best.reply, edits, now)
+
+    def settle(self, t: Transaction) -> None:
+        """Let go of what an answered transaction with no branch pending holds."""
+        if t.is_answered and not t.is_waiting:
+            t.let_go()
+
+    # ---- CANCEL
+    def cancel_branches(self, t: Transaction, now: float, reason: str = "", keep: Branch | None = None) -> int:
+        """Cancel the pending branches of ``t`` but ``keep``; return how many there were."""
+        n = 0
+        for branch in t.branches:
+            if branch is not keep and branch.status < 200:
+                self.cancel(branch, now, reason)
+                n += 1
+        return n
+
+    def cancel(self, branch: Branch, now: float, reason: str = "") -> None:
+        """Cancel one branch: at once when it has answered provisionally, else as cancel_b_method says (section 9.1)."""
+        if branch.canceled or branch.method != "INVITE":
+            return
+        if branch.state == State.CALLING:
+            if self.params.cancel_b_method == 1:
+                branch.cancel_wanted = True
+                return
+            if self.params.cancel_b_method == 0:
+                self.layer.close(branch)
+                branch.status = 487
+                return
+        if branch.state not in (State.CALLING, State.PROCEEDING):
+            return
+        branch.cancel_wanted, branch.canceled = False, True
+        data = branch.make_cancel()
+        if reason:
+            head, _, _ = data.partition(b"Content-Length: 0\r\n")
+            data = head + f"Reason: {reason}\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
+        cancel = ClientTransaction(branch.key, "CANCEL", branch.flow, branch.timings, data)
+        self.layer.open_client(cancel, now)
+        self.layer.canceled(branch, now)
+        self.services.count("tmx.UAC_transactions")
+
+    def _reason(self, status: int) -> str:
+        """Return the Reason of the CANCELs that a final response causes (RFC 3326)."""
+        if not self.params.local_cancel_reason:
+            return ""
+        return 'SIP;cause=200;text="Call completed elsewhere"' if status == 200 else f"SIP;cause={status}"
+
+
+def reply_of(replier: Replier, ctx: RouteContext, code: int, reason: str) -> int:
+    """Reply through the transaction of ``ctx`` with the headers and the body that the script gave; 1, or -1."""
+    t = ctx.transaction
+    if t is None or not 100 <= code <= 699 or "\n" in reason or "\r" in reason:
+        return -1
+    if t.is_answered or not isinstance(t.request, Request):
+        return -1
+    headers = ctx.reply_headers or t.reply_headers
+    if not replier.reply(t, code, reason, ctx.now, headers=headers, body=ctx.cache.get("reply_body", b"")):
+        return -1
+    if code >= 200:
+        ctx.replied = True
+    return 1

@@ -1,0 +1,127 @@
+"""tm: what comes back from the branches, up to the choice of the final response (RFC 3261 section 16.7)."""
+
+from __future__ import annotations
+
+from polykemi.kemi.context import Process, RouteContext
+from polykemi.kemi.route import Route
+from polykemi.modules.tm_reply import Replier
+from polykemi.sip.flow import Flow
+from polykemi.sip.message import Edits, Response
+from polykemi.transaction.forking import Branch, Transaction
+from polykemi.transaction.machine import ClientTransaction
+from polykemi.transaction.tables import State
+
+
+class Responses:
+    """The response context: takes responses, timeouts and transport errors of branches."""
+
+    def __init__(self, replier: Replier) -> None:
+        self._replier = replier
+        self._layer = replier.layer
+        self._params = replier.params
+        self._count = replier.services.count
+
+    def handle(self, client: ClientTransaction, response: Response, ctx: RouteContext, now: float) -> Process[None]:
+        """Take ``response``; ``ctx`` is that of the core's reply route, with what it changed."""
+        self._count("tmx.rpl_received")
+        if not self._layer.receive(client, response, now):
+            self._count("tmx.rpl_absorbed")
+            return
+        if not isinstance(client, Branch) or client.transaction is None:
+            return  # a response to our own CANCEL, or one that comes after all is decided
+        branch, t, status = client, client.transaction, response.status
+        branch.replied = True
+        if status < 200 and branch.is_pending:
+            branch.status = status
+            if branch.cancel_wanted or branch.canceled:
+                branch.canceled = False  # what went out before a provisional response may have been ignored
+                self._replier.cancel(branch, now)
+            elif self._params.restart_fr_on_each_reply == 0:
+                branch.timings = _without_restart(branch)
+        edits = ctx.edits
+        if t.on_reply:
+            onreply = self._context(Route.ONREPLY, t.on_reply, t, branch, response, ctx.flow, now)
+            onreply.edits = edits
+            yield onreply
+            branch.bflags = onreply.bflags
+            if onreply.dropped and status < 200:
+                self._count("core.drop_replies")
+                return
+        if status < 200:
+            if not t.is_answered and (status > 100 or self._params.relay_100):
+                self._replier.forward(t, response, edits, now)
+        elif status < 300:
+            branch.status = status
+            self._replier.forward(t, response, edits, now)
+            self._replier.settle(t)
+        elif branch.is_pending:
+            branch.status, branch.reply, branch.reply_edits = status, response, edits if edits else None
+            if status >= 600 and not (t.disable_6xx or self._params.disable_6xx_block):
+                self._replier.cancel_branches(t, now, f"SIP;cause={status}")
+            yield from self._ended(branch, t, ctx.flow, now)
+
+    def failed(self, client: ClientTransaction, status: int, now: float) -> Process[None]:
+        """Take a timeout (408) or transport error (503) as if it were a final response (RFC 3261 section 16.8, 17.1.4)."""
+        if not isinstance(client, Branch) or client.transaction is None or not client.is_pending:
+            return
+        branch, t = client, client.transaction
+        if t.suspended is branch:
+            self._layer.close(branch)
+            t.suspended = None
+            t.branches.append(branch)
+        branch.timed_out = status == 408
+        branch.status = status
+        if branch.state == State.PROCEEDING:
+            self._replier.cancel(branch, now)
+        yield from self._ended(branch, t, t.source, now)
+
+    def _ended(self, branch: Branch, t: Transaction, flow: Flow, now: float) -> Process[None]:
+        """Go on when ``branch`` has its final response of 300 or above."""
+        if branch.on_branch_failure and not t.is_answered:
+            name, branch.on_branch_failure, t.on_branch_failure = branch.on_branch_failure, "", ""
+            failure = self._context(Route.BRANCH_FAILURE, name, t, branch, t.request, flow, now)
+            failure.event = f"tm:branch-failure:{name}"
+            failure.reply = branch.reply
+            yield failure
+        yield from self.conclude(t, now)
+
+    def conclude(self, t: Transaction, now: float) -> Process[None]:
+        """When no branch is pending: run the failure route, and send the best response unless the script went on."""
+        if t.is_answered:
+            self._replier.settle(t)
+            return
+        if t.is_waiting:
+            return
+        best = t.best()
+        if t.on_failure and best is not None:
+            name, t.on_failure = t.on_failure, ""
+            failure = self._context(Route.FAILURE, name, t, best, t.request, t.source, now)
+            failure.branch_index = len(t.branches)  # as Kamailio: $T_branch_idx is that of the branch to come
+            failure.reply = best.reply
+            yield failure
+            if t.is_answered or t.is_waiting:
+                return
+        self._replier.forward_best(t, now)
+
+    def _context(
+        self, kind: Route, name: str, t: Transaction, branch: Branch, message: object, flow: Flow, now: float
+    ) -> RouteContext:
+        """Return the context of a block on a reply, or on the request as the request route left it."""
+        ctx = RouteContext(kind, name, message, flow, now)  # type: ignore[arg-type]
+        ctx.shared = t.shared
+        ctx.transaction = t
+        ctx.branch = branch
+        ctx.branch_index = branch.index
+        ctx.reply_status = branch.status
+        ctx.bflags = branch.bflags
+        if kind is Route.ONREPLY:
+            assert isinstance(message, Response)
+            ctx.reply_status = message.status
+            return ctx
+        ctx.ruri = t.ruri
+        ctx.cache["tm.consumed"] = (t.ruri, "")
+        ctx.force_listener = t.force_listener
+        ctx.force_rport = t.force_rport
+        ctx.edits = t.edits.copy() if t.edits is not None else Edits()
+        ctx.reply_headers = t.reply_headers.copy()
+        return ctx

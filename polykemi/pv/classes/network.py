@@ -1,0 +1,196 @@
+"""Where a message came from, where it arrived, where it goes: ``$si $sp $su $Ri $Rp $Rut $pr $fs $sndto(x) $K(x)`` ..."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.registry import Xval
+from polykemi.pv.accessor import Accessor, Factory, Getter
+from polykemi.pv.classes.factories import keyed, of_environment, plain
+from polykemi.sip.flow import Flow, Listener
+
+if TYPE_CHECKING:
+    from polykemi.pv.compiler import Variables
+
+log = logging.getLogger("polykemi.pv")
+
+PROTOCOLS: Final = {"udp": 1, "tcp": 2, "tls": 3, "sctp": 4, "ws": 5, "wss": 6}  # Kamailio's numbers
+_FAMILIES: Final = {"IPv4": 2, "IPv6": 10}
+_ANY_PROTOCOL: Final = ""
+
+
+def bracketed(host: str) -> str:
+    """Return ``host`` as URIs write it: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def socket_text(proto: str, host: str, port: int) -> str:
+    """Return an address as Kamailio writes sockets: ``udp:host:port``."""
+    return f"{proto}:{bracketed(host)}:{port}"
+
+
+def address_uri(proto: str, host: str, port: int) -> str:
+    """Return an address as SIP URI; the transport is left out for UDP (WSS is ws in URIs)."""
+    return f"sip:{bracketed(host)}:{port}" if proto == "udp" else full_address_uri(proto, host, port)
+
+
+def full_address_uri(proto: str, host: str, port: int) -> str:
+    """Return an address as SIP URI with its transport."""
+    return f"sip:{bracketed(host)}:{port};transport={'ws' if proto == 'wss' else proto}"
+
+
+def _source(shape: Callable[[str, str, int], str]) -> Factory:
+    def get(ctx: RouteContext) -> Xval:
+        flow = ctx.flow
+        return shape(flow.listener.proto, flow.host, flow.port)
+
+    return plain(get)
+
+
+def _received_at(shape: Callable[[str, str, int], str]) -> Factory:
+    def get(ctx: RouteContext) -> Xval:
+        listener = ctx.flow.listener
+        return shape(listener.proto, listener.host, listener.port)
+
+    return plain(get)
+
+
+def _is_ipv6(ctx: RouteContext) -> bool:
+    return ":" in ctx.flow.host
+
+
+# ---- forced send socket
+def find_listener(text: str, listeners: tuple[Listener, ...]) -> Listener | None:
+    """Return the listener that ``proto:host:port`` or ``host:port`` names (a port may be missing: 5060)."""
+    proto, colon, rest = text.partition(":")
+    if proto.lower() not in PROTOCOLS or not colon:
+        proto, rest = _ANY_PROTOCOL, text
+    host, port = rest, "5060"
+    if rest[:1] == "[":
+        host, _, behind = rest[1:].partition("]")
+        port = behind[1:] or port
+    elif rest.count(":") == 1:
+        host, _, port = rest.partition(":")
+    for listener in listeners:
+        if listener.host == host and str(listener.port) == port and proto.lower() in (_ANY_PROTOCOL, listener.proto):
+            return listener
+    return None
+
+
+def _forced_socket(variables: Variables) -> Accessor:
+    environment = variables.environment
+
+    def set(ctx: RouteContext, value: Xval) -> bool:
+        if isinstance(value, int):
+            return False
+        if value is None:
+            ctx.force_listener = None
+            return True
+        listener = find_listener(value, environment.listeners)
+        if listener is None:
+            log.warning("$fs: %r is no listener of this server; it stays as it was", value)
+        else:
+            ctx.force_listener = listener
+        return True
+
+    return Accessor(lambda ctx: None if ctx.force_listener is None else str(ctx.force_listener), set)
+
+
+def _forced_port(ctx: RouteContext) -> Xval:
+    return 0 if ctx.force_listener is None else ctx.force_listener.port
+
+
+# ---- onsend
+def _destination(part: Callable[[Flow], Xval]) -> Getter:
+    return lambda ctx: None if ctx.destination is None else part(ctx.destination)
+
+
+_TO: Final = {
+    "ip": _destination(lambda flow: flow.host),
+    "port": _destination(lambda flow: flow.port),
+    "proto": _destination(lambda flow: PROTOCOLS.get(flow.listener.proto, 0)),
+    "sproto": _destination(lambda flow: flow.listener.proto),
+    "af": _destination(lambda flow: _FAMILIES["IPv6" if ":" in flow.host else "IPv4"]),
+    "buf": lambda ctx: ctx.wire.decode("latin-1") or None,
+    "len": lambda ctx: len(ctx.wire) or None,
+}
+
+_FROM: Final = {
+    **_TO,
+    "ip": _destination(lambda flow: flow.listener.host),
+    "port": _destination(lambda flow: flow.listener.port),
+}
+
+
+# ---- constants and host name
+def _constant(value: int) -> Getter:
+    return lambda ctx: value
+
+
+def _host_name(inner: str | None, index: str | None, variables: Variables) -> Accessor:
+    """``$HN(n|f|d|i)``: name, full name, domain and address of this host."""
+    full = variables.environment.hostname
+    name, _, domain = full.partition(".")
+    hosts = [listener.host for listener in variables.environment.listeners if listener.host not in ("0.0.0.0", "::")]
+    values = {"n": name, "f": full, "d": domain or None, "i": hosts[0] if hosts else None}
+    if index is not None or inner not in values:
+        raise ValueError("it is $HN(n), $HN(f), $HN(d) or $HN(i)")
+    value = values[inner]
+    return Accessor(lambda ctx: value)
+
+
+def _source_ip(ctx: RouteContext) -> Xval:
+    return ctx.flow.host
+
+
+def _protocol(ctx: RouteContext) -> Xval:
+    return ctx.flow.listener.proto
+
+
+_SOURCE_IP = plain(_source_ip)
+_PROTOCOL = plain(_protocol)
+_ARRIVAL_IP = plain(lambda ctx: ctx.flow.listener.host)
+_ARRIVAL_PORT = plain(lambda ctx: ctx.flow.listener.port)
+
+CLASSES: Final[dict[str, Factory]] = {
+    "si": _SOURCE_IP,
+    "src_ip": _SOURCE_IP,
+    "siz": plain(lambda ctx: bracketed(ctx.flow.host)),
+    "sp": plain(lambda ctx: ctx.flow.port),
+    "su": _source(address_uri),
+    "source_uri": _source(address_uri),
+    "sut": _source(full_address_uri),
+    "sas": _source(socket_text),
+    "Ri": _ARRIVAL_IP,
+    "RAi": _ARRIVAL_IP,
+    "Rp": _ARRIVAL_PORT,
+    "RAp": _ARRIVAL_PORT,
+    "Rn": plain(lambda ctx: None),  # listeners have no names
+    "Ru": _received_at(address_uri),
+    "RAu": _received_at(address_uri),
+    "Rut": _received_at(full_address_uri),
+    "RAut": _received_at(full_address_uri),
+    "Ras": _received_at(socket_text),
+    "pr": _PROTOCOL,
+    "proto": _PROTOCOL,
+    "prid": plain(lambda ctx: PROTOCOLS.get(ctx.flow.listener.proto, 0)),
+    "af": keyed(
+        {
+            "id": lambda ctx: _FAMILIES["IPv6" if _is_ipv6(ctx) else "IPv4"],
+            "name": lambda ctx: "IPv6" if _is_ipv6(ctx) else "IPv4",
+        }
+    ),
+    "fs": of_environment(_forced_socket),
+    "fsn": plain(lambda ctx: None),
+    "fsp": plain(_forced_port),
+    "sndto": keyed(_TO),
+    "snd": keyed(_TO),
+    "sndfrom": keyed(_FROM),
+    "K": keyed({name: _constant(n) for name, n in (*_FAMILIES.items(), *((p.upper(), n) for p, n in PROTOCOLS.items()))}),
+    "HN": _host_name,
+}
+
+__all__ = ["CLASSES", "PROTOCOLS", "address_uri", "bracketed", "find_listener", "full_address_uri", "socket_text"]

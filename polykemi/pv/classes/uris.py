@@ -1,0 +1,212 @@
+"""Request-URI, original URI, destination URI and next hop: ``$ru $rU $rd $rp $rP $rz $ou $oU $du $dd $nh(x)`` ..."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.registry import Xval
+from polykemi.pv.accessor import Accessor, Factory, Getter, Setter
+from polykemi.pv.classes.factories import is_number, keyed, plain, uri_or_none
+from polykemi.sip.message import Request
+from polykemi.sip.uri import Uri
+
+Part = Callable[[Uri], Xval]
+
+
+def _user(uri: Uri) -> Xval:
+    if uri.scheme == "urn":
+        return uri.host.partition(":")[0] or None
+    return uri.user or None
+
+
+def _host(uri: Uri) -> Xval:
+    if uri.scheme == "urn":
+        return uri.host.partition(":")[2] or None
+    return uri.host or None
+
+
+def _port(uri: Uri) -> Xval:
+    return str(uri.port or 5060)
+
+
+def _transport(uri: Uri) -> Xval:
+    return uri.param("transport") or "UDP"
+
+
+def _scheme(uri: Uri) -> Xval:
+    return uri.scheme
+
+
+def _user_length(uri: Uri) -> Xval:
+    return len(uri.user)
+
+
+def _original(ctx: RouteContext) -> str:
+    message = ctx.message
+    return message.uri if isinstance(message, Request) else ""
+
+
+def _part_of(text_of: Callable[[RouteContext], str], part: Part) -> Getter:
+    """Return the getter of one part of the URI that ``text_of`` gives; null when there is none or it is malformed."""
+
+    def get(ctx: RouteContext) -> Xval:
+        text = text_of(ctx)
+        if not text:
+            return None
+        uri = uri_or_none(text)
+        return None if uri is None else part(uri)
+
+    return get
+
+
+def _ruri(ctx: RouteContext) -> Xval:
+    return ctx.ruri or None
+
+
+def _ruri_user(ctx: RouteContext) -> Xval:
+    uri = uri_or_none(ctx.ruri)
+    return None if uri is None else uri.user or _user(uri)
+
+
+def _set_ruri(ctx: RouteContext, value: Xval) -> bool:
+    if not isinstance(value, str) or not isinstance(ctx.message, Request):
+        return False
+    ctx.ruri = value
+    return True
+
+
+def compose(uri: Uri, *, user: str | None = None, host: str | None = None, port: int | None = None) -> str:
+    """Return the URI with these parts changed. An empty user takes the password with it; port 0 leaves the port out."""
+    userinfo = uri.user if user is None else user
+    if userinfo and uri.password:
+        userinfo += ":" + uri.password
+    port = uri.port if port is None else port
+    return "".join(
+        (
+            uri.text[: uri.text.index(":") + 1],
+            f"{userinfo}@" if userinfo else "",
+            uri.host if host is None else host,
+            f":{port}" if port else "",
+            f";{uri.params}" if uri.params else "",
+            f"?{uri.headers}" if uri.headers else "",
+        )
+    )
+
+
+def with_user(uri: Uri, value: Xval) -> str | None:
+    """Return the URI with another user (null: without), None when that cannot be."""
+    if isinstance(value, int):
+        return None
+    if uri.scheme == "tel":
+        return f"tel:{value}" + (f";{uri.params}" if uri.params else "") if value else None
+    return compose(uri, user=value or "") if uri.scheme in ("sip", "sips") else None
+
+
+def with_host(uri: Uri, value: Xval) -> str | None:
+    """Return the URI with another host; a tel URI becomes a SIP URI with it (RFC 3261 section 19.1.6)."""
+    if not isinstance(value, str) or not value:
+        return None
+    if uri.scheme == "tel":
+        return f"sip:{uri.text.partition(':')[2]}@{value};user=phone"
+    return compose(uri, host=value) if uri.scheme in ("sip", "sips") else None
+
+
+def _with_port(uri: Uri, value: Xval) -> str | None:
+    if uri.scheme not in ("sip", "sips"):
+        return None
+    if value is None or value == "":
+        return compose(uri, port=0)
+    text = str(value)
+    if not is_number(text) or not 0 <= int(text) <= 65535:
+        return None
+    return compose(uri, port=int(text))
+
+
+def _rewrite(change: Callable[[Uri, Xval], str | None]) -> Setter:
+    """Return the setter that writes the Request-URI anew."""
+
+    def set(ctx: RouteContext, value: Xval) -> bool:
+        uri = uri_or_none(ctx.ruri)
+        changed = None if uri is None else change(uri, value)
+        if changed is None:
+            return False
+        ctx.ruri = changed
+        return True
+
+    return set
+
+
+def _ruri_text(ctx: RouteContext) -> str:
+    return ctx.ruri
+
+
+def _ruri_scheme(ctx: RouteContext) -> Xval:
+    if not ctx.ruri:
+        return None
+    uri = uri_or_none(ctx.ruri)
+    return "none" if uri is None else uri.scheme
+
+
+def _dst_uri(ctx: RouteContext) -> Xval:
+    return ctx.dst_uri or None
+
+
+def _dst_text(ctx: RouteContext) -> str:
+    return ctx.dst_uri
+
+
+def _set_dst_uri(ctx: RouteContext, value: Xval) -> bool:
+    if isinstance(value, int):
+        return False
+    ctx.dst_uri = value or ""
+    return True
+
+
+def _next_hop(ctx: RouteContext) -> str:
+    return ctx.dst_uri or ctx.ruri
+
+
+_RURI = plain(_ruri, _set_ruri)
+_RURI_USER = plain(_ruri_user, _rewrite(with_user))
+_RURI_HOST = plain(_part_of(_ruri_text, _host), _rewrite(with_host))
+_ORIGINAL = plain(lambda ctx: _original(ctx) or None)
+_DST_URI = plain(_dst_uri, _set_dst_uri)
+
+CLASSES: Final[dict[str, Factory]] = {
+    "ru": _RURI,
+    "ruri": _RURI,
+    "rU": _RURI_USER,
+    "ruri.user": _RURI_USER,
+    "rd": _RURI_HOST,
+    "ruri.domain": _RURI_HOST,
+    "rp": plain(_part_of(_ruri_text, _port), _rewrite(_with_port)),
+    "rP": plain(_part_of(_ruri_text, _transport)),
+    "rz": plain(_ruri_scheme),
+    "rul": plain(lambda ctx: len(ctx.ruri) if ctx.ruri else None),
+    "rUl": plain(_part_of(_ruri_text, _user_length)),
+    "ou": _ORIGINAL,
+    "ouri": _ORIGINAL,
+    "oU": plain(_part_of(_original, _user)),
+    "od": plain(_part_of(_original, _host)),
+    "op": plain(_part_of(_original, _port)),
+    "oP": plain(_part_of(_original, _transport)),
+    "oUl": plain(_part_of(_original, _user_length)),
+    "du": _DST_URI,
+    "duri": _DST_URI,
+    "dd": plain(_part_of(_dst_text, _host)),
+    "dp": plain(_part_of(_dst_text, _port)),
+    "dP": plain(_part_of(_dst_text, _transport)),
+    "nh": keyed(
+        {
+            "u": lambda ctx: _next_hop(ctx) or None,
+            "U": _part_of(_next_hop, _user),
+            "d": _part_of(_next_hop, _host),
+            "p": _part_of(_next_hop, _port),
+            "P": _part_of(_next_hop, _transport),
+        }
+    ),
+}
+
+__all__ = ["CLASSES", "Accessor", "compose", "with_host", "with_user"]

@@ -1,0 +1,63 @@
+"""Change URIs inside of header values through a message's edits (Contact of phones behind NAT, hidden Contacts)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from polykemi.sip.header import LWS, NameAddr, parse_name_addr, split_quoted
+from polykemi.sip.message import Edits, Message
+
+
+def edited_value(message: Message, edits: Edits, index: int) -> str:
+    """Return the value of header line ``index`` as it goes out."""
+    line = edits.replaced.get(index)
+    return message.value(index) if line is None else line.partition(":")[2].strip(LWS)
+
+
+def rewrite_uris(
+    message: Message,
+    edits: Edits,
+    name: str,
+    change: Callable[[NameAddr], str | None],
+    *,
+    first_only: bool = False,
+) -> int:
+    """Replace the URI (or the whole value, when ``change`` gives one with ``<``) of each value of the header ``name``.
+
+    ``change`` gets the value as it goes out so far; None leaves it, and so is "*" left. Return how many values there
+    are. Raise ParseError for a malformed one.
+    """
+    count = 0
+    for index in message.indexes(name):
+        if index in edits.removed:
+            continue
+        values = [value for value in split_quoted(edited_value(message, edits, index), ",") if value]
+        changed = False
+        for i, text in enumerate(values):
+            if text == "*" or (first_only and count):
+                continue
+            count += 1
+            value = parse_name_addr(text)
+            new = change(value)
+            if new is not None:
+                values[i] = new if "<" in new else with_uri(value, new)
+                changed = True
+        if changed:
+            written = message.lines[index].partition(":")[0].rstrip(LWS)
+            edits.replaced[index] = f"{written}: {', '.join(values)}"
+        if first_only and count:
+            break
+    return count
+
+
+def with_uri(value: NameAddr, uri: str, params: str | None = None) -> str:
+    """Return the text of ``value`` with another URI and, when given, other header parameters."""
+    params = value.params if params is None else params
+    display = f"{value.display} " if value.display else ""
+    return f"{display}<{uri}>" + (f";{params}" if params else "")
+
+
+def with_uri_param(uri: str, param: str) -> str:
+    """Return ``uri`` with ``param`` (``name=value``) behind its other parameters, before its headers."""
+    head, question, headers = uri.partition("?")
+    return f"{head};{param}{question}{headers}"

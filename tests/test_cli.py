@@ -1,0 +1,260 @@
+"""The command line as a user types it: what it prints, what it leaves behind, how it fails."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+import polykemi
+from polykemi.cli import main
+from polykemi.config import EngineSettings, Settings
+from polykemi.errors import DataError, ScriptLoadError
+from polykemi.kemi.binding import to_octets
+from polykemi.sip.flow import Listener
+from polykemi.storage.provisioned import Database
+
+
+class Ran(NamedTuple):
+    """What a command left: exit code, output, errors."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, stdin: str = "", terminal: bool = False) -> Ran:
+        keyboard = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+        monkeypatch.setattr(keyboard, "isatty", lambda: terminal)
+        monkeypatch.setattr(sys, "stdin", keyboard)
+        try:
+            main(arguments)
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Ran(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """Put a server in place that only notes with which settings it was started."""
+    started: list[Settings] = []
+    replace_server(monkeypatch, started.append)
+    return started
+
+
+def replace_server(monkeypatch: pytest.MonkeyPatch, serve: Callable[[Settings], None]) -> None:
+    server = ModuleType("polykemi.server")
+    server.serve = serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "polykemi.server", server)
+    monkeypatch.setattr(polykemi, "server", server, raising=False)
+
+
+def one_line(ran: Ran) -> str:
+    """Check that the command failed as a user's mistake does and return the line."""
+    assert ran.code == 2
+    assert ran.out == ""
+    assert ran.err.startswith("polykemi: ")
+    assert ran.err.count("\n") == 1
+    return ran.err.removeprefix("polykemi: ").rstrip("\n")
+
+
+def test_the_version_is_that_of_the_package(run: Run) -> None:
+    assert run("--version") == Ran(0, f"polykemi {polykemi.__version__}\n", "")
+
+
+def test_python_dash_m_does_the_same() -> None:
+    command = [sys.executable, "-m", "polykemi", "--version"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    assert ran.stdout == f"polykemi {polykemi.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [(), ("serve",), ("subscriber",), ("subscriber", "add"), ("functions",)])
+def test_each_command_explains_itself(run: Run, command: tuple[str, ...]) -> None:
+    ran = run(*command, "--help")
+    assert ran.code == 0
+    assert ran.out.startswith(f"Usage: {' '.join(('polykemi', *command))} ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "Missing command."),
+        (("subscriber",), "Missing command."),
+        (("server",), "No such command 'server'"),
+        (("serve", "--engin", "lua"), "No such option"),
+        (("serve", "a.lua", "b.lua"), "Got unexpected extra argument (b.lua)"),
+        (("subscriber", "add"), "Missing argument 'USER[@DOMAIN]'."),
+        (("serve", "--engine", "jsx", "a.lua"), "--engine jsx: unknown, did you mean js?"),
+        (("serve",), "no script to run: give one, as in `polykemi serve --engine lua SCRIPT`"),
+        (("serve", "--config", "none.toml"), "none.toml: No such file or directory"),
+        (("serve", "a.lua", "--listen", "tls:127.0.0.1"), "--listen tls:127.0.0.1: tls is not supported yet"),
+        (("subscriber", "import", "none.csv"), "none.csv: No such file or directory"),
+        (
+            ("subscriber", "add", "a:b", "--password", "x"),
+            "polykemi.data/polykemi.sqlite: username 'a:b' has ':' in it",
+        ),
+        (("subscriber", "remove", "bob"), "no subscriber bob in polykemi.data/polykemi.sqlite"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run: Run, arguments: tuple[str, ...], says: str) -> None:
+    assert one_line(run(*arguments)).startswith(says)
+
+
+# ---- serve
+
+
+def test_serve_starts_with_what_the_flags_say(run: Run, served: list[Settings], tmp_path: Path) -> None:
+    listen = ("--listen", "udp:127.0.0.1:5070", "--listen", "[::1]")
+    domains = ("--domain", "example.com", "--domain", "b.test")
+    assert run("serve", "--engine", "js", "a.js", *listen, *domains, "--data", "state").code == 0
+    assert served == [
+        Settings(
+            listen=(Listener("udp", "127.0.0.1", 5070), Listener("udp", "::1", 5060)),
+            domains=("example.com", "b.test"),
+            data=Path("state"),
+            engines=(EngineSettings("js", Path("a.js")),),
+            routes=served[0].routes,
+        )
+    ]
+
+
+def test_serve_reads_the_polykemi_toml_of_this_directory(run: Run, served: list[Settings], tmp_path: Path) -> None:
+    (tmp_path / "polykemi.toml").write_text('domains = ["here.test"]\n[engines]\nlua = "a.lua"\n')
+    (tmp_path / "other.toml").write_text('domains = ["other.test"]\n[engines]\nlua = "a.lua"\n')
+    assert run("serve").code == 0
+    assert run("serve", "--config", "other.toml").code == 0
+    assert [one.domains for one in served] == [("here.test",), ("other.test",)]
+
+
+@pytest.mark.parametrize("error", [ScriptLoadError("a.lua", 3, "unexpected symbol"), DataError("x: two\nlines")])
+def test_what_stops_the_start_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def serve(settings: Settings) -> None:
+        raise error
+
+    replace_server(monkeypatch, serve)
+    assert one_line(run("serve", "a.lua")) == " ".join(str(error).split("\n"))
+
+
+def test_an_interrupt_while_starting_leaves_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(settings: Settings) -> None:
+        raise KeyboardInterrupt
+
+    replace_server(monkeypatch, serve)
+    assert run("serve", "a.lua") == Ran(1, "", "\n")
+
+
+# ---- subscriber
+
+
+def credentials(data: Path, username: str) -> str | None:
+    with Database.at(data) as database:
+        return database.credentials("subscriber", "password", username)
+
+
+def test_a_subscriber_is_added_listed_and_removed(run: Run, tmp_path: Path) -> None:
+    assert run("subscriber", "add", "alice", "--password", "secret") == Ran(0, "added alice\n", "")
+    assert run("subscriber", "add", "bob@example.com", "--password", "x") == Ran(0, "added bob@example.com\n", "")
+    assert run("subscriber", "list") == Ran(0, "alice\nbob@example.com\n", "")
+    assert credentials(tmp_path / "polykemi.data", "alice") == "secret"
+    assert run("subscriber", "remove", "bob@example.com") == Ran(0, "removed bob@example.com\n", "")
+    assert run("subscriber", "list").out == "alice\n"
+
+
+def test_data_says_where(run: Run, tmp_path: Path) -> None:
+    run("subscriber", "add", "alice", "--password", "secret", "--data", "elsewhere")
+    assert credentials(tmp_path / "elsewhere", "alice") == "secret"
+    assert not (tmp_path / "polykemi.data").exists()
+
+
+def test_the_configuration_gives_data_and_domain(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "my.toml").write_text('data = "state"\ndomains = ["example.com", "b.test"]\n')
+    (tmp_path / "users.csv").write_text("bob,,x\n")
+    config = ("--config", "etc/my.toml")
+    assert run("subscriber", "add", "alice", "--password", "secret", *config).out == "added alice@example.com\n"
+    assert run("subscriber", "import", "users.csv", *config).out == "imported 1\n"
+    assert run("subscriber", "list", *config).out == "alice@example.com\nbob@example.com\n"
+    assert credentials(tmp_path / "etc" / "state", "alice") == "secret"
+    assert run("subscriber", "remove", "alice", *config).out == "removed alice@example.com\n"
+
+
+def test_a_password_is_read_from_the_input(run: Run, tmp_path: Path) -> None:
+    run("subscriber", "add", "alice", "--password", "-", stdin="spaced secret \nnext line\n")
+    assert credentials(tmp_path / "polykemi.data", "alice") == "spaced secret "
+    assert "password of bob is empty" in one_line(run("subscriber", "add", "bob", "--password", "-", stdin=""))
+    assert "password of bob is empty" in one_line(run("subscriber", "add", "bob", "--password", ""))
+
+
+def test_a_password_is_asked_for_and_not_shown(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("getpass.getpass", lambda prompt, stream=None: "topsecret")
+    ran = run("subscriber", "add", "alice", terminal=True)
+    assert ran.code == 0
+    assert "topsecret" not in ran.out + ran.err
+    assert credentials(tmp_path / "polykemi.data", "alice") == "topsecret"
+
+
+def test_without_a_terminal_nobody_is_asked(run: Run) -> None:
+    assert one_line(run("subscriber", "add", "alice")).startswith("expected --password")
+
+
+def test_a_name_beyond_ascii_is_found_by_its_octets_and_shown_as_typed(run: Run, tmp_path: Path) -> None:
+    assert run("subscriber", "add", "jürgen", "--password", "geheim-ß").out == "added jürgen\n"
+    assert run("subscriber", "list").out == "jürgen\n"
+    assert credentials(tmp_path / "polykemi.data", "j\xc3\xbcrgen") == to_octets("geheim-ß")
+
+
+def test_removing_one_that_is_not_there_names_those_that_are_meant(run: Run) -> None:
+    run("subscriber", "add", "alice@example.com", "--password", "x")
+    line = one_line(run("subscriber", "remove", "alice"))
+    assert line == "no subscriber alice in polykemi.data/polykemi.sqlite, did you mean alice@example.com?"
+
+
+def test_a_wrong_row_imports_nothing(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("alice,example.com,x\nbob,example.com\n")
+    line = one_line(run("subscriber", "import", "users.csv"))
+    assert line == "users.csv:2: expected username,domain,password, got 2 columns"
+    assert run("subscriber", "list").out == ""
+
+
+def test_a_data_directory_that_is_a_file_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "'file' is a file" in one_line(run("subscriber", "list", "--data", "file"))
+
+
+# ---- functions
+
+
+def test_functions_are_listed_from_the_registry_sorted(run: Run) -> None:
+    ran = run("functions")
+    lines = ran.out.split("\n")[:-1]
+    assert ran.code == 0
+    assert "KSR.sl.send_reply(int, str) -> int" in lines
+    assert "KSR.pv.get(str) -> xval" in lines
+    assert lines == sorted(set(lines))
+
+
+def test_functions_of_one_module(run: Run) -> None:
+    lines = run("functions", "sl").out.split("\n")[:-1]
+    assert "KSR.sl.send_reply(int, str) -> int" in lines
+    assert all(line.startswith("KSR.sl.") for line in lines)
+
+
+def test_an_unknown_module_is_named_with_the_closest_one(run: Run) -> None:
+    assert one_line(run("functions", "registar")) == "module registar: unknown, did you mean registrar?"

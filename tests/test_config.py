@@ -1,0 +1,403 @@
+"""polykemi.toml and the command line: what is said is what holds, and what is wrong is named in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+import polykemi.modules
+from polykemi import config
+from polykemi.config import EngineSettings, Settings
+from polykemi.errors import ConfigError
+from polykemi.kemi.binding import to_octets
+from polykemi.kemi.route import Route
+from polykemi.sip.flow import Listener
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """One parameter of each type that modules have."""
+
+    max_contacts: int = 0
+    realm_prefix: str = ""
+    latency: float = 0.5
+    use_path: bool = False
+    htable: tuple[str, ...] = ()
+    mode: Literal["fast", "safe"] = "fast"
+    limit: int | None = None
+    flags: Mapping[str, int] | None = None
+    key: int | str = 0
+    ports: tuple[int, ...] = ()
+    anything: Any = None
+
+    def __post_init__(self) -> None:
+        if self.max_contacts < 0:
+            raise ValueError(f"max_contacts: expected 0 or more, got {self.max_contacts}")
+
+
+class Registrar:
+    """A module with parameters."""
+
+    name = "registrar"
+    Params = Params
+
+
+@dataclass(frozen=True, slots=True)
+class NoParams:
+    """The parameters of a module that has none."""
+
+
+class Core:
+    """The module whose functions stand on KSR itself."""
+
+    name = ""
+    Params = NoParams
+
+
+@pytest.fixture(autouse=True)
+def modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polykemi.modules, "MODULES", {"core": Core, "registrar": Registrar, "sl": Core}, raising=False)
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "polykemi.toml"
+    path.write_bytes(text.encode())
+    return path
+
+
+def load(tmp_path: Path, text: str, **flags: Any) -> Settings:
+    return config.load(written(tmp_path, text), **{"serving": False, **flags})
+
+
+EVERYTHING = """
+listen = ["udp:127.0.0.1:5062", "udp:[::1]"]
+domains = ["Example.com", "[2001:DB8::1]"]
+data = "state"
+[engines]
+lua = "lua/basic.lua"
+python = "/scripts/failure.py"
+[engines.js]
+script = "basic.js"
+timeout = 2
+max_memory = "64M"
+[routes]
+default = "lua"
+reply_route = "js"
+"failure_route:ksr_failure_manage" = "python"
+[modules]
+load = ["sl", "registrar"]
+[modules.registrar]
+max_contacts = 5
+[log]
+level = "debug"
+"""
+
+
+def test_everything_of_the_file_arrives(tmp_path: Path) -> None:
+    settings = load(tmp_path, EVERYTHING, serving=True)
+    assert settings.listen == (Listener("udp", "127.0.0.1", 5062), Listener("udp", "::1", 5060))
+    assert settings.domains == ("example.com", "2001:db8::1")
+    assert settings.data == tmp_path / "state"
+    assert settings.engines == (
+        EngineSettings("lua", tmp_path / "lua/basic.lua"),
+        EngineSettings("python", Path("/scripts/failure.py")),
+        EngineSettings("js", tmp_path / "basic.js", 2.0, 64 << 20),
+    )
+    assert settings.modules.load == ("sl", "registrar")
+    assert settings.modules.params == {"registrar": {"max_contacts": 5}}
+    assert settings.log_level == "debug"
+    assert settings.file == tmp_path / "polykemi.toml"
+
+
+def test_a_route_block_runs_in_the_engine_of_its_name_else_of_its_kind_else_of_the_default(tmp_path: Path) -> None:
+    routes = load(tmp_path, EVERYTHING).routes
+    assert routes.engine_for(Route.FAILURE, "ksr_failure_manage") == "python"
+    assert routes.engine_for(Route.FAILURE, "another") == "lua"
+    assert routes.engine_for(Route.BRANCH, "ksr_failure_manage") == "lua"
+    assert routes.engine_for(Route.REPLY, "ksr_reply_route") == "js"
+    assert routes.engine_for(Route.REQUEST, "ksr_request_route") == "lua"
+
+
+def test_without_a_file_and_without_flags_the_defaults_hold() -> None:
+    settings = config.load(None, serving=False)
+    assert settings == Settings()
+    assert settings.listen == (Listener("udp", "0.0.0.0", 5060),)
+    assert settings.data == Path("polykemi.data")
+    assert settings.modules.load is None
+    assert settings.log_level == "info"
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    settings = load(tmp_path, "")
+    assert (settings.listen, settings.data, settings.engines) == (Settings().listen, Settings().data, ())
+
+
+def test_one_engine_needs_no_routes(tmp_path: Path) -> None:
+    routes = load(tmp_path, '[engines]\njs = "a.js"').routes
+    assert routes.engine_for(Route.FAILURE, "x") == "js"
+
+
+def test_routes_of_every_kind_need_no_default(tmp_path: Path) -> None:
+    kinds = ("request", "reply", "onsend", "branch", "onreply", "failure", "branch_failure", "event")
+    lines = "\n".join(f'{kind}_route = "{"js" if kind == "reply" else "lua"}"' for kind in kinds)
+    routes = load(tmp_path, f'[engines]\nlua = "a.lua"\njs = "a.js"\n[routes]\n{lines}').routes
+    assert routes.engine_for(Route.REPLY, "") == "js"
+    assert routes.engine_for(Route.EVENT, "x") == "lua"
+
+
+# ---- the command line wins
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    settings = load(tmp_path, EVERYTHING, listen=["127.0.0.1:7000"], domains=["other.test"], data=Path("elsewhere"))
+    assert settings.listen == (Listener("udp", "127.0.0.1", 7000),)
+    assert settings.domains == ("other.test",)
+    assert settings.data == Path("elsewhere")
+
+
+def test_an_engine_and_script_of_the_command_line_run_all_route_blocks(tmp_path: Path) -> None:
+    settings = load(tmp_path, EVERYTHING, engine="js", script=Path("mine.js"), serving=True)
+    assert settings.engines == (EngineSettings("js", Path("mine.js"), 2.0, 64 << 20),)
+    assert settings.routes.engine_for(Route.FAILURE, "ksr_failure_manage") == "js"
+    assert settings.routes.engine_for(Route.REQUEST, "ksr_request_route") == "js"
+
+
+def test_an_engine_alone_runs_the_script_that_the_file_names_for_it(tmp_path: Path) -> None:
+    settings = load(tmp_path, EVERYTHING, engine="python", serving=True)
+    assert settings.engines == (EngineSettings("python", Path("/scripts/failure.py")),)
+    assert settings.routes.engine_for(Route.REPLY, "ksr_reply_route") == "python"
+
+
+@pytest.mark.parametrize(("script", "engine"), [("a.lua", "lua"), ("a.js", "js"), ("a.py", "python")])
+def test_a_script_alone_tells_its_engine_by_its_suffix(script: str, engine: str) -> None:
+    assert config.load(None, script=Path(script)).engines == (EngineSettings(engine, Path(script)),)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({}, "no script to run: give one, as in `polykemi serve --engine lua SCRIPT`, or name one in [engines] of"),
+        ({"engine": "perl", "script": Path("a.pl")}, "--engine perl: unknown, expected lua, js or python"),
+        ({"engine": "pyton"}, "--engine pyton: unknown, did you mean python?"),
+        ({"engine": "js"}, "--engine js: expected a script, and polykemi.toml names none for js"),
+        ({"script": Path("a.txt")}, "a.txt: which language? Say it with --engine lua, js or python"),
+        ({"script": Path("a.js"), "listen": ["tcp:127.0.0.1"]}, "--listen tcp:127.0.0.1: tcp is not supported yet"),
+        (
+            {"script": Path("a.js"), "domains": ["a b"]},
+            "--domain a b: expected a host name or an IP address, got 'a b'",
+        ),
+    ],
+)
+def test_a_wrong_flag_is_named(flags: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        config.load(None, **flags)
+    assert str(raised.value).startswith(says)
+
+
+# ---- listen addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "listener"),
+    [
+        ("udp:127.0.0.1:5070", ("udp", "127.0.0.1", 5070)),
+        ("UDP:127.0.0.1", ("udp", "127.0.0.1", 5060)),
+        ("127.0.0.1:5070", ("udp", "127.0.0.1", 5070)),
+        ("127.0.0.1", ("udp", "127.0.0.1", 5060)),
+        ("udp:sip.example.com:0", ("udp", "sip.example.com", 0)),
+        ("udp:[::1]:5070", ("udp", "::1", 5070)),
+        ("[2001:db8::1]", ("udp", "2001:db8::1", 5060)),
+    ],
+)
+def test_a_listen_address_is_taken(text: str, listener: tuple[str, str, int]) -> None:
+    assert config.parse_listen(text) == listener
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "expected udp:HOST:PORT, got ''"),
+        ("udp:", "expected udp:HOST:PORT, got 'udp:'"),
+        ("tls:127.0.0.1:5061", "tls is not supported yet, expected udp:HOST:PORT"),
+        ("udp:127.0.0.1:sip", "expected a port from 0 to 65535, got 'sip'"),
+        ("udp:127.0.0.1:65536", "expected a port from 0 to 65535, got '65536'"),
+        ("udp:127.0.0.1:", "expected a port from 0 to 65535, got ''"),
+        ("udp:127.0.0.1:\u0661", "expected a port from 0 to 65535"),
+        ("udp:256.0.0.1:5060", "expected udp:HOST:PORT, got 'udp:256.0.0.1:5060'"),
+        ("udp:::1", "expected udp:HOST:PORT, got 'udp:::1' (an IPv6 address stands in brackets)"),
+        ("udp:[::1:5060", "expected udp:HOST:PORT"),
+        ("udp:[localhost]:5060", "expected udp:HOST:PORT"),
+        ("udp:[::1]5060", "expected udp:HOST:PORT"),
+        ("udp:a host:5060", "expected udp:HOST:PORT"),
+    ],
+)
+def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        config.parse_listen(text)
+    assert str(raised.value).startswith(says)
+
+
+# ---- what is wrong in the file
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('\nlistens = ["udp:127.0.0.1"]', "2: listens: unknown, did you mean listen?"),
+        ("[engine]", "1: [engine]: unknown, did you mean engines?"),
+        ("[zoo]", "1: [zoo]: unknown, expected listen, domains, data, engines, routes, modules or log"),
+        ('listen = "udp:127.0.0.1:x"', "1: listen: expected a port from 0 to 65535, got 'x'"),
+        ("listen = 5060", "1: listen: expected a list of texts, got 5060"),
+        ("domains = [1]", "1: domains: expected a text, got 1"),
+        ('domains = ["münchen.de"]', "1: domains: expected a host name or an IP address, got 'münchen.de'"),
+        ('data = "a\\u0000b"', "1: data: expected a path"),
+        ("data = ''", '1: data: expected a path, got ""'),
+        ("data = true", "1: data: expected a path, got true"),
+        ("modules = 1", "1: modules: expected a table, got 1"),
+        ('[engines]\nlua = "a.lua"\njsdt = "a.js"', "3: [engines] jsdt: unknown, did you mean js?"),
+        ("[engines]\nlua = 1", "2: [engines] lua: expected a path, got 1"),
+        ("[engines.lua]\ntimeout = 1.0", "1: [engines.lua]: expected a script"),
+        ('[engines.lua]\nscript = "a"\ntime = 1', "3: [engines.lua] time: unknown, did you mean timeout?"),
+        ('[engines.lua]\nscript = "a"\ntimeout = 0', "3: [engines.lua] timeout: expected seconds, more than 0"),
+        ('[engines.lua]\nscript = "a"\ntimeout = nan', "3: [engines.lua] timeout: expected seconds, more than 0"),
+        ('[engines.lua]\nscript = "a"\ntimeout = "1s"', '3: [engines.lua] timeout: expected a number, got "1s"'),
+        ('[engines.lua]\nscript = "a"\nmax_memory = "lots"', "3: [engines.lua] max_memory: expected octets, or a size"),
+        ('[engines.lua]\nscript = "a"\nmax_memory = -1', "3: [engines.lua] max_memory: expected octets, or a size"),
+        ('[routes]\nrequest_route = "lua"', "2: [routes] request_route: [engines] names no script for lua"),
+        ('[routes]\ndefault = "perl"', "2: [routes] default: perl is unknown, expected lua, js or python"),
+        (
+            '[engines]\njs = "a"\n[routes]\nreplyroute = "js"',
+            "4: [routes] replyroute: unknown, did you mean reply_route?",
+        ),
+        (
+            '[engines]\njs = "a"\n[routes]\n"fail_route:x" = "js"',
+            "4: [routes] fail_route:x: unknown, did you mean failure_route?",
+        ),
+        ('[engines]\njs = "a"\n[routes]\n"default:x" = "js"', "4: [routes] default:x: expected default alone"),
+        (
+            '[engines]\njs = "a"\n[routes]\n"reply_route:x" = "js"',
+            "4: [routes] reply_route:x: expected reply_route alone",
+        ),
+        (
+            '[engines]\njs = "a"\n[routes]\n"failure_route:" = "js"',
+            "4: [routes] failure_route:: expected failure_route:NAME",
+        ),
+        ('[engines]\nlua = "a"\njs = "a"', "1: [routes]: expected default = lua or js"),
+        ('[modules]\nload = ["sl", "registar"]', "2: [modules] load: registar is unknown, did you mean registrar?"),
+        ("[modules.slx]\na = 1", "1: [modules.slx]: unknown, did you mean sl?"),
+        ("[modules]\nsl = 1", "2: [modules] sl: expected a table, got 1"),
+        (
+            '[modules]\nload = ["sl"]\n[modules.registrar]\nmax_contacts = 1',
+            "3: [modules.registrar]: registrar is not in load",
+        ),
+        (
+            "[modules.registrar]\nuse_path = true\nmax_contact = 1",
+            "3: [modules.registrar] max_contact: unknown, did you mean max_contacts?",
+        ),
+        (
+            '[modules.registrar]\nmax_contacts = "5"',
+            '2: [modules.registrar] max_contacts: expected an integer, got "5"',
+        ),
+        (
+            "[modules.registrar]\nmax_contacts = true",
+            "2: [modules.registrar] max_contacts: expected an integer, got true",
+        ),
+        ("[modules.registrar]\nmax_contacts = -1", "1: [modules.registrar]: max_contacts: expected 0 or more, got -1"),
+        ("[modules.registrar]\nuse_path = 2", "2: [modules.registrar] use_path: expected true or false, got 2"),
+        ("[modules.registrar]\nmode = 'slow'", '2: [modules.registrar] mode: expected fast or safe, got "slow"'),
+        ("[modules.registrar]\nlimit = 1.5", "2: [modules.registrar] limit: expected an integer, got 1.5"),
+        (
+            "[modules.registrar]\nkey = [1, 'a']",
+            "2: [modules.registrar] key: expected an integer or a text, got [1, 'a']",
+        ),
+        ("[modules.registrar]\nhtable = 5", "2: [modules.registrar] htable: expected a list of texts, got 5"),
+        ("[modules.registrar]\nports = ['a']", '2: [modules.registrar] ports: expected an integer, got "a"'),
+        ("[modules.registrar]\nports = 5", "2: [modules.registrar] ports: expected a list, each an integer, got 5"),
+        ("[modules.registrar]\nflags = [1]", "2: [modules.registrar] flags: expected a table, got [1]"),
+        ("[modules.registrar.flags]\na = 'x'", '1: [modules.registrar.flags]: a: expected an integer, got "x"'),
+        ("[modules.core]\nx = 1", "2: [modules.core] x: unknown"),
+        ("[log]\nlevel = 'loud'", "2: [log] level: loud is unknown, expected debug, info, warning, error or critical"),
+        ("[log]\nlevels = 'info'", "2: [log] levels: unknown, did you mean level?"),
+        ("listen = [\n  'udp:127.0.0.1',\n  'udp:?',\n]", "1: listen: expected udp:HOST:PORT, got 'udp:?'"),
+        ("data = 'x'\n\n# a note\nlisten = [\n  5]", "4: listen: expected a text, got 5"),
+    ],
+)
+def test_a_wrong_file_is_named_with_line_table_and_key(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path, text)
+    message = str(raised.value)
+    assert message.startswith(f"{tmp_path / 'polykemi.toml'}:{says}")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"listen = [\nnothing", ":2: Invalid value"),
+        (b"a = 1\na = 2\n", ":2: Cannot overwrite a value"),
+        (b'data = "', ":1: Unterminated string"),
+        (b'a = 1\ndata = "\xff"\n', ":2: expected UTF-8 text"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_named_with_its_line(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "polykemi.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as raised:
+        config.load(path)
+    assert str(raised.value).startswith(f"{path}{says}")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: No such file or directory"):
+        config.load(tmp_path / "none.toml")
+
+
+# ---- module parameters
+
+
+def test_parameters_take_the_place_of_the_modules_defaults() -> None:
+    given = {
+        "max_contacts": 5,
+        "realm_prefix": "sip.ü",
+        "latency": 2,
+        "use_path": 1,
+        "htable": ["a=>size=8", "b=>size=4"],
+        "mode": "safe",
+        "limit": 3,
+        "flags": {"a": 1},
+        "key": "ä",
+        "ports": [5060, 5062],
+        "anything": [1, "a"],
+    }
+    params = config.typed_params(Registrar, given)
+    expected = Params(
+        max_contacts=5,
+        realm_prefix=to_octets("sip.ü"),
+        latency=2.0,
+        use_path=True,
+        htable=("a=>size=8", "b=>size=4"),
+        mode="safe",
+        limit=3,
+        flags={"a": 1},
+        key=to_octets("ä"),
+        ports=(5060, 5062),
+        anything=[1, "a"],
+    )
+    assert params == expected
+    assert type(params.latency) is float
+    assert params.use_path is True
+    assert config.typed_params(Registrar, {}) == Params()
+
+
+def test_one_text_is_taken_for_a_list_of_one() -> None:
+    assert config.typed_params(Registrar, {"htable": "a=>size=8"}).htable == ("a=>size=8",)
+
+
+def test_a_wrong_parameter_without_a_file_is_named_too() -> None:
+    with pytest.raises(ConfigError) as raised:
+        config.typed_params(Registrar, {"max_contact": 1})
+    assert str(raised.value) == "polykemi.toml: [modules.registrar] max_contact: unknown, did you mean max_contacts?"

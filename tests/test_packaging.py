@@ -1,0 +1,59 @@
+"""The locks: everything that `make` installs is pinned, and nothing in them is particular to one machine."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LOCKS = ("requirements.txt", "requirements-dev.txt")
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Return the names in a lock and what is pinned for each: version and hashes."""
+    text = (ROOT / lock).read_text().replace("\\\n", " ")
+    return {line.partition("==")[0]: line for line in re.findall(r"^[a-z0-9].*$", text, re.MULTILINE)}
+
+
+def project() -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=~!\[; ]", requirement)[0] for requirement in requirements}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_each_pin_has_a_version_and_hashes(lock: str) -> None:
+    assert pins(lock)
+    for pin in pins(lock).values():
+        assert re.fullmatch(r"[a-z0-9-]+==[^ ]+(?: +--hash=sha256:[0-9a-f]{64})+", pin.rstrip()), pin
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_names_no_registry_and_no_path(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert "://" not in text
+    assert not re.search(r"^ *-(-index|-extra-index|-find-links|-trusted|i|f|e) ?", text, re.MULTILINE)
+    assert not re.search(r"(^|[ #])/[a-z]", text)
+
+
+def test_the_locks_hold_what_the_project_declares() -> None:
+    assert names(project()["dependencies"]) <= set(pins("requirements.txt"))
+    assert names(project()["optional-dependencies"]["dev"]) <= set(pins("requirements-dev.txt"))
+
+
+def test_development_runs_on_the_versions_that_users_get() -> None:
+    developers = pins("requirements-dev.txt")
+    for name, pin in pins("requirements.txt").items():
+        assert developers[name] == pin
+
+
+def test_mini_racer_is_pinned_exactly() -> None:
+    """The JavaScript engine calls entry points of its library that are not public."""
+    assert "mini-racer==0.14.1" in project()["dependencies"]

@@ -1,0 +1,112 @@
+"""What the core does around a script: malformed messages, script errors, draining, the order of commit and sending."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from polykemi.testing import ServerUnderTest
+
+SCRIPT = """
+function ksr_request_route()
+  local method = KSR.pv.get("$rm")
+  if method == "MESSAGE" then local x = nil; x.y = 1 end
+  if method == "SUBSCRIBE" then KSR.tm.t_newtran(); error("after t_newtran") end
+  if method == "NOTIFY" then KSR.sl.sl_send_reply(202, "Taken"); error("after the reply") end
+  KSR.sl.sl_send_reply(200, "OK")
+end
+"""
+PEER = "192.0.2.10:5060"
+
+
+def request(method: str = "OPTIONS", **headers: str) -> bytes:
+    """Build a request; a keyword argument (Call_ID="x") replaces a header, "" leaves it out."""
+    values = {
+        "Via": f"SIP/2.0/UDP {PEER};branch=z9hG4bK{method}",
+        "From": "<sip:a@example.test>;tag=a",
+        "To": "<sip:b@example.test>",
+        "Call-ID": "c",
+        "CSeq": f"1 {method}",
+    } | {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = [f"{method} sip:b@example.test SIP/2.0", *(f"{n}: {v}" for n, v in values.items() if v)]
+    return "\r\n".join([*lines, "Content-Length: 0", "", ""]).encode("latin-1")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerUnderTest]:
+    """A server that answers everything with 200, but for the methods that its script fails on."""
+    script = tmp_path / "answer.lua"
+    script.write_text(SCRIPT)
+    with ServerUnderTest({"lua": script}, domains=["example.test"]) as under_test:
+        yield under_test
+
+
+def lines(server: ServerUnderTest, data: bytes) -> list[str]:
+    """Return the start lines of what leaves for ``data``."""
+    return [sent.start_line for sent in server.receive(data, PEER)]
+
+
+def test_a_script_error_costs_that_request_a_500_and_the_next_is_unharmed(
+    server: ServerUnderTest, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert lines(server, request("MESSAGE")) == ["SIP/2.0 500 Server Internal Error"]
+    assert "answer.lua:4:" in caplog.text
+    assert server.node.services.counters["core.script_errors"] == 1
+    assert lines(server, request()) == ["SIP/2.0 200 OK"]
+
+
+def test_a_script_error_in_a_transaction_is_answered_statefully(server: ServerUnderTest) -> None:
+    assert lines(server, request("SUBSCRIBE")) == ["SIP/2.0 500 Server Internal Error"]
+    assert lines(server, request("SUBSCRIBE")) == ["SIP/2.0 500 Server Internal Error"]
+    assert server.node.services.counters["core.script_errors"] == 1  # the second was answered as a retransmission
+
+
+def test_a_script_that_fails_after_its_reply_sends_no_second_one(server: ServerUnderTest) -> None:
+    assert lines(server, request("NOTIFY")) == ["SIP/2.0 202 Taken"]
+
+
+@pytest.mark.parametrize("header", ["From", "To", "Call-ID", "CSeq"])
+def test_a_request_without_a_mandatory_header_is_dropped_and_counted(server: ServerUnderTest, header: str) -> None:
+    assert lines(server, request(**{header.replace("-", "_"): ""})) == []
+    assert server.node.services.counters["core.dropped"] == 1
+
+
+@pytest.mark.parametrize("cseq", ["x OPTIONS", "4294967296 OPTIONS", "1", "1 INVITE"])
+def test_a_bad_cseq_gets_400(server: ServerUnderTest, cseq: str) -> None:
+    (line,) = lines(server, request(CSeq=cseq))
+    assert line.startswith("SIP/2.0 400 ")
+
+
+def test_another_version_gets_505(server: ServerUnderTest) -> None:
+    assert lines(server, request().replace(b"SIP/2.0\r\n", b"SIP/7.0\r\n", 1)) == ["SIP/2.0 505 Version Not Supported"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\r\n\r\n", b"\0\0", b"nonsense", b"SIP/2.0 999 x\r\n\r\n", b"\xff" * 2000])
+def test_noise_is_dropped_without_an_answer(server: ServerUnderTest, data: bytes) -> None:
+    assert lines(server, data) == []
+    assert lines(server, request()) == ["SIP/2.0 200 OK"]
+
+
+def test_a_malformed_ack_is_never_answered(server: ServerUnderTest) -> None:
+    assert lines(server, request("ACK", CSeq="x ACK")) == []
+
+
+def test_a_response_whose_top_via_is_not_ours_is_dropped(server: ServerUnderTest) -> None:
+    stray = request().replace(b"OPTIONS sip:b@example.test SIP/2.0", b"SIP/2.0 200 OK")
+    assert lines(server, stray) == []
+
+
+def test_a_response_of_no_transaction_goes_to_its_second_via(server: ServerUnderTest) -> None:
+    stray = request(Via="SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKx, SIP/2.0/UDP 10.0.0.9;received=192.0.2.30;rport=7070")
+    stray = stray.replace(b"OPTIONS sip:b@example.test SIP/2.0", b"SIP/2.0 200 OK")
+    (sent,) = server.receive(stray, PEER)
+    assert sent.to == "192.0.2.30:7070"
+    assert b"192.0.2.1" not in sent.data
+
+
+def test_a_draining_server_takes_no_new_work_but_knows_its_dialogs(server: ServerUnderTest) -> None:
+    server.node.router.draining = True
+    assert lines(server, request("INVITE")) == ["SIP/2.0 503 Service Unavailable"]
+    assert lines(server, request("BYE", To="<sip:b@example.test>;tag=b")) == ["SIP/2.0 200 OK"]

@@ -1,0 +1,109 @@
+"""Sockets: what is sent arrives, names are resolved without blocking, what cannot be sent is told."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from polykemi.errors import UsageError
+from polykemi.sip.flow import Flow
+from polykemi.transport.manager import Transports, local_addresses
+from polykemi.transport.resolver import Resolver
+
+
+class Network:
+    """Transports on loopback, and what they reported."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.received: list[tuple[bytes, Flow]] = []
+        self.failed: list[tuple[bytes, Flow]] = []
+        self.passes = 0
+        self.transports = Transports(
+            [("udp", "127.0.0.1", 0), ("udp", "127.0.0.1", 0)], self._receive, self._done, self._failed
+        )
+        self.transports.open(self.loop)
+
+    def _receive(self, data: bytes, flow: Flow, now: float) -> None:
+        assert now > 1_600_000_000
+        self.received.append((data, flow))
+
+    def _failed(self, data: bytes, flow: Flow) -> None:
+        self.failed.append((data, flow))
+
+    def _done(self) -> None:
+        self.passes += 1
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Run the loop until ``condition`` holds."""
+
+        async def wait() -> None:
+            while not condition():
+                await asyncio.sleep(0.001)
+
+        self.loop.run_until_complete(asyncio.wait_for(wait(), 10))
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """Two listeners of one server, on loopback."""
+    one = Network()
+    yield one
+    one.transports.close()
+    one.loop.close()
+
+
+def test_a_datagram_carries_its_flow_and_a_pass_takes_all_that_is_there(network: Network) -> None:
+    one, two = network.transports.listeners
+    network.transports.send([(b"%d" % i, Flow(one, "127.0.0.1", two.port)) for i in range(40)])
+    network.until(lambda: len(network.received) == 40)
+    assert network.received[39] == (b"39", Flow(two, "127.0.0.1", one.port))
+    assert network.passes < 40
+
+
+def test_a_host_name_is_resolved(network: Network) -> None:
+    one, two = network.transports.listeners
+    network.transports.send([(b"first", Flow(one, "localhost", two.port)), (b"second", Flow(one, "localhost", two.port))])
+    network.until(lambda: len(network.received) == 2)
+    assert [data for data, _ in network.received] == [b"first", b"second"]
+
+
+def test_what_has_no_address_is_reported(network: Network) -> None:
+    one, _ = network.transports.listeners
+    nowhere = [Flow(one, "no.such.name.invalid", 5060), Flow(one, "::1", 5060), Flow(one, "256.1.1.1.", 5060)]
+    network.transports.send([(b"lost", flow) for flow in nowhere])
+    network.until(lambda: len(network.failed) == 3)
+    assert sorted(flow.host for _, flow in network.failed) == sorted(flow.host for flow in nowhere)
+
+
+def test_a_port_that_cannot_be_sent_to_is_reported(network: Network) -> None:
+    one, _ = network.transports.listeners
+    network.transports.send([(b"x", Flow(one, "127.0.0.1", 70_000))])
+    assert len(network.failed) == 1
+
+
+def test_a_taken_port_is_one_line_and_leaves_nothing_open() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        with pytest.raises(UsageError, match=f"cannot listen on udp:127.0.0.1:{port}: Address already in use"):
+            Transports([("udp", "127.0.0.1", 0), ("udp", "127.0.0.1", port)], *[lambda *_: None] * 3)  # type: ignore[arg-type]
+
+
+def test_the_wildcard_address_means_every_address_of_the_machine() -> None:
+    assert "127.0.0.1" in local_addresses()
+    transports = Transports([("udp", "0.0.0.0", 0)], *[lambda *_: None] * 3)  # type: ignore[arg-type]
+    assert [listener.host for listener in transports.listeners] == local_addresses()
+    transports.close()
+
+
+def test_the_resolver_forgets_rather_than_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polykemi.transport.resolver.MAX_NAMES", 3)
+    resolver, loop = Resolver(), asyncio.new_event_loop()
+    for i in range(10):
+        assert resolver.lookup(f"192.0.2.{i}", False, loop, lambda _: None) == f"192.0.2.{i}"
+    assert len(resolver._known) <= 3
+    loop.close()
