@@ -71,7 +71,7 @@ def serve(
     settings = config.load(_config_file(file), engine=engine, script=script, listen=listen, domains=domains, data=data)
     from polykemi import server
 
-    server.serve(settings)
+    server.serve(settings, click.echo)
 
 
 @commands.group(no_args_is_help=False)

@@ -97,7 +97,7 @@ class Router:
         """Go on until a route block has to run and return its context; None when nothing is left and the turn has ended."""
         ran, self._ran = self._ran, None
         if ran is not None and ran.error is not None:
-            self._report(ran)
+            self.report(ran)
         while True:
             process = self._process
             if process is None:
@@ -163,7 +163,7 @@ class Router:
                 ctx = process.send(None)
                 self.run(ctx)
                 if ctx.error is not None:
-                    self._report(ctx)
+                    self.report(ctx)
         except StopIteration as end:
             return end.value
 
@@ -183,7 +183,7 @@ class Router:
                 self._engine_of[kind, callback] = name
         return name
 
-    def _report(self, ctx: RouteContext) -> None:
+    def report(self, ctx: RouteContext) -> None:
         """Log and count a script error."""
         error = ctx.error
         self.services.count("core.script_errors")

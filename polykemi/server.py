@@ -7,12 +7,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
-from polykemi.pv.compiler import Environment, Variables
+from polykemi.pv.accessor import Environment
+from polykemi.pv.compiler import Variables
 from polykemi.router import Router
 from polykemi.sip.flow import Flow, Listener
 from polykemi.storage.lmdb_location import LmdbLocation
@@ -88,13 +91,26 @@ def assemble(
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given."""
     current = Current()
     domains = frozenset(d.lower() for d in settings.domains)
-    environment = Environment(listeners=listeners, domains=domains, started=now, version=__version__)
+    ids = ids or Ids()
+    counters: dict[str, int] = {}
+    environment = Environment(
+        listeners=listeners,
+        domains=domains,
+        started=now,
+        version=__version__,
+        hostname=socket.gethostname(),
+        ids=ids,
+        counters=counters,
+        process=os.environ,
+        pid=os.getpid(),
+    )
     services = Services(
         listeners=listeners,
         domains=domains,
         outbox=Outbox(),
-        ids=ids or Ids(),
+        ids=ids,
         current=current,
+        counters=counters,
         variables=Variables(environment=environment),
         location=location,
         database=database,
@@ -110,12 +126,13 @@ def assemble(
         drive=router.drive,
         run=router.run,
         engine_of=router.engine_of,
+        report=router.report,
         trace=trace,
     )
     engines: dict[str, Engine] = {}
     try:
         for one in settings.engines:
-            engines[one.name] = make_engine(one.name, host.with_limits(Limits(one.seconds, one.memory)))
+            engines[one.name] = make_engine(one.name, replace(host, limits=Limits(one.seconds, one.memory)))
             engines[one.name].load(one.script)
     except BaseException:
         for engine in engines.values():
@@ -164,7 +181,7 @@ class Server:
         self._stop_at: float | None = None  # set while draining
         self._work = threading.Event()
         self.transports = Transports(
-            [(a.proto, a.host, a.port) for a in settings.listen], self._receive, self._turn, self._failed
+            settings.listen, self._receive, self._turn, self._failed
         )
         try:
             location, database = open_data(settings.data)
@@ -287,17 +304,17 @@ def _name(kind: Route) -> str:
     return next(name for name, k in CONFIG_NAMES.items() if k == kind)
 
 
-def serve(settings: Settings) -> None:
-    """Run a server in the foreground until it is told to stop. Raises UsageError before anything is listened on."""
+def serve(settings: Settings, say: Callable[[str], None]) -> None:
+    """Run a server in the foreground until it is told to stop, and ``say`` what it is. Raises UsageError."""
     logging.basicConfig(
         stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     server = Server(settings)
     try:
         for line in server.describe():
-            print(line)
-        print("ready", flush=True)
+            say(line)
+        say("ready")
         server.run()
     finally:
         server.close()
-    print("stopped", flush=True)
+    say("stopped")

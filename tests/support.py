@@ -67,7 +67,7 @@ def services(
 
 def message(start_line: str, *headers: str, body: str = "", **replaced: str) -> bytes:
     """Return a message; the mandatory headers are there unless ``replaced`` gives them: ``to="<sip:bob@example.test>"``."""
-    method = start_line.split(" ")[0]
+    method = start_line.partition(" ")[0]
     fields = {
         "via": "SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKtest",
         "from_": "<sip:alice@example.test>;tag=from",

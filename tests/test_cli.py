@@ -59,9 +59,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     return started
 
 
-def replace_server(monkeypatch: pytest.MonkeyPatch, serve: Callable[[Settings], None]) -> None:
+def replace_server(monkeypatch: pytest.MonkeyPatch, serve: Callable[[Settings], object]) -> None:
     server = ModuleType("polykemi.server")
-    server.serve = serve  # type: ignore[attr-defined]
+    server.serve = lambda settings, say: serve(settings)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "polykemi.server", server)
     monkeypatch.setattr(polykemi, "server", server, raising=False)
 

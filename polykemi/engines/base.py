@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.registry import Registry
+
+LOAD_FACTOR: Final = 10.0  # loading a script, with all that it imports, may take ten times as long as a route block
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,10 @@ class Host:
     trace: Callable[[str, tuple[Any, ...], Any], None] | None = None
     # For an engine that pulls a Process step by step instead of driving it (V8, which cannot be called from inside an
     # export): ``engine_of`` names the engine of a block, ``run`` runs the block there (sets ``current``, puts a script's
-    # failure into ``error``). None: the engine is the only one.
+    # failure into ``error``), ``report`` logs and counts the failure of a block. None: the engine is the only one.
     engine_of: Callable[[RouteContext], str] | None = None
     run: Callable[[RouteContext], None] | None = None
+    report: Callable[[RouteContext], None] | None = None
 
 
 class Work(Protocol):
@@ -68,7 +71,7 @@ class Engine(Protocol):
     def call(self, function: str, argument: str | None = None) -> None:
         """Call ``function`` with the context that stands in ``Host.current``. Raise ScriptError.
 
-        KSR.x.exit() and KSR.x.drop() end the call normally. ``argument`` is the event name, None for all other blocks.
+        KSR.x.exit() and KSR.x.drop() end the call normally. A function that is not there is ignored, as in Kamailio. ``argument`` is the event name, None for all other blocks.
         """
 
     def close(self) -> None:

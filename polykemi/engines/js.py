@@ -21,7 +21,7 @@ from types import GeneratorType
 from typing import Any, Final
 
 from polykemi.engines.base import Host, Work
-from polykemi.engines.js_values import BLOCK, ENTERED, EXIT, FAILED, NULL, STOP, WHERE, Values
+from polykemi.engines.js_values import BLOCK, ENTERED, EXIT, FAILED, NULL, SIZE, STOP, WHERE, Values
 from polykemi.engines.v8 import V8, Handle, Outcome
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.binding import Refused, bind, from_octets, to_octets
@@ -32,7 +32,10 @@ from polykemi.kemi.route import Route
 log = logging.getLogger("polykemi.engines.js")
 
 LOAD_SECONDS: Final = 10.0  # for the top level of a script
-_MOST_ARGUMENTS: Final = 6  # as in Kamailio
+_SOURCE: Final = "ksr:script/"  # with the number of the load, V8's name for a script
+_FRAME: Final = re.compile(_SOURCE + r"(\d{1,9}):(\d{1,9})")
+
+_Process = Generator[RouteContext, None, Any]
 
 
 class _Position(BaseException):
@@ -44,6 +47,7 @@ class JsConversion:
 
     unicode = True
     extra_arguments = False
+    max_arguments = 6
     none_result = False
 
     def __init__(self) -> None:
@@ -82,8 +86,8 @@ class JsEngine:
         self._file = self.name  # of the script that is live
         self._functions: dict[str, int] = {}
         self._bound: list[tuple[Export, Callable[..., Any]]] = []
-        self._again_with: tuple[Export, Callable[..., Any], list[Any]] | None = None
-        self._processes: list[tuple[Generator[RouteContext, None, Any], RouteContext | None]] = []
+        self._again_with: tuple[Export, Callable[..., Any], list[Any]] | None = None  # the call that asked for its line
+        self._processes: list[tuple[Export, _Process, RouteContext | None]] = []  # those that wait for a block
         self._error: ScriptError | None = None  # of the block that was called
         self._busy = False  # a call waits
         self._loop: asyncio.AbstractEventLoop | None = None  # while serving
@@ -96,7 +100,9 @@ class JsEngine:
         self._fatal: BaseException | None = None
         self._finished = threading.Event()
         self._paused: threading.Event | None = None  # a load waits for the loop to pause
+        self._pumping = False  # JavaScript comes back to V8's message pump
         self._task = 0
+        self._loading = threading.Lock()
         self._v8 = v8 = V8(host.limits.memory)
         shared = v8.eval(f"new SharedArrayBuffer({SIZE})")
         self._values = Values(v8.memoryview(shared))
@@ -117,28 +123,23 @@ class JsEngine:
             entries.append(v8.entry(self._entry(export, bound, types)))
         source = resources.files("polykemi.engines").joinpath("js_runtime.js").read_text("utf-8")
         spec = json.dumps({"cache": host.trace is None, "exports": rows})
-        return v8.make(v8.eval(source), spec, v8.array([shared, *entries]))
+        return v8.make(v8.eval(source), spec, v8.array([shared, v8.array(entries)]))
 
     # ---- calls from JavaScript; these run on V8's thread and never raise
     def _entry(self, export: Export, bound: Callable[..., Any], types: str) -> Callable[[], None]:
         """Return what JavaScript calls for ``export``: the whole way of one call."""
-        values, words, texts = self._values, self._values.words, self._values.texts
-        put, arguments = values.put, values.arguments
-        if types == "":
-            call = bound
-        elif types == "s":
-
-            def call() -> Any:
-                return bound(*arguments(types)) if words[1] else bound(texts[words[2]])
-        else:
-
-            def call() -> Any:
-                return bound(*arguments(types))
+        values, words, put, arguments = self._values, self._values.words, self._values.put, self._values.arguments
+        call = bound
+        if types:  # read from the buffer as the common case has them: numbers, and texts that crossed before
+            read = ", ".join(f"texts[words[{i}]]" if t == "s" else f"words[{i}]" for i, t in enumerate(types, 2))
+            source = f"lambda: bound(*arguments(types)) if words[1] else bound({read})"
+            scope = {"words": words, "texts": values.texts, "bound": bound, "arguments": arguments, "types": types}
+            call = eval(source, scope)
 
         def enter() -> None:
             try:
                 result = call()
-                words[0] = self._begin(result) if type(result) is GeneratorType else put(result)
+                words[0] = self._begin(export, result) if type(result) is GeneratorType else put(result)
             except BaseException as error:  # noqa: BLE001
                 words[0] = self._raised(error, export, bound, lambda: arguments(types))
 
@@ -161,7 +162,7 @@ class JsEngine:
         words = self._values.words
         try:
             result = bound(*arguments)
-            words[0] = self._begin(result) if type(result) is GeneratorType else self._values.put(result)
+            words[0] = self._begin(export, result) if type(result) is GeneratorType else self._values.put(result)
         except BaseException as error:  # noqa: BLE001
             words[0] = self._raised(error, export, bound, lambda: arguments)
 
@@ -178,24 +179,13 @@ class JsEngine:
         """The number of arguments is wrong: none to a function that takes some, some to one that takes none, too many."""
         words = self._values.words
         (export, bound), given = self._bound[words[1]], words[2]
-        if given > _MOST_ARGUMENTS and self._current.ctx is not None:
-            self._call_again(export, self._too_many(export), [given])
-        else:
-            self._call_again(export, bound, [""] * given if not export.params else [])
-
-    def _too_many(self, export: Export) -> Callable[[int], bool]:
-        def refuse(given: int) -> bool:
-            where = self._conversion.where()
-            log.error("%s: takes %d arguments at most, %d given at %s", export.path, _MOST_ARGUMENTS, given, where)
-            return False
-
-        return refuse
+        self._call_again(export, bound, [""] * given)
 
     def _failed(self) -> None:
         """A route block failed."""
-        cause, stack = self._values.two_texts()
-        line, traceback = self._line(stack), self._readable(stack)
-        error = ScriptError(self._file, line, cause, traceback)
+        cause, stack = (text.encode("utf-8", "replace").decode() for text in self._values.two_texts())
+        cause = cause.replace("\r", " ").replace("\n", " ")  # it goes into one line of the log
+        error = ScriptError(self._file, self._line(stack), cause, self._readable(stack))
         if self._processes and self._current.ctx is not None:
             self._current.ctx.error = error
         elif self._running is not None:
@@ -204,33 +194,313 @@ class JsEngine:
             self._error = error
 
     # ---- Processes: exports that need route blocks run
-    def _begin(self, process: Generator[RouteContext, None, Any]) -> int:
-        self._processes.append((process, self._current.ctx))
+    def _begin(self, export: Export, process: _Process) -> int:
+        self._processes.append((export, process, self._current.ctx))
         return self._step()
 
     def _resume(self) -> None:
-        self._current.ctx = self._processes[-1][1]
+        block = self._current.ctx
+        export, _, self._current.ctx = self._processes[-1]
         try:
+            if block is not None and block.error is not None and self._host.report is not None:
+                self._host.report(block)
             self._values.words[0] = self._step()
         except BaseException as error:  # noqa: BLE001
-            self._values.words[0] = self._raised_in_process(error)
+            self._values.words[0] = self._raised(error, export, lambda: None, list)
 
     def _step(self) -> int:
         """Go on with the innermost Process until JavaScript has a block to run or the Process has ended."""
-        process, outer = self._processes[-1]
+        _, process, outer = self._processes[-1]
         host = self._host
-        while True:
-            try:
+        try:
+            while True:
                 block = process.send(None)
-            except StopIteration as end:
-                self._processes.pop()
-                return self._values.put(end.value)
-            except BaseException:
-                self._processes.pop()
-                raise
-            if host.run is not None and host.engine_of is not None and host.engine_of(block) != self.name:
-                host.run(block)
-                self._current.ctx = outer
-            elif self._order(block):
-                return BLOCK
+                if host.run is not None and host.engine_of is not None and host.engine_of(block) != self.name:
+                    host.run(block)
+                    self._current.ctx = outer
+                    if block.error is not None and host.report is not None:
+                        host.report(block)
+                elif (number := self._functions.get(block.callback)) is not None:
+                    self._order(block, number)
+                    return BLOCK
+        except StopIteration as end:
+            self._processes.pop()
+            return self._values.put(end.value)
+        except BaseException:
+            self._processes.pop()
+            raise
 
+    def _order(self, block: RouteContext, number: int) -> None:
+        """Tell JavaScript to run ``block``."""
+        words = self._values.words
+        words[3] = number
+        words[4] = self._values.put(from_octets(block.event)) if block.kind == Route.EVENT else NULL
+        self._current.ctx = block
+
+    # ---- the engine
+    def load(self, path: Path) -> None:
+        """Load the script at ``path``. Raise ScriptLoadError; the running script stays then.
+
+        While serving, from another thread than the loop's (``run_in_executor``); else from the one that calls.
+        """
+        if threading.get_ident() == self._v8.thread:
+            raise RuntimeError("V8 waits for this thread: load the script from another one")
+        source = _read(path)
+        with self._loading:
+            if self._loop is None:
+                self._load(str(path), source)
+                return
+            self._paused = paused = threading.Event()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            paused.wait()
+            try:
+                self._load(str(path), source)
+            finally:
+                self._paused = None
+                if not self._finished.is_set():
+                    self._start()
+
+    def _load(self, file: str, source: str) -> None:
+        self._files.append(file)
+        number = len(self._files) - 1
+        text = self._v8.text(f"{_SOURCE}{number}\n{source}")
+        try:
+            outcome, expired = self._perform(self._load_script, LOAD_SECONDS, text)
+        finally:
+            self._v8.release(text)
+        if outcome.failed:
+            raise self._load_error(file, number, outcome, expired=expired)
+        self._file = file
+        self._functions = {}
+        for i, name in enumerate(outcome.text.splitlines()):
+            self._functions[name] = self._functions[to_octets(name)] = i
+
+    def functions(self) -> frozenset[str]:
+        """Return the names of the functions that the script defines."""
+        return frozenset(self._functions)
+
+    def has(self, function: str) -> bool:
+        """Tell whether the script defines ``function``."""
+        return function in self._functions
+
+    def call(self, function: str, argument: str | None = None) -> None:
+        """Call ``function`` on V8's thread and wait. Raise ScriptError; nothing happens when there is no such function."""
+        number = self._functions.get(function)
+        if number is None:
+            return
+        if self._busy or self._loop is not None:
+            raise ScriptError(
+                self._file, None, f"{function}: JavaScript is waiting for this call and cannot be entered"
+            )
+        self._busy = True
+        try:
+            self._call(number, argument)
+        finally:
+            self._busy = False
+            self._values.end_run()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _call(self, number: int, argument: str | None) -> None:
+        words = self._values.words
+        while True:
+            words[3] = number
+            words[4] = NULL if argument is None else self._values.put(from_octets(argument))
+            outcome, expired = self._perform(self._run_block, self._host.limits.seconds)
+            if not outcome.failed:
+                return
+            if expired or self._processes or words[3] == ENTERED:
+                self._error = self._stopped(outcome, expired=expired)
+                return
+            # V8 was stopped a moment too late, when the block before this one had ended
+
+    def _perform(self, function: Handle, seconds: float, this: Handle = None) -> tuple[Outcome, bool]:
+        """Run ``function`` on V8's thread and wait; tell whether it ran longer than ``seconds`` and was stopped."""
+        ended = threading.Lock()
+        ended.acquire()
+        outcomes: list[Outcome] = []
+
+        def done(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            ended.release()
+
+        task = self._v8.start(function, done, this)
+        expired = False
+        try:
+            expired = not ended.acquire(timeout=seconds if seconds > 0 else -1)
+        finally:
+            if not outcomes:  # too long, or a signal's handler raised
+                self._v8.cancel(task)
+                ended.acquire()
+        return outcomes[0], expired
+
+    # ---- serving: V8's thread runs the event loop
+    def serve(self, loop: asyncio.AbstractEventLoop, work: Work) -> None:
+        """Run ``loop`` in V8's thread and pull ``work``, until ``stop``. This thread takes the signals and watches the time."""
+        seconds = self._host.limits.seconds
+        period = min(max(seconds / 8, 0.005), 0.25) if seconds > 0 else 0.25  # also how late a signal may be seen
+        self._fatal = None
+        self._finished.clear()
+        self._work, self._loop = work, loop
+        self._start()
+        try:
+            while not self._finished.wait(period):
+                self._watch(seconds)
+        finally:
+            if not self._finished.is_set():  # a signal's handler raised
+                self.stop()
+                while not self._finished.wait(period):
+                    self._watch(seconds)
+            self._loop = self._work = None
+            self._stopping = False
+        if self._fatal is not None:
+            raise self._fatal
+
+    def stop(self) -> None:
+        """Make ``serve`` return when the running block has ended. For any thread, and for signal handlers."""
+        if self._loop is None:
+            self._stopping = True
+        loop = self._loop
+        if threading.get_ident() == self._v8.thread:
+            self._stop()
+        elif loop is not None:
+            loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        self._stopping = True
+        if self._loop is not None:
+            self._loop.stop()
+
+    def _start(self) -> None:
+        self._task = self._v8.start(self._main, self._ended)
+
+    def _watch(self, seconds: float) -> None:
+        """End a block that runs too long. ``_next`` gives out none once ``_expired`` is set, so that only this one is hit."""
+        running, pumping = self._running, self._pumping
+        if seconds <= 0 or self._expired is not None or time.monotonic() - self._started <= seconds:
+            return
+        if running is not None:
+            self._expired = running
+        if self._running is running and (running is not None or pumping):
+            self._v8.cancel(self._task)
+
+    def _next(self) -> None:
+        """Give JavaScript the next block to run, waiting for it in the event loop."""
+        self._running = self._current.ctx = None
+        self._values.end_run()
+        try:
+            block = self._pull()
+        except BaseException as error:  # noqa: BLE001
+            self._fatal = error
+            block = None
+        if block is None:
+            self._values.words[3] = STOP
+            self._started = time.monotonic()  # what promises have left to do comes now
+            self._pumping = True
+
+    def _pull(self) -> RouteContext | None:
+        """Return the block that was ordered, None when JavaScript shall come back to V8's message pump."""
+        work, loop = self._work, self._loop
+        assert work is not None
+        assert loop is not None
+        while not (self._stopping or self._expired is not None or self._paused is not None):
+            block, self._again = self._again or work.next(), None
+            if block is None:
+                loop.run_forever()
+            elif (number := self._functions.get(block.callback)) is not None:
+                self._order(block, number)
+                self._started = time.monotonic()
+                self._running = block
+                return block
+        return None
+
+    def _ended(self, outcome: Outcome) -> None:
+        """JavaScript has come back to the message pump: for a moment, to stop, or because it was stopped."""
+        expired, running = self._expired is not None, self._running
+        self._expired = self._running = None
+        self._pumping = False
+        if outcome.failed and running is not None:
+            if self._processes or self._values.words[3] == ENTERED:
+                running.error = self._stopped(outcome, expired=expired)
+            else:
+                self._again = running
+            self._current.ctx = None
+        if self._stopping or self._fatal is not None:
+            self._finished.set()
+        if self._paused is not None:
+            self._paused.set()
+        elif not self._finished.is_set():
+            self._start()
+
+    # ---- failures
+    def _stopped(self, outcome: Outcome, *, expired: bool) -> ScriptError:
+        """V8 stopped a block: undo what is half done and return the error."""
+        error: ScriptError
+        if expired:
+            error = ScriptTimeout(self._file, None, f"ran longer than {self._host.limits.seconds:g} s")
+        elif self._v8.out_of_memory():
+            error = ScriptError(self._file, None, f"needs more memory than its {self._v8.memory} octets")
+            self._v8.limit_memory()
+        else:
+            error = ScriptError(self._file, None, outcome.text.partition("\n")[0])
+        while self._processes:
+            export, process, outer = self._processes.pop()
+            if self._current.ctx is not None:
+                self._current.ctx.error = error
+            self._current.ctx = outer
+            try:
+                process.close()
+            except Exception:
+                log.exception("%s: internal error", export.path)
+        self._values.forget()
+        return error
+
+    def _load_error(self, file: str, number: int, outcome: Outcome, *, expired: bool) -> ScriptLoadError:
+        if expired:
+            return ScriptLoadError(file, None, f"ran longer than {LOAD_SECONDS:g} s")
+        if self._v8.out_of_memory():
+            self._v8.limit_memory()
+            return ScriptLoadError(file, None, f"needs more memory than its {self._v8.memory} octets")
+        head, _, stack = outcome.text.partition("\n")  # "where:line: cause"; where is "undefined" for syntax errors
+        message = re.match(r"(?s)(\S*?):(\d+): (.*)", head)
+        if message is None:
+            return ScriptLoadError(file, self._line(stack), head)
+        where, line, cause = message.groups()
+        if where in ("undefined", f"{_SOURCE}{number}"):
+            return ScriptLoadError(file, int(line), cause)
+        return ScriptLoadError(file, self._line(stack), cause)
+
+    def _line(self, stack: str) -> int | None:
+        frame = _FRAME.search(stack)
+        return int(frame[2]) if frame else None
+
+    def _position(self, stack: str) -> str:
+        frame = _FRAME.search(stack)
+        return self._named(frame) if frame else self._file
+
+    def _named(self, frame: re.Match[str]) -> str:
+        number = int(frame[1])  # a script may have made it up
+        return f"{self._files[number]}:{frame[2]}" if number < len(self._files) else frame[0]
+
+    def _readable(self, stack: str) -> str:
+        """Return the stack of a script's error with the names of files, without the frames of the runtime."""
+        lines = [line for line in stack.split("\n") if "(js_runtime.js" not in line]
+        return _FRAME.sub(self._named, "\n".join(lines))
+
+    def close(self) -> None:
+        """End V8 and its thread."""
+        self._values.close()
+        self._v8.close()
+
+
+def _read(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ScriptLoadError(str(path), None, error.strerror or str(error)) from None
+    try:
+        source = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ScriptLoadError(str(path), data.count(b"\n", 0, error.start) + 1, "is not UTF-8") from None
+    return "//" + source[2:] if source.startswith("#!") else source

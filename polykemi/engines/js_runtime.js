@@ -12,15 +12,15 @@
 //                  octet a character, 2 a text of UTF-16, 3 a text that went ahead in pieces
 //   words[2..7]    of a call: the arguments; of a text in TEXT: its length
 //   words[8..13]   of a call: the number to keep a text under from now on (-1: none)
-//   words[3..4]    of a route block: the number of the script's function (or STOP, PUMP), the kind of its argument
+//   words[3..4]    of a route block: the number of the script's function (or STOP when there is none), the kind of its argument
 //   doubles[0]     a number that is no Int32
 //   octets, units  the text area: one octet or one UTF-16 code unit a character
 //
 // A script shares the global object with this file. What is used here after a script has run is therefore captured
 // first (`const`) or pinned (what is called as a method), and loops are written so that they need no iterators.
-(function boot(...entries) {
+(function boot(shared, entries) {
   'use strict';
-  const { Array, Error, Map, RangeError, Reflect, SharedArrayBuffer, String, TypeError } = globalThis;
+  const { Array, Error, Map, Promise, RangeError, Reflect, String, TypeError } = globalThis;
   const { Float64Array, Int32Array, Uint16Array, Uint8Array, RegExp } = globalThis;
   const { apply } = Reflect;
   const { defineProperty, getOwnPropertyNames } = Object;
@@ -34,15 +34,14 @@
   pin(Map.prototype, 'set');
   pin(globalThis, 'eval');
 
-  const SIZE = 1 << 20, TEXT = 128;
+  const TEXT = 128;
   const SHORT = 64, KEPT = 4096, SEEN = 1024; // texts up to SHORT are kept when they come a second time
   const PIECE = 1 << 16, LONGEST = 1 << 24; // six pieces fit into the text area; characters
   const NULL = 0, INT = 1, FALSE = 2, TRUE = 3, DOUBLE = 4, NUMBERED = 5, OCTETS = 6, UNITS = 7, PIECES = 8;
   const EXIT = 9, BLOCK = 10, FAILED = 11, WHERE = 12; // beyond values
-  const ENTERED = -3;
+  const ENTERED = -3, BETWEEN_PUMPS = 20000;
   const EXIT_TEXT = '~~ksr~exit~~'; // what KSR.x.exit() throws, as in Kamailio
 
-  const shared = new SharedArrayBuffer(SIZE);
   const words = new Int32Array(shared, 0, 16), doubles = new Float64Array(shared, 64, 1);
   const octets = new Uint8Array(shared, TEXT), units = new Uint16Array(shared, TEXT);
   const spec = JSON.parse(this);
@@ -51,6 +50,7 @@
 
   let handlers = []; // of the script that is live: number => function that returns the script's function
   let leaving = false; // KSR.x.exit() was called: nothing more is done for this run, whatever the script catches
+  let crossings = 0; // calls into Python since V8's message pump had its turn
   let run = 0, runs = 0; // number of the run of a route block, for what is cached in it
 
   // ---- texts
@@ -185,6 +185,7 @@
   }
 
   function outcome() {
+    crossings++;
     for (;;) {
       const kind = words[0];
       if (kind <= PIECES) return take(kind);
@@ -341,8 +342,10 @@
       const argument = take(kind);
       const callback = handler();
       if (typeof callback !== 'function') return;
-      if (kind === NULL) callback();
-      else callback(argument);
+      const result = kind === NULL ? callback() : callback(argument);
+      if (typeof result === 'object' && result instanceof Promise) {
+        throw new TypeError('a route block must not be async: what comes after await would have no message');
+      }
     } catch (error) {
       if (!leaving && error !== EXIT_TEXT) fail(error);
     } finally {
@@ -352,7 +355,8 @@
   }
 
   function main() { // back to V8's message pump now and then: it frees what callbacks leave behind
-    for (let n = 0; n < 1000; n++) {
+    crossings = 0;
+    while (crossings++ < BETWEEN_PUMPS) {
       next();
       if (words[3] < 0) return;
       runBlock();
@@ -429,6 +433,6 @@
     return found;
   }
 
-  return { shared, main, runBlock, load };
+  return { main, runBlock, load };
 })
 //# sourceURL=js_runtime.js

@@ -12,6 +12,7 @@ NULL, INT, FALSE, TRUE, DOUBLE, NUMBERED, OCTETS, UNITS, PIECES, EXIT, BLOCK, FA
 STOP: Final = -1  # for words[3]: no more route blocks
 ENTERED: Final = -3  # words[3] when JavaScript has begun a route block
 
+SIZE: Final = 1 << 20  # of the buffer, octets
 _TEXT: Final = 128  # octet where texts begin
 _SHORT: Final = 64  # characters of a text that is numbered
 _KEPT: Final = 4096

@@ -25,7 +25,7 @@ from typing import Any, Final, NoReturn
 
 from lupa.luajit21 import LuaError, LuaMemoryError, LuaRuntime
 
-from polykemi.engines.base import Host
+from polykemi.engines.base import LOAD_FACTOR, Host
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.binding import bind, expected
 from polykemi.kemi.context import Exit
@@ -36,6 +36,7 @@ EXIT: Final = "~~ksr~exit~~"
 _ENDING_MODULE: Final = "x"  # its functions end the route
 _HOOK_INSTRUCTIONS: Final = 100_000  # under a millisecond of Lua
 _MEMORY_HOOK_INSTRUCTIONS: Final = 10_000
+_OWN_FRAMES: Final = ("\tpolykemi:", "\t[C]: in function 'native_xpcall'", "\t[C]: in function 'error'")
 _INT64: Final = 1 << 63
 _LUA_TYPES: Final[dict[type, str]] = {type(None): "nil", bool: "boolean", int: "number", float: "number", str: "string"}
 
@@ -45,7 +46,6 @@ class LuaConversion:
 
     unicode = False
     extra_arguments = False
-    max_arguments = 6
     none_result = False
 
     def __init__(self, where: Callable[[], str]) -> None:
@@ -64,7 +64,7 @@ class LuaConversion:
     def to_str(self, value: Any) -> str:
         """Return numbers as Lua prints them; all else that is no string is the empty text, as nil is."""
         if type(value) is int or type(value) is float:
-            return "%.14g" % value
+            return format(value, ".14g")
         return ""
 
     def missing(self) -> NoReturn:
@@ -94,7 +94,7 @@ class _Script:
     def __init__(self, path: Path, host: Host, expired: Callable[[], bool], texts: dict[Path, str]) -> None:
         self.path = path
         self.texts = texts  # of the files that were read
-        self.entries: dict[str, Any] = {}  # function -> its entry in Lua
+        self.entries: dict[str, list[Any]] = {}  # function -> its idle entries in Lua
         self._root = path.parent.resolve()
         limits = host.limits
         self._lua = LuaRuntime(
@@ -124,7 +124,7 @@ class _Script:
             text = self._text(self.path)
         except OSError as error:
             raise ScriptError(str(self.path), None, error.strerror or str(error)) from None
-        failure = self._prelude.load(text, _lua_name(self.path))
+        failure = self._prelude.loader(text, _lua_name(self.path)).coroutine().send(None)
         if failure is not None:
             raise self.error(failure)
 
@@ -143,14 +143,16 @@ class _Script:
         return frozenset(self._prelude.functions().values())
 
     def entry(self, function: str) -> Any:
-        """Return Lua's entry into ``function``. Raise ScriptError when there is no such function."""
+        """Return a new entry into ``function``, to be called with its argument; None when there is no such function."""
         try:
-            entry = self._prelude.handler(function)
+            handler = self._prelude.handler(function)
         except UnicodeEncodeError:
-            entry = None
-        if entry is None:
-            raise ScriptError(str(self.path), None, f"no function {function}")
-        self.entries[function] = entry
+            return None
+        if handler is None:
+            return None
+        self.entries.setdefault(function, [])
+        entry = handler.coroutine().send
+        entry(None)
         return entry
 
     def error(self, failure: tuple[Any, ...]) -> BaseException:
@@ -177,6 +179,8 @@ class _Script:
             return None
         path = self.path.parent / os.fsdecode(name.encode("latin-1"))
         try:
+            if path in self.texts:
+                return self.texts[path], _lua_name(path)
             if path.resolve().is_relative_to(self._root) and path.is_file():
                 return self._text(path), _lua_name(path)
         except OSError:
@@ -187,7 +191,7 @@ class _Script:
 def _script_frames(stack: str) -> str:
     """Return a Lua traceback without the engine's own frames."""
     lines = stack.strip("\n").split("\n")
-    return "\n".join(line for line in lines if not line.startswith("\tpolykemi:") and "'native_xpcall'" not in line)
+    return "\n".join(line for line in lines if not line.startswith(_OWN_FRAMES))
 
 
 def _lua_name(path: Path) -> str:
@@ -232,10 +236,10 @@ class LuaEngine:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._seconds = host.limits.seconds
+        self._seconds = host.limits.seconds or math.inf
         self._deadline = 0.0  # of the running call, on the monotonic clock; 0: its first hook sets it
         self._script: _Script | None = None
-        self._entries: dict[str, Any] = {}
+        self._entries: dict[str, list[Any]] = {}
         self._functions: frozenset[str] = frozenset()
 
     def load(self, path: Path) -> None:
@@ -243,7 +247,7 @@ class LuaEngine:
         self._start(path, {})
 
     def _start(self, path: Path, texts: dict[Path, str]) -> None:
-        outer, self._deadline = self._deadline, 0.0
+        outer, self._deadline = self._deadline, monotonic() + self._seconds * LOAD_FACTOR
         current = self._host.current
         ctx, current.ctx = current.ctx, None
         try:
@@ -272,12 +276,18 @@ class LuaEngine:
         script = self._script
         if script is None:
             raise ScriptError("", None, "no script is loaded")
-        entry = self._entries.get(function) or script.entry(function)
+        idle = self._entries.get(function)
+        entry = idle.pop() if idle else script.entry(function)
+        if entry is None:
+            log.error("%s: no function %s", script.path, function)
+            return
         outer, self._deadline = self._deadline, 0.0  # a route block may run inside of another one's export
         try:
-            failure = entry() if argument is None else entry(argument)
-        except LuaError:  # no memory for as much as the report
+            failure = entry(argument)
+        except LuaError:  # no memory for as much as the report: this entry is dead
             failure = ("memory",)
+        else:
+            script.entries[function].append(entry)
         finally:
             self._deadline = outer
         if failure is not None:
@@ -302,6 +312,6 @@ class LuaEngine:
     def _expired(self) -> bool:
         """Tell whether the running call has used up its time; called by the hook, so nothing is paid per call."""
         if not self._deadline:
-            self._deadline = monotonic() + (self._seconds or math.inf)
+            self._deadline = monotonic() + self._seconds
             return False
         return monotonic() >= self._deadline

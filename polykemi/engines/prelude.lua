@@ -3,6 +3,9 @@
 -- Law: a script reaches Lua's pure libraries, KSR and the Lua files of its own directory, nothing else; and what ends a
 -- route (KSR.x.exit(), the limits of time and memory) can be caught by nothing that a script can call. Both rest on this: everything
 -- used below is a local of this chunk, taken before the script can change it, and only closures go out.
+--
+-- Script code runs on threads (coroutines) of ours, never on the state's main thread: lupa makes every call into Lua on
+-- the main thread, which must therefore be idle when a KSR function, called by a script's coroutine, comes back in.
 
 local host, script_directory = ...
 
@@ -13,7 +16,7 @@ local G, python, jit, debug, package = _G, python, jit, debug, package
 local error, pairs, rawget, select, tonumber, tostring, type = error, pairs, rawget, select, tonumber, tostring, type
 local native_load, native_pcall, native_xpcall = load, pcall, xpcall
 local byte, find, gsub, sub, concat = string.byte, string.find, string.gsub, string.sub, table.concat
-local create, resume = coroutine.create, coroutine.resume
+local create, resume, running, yield = coroutine.create, coroutine.resume, coroutine.running, coroutine.yield
 local getinfo, sethook, traceback = debug.getinfo, debug.sethook, debug.traceback
 local collect = collectgarbage
 local as_function = python.as_function
@@ -52,7 +55,33 @@ function xpcall(f, handler, ...)
   end, ...))
 end
 
-function coroutine.resume(...) return passed(resume(...)) end
+local entries = setmetatable({}, { __mode = "k" }) -- our threads, which are no coroutines to the script
+local current -- the thread that runs now
+
+local function came_back(outer, ...)
+  current = outer
+  return passed(...)
+end
+
+local function resumed(co, ...)
+  local outer = current
+  current = co
+  return came_back(outer, resume(co, ...))
+end
+
+coroutine.resume = resumed
+
+function coroutine.running()
+  local co = running()
+  if not entries[co] then return co end
+end
+
+function coroutine.isyieldable() return not entries[running()] end
+
+function coroutine.yield(...)
+  if entries[running()] then error("attempt to yield across C-call boundary", 2) end
+  return yield(...)
+end
 
 function coroutine.wrap(f)
   local co = create(f)
@@ -61,16 +90,16 @@ function coroutine.wrap(f)
     local e = ...
     error(e, type(e) == "string" and 2 or 0) -- the native one adds the position as well
   end
-  return function(...) return unwrapped(passed(resume(co, ...))) end
+  return function(...) return unwrapped(resumed(co, ...)) end
 end
 
 -- Where the script stands -------------------------------------------------------------------------------------------
 
 local full_names = {} -- as error messages shorten the name of a chunk -> its whole name
 
-local function location(level)
+local function location(thread, level)
   for i = level, level + 100 do
-    local info = getinfo(i, "Sl")
+    local info = getinfo(thread, i, "Sl")
     if not info then return nil, nil end
     if byte(info.source) == 64 then return sub(info.source, 2), info.currentline end -- "@file"
   end
@@ -80,7 +109,7 @@ end
 local function failure(e)
   local shown, ends = plain(e)
   if shown == EXIT then return EXIT end
-  local file, line = location(3)
+  local file, line = location(running(), 2)
   if e == TIMEOUT or e == MEMORY then
     return { e == TIMEOUT and "timeout" or "memory", "", file, line, traceback("", 2) }
   end
@@ -236,11 +265,16 @@ function entry.export(module, name, f, ends)
   end
 end
 
-function entry.load(text, file)
-  local chunk, problem = compile(text, "@" .. file, G)
-  if chunk then return outcome(native_xpcall(chunk, failure)) end
-  local _, _, line, cause = find(problem, "^.-:(%d+): (.*)$")
-  return "error", cause or problem, file, line and tonumber(line)
+-- Returns what is to be run as a thread: it loads a script and yields the outcome.
+function entry.loader(text, file)
+  return function()
+    current = running()
+    entries[current] = true
+    local chunk, problem = compile(text, "@" .. file, G)
+    if chunk then yield(outcome(native_xpcall(chunk, failure))) end
+    local _, _, line, cause = find(problem, "^.-:(%d+): (.*)$")
+    yield("error", cause or problem, file, line and tonumber(line))
+  end
 end
 
 function entry.functions()
@@ -254,17 +288,31 @@ function entry.functions()
   return names
 end
 
--- Returns the entry into the function ``name``: looked up when it runs, for scripts may set their globals at any time.
+-- Returns what is to be run as a thread: each time it is resumed it calls the script's function ``name`` and yields the
+-- outcome. The function is looked up each time, for scripts may set their globals at any time.
 function entry.handler(name)
   if type(rawget(G, name)) ~= "function" then return nil end
-  return function(argument)
-    if argument == nil then return outcome(native_xpcall(rawget(G, name), failure)) end
-    return outcome(native_xpcall(rawget(G, name), failure, argument))
+  return function()
+    local me = running()
+    entries[me] = true
+    local argument = yield()
+    while true do
+      local outer, ok, e = current, nil, nil
+      current = me
+      if argument == nil then
+        ok, e = native_xpcall(rawget(G, name), failure)
+      else
+        ok, e = native_xpcall(rawget(G, name), failure, argument)
+      end
+      current = outer
+      argument = yield(outcome(ok, e))
+    end
   end
 end
 
 function entry.where()
-  local file, line = location(2)
+  local file, line
+  if current then file, line = location(current, 0) end
   if file then return file .. ":" .. line end
   return script_directory
 end

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import itertools
+import json
 import logging
 import threading
 import weakref
@@ -49,7 +50,6 @@ _ENTRY: Final = 1 << 40  # callback numbers of entries start here, those of task
 _UNDEFINED: Final = 11
 _TEXT: Final = 5
 _FIRST_ERROR: Final = 200
-_TERMINATED: Final = 204
 
 Handle = Any  # a pointer to a value that lives in the library; all are given back by ``close``
 
@@ -59,7 +59,6 @@ class Outcome:
     """How a task ended: ``failed`` with V8's message, or with the text that it returned."""
 
     failed: bool
-    cancelled: bool
     text: str
 
 
@@ -86,14 +85,16 @@ def _library() -> Any:
 
 
 class V8:
-    """One isolate with one JavaScript context, on a thread of its own. ``memory`` is its heap limit in octets, 0 for none."""
+    """One isolate with one JavaScript context, on a thread of its own. ``memory`` is its heap limit in octets.
+
+    The limit is never more than three quarters of V8's own, at which V8 would end the process; 0 stands for that much.
+    """
 
     def __init__(self, memory: int = 0) -> None:
-        self.memory = memory
         self._dll = dll = _library()
         self._value = dll.mr_free_value.argtypes[1]
         self._entries: list[Callable[[], None]] = []
-        self._tasks: dict[int, Callable[[Outcome], None]] = {}
+        self._tasks: dict[int, tuple[Callable[[Outcome], None], bool]] = {}  # done, keep the result
         self._numbers = itertools.count(1)
         free = ctypes.PyDLL(dll._name)["mr_free_value"]  # PyDLL: the GIL stays with the caller, as it is brief
         free.argtypes, free.restype = [ctypes.c_uint64, ctypes.c_void_p], None
@@ -106,11 +107,20 @@ class V8:
         callback = signature(self._dispatcher())
         self._context = context = init(callback)
         self._finalizer = weakref.finalize(self, _free_context, dll, context, callback)
+        stats = json.loads(_text(dll.mr_heap_stats(context).contents))
+        most = stats["heap_size_limit"] * 3 // 4
+        self.memory = min(memory, most) if memory else most
         self.limit_memory()
         self._undefined = dll.mr_alloc_int_val(context, 0, _UNDEFINED)
         self._nothing = self.eval("[]")
-        self._call(self.entry(_keep_thread_state))
+        self.thread = 0  # the identifier of the isolate's thread
+        self._call(self.entry(self._settle))
         self._leave = self.entry(_give_thread_state_back)
+
+    def _settle(self) -> None:
+        """Take the GIL state once more than the callback gives it back, so that the thread keeps its thread state."""
+        ctypes.pythonapi.PyGILState_Ensure()
+        self.thread = threading.get_ident()
 
     def _dispatcher(self) -> Callable[[int, int], None]:
         entries, tasks, free, value_type = self._entries, self._tasks, self._free, self._value
@@ -124,14 +134,14 @@ class V8:
             kind = value.type
             text = ""
             if kind == _TEXT or kind >= _FIRST_ERROR:
-                text = bytes(value.value.bytes_val[: value.len]).decode("utf-8", "replace")
-            done = tasks.pop(number)
-            if kind < _FIRST_ERROR and kind != _TEXT:
-                self._returned = ctypes.cast(raw, value_type)  # eval keeps what it made
+                text = _text(value)
+            done, keep = tasks.pop(number)
+            if keep:
+                self._kept = ctypes.cast(raw, value_type)
             else:
                 free(self._context, raw)
             try:
-                done(Outcome(kind >= _FIRST_ERROR, kind == _TERMINATED, text))
+                done(Outcome(kind >= _FIRST_ERROR, text))
             except Exception:
                 log.exception("internal error at the end of a task")
 
@@ -183,12 +193,12 @@ class V8:
             ended.set()
 
         number = next(self._numbers)
-        self._tasks[number] = done
+        self._tasks[number] = done, True
         begin(number)
         ended.wait()
         if outcomes[0].failed:
             raise RuntimeError(outcomes[0].text)
-        return self._returned
+        return self._kept
 
     # ---- tasks
     def text(self, text: str) -> Handle:
@@ -203,7 +213,7 @@ class V8:
     def start(self, function: Handle, done: Callable[[Outcome], None], this: Handle = None) -> int:
         """Queue a call of ``function``; ``done`` is called on the isolate's thread when it has ended. Return the task."""
         number = next(self._numbers)
-        self._tasks[number] = done
+        self._tasks[number] = done, False
         task: int = self._dll.mr_call_function(
             self._context, function, self._undefined if this is None else this, self._nothing, number
         )
@@ -219,8 +229,7 @@ class V8:
     # ---- memory
     def limit_memory(self) -> None:
         """Set the heap limit, again after it was reached."""
-        if self.memory:
-            self._dll.mr_set_hard_memory_limit(self._context, self.memory)
+        self._dll.mr_set_hard_memory_limit(self._context, self.memory)
 
     def out_of_memory(self) -> bool:
         """Tell whether the heap limit was reached since it was set."""
@@ -234,16 +243,15 @@ class V8:
             self._entries.clear()
 
 
+def _text(value: Any) -> str:
+    return bytes(value.value.bytes_val[: value.len]).decode("utf-8", "replace")
+
+
 def _free_context(dll: Any, context: int, callback: object) -> None:
     """Free the context; ``callback`` must live until then."""
     dll.mr_free_context(context)
 
 
-def _keep_thread_state() -> None:
-    """Take the GIL state once more than the callback gives it back, so that the thread keeps its Python thread state."""
-    ctypes.pythonapi.PyGILState_Ensure()
-
-
 def _give_thread_state_back() -> None:
-    """Undo ``_keep_thread_state``: the callback that calls this gives the thread state up when it returns."""
+    """Undo ``V8._settle``: the callback that calls this gives the thread state up when it returns."""
     ctypes.pythonapi.PyGILState_Release(0)

@@ -29,6 +29,7 @@ Trace = Callable[[str, tuple[Any, ...], Any], None]
 BOUND_CODE: Final = "<KSR>"  # the file name of the generated functions' code
 MISSING: Any = object()
 _FAILED: Final = {"int": -1, "bool": False, "xval": None, "none": False}
+MAX_ARGUMENTS: Final = 6  # of any function (SR_KEMI_PARAMS_MAX)
 _SHOWN: Final = 64  # characters of a refused text that go into the log
 
 
@@ -40,8 +41,7 @@ class Conversion(Protocol):
     """How one engine takes arguments and gives results."""
 
     unicode: bool  # script strings are Unicode text: they cross the border as UTF-8
-    extra_arguments: bool  # arguments to a function without parameters are ignored (else: refused)
-    max_arguments: int  # more of them are refused, whatever the function takes; 0: any number is taken
+    extra_arguments: bool  # surplus arguments are ignored (else: only by functions with parameters, up to six in all)
     none_result: Any  # what a function without parameters and result gives
 
     def to_int(self, value: Any) -> int:
@@ -124,22 +124,22 @@ def _helpers(export: Export, conversion: Conversion, trace: Trace | None) -> dic
     """Return what the generated code calls off the beaten track."""
     path = export.path
 
-    def unanswered(args: tuple[Any, ...], result: Any) -> Any:
+    def unanswered(args: tuple[Any, ...], *, result: Any) -> Any:
         if trace is not None:
             trace(path, tuple(a for a in args if a is not MISSING), result)
         return result
 
     def no_context(*args: Any) -> Any:
         log.error("%s: called outside of message processing at %s", path, conversion.where())
-        return unanswered(args, False)
+        return unanswered(args, result=False)
 
     def not_here(kind: Route, *args: Any) -> Any:
         log.warning("%s: makes no sense in %s, at %s", path, ROUTE_NAMES[kind], conversion.where())
-        return unanswered(args, _FAILED[export.returns])
+        return unanswered(args, result=_FAILED[export.returns])
 
     def refuse(refusal: Refused, *args: Any) -> Any:
         log.error("%s: %s at %s", path, refusal, conversion.where())
-        return unanswered(args, False)
+        return unanswered(args, result=False)
 
     def failed(error: SipError) -> Any:
         log.info("%s: %s", path, error)
@@ -153,10 +153,10 @@ def _helpers(export: Export, conversion: Conversion, trace: Trace | None) -> dic
 
     def surplus(extra: tuple[Any, ...]) -> None:
         count = len(export.params) + len(extra)
-        if not export.params and not conversion.extra_arguments:
+        if not export.params:
             raise Refused(f"takes no arguments, {count} given")
-        if conversion.max_arguments and count > conversion.max_arguments:
-            raise Refused(f"at most {conversion.max_arguments} arguments, {count} given")
+        if count > MAX_ARGUMENTS:
+            raise Refused(f"at most {MAX_ARGUMENTS} arguments, {count} given")
 
     return {
         "failed": failed,
@@ -180,10 +180,12 @@ def _source(export: Export, conversion: Conversion, *, driven: bool, traced: boo
     if export.routes != Route.ANY:
         lines.append(f" if not ctx.kind & {int(export.routes)}: return not_here(ctx.kind, {given})")
     lines.append(" try:")
-    if conversion.max_arguments or not (names or conversion.extra_arguments):
+    if not conversion.extra_arguments:
         lines.append("  if extra: surplus(extra)")
     for p in export.params:
-        lines.append(f"  if type({p.name}) is not {p.type}: {p.name} = wrong({p.name}, '{p.name} ({p.type})', to_{p.type})")
+        lines.append(
+            f"  if type({p.name}) is not {p.type}: {p.name} = wrong({p.name}, '{p.name} ({p.type})', to_{p.type})"
+        )
         if p.type == "str" and conversion.unicode:
             lines.append(f"  if not {p.name}.isascii(): {p.name} = to_octets({p.name})")
     refused = f" except Refused as refusal: return refuse(refusal, {given})"

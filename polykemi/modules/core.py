@@ -31,6 +31,8 @@ _LEVELS: Final = {
 # Kamailio's debug levels, by Python's
 _DEBUG_LEVELS: Final = {logging.DEBUG: 3, logging.INFO: 2, NOTICE: 1, logging.WARNING: 0, logging.ERROR: -1}
 
+_LOCAL_RPORT: Final = "tm.add_local_rport"  # ctx.cache, read by tm too
+
 # the letters of is_method_in()
 _METHOD_LETTERS: Final = {
     "INVITE": "I",
@@ -302,6 +304,12 @@ class Core(Module):
         return True
 
     @export()
+    def add_local_rport(self, ctx: RouteContext) -> bool:
+        """Ask the next hop for ``rport``: it goes into our Via of the request when it is forwarded (RFC 3581)."""
+        ctx.cache[_LOCAL_RPORT] = True
+        return True
+
+    @export()
     def set_forward_close(self, ctx: RouteContext) -> bool:
         """Ask for the connection to be closed after forwarding; UDP has none, so nothing changes there."""
         return True
@@ -343,11 +351,12 @@ class Core(Module):
             return -1
         listener = ctx.force_listener or ctx.flow.listener
         received, rport, _ = reply_path(request, ctx.flow, ctx.force_rport)
+        via = f"SIP/2.0/{listener.proto.upper()} {listener.sent_by};branch={_stateless_branch(request)}"
         data = forward_request(
             request,
             ctx.edits,
             uri=ctx.ruri,
-            via=f"SIP/2.0/{listener.proto.upper()} {listener.sent_by};branch={_stateless_branch(request)}",
+            via=via + ";rport" if _LOCAL_RPORT in ctx.cache else via,
             received=received,
             rport=rport,
         )
@@ -441,5 +450,3 @@ def _stateless_branch(request: Request) -> str:
     else:
         seed = f"{via.text} {request.call_id} {request.from_.tag} {request.cseq[0]} {request.uri}"
     return "z9hG4bK" + hashlib.blake2b(seed.encode("latin-1"), digest_size=12).hexdigest()
-
-

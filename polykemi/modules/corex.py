@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from polykemi.errors import ParseError
-from polykemi.kemi.context import RouteContext, Target
+from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.uri import parse_uri
+from polykemi.transaction.target import Target
 
 MAX_BRANCHES: Final = 31  # besides the Request-URI, as Kamailio's max_branches allows at most
 
@@ -40,7 +41,9 @@ class Corex(Module):
     @export(routes=Route.REQUEST | Route.FAILURE)
     def append_branch(self, ctx: RouteContext) -> int:
         """Add the Request-URI, with the destination URI, as another branch. Answers 1 or -1."""
-        return self._append(ctx, Target(ctx.ruri, ctx.dst_uri, path=ctx.path, flags=ctx.bflags, listener=ctx.force_listener))
+        return self._append(
+            ctx, Target(ctx.ruri, ctx.dst_uri, path=ctx.path, flags=ctx.bflags, listener=ctx.force_listener)
+        )
 
     @export(routes=Route.REQUEST | Route.FAILURE)
     def append_branch_uri(self, ctx: RouteContext, uri: str) -> int:
@@ -153,7 +156,7 @@ def _thousandths(q: str) -> int:
 
 def _socket_address(text: str) -> tuple[str, str, int]:
     """Split ``proto:host:port`` (proto and port may be missing); the host is "" when it makes no sense."""
-    proto, colon, rest = text.partition(":")
+    proto, _, rest = text.partition(":")
     if proto.lower() not in ("udp", "tcp", "tls", "sctp", "ws", "wss"):
         proto, rest = "", text
     try:

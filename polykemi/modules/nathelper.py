@@ -13,12 +13,10 @@ from polykemi.modules.base import Module
 from polykemi.sip.flow import Flow
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.message import Message
-from polykemi.sip.rewrite import rewrite_uris, with_uri, with_uri_param
+from polykemi.sip.rewrite import PROTO_NUMBERS, bracketed, contact_alias, rewrite_uris, with_uri, with_uri_param
 from polykemi.sip.uri import Uri, parse_uri
 
-# the numbers of Kamailio's transports, as they stand in ;alias=
-_PROTO_NUMBERS: Final = {"udp": 1, "tcp": 2, "tls": 3, "sctp": 4, "ws": 5, "wss": 6}
-_PROTOS: Final = {str(number): proto for proto, number in _PROTO_NUMBERS.items()}
+_PROTOS: Final = {str(number): proto for proto, number in PROTO_NUMBERS.items()}
 
 RECEIVED: Final = "received"  # ctx.cache: the source URI of a REGISTER, which registrar.save stores
 
@@ -76,7 +74,7 @@ class NatHelper(Module):
     @export()
     def fix_nated_contact(self, ctx: RouteContext) -> int:
         """Put the source address and port into the URIs of Contact. Answers 1, or -1 without a Contact."""
-        host, port = _bracketed(ctx.flow.host), ctx.flow.port
+        host, port = bracketed(ctx.flow.host), ctx.flow.port
 
         def change(value: NameAddr) -> str:
             return parse_uri(value.uri).changed(host=host, port=port)
@@ -86,12 +84,12 @@ class NatHelper(Module):
     @export()
     def set_contact_alias(self, ctx: RouteContext) -> int:
         """Add ``;alias=ip~port~transport`` of the source to the URI of Contact. Answers 1, or -1 without a Contact."""
-        return self._alias(ctx, _alias_of(ctx.flow))
+        return self._alias(ctx, contact_alias(ctx.flow))
 
     @export()
     def set_contact_alias_trim(self, ctx: RouteContext) -> int:
         """Set the alias like ``set_contact_alias``, in place of one that is there already. Answers 1 or -1."""
-        return self._alias(ctx, _alias_of(ctx.flow), trim=True)
+        return self._alias(ctx, contact_alias(ctx.flow), trim=True)
 
     @export()
     def add_contact_alias(self, ctx: RouteContext) -> int:
@@ -103,22 +101,22 @@ class NatHelper(Module):
         same = uri.host.strip("[]") == flow.host and uri.effective_port == flow.port
         if same and (uri.transport or "udp") == flow.listener.proto:
             return 2
-        return self._alias(ctx, _alias_of(flow))
+        return self._alias(ctx, contact_alias(flow))
 
     @export()
     def add_contact_alias_addr(self, ctx: RouteContext, address: str, port: str, proto: str) -> int:
         """Add the alias ``address~port~proto`` to the URI of Contact. Answers 1, or -1 when one of them makes no sense."""
-        number = _PROTO_NUMBERS.get(proto.lower())
+        number = PROTO_NUMBERS.get(proto.lower())
         if number is None or not _is_port(port) or not address or any(c in address for c in "<>;~\r\n "):
             return -1
-        return self._alias(ctx, f"{address}~{port}~{number}")
+        return self._alias(ctx, f"alias={address}~{port}~{number}")
 
     def _alias(self, ctx: RouteContext, alias: str, *, trim: bool = False) -> int:
         def change(value: NameAddr) -> str:
             uri = value.uri
             if trim:
                 uri = without_alias(parse_uri(uri), first=True)[0]
-            return with_uri_param(uri, "alias=" + alias)
+            return with_uri_param(uri, alias)
 
         return 1 if rewrite_uris(ctx.message, ctx.edits, "contact", change, first_only=True) else -1
 
@@ -131,11 +129,8 @@ class NatHelper(Module):
         uri = _alias_uri(without_alias(parse_uri(contact.uri), first=True)[1])
         if not uri:
             return -1
-        try:
-            accessor = self.services.variables.compile(variable)
-        except ValueError:
-            return -1
-        return 1 if accessor.set is not None and accessor.set(ctx, uri) else -1
+        accessor = self.services.variables.compile(variable)
+        return 1 if accessor is not None and accessor.set is not None and accessor.set(ctx, uri) else -1
 
     @export()
     def add_rcv_param(self, ctx: RouteContext, in_uri: int) -> int:
@@ -262,18 +257,10 @@ def _sdp_addresses(message: Message) -> list[str]:
     return out
 
 
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
 def source_uri(flow: Flow) -> str:
     """Return the SIP URI of where a message came from; the transport stands in it unless it is UDP."""
     transport = "" if flow.listener.proto == "udp" else f";transport={flow.listener.proto}"
-    return f"sip:{_bracketed(flow.host)}:{flow.port}{transport}"
-
-
-def _alias_of(flow: Flow) -> str:
-    return f"{_bracketed(flow.host)}~{flow.port}~{_PROTO_NUMBERS[flow.listener.proto]}"
+    return f"sip:{bracketed(flow.host)}:{flow.port}{transport}"
 
 
 def _is_port(text: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from polykemi.errors import ParseError, SipError
-from polykemi.kemi.context import RouteContext, Target
+from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module, Services
@@ -28,6 +28,7 @@ from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Request, parse
 from polykemi.sip.uri import parse_uri, unescape
 from polykemi.storage.location import Binding
+from polykemi.transaction.target import Target
 
 log = logging.getLogger("polykemi.registrar")
 
@@ -126,6 +127,8 @@ class Registrar(Module):
         ctx.reply_headers = [*before, *headers]
         try:
             return int(self.services.modules["sl"].send_reply(ctx, status, reason))
+        except ParseError:  # To or Via is so broken that there is no reply
+            return -1
         finally:
             ctx.reply_headers = before
 
@@ -196,6 +199,7 @@ class Registrar(Module):
         ctx.ruid = first.ruid
         ctx.instance = first.instance
         ctx.bflags = first.flags
+        ctx.cache["ruri_q"] = first.q  # for t_load_contacts
         ctx.force_listener = first.listener or ctx.force_listener
         if self.params.append_branches and len(found) > 1:
             ctx.branches += [self._target(b) for b in found[1:]]

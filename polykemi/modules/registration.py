@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
@@ -50,6 +51,10 @@ _METHODS: Final = {
     )
 }
 _OTHER_METHODS: Final = 1 << 14
+
+
+# what nearly all contacts look like: needs no closer look to be a SIP URI
+_PLAIN: Final = re.compile(r"sip:[A-Za-z0-9._+\-]+@[A-Za-z0-9.\-]+(?::[1-5]?[0-9]{1,4})?(?:;[A-Za-z0-9.\-=;]+)?")
 
 
 class Rejected(SipError):
@@ -182,7 +187,7 @@ class Registration:
             if path and self._params.path_use_received:
                 received = parse_uri(first_uri(path)).param("received") or received
         listener = ctx.flow.listener
-        allow = request.get("allow")
+        allow = request.get("allow") if "allow" in request.names else None
         template = Binding(
             "",
             0.0,
@@ -258,9 +263,11 @@ def lower(text: str) -> str:
 
 def contacts_of(request: Request, max_size: int) -> list[NameAddr] | None:
     """Return the contacts of a REGISTER, an empty list for a query, None for "*". Raise Rejected, ParseError."""
-    if "contact" not in request.names:
+    number = request.names.count("contact")
+    if not number:
         return []
-    values = request.list("contact")
+    value = request.get("contact") or ""
+    values = [value] if number == 1 and value and "," not in value else request.list("contact")
     if "*" in values:
         if len(values) > 1:
             raise Rejected(400, "Bad Request", "* used in contact and more than 1 contact")
@@ -273,7 +280,8 @@ def contacts_of(request: Request, max_size: int) -> list[NameAddr] | None:
     for value in values:
         try:
             contact = parse_name_addr(value)
-            parse_uri(contact.uri)
+            if _PLAIN.fullmatch(contact.uri) is None:
+                parse_uri(contact.uri)
         except ParseError:
             raise Rejected(400, "Bad Request", "Contact parse error") from None
         if len(contact.uri) > max_size:

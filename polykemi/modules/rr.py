@@ -18,7 +18,6 @@ from polykemi.sip.uri import Uri, parse_uri
 
 _ON_REQUESTS: Final = Route.REQUEST | Route.BRANCH | Route.FAILURE
 
-_ROUTE_PARAMS: Final = "rr.route_params"  # ctx.cache: the parameters of our Route, as loose_route found them
 _PENDING: Final = "rr.pending"  # ctx.cache: parameters given to add_rr_param before record_route
 
 
@@ -173,18 +172,19 @@ class Rr(Module):
             last -= 1  # the hop before us is a strict router: the target is the last Route (section 16.4)
             ruri = routes[last]
         if self._is_ours(uris[0]):
-            ctx.cache[_ROUTE_PARAMS] = uris[0].params
+            ctx.shared.route_params = uris[0].params
             first = 1
             if len(uris) > 1 and uris[0].param("r2") is not None and self._is_ours(uris[1]):
                 first = 2
                 self._leave_from(ctx, uris[1])
         next_hop = routes[first] if first < last else ""
+        strict_next = bool(next_hop) and not parse_uri(next_hop).is_loose
         ctx.ruri, ctx.dst_uri = ruri, next_hop
         if not next_hop:
             _keep_routes(message, ctx.edits, 0, 0)
             return -3 if preloaded else 1
         moved = ""
-        if not parse_uri(next_hop).is_loose:  # section 16.6 step 6: a strict router wants itself in the Request-URI
+        if strict_next:  # section 16.6 step 6: a strict router wants itself in the Request-URI
             ctx.ruri, ctx.dst_uri, moved = next_hop, "", ruri
             first += 1
         _keep_routes(message, ctx.edits, first, last, moved)
@@ -208,7 +208,7 @@ class Rr(Module):
     @export(routes=_ON_REQUESTS)
     def check_route_param(self, ctx: RouteContext, pattern: str) -> int:
         """Search the parameters of our Route, which ``loose_route`` removed, for a regular expression. Answers 1 or -1."""
-        params = ctx.cache.get(_ROUTE_PARAMS)
+        params = ctx.shared.route_params
         if not params:
             return -1
         try:
@@ -225,7 +225,7 @@ class Rr(Module):
         wanted = direction.lower()
         if wanted not in ("downstream", "upstream"):
             return -1
-        ftag = parse_params(ctx.cache.get(_ROUTE_PARAMS, "")).get("ftag")
+        ftag = parse_params(ctx.shared.route_params).get("ftag")
         upstream = bool(ftag) and ftag != ctx.message.from_.tag
         return 1 if upstream == (wanted == "upstream") else -1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
@@ -31,9 +32,7 @@ class Sl(Module):
 
     name = "sl"
 
-    def reply(
-        self, ctx: RouteContext, code: int, reason: str, headers: Iterable[str] = (), body: bytes = b""
-    ) -> int:
+    def reply(self, ctx: RouteContext, code: int, reason: str, headers: Iterable[str] = (), body: bytes = b"") -> int:
         """Reply statelessly to the request of ``ctx``; ``headers`` are whole lines without CRLF.
 
         Return 1, or -1 when there is nothing to reply to (a reply, an ACK) or ``code`` and ``reason`` are no status line.
@@ -52,7 +51,7 @@ class Sl(Module):
             request,
             code,
             reason,
-            to_tag="" if request.to.tag else services.ids.stateless_tag(request),
+            to_tag=self._to_tag(request),
             received=received,
             rport=rport,
             headers=[*ctx.reply_headers, *headers],
@@ -65,6 +64,12 @@ class Sl(Module):
         counters[counter] = counters.get(counter, 0) + 1
         counters["sl.sent_replies"] = counters.get("sl.sent_replies", 0) + 1
         return 1
+
+    def _to_tag(self, request: Request) -> str:
+        try:
+            return "" if request.to.tag else self.services.ids.stateless_tag(request)
+        except ParseError:  # a To that cannot be read goes back as it came
+            return ""
 
     def is_own_ack(self, request: Request) -> bool:
         """Tell whether an ACK belongs to a stateless reply of ours: it ends here and no route sees it (section 8.2.7)."""

@@ -11,7 +11,7 @@ from polykemi.sip.build import forward_response, response
 from polykemi.sip.constants import REASONS
 from polykemi.sip.message import Edits, Request, Response
 from polykemi.transaction.forking import Branch, Transaction
-from polykemi.transaction.layer import TransactionLayer
+from polykemi.transaction.layer import TransactionLayer, dialog_key
 from polykemi.transaction.machine import ClientTransaction
 from polykemi.transaction.tables import State
 
@@ -26,25 +26,23 @@ class TmParams:
     max_noninv_lifetime: int = 32000
     retr_timer1: int = 500  # T1
     retr_timer2: int = 4000  # T2
-    restart_fr_on_each_reply: int = 1  # 0: only the first provisional response starts fr_inv_timer
     auto_inv_100: int = 1  # answer INVITE with 100 when it is relayed
     auto_inv_100_reason: str = "Trying"
     aggregate_challenges: int = 1  # put the challenges of all 401 and 407 into the one that goes upstream
-    cancel_b_method: int = 1  # cancelling a branch without a response: 0 give it up, 1 wait for one, 2 send CANCEL anyway
+    cancel_b_method: int = (
+        1  # cancelling a branch without a response: 0 give it up, 1 wait for one, 2 send CANCEL anyway
+    )
     unmatched_cancel: int = 0  # a CANCEL without INVITE: 0 relay it with a transaction, 1 without one, 2 drop it
     default_code: int = 500  # t_reply_error, and when nothing better is known
     default_reason: str = "Server Internal Error"
     disable_6xx_block: int = 0  # 1: a 6xx response is one like all others
-    failure_reply_mode: int = 0  # 1, 2, 3: replies seen by a failure route are dropped when it relays again
+    failure_reply_mode: int = (
+        3  # replies forgotten when a failure route relays: 0 none, 2 of the last t_relay, 1 and 3 all
+    )
     local_cancel_reason: int = 1  # our CANCELs say why (RFC 3326)
     e2e_cancel_reason: int = 1  # the Reason of a received CANCEL goes along
     remap_503_500: int = 1  # a 503 goes upstream as 500 (RFC 3261 section 16.7 step 6)
-    relay_100: int = 0
-    pass_provisional_replies: int = 0
-    failure_exec_mode: int = 0
-    contacts_avp: str = ""
-    xavp_contact: str = ""
-    event_callback: str = ""
+    relay_100: int = 0  # 1: a 100 of a branch goes upstream
 
 
 class Replier:
@@ -98,6 +96,8 @@ class Replier:
             t.status = max(t.status, status) if first else t.status
             return True
         t.status = status
+        if status < 300 and t.method == "INVITE":
+            self.layer.add_alias(t, dialog_key(t.request))
         self.active -= 1
         count(f"tmx.{status // 100}xx_transactions")
         if t.suspended is not None:
@@ -166,6 +166,9 @@ class Replier:
                 return
         if branch.state not in (State.CALLING, State.PROCEEDING):
             return
+        earlier = self.layer.client_of_request(branch.key, "CANCEL")
+        if earlier is not None:  # sent before any response (cancel_b_method 2)
+            self.layer.close(earlier)
         branch.cancel_wanted, branch.canceled = False, True
         data = branch.make_cancel()
         if reason:

@@ -31,13 +31,12 @@ class Responses:
             return  # a response to our own CANCEL, or one that comes after all is decided
         branch, t, status = client, client.transaction, response.status
         branch.replied = True
-        if status < 200 and branch.is_pending:
+        pending = branch.is_pending
+        if status < 200 and pending:
             branch.status = status
             if branch.cancel_wanted or branch.canceled:
                 branch.canceled = False  # what went out before a provisional response may have been ignored
                 self._replier.cancel(branch, now)
-            elif self._params.restart_fr_on_each_reply == 0:
-                branch.timings = _without_restart(branch)
         edits = ctx.edits
         if t.on_reply:
             onreply = self._context(Route.ONREPLY, t.on_reply, t, branch, response, ctx.flow, now)
@@ -48,13 +47,13 @@ class Responses:
                 self._count("core.drop_replies")
                 return
         if status < 200:
-            if not t.is_answered and (status > 100 or self._params.relay_100):
+            if pending and not t.is_answered and (status > 100 or self._params.relay_100):
                 self._replier.forward(t, response, edits, now)
         elif status < 300:
             branch.status = status
             self._replier.forward(t, response, edits, now)
             self._replier.settle(t)
-        elif branch.is_pending:
+        elif pending:
             branch.status, branch.reply, branch.reply_edits = status, response, edits if edits else None
             if status >= 600 and not (t.disable_6xx or self._params.disable_6xx_block):
                 self._replier.cancel_branches(t, now, f"SIP;cause={status}")
@@ -99,7 +98,7 @@ class Responses:
             failure.branch_index = len(t.branches)  # as Kamailio: $T_branch_idx is that of the branch to come
             failure.reply = best.reply
             yield failure
-            if t.is_answered or t.is_waiting:
+            if not t.needs_answer:
                 return
         self._replier.forward_best(t, now)
 
@@ -114,6 +113,7 @@ class Responses:
         ctx.branch_index = branch.index
         ctx.reply_status = branch.status
         ctx.bflags = branch.bflags
+        ctx.ruid, ctx.instance = branch.ruid, branch.instance
         if kind is Route.ONREPLY:
             assert isinstance(message, Response)
             ctx.reply_status = message.status

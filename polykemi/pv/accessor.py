@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from polykemi.kemi.context import RouteContext, Target
+from polykemi.kemi.context import RouteContext
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.registry import Xval
 from polykemi.sip.flow import Listener
+from polykemi.transaction.target import Target
 
 if TYPE_CHECKING:
     from polykemi.pv.compiler import Variables

@@ -53,18 +53,25 @@ class Variables:
         action: int = 0,
         environment: Environment | None = None,
     ) -> None:
-        self.environment = environment if environment is not None else Environment()
+        self.environment: Environment = environment if environment is not None else Environment()
         self.getters: dict[str, Getter] = Getters(self)  # variables.getters["$ru"](ctx)
         self._classes = dict(classes)
-        self._limit = max(limit, 1)
-        self._warn = action == 0
+        self.bound(limit, action)
         self._accessors: dict[str, Accessor | None] = {}
         self._texts: dict[str, Text] = {}
         self._depth = 0
 
+    def bound(self, limit: int, action: int) -> None:
+        """Set how many compiled texts are kept and what happens when there are more."""
+        self._limit = max(limit, 1)
+        self._warn = action == 0
+
     def add(self, classes: Mapping[str, Factory]) -> None:
         """Add the classes of a module; they replace classes of the same name."""
         self._classes.update(classes)
+        self._accessors.clear()  # what was compiled with the replaced ones
+        self._texts.clear()
+        self.getters.clear()
 
     def has_class(self, name: str) -> bool:
         """Tell whether there is a class ``name`` (without ``$``)."""

@@ -65,9 +65,18 @@ def mark_via(line: str, received: str, rport: int) -> str:
     value = first_value(values)
     rest = values[len(value) :]
     sent_by, *params = split_exact(value, ";")
-    replaced = ("received", "rport") if rport else ("received",)
-    out = [sent_by, *[p for p in params if p.partition("=")[0].strip(LWS).lower() not in replaced]]
-    if rport:
+    out = [sent_by]
+    missing = rport
+    for param in params:
+        param_name = param.partition("=")[0].strip(LWS).lower()
+        if param_name == "received":  # not to be believed
+            continue
+        if param_name == "rport" and rport:
+            if not missing:
+                continue
+            param, missing = f"rport={rport}", 0
+        out.append(param)
+    if missing:
         out.append(f"rport={rport}")
     if received:
         out.append(f"received={received}")

@@ -89,12 +89,10 @@ def split_exact(text: str, separator: str) -> list[str]:
     """Split as ``split_quoted`` does, white space kept: joined again the parts give ``text``."""
     if '"' not in text and "<" not in text:
         return text.split(separator)
-    parts = []
-    for part, found in _element(separator).findall(text):
-        parts.append(part)
-        if not found:
-            break
-    return parts
+    parts = _element(separator).findall(text)
+    if len(parts) > 1 and not parts[-2][1]:  # the part before reached the end: there is no empty one behind it
+        parts.pop()
+    return [part for part, _ in parts]
 
 
 def first_value(text: str) -> str:
@@ -242,8 +240,8 @@ def _sent_by(text: str) -> tuple[str, str, str]:
     """Read host and port with an IPv6 address or white space in them."""
     text = text.strip(LWS)
     if text[:1] == "[":
-        host, _, port = text.partition("]")
-        host, port = host + "]", port.lstrip(LWS)
+        host, bracket, port = text.partition("]")
+        host, port = host + bracket, port.lstrip(LWS)
         if port and port[0] != ":":
             raise ParseError("Bad Via sent-by")
         colon, port = port[:1], port[1:]

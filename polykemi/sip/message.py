@@ -164,6 +164,11 @@ class Message:
         return body if length is None else body[:length]
 
     @property
+    def body_size(self) -> int:
+        """How many octets arrived behind the headers, whatever Content-Length says."""
+        return len(self.raw) - self._body_at
+
+    @property
     def has_whole_body(self) -> bool:
         """Whether all of the Content-Length arrived."""
         return (self.content_length or 0) <= len(self.raw) - self._body_at

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
+from polykemi.sip.flow import Flow
 from polykemi.sip.header import LWS, NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.message import Edits, Message
+
+# Kamailio's numbers of transports, as they stand in ;alias=
+PROTO_NUMBERS: Final = {"udp": 1, "tcp": 2, "tls": 3, "sctp": 4, "ws": 5, "wss": 6}
 
 
 def edited_value(message: Message, edits: Edits, index: int) -> str:
@@ -59,5 +64,16 @@ def with_uri(value: NameAddr, uri: str, params: str | None = None) -> str:
 
 def with_uri_param(uri: str, param: str) -> str:
     """Return ``uri`` with ``param`` (``name=value``) behind its other parameters, before its headers."""
-    head, question, headers = uri.partition("?")
-    return f"{head};{param}{question}{headers}"
+    userinfo, at, rest = uri.rpartition("@")  # a "?" may stand in the user part too
+    rest, question, headers = rest.partition("?")
+    return f"{userinfo}{at}{rest};{param}{question}{headers}"
+
+
+def bracketed(host: str) -> str:
+    """Return ``host`` as it stands in a URI: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def contact_alias(flow: Flow) -> str:
+    """Return the URI parameter that says where a peer really is: ``alias=ip~port~transport`` (draft-ietf-sip-connect-reuse)."""
+    return f"alias={bracketed(flow.host)}~{flow.port}~{PROTO_NUMBERS[flow.listener.proto]}"

@@ -121,8 +121,8 @@ def _parse_sip(text: str, scheme: str, rest: str) -> Uri:
     hostpart, _, headers = hostpart.partition("?")
     hostport, _, params = hostpart.partition(";")
     if hostport[:1] == "[":
-        host, _, port = hostport.partition("]")
-        host, colon, port = host + "]", port[:1], port[1:]
+        host, bracket, port = hostport.partition("]")
+        host, colon, port = host + bracket, port[:1], port[1:]
     else:
         host, colon, port = hostport.partition(":")
     if not is_host(host):

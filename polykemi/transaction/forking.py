@@ -5,16 +5,20 @@ Kamailio calls it the T cell. ``modules/tm`` moves it; what is here is data and 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from polykemi.kemi.context import Shared, Target
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import Edits, Request, Response, parse
 from polykemi.transaction.machine import ClientTransaction, ServerTransaction, Timings
 from polykemi.transaction.tables import State
+from polykemi.transaction.target import Shared, Target
 
 _PREFERRED_4XX: Final = frozenset((401, 407, 415, 420, 484))  # section 16.7 step 6: they tell how to go on
 _LAST_4XX: Final = frozenset((408, 487))  # no answer, and one that we asked for: they tell least
+
+
+_NONE: Final[list[Any]] = []  # what transactions hold that were let go: nobody adds to it
+_GONE: Final = Shared()
 
 
 class Branch(ClientTransaction):
@@ -163,6 +167,11 @@ class Transaction(ServerTransaction):
         return request
 
     @property
+    def id_index(self) -> int:
+        """A number that stays the same while the transaction lives: $T(id_index)."""
+        return sum(map(ord, self.key)) % 65536
+
+    @property
     def is_answered(self) -> bool:
         """Whether a final response went upstream."""
         return self.status >= 200
@@ -171,6 +180,11 @@ class Transaction(ServerTransaction):
     def is_waiting(self) -> bool:
         """Whether a branch can still bring a final response."""
         return self.suspended is not None or any(branch.status < 200 for branch in self.branches)
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether a final response has to be made of what came: none went upstream and no branch is pending."""
+        return not self.is_answered and not self.is_waiting
 
     def best(self) -> Branch | None:
         """Return the branch with the best final response of 300 and above (section 16.7 step 6), None without any."""
@@ -194,17 +208,25 @@ class Transaction(ServerTransaction):
 
     def let_go(self) -> None:
         """Drop all that is not needed to answer and pass on retransmissions, once answered and with no branch pending."""
-        branches, self.branches = self.branches, []  # no reference goes both ways: all is freed without a garbage collection
-        self._request = None
-        if not any(branch.state == State.ACCEPTED for branch in branches):
-            self.raw = b""
+        # no reference is left to go both ways: all is freed without a garbage collection
+        branches, self.branches = self.branches, []
+        accepted = False
         for branch in branches:
             branch.reply = branch.reply_edits = None
-            if branch.state != State.ACCEPTED:  # from an accepted one more 2xx may come, and run a route
+            branch.uri = branch.dst_uri = branch.path = branch.ruid = branch.instance = ""
+            if branch.state == State.ACCEPTED:  # more 2xx may come, and run the onreply route
+                accepted = True
+            else:
                 branch.transaction = None
-        self.edits = None
-        self.contacts = []
-        self.reply_headers = []
+        if not accepted or not self.on_reply:
+            self.raw = b""
+            self.shared = _GONE
+            self.source = self.flow
+        if self.state == State.ACCEPTED:
+            self.data = b""  # a retransmitted INVITE is absorbed (RFC 6026)
+        self._request = self.edits = None
+        self.contacts = self.reply_headers = _NONE
+        self.ruri = self.dst_uri = self.path = ""
 
 
 def preference(status: int) -> int:

@@ -39,6 +39,11 @@ def server_key(request: Request, method: str = "") -> str:
     return f"{method} {request.uri} {request.from_.tag} {request.call_id} {request.cseq[0]} {via.text}"
 
 
+def dialog_key(request: Request) -> str:
+    """Return the alias of an accepted INVITE under which the ACK to its 2xx finds it: dialog and CSeq number."""
+    return f"ACK {request.call_id} {request.from_.tag} {request.cseq[0]}"
+
+
 class TransactionLayer:
     """All transactions of a server, by key."""
 

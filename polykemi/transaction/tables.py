@@ -106,7 +106,7 @@ INVITE_CLIENT: Final[Table] = {
         Event.RECEIVE_3XX_6XX: Step(State.COMPLETED, (Action.STOP, Action.START_D, Action.SEND_ACK, Action.PASS)),
         Event.CANCELED: Step(State.PROCEEDING, (Action.STOP, Action.START_B)),
         Event.TIMER_B: Step(State.TERMINATED, (Action.FAIL,)),
-        Event.TIMER_C: Step(State.PROCEEDING, (Action.FAIL,)),
+        Event.TIMER_C: Step(State.PROCEEDING, (Action.START_B, Action.FAIL)),
     },
     State.COMPLETED: {
         Event.RECEIVE_3XX_6XX: Step(State.COMPLETED, (Action.SEND_ACK,)),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from polykemi.errors import PolykemiError, SipError
-from polykemi.kemi.context import RouteContext, Target
+from polykemi.kemi.context import RouteContext
 from polykemi.modules.base import Services
 from polykemi.modules.registrar import Registrar
 from polykemi.modules.registration import parse_q, render_q
@@ -19,6 +19,7 @@ from polykemi.modules.sl import Sl
 from polykemi.modules.usrloc import Usrloc
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import Binding
+from polykemi.transaction.target import Target
 from tests.support import LISTENER, NOW, headers, message, replies, request_context, services
 
 
@@ -26,11 +27,15 @@ def server(registrar: dict[str, Any] | None = None, usrloc: dict[str, Any] | Non
     return services(Sl, Usrloc, Registrar, params={"registrar": registrar or {}, "usrloc": usrloc or {}}, **more)
 
 
-def register(made: Services, *lines: str, now: float = NOW, flags: int = 0, cseq: int = 1, **more: Any) -> tuple[int, str]:
+def register(
+    made: Services, *lines: str, now: float = NOW, flags: int = 0, cseq: int = 1, **more: Any
+) -> tuple[int, str]:
     """Send a REGISTER; return the result of save() and the reply."""
     cache = more.pop("cache", {})
     setup = more.pop("setup", lambda ctx: None)
-    ctx = request_context(message("REGISTER sip:example.test SIP/2.0", *lines, cseq=f"{cseq} REGISTER", **more), now=now)
+    ctx = request_context(
+        message("REGISTER sip:example.test SIP/2.0", *lines, cseq=f"{cseq} REGISTER", **more), now=now
+    )
     ctx.cache.update(cache)
     setup(ctx)
     result = made.modules["registrar"].save(ctx, "location", flags)
@@ -102,8 +107,10 @@ def test_the_200_lists_all_contacts_with_their_parameters_the_best_first() -> No
     )
     rcv = ';received="sip:198.51.100.7:1024"'
     assert headers(reply, "Contact") == [
-        f'<sip:c@192.0.2.13>;q=1;expires=77{rcv};+sip.instance="<urn:uuid:1>";reg-id=1, '
-        f"<sip:a@192.0.2.11>;q=0.25;expires=900{rcv}, <sip:b@192.0.2.12>;expires=900{rcv}"
+        (
+            f'<sip:c@192.0.2.13>;q=1;expires=77{rcv};+sip.instance="<urn:uuid:1>";reg-id=1, '
+            f"<sip:a@192.0.2.11>;q=0.25;expires=900{rcv}, <sip:b@192.0.2.12>;expires=900{rcv}"
+        )
     ]
 
 
@@ -226,7 +233,8 @@ def test_contacts_are_compared_as_uris() -> None:
 
 
 @pytest.mark.parametrize(
-    "mode, call_id, path, left", [(0, "c2", "p2", 1), (1, "c1", "p2", 1), (1, "c2", "p1", 2), (2, "c2", "p1", 1), (2, "c1", "p2", 2)]
+    "mode, call_id, path, left",
+    [(0, "c2", "p2", 1), (1, "c1", "p2", 1), (1, "c2", "p1", 2), (2, "c2", "p1", 1), (2, "c1", "p2", 2)],
 )
 def test_matching_mode_decides_what_is_the_same_contact(mode: int, call_id: str, path: str, left: int) -> None:
     made = server({"use_path": 1, "path_mode": 0}, {"matching_mode": mode})
@@ -293,7 +301,7 @@ def test_headers_that_the_script_added_go_into_the_reply_once() -> None:
 def test_save_replies_through_the_transaction_when_there_is_one() -> None:
     class Tm:
         name = "tm"
-        sent: list[tuple[int, str, list[str]]] = []
+        sent: ClassVar[list[tuple[int, str, list[str]]]] = []
 
         def reply(self, ctx: RouteContext, code: int, reason: str) -> int:
             self.sent.append((code, reason, list(ctx.reply_headers)))
@@ -308,7 +316,12 @@ def test_save_replies_through_the_transaction_when_there_is_one() -> None:
 
 def test_path_is_stored_and_returned_as_path_mode_says() -> None:
     path = "Path: <sip:edge;lr>"
-    for mode, supported, answer in ((0, True, []), (1, True, ["<sip:edge;lr>"]), (1, False, []), (2, True, ["<sip:edge;lr>"])):
+    for mode, supported, answer in (
+        (0, True, []),
+        (1, True, ["<sip:edge;lr>"]),
+        (1, False, []),
+        (2, True, ["<sip:edge;lr>"]),
+    ):
         made = server({"use_path": 1, "path_mode": mode})
         _, reply = register(made, "Contact: <sip:a@h>", path, *(["Supported: gruu, path"] if supported else []))
         assert headers(reply, "Path") == answer
@@ -347,7 +360,9 @@ def test_the_aor_of_a_register(to: str, params: dict[str, Any], usrloc: dict[str
     assert [key for key, _ in made.location.items("location")] == [aor]
 
 
-@pytest.mark.parametrize("to", ["<sip:example.test>", "<sip:" + "a" * 300 + "@h>", "<urn:service:sos>", "<bogus>", "<sip:a@h", '"x'])
+@pytest.mark.parametrize(
+    "to", ["<sip:example.test>", "<sip:" + "a" * 300 + "@h>", "<urn:service:sos>", "<bogus>", "<sip:a@h", '"x']
+)
 def test_a_to_that_names_no_aor_gets_400(to: str) -> None:
     made = server()
     result, reply = register(made, "Contact: <sip:a@h>", to=to)
@@ -422,7 +437,9 @@ def registered(params: dict[str, Any] | None = None, *lines: str, **more: Any) -
 
 
 def test_lookup_sends_the_request_to_the_contact() -> None:
-    made = registered(None, "Contact: <sip:alice@10.0.0.1:5070;transport=udp>", setup=lambda ctx: setattr(ctx, "bflags", 8))
+    made = registered(
+        None, "Contact: <sip:alice@10.0.0.1:5070;transport=udp>", setup=lambda ctx: setattr(ctx, "bflags", 8)
+    )
     ctx = invite("sip:ALICE@example.test")
     ctx.dst_uri = "sip:elsewhere"
     assert made.modules["registrar"].lookup(ctx, "location") == 1
@@ -556,7 +573,14 @@ def test_fetched_contacts_are_read_through_ulc() -> None:
     assert value("$ulc(callee=>count)") is None
     assert registrar.reg_fetch_contacts(ctx, "location", "sip:nobody@h", "callee") == -1
     assert registrar.reg_fetch_contacts(ctx, "location", "sip:alice@h", "callee") == 1
-    expected = {"aor": "alice", "domain": "location", "count": 2, "addr": "sip:a@h1", "q": 500, "expires": int(NOW) + 100}
+    expected = {
+        "aor": "alice",
+        "domain": "location",
+        "count": 2,
+        "addr": "sip:a@h1",
+        "q": 500,
+        "expires": int(NOW) + 100,
+    }
     expected |= {"user_agent": "Phone", "socket": "udp:192.0.2.1:5060", "methods": 1, "cseq": 1, "instance": None}
     assert {name: value(f"$ulc(callee=>{name})") for name in expected} == expected
     assert value("$(ulc(callee=>addr)[1])") == "sip:b@h2"

@@ -9,15 +9,28 @@ from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Factory
-from polykemi.pv.classes.factories import plain, uri_or_none
+from polykemi.pv.classes.factories import plain
 from polykemi.sip.digest import Credentials, parse_credentials
+from polykemi.sip.message import Message, Request
+from polykemi.sip.uri import parse_uri
 
 
 def credentials(ctx: RouteContext) -> Credentials | None:
-    """Return the credentials of Proxy-Authorization, else of Authorization; None when there are none that parse."""
-    message = ctx.message
+    """Return the credentials of Proxy-Authorization, else of Authorization; None when there are none that parse.
+
+    ACK and CANCEL, which cannot be challenged, have none (RFC 3261 section 22.1).
+    """
+    found: Credentials | None
+    try:
+        found = ctx.cache["pv.credentials"]
+    except KeyError:
+        found = ctx.cache["pv.credentials"] = _parse(ctx.message)
+    return found
+
+
+def _parse(message: Message) -> Credentials | None:
     value = message.get("proxy-authorization") or message.get("authorization")
-    if value is None:
+    if value is None or (isinstance(message, Request) and message.method in ("ACK", "CANCEL")):
         return None
     try:
         return parse_credentials(value)
@@ -28,31 +41,32 @@ def credentials(ctx: RouteContext) -> Credentials | None:
 def _attribute(part: Callable[[Credentials], str]) -> Factory:
     def get(ctx: RouteContext) -> Xval:
         found = credentials(ctx)
-        return None if found is None else part(found) or None
+        return None if found is None else part(found)
 
     return plain(get)
 
 
-def account_name(ctx: RouteContext) -> str | None:
-    """Return user@realm of the credentials, the From URI when there are none (``$Au``)."""
-    found = credentials(ctx)
+def _account(ctx: RouteContext) -> tuple[str, str] | None:
+    """Return user and realm that the proxy authenticated, user and host of From when there are no credentials."""
+    found = credentials(ctx) if "proxy-authorization" in ctx.message.names else None
     if found is not None:
-        return f"{found.user}@{found.realm}"
+        return found.user, found.realm
     try:
-        return ctx.message.from_.uri or None
+        uri = parse_uri(ctx.message.from_.uri)
     except ParseError:
         return None
+    return uri.user, uri.host
+
+
+def account_name(ctx: RouteContext) -> str | None:
+    """Return the name that accounting uses, user@realm or user@host (``$Au``)."""
+    account = _account(ctx)
+    return None if account is None else f"{account[0]}@{account[1]}"
 
 
 def _account_user(ctx: RouteContext) -> Xval:
-    found = credentials(ctx)
-    if found is not None:
-        return found.user or None
-    try:
-        uri = uri_or_none(ctx.message.from_.uri)
-    except ParseError:
-        return None
-    return None if uri is None else uri.user or None
+    account = _account(ctx)
+    return None if account is None else account[0] or None
 
 
 CLASSES: Final[dict[str, Factory]] = {

@@ -72,7 +72,7 @@ def _avp_accessor(name_of: Callable[[RouteContext], str | None], index: str | No
         i = number if isinstance(number, int) else number(ctx)
         return values[i] if isinstance(i, int) and 0 <= i < len(values) else None
 
-    def set(ctx: RouteContext, value: Xval) -> bool:
+    def put(ctx: RouteContext, value: Xval) -> bool:
         name = name_of(ctx)
         if name is None:
             return False
@@ -84,7 +84,7 @@ def _avp_accessor(name_of: Callable[[RouteContext], str | None], index: str | No
             _remove_value(ctx, name, number if isinstance(number, int) else number(ctx))
         return True
 
-    return Accessor(get, set)
+    return Accessor(get, put)
 
 
 def _remove_value(ctx: RouteContext, name: str, index: Xval) -> None:
@@ -108,14 +108,14 @@ def _avp(inner: str | None, index: str | None, variables: Variables) -> Accessor
         values = ctx.shared.avps.get(constant)
         return values[0] if values else None
 
-    def set(ctx: RouteContext, value: Xval) -> bool:
+    def put(ctx: RouteContext, value: Xval) -> bool:
         if value is None:
             remove_avp(ctx, constant)
         else:
             push_avp(ctx, constant, value)
         return True
 
-    return Accessor(get, set)
+    return Accessor(get, put)
 
 
 def _dynamic_avp_name(value: Xval) -> str | None:
@@ -251,7 +251,7 @@ def _xavp_accessor(store_of: Callable[[RouteContext], Items], path: Path, unique
             return as_text(item, root)
         return at_value(item.get(field, []), _evaluate(path.field_index, ctx))
 
-    def set(ctx: RouteContext, value: Xval) -> bool:
+    def put(ctx: RouteContext, value: Xval) -> bool:
         store = store_of(ctx)
         root_index = _evaluate(path.root_index, ctx)
         if field is None:
@@ -263,14 +263,14 @@ def _xavp_accessor(store_of: Callable[[RouteContext], Items], path: Path, unique
             return True
         item = item_at(items, root_index)
         if item is None:
-            if value is not None and root_index in (None, 0):
+            if value is not None and unique:
                 store[root] = [{field: [value]}]
-            return True
+            return True  # as in Kamailio: an index that is not there is passed over
         if unique and PLAIN in item and value is not None:
             item.clear()
         return set_field(item, field, field_index, value, unique=unique)
 
-    return Accessor(get, set)
+    return Accessor(get, put)
 
 
 # ---- $cnt

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from polykemi.kemi.context import RouteContext, Target
+from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Accessor, Factory
 from polykemi.pv.classes.factories import at_value, no_index, number_of, plain, required
 from polykemi.pv.classes.network import find_listener
+from polykemi.transaction.target import Target
 
 if TYPE_CHECKING:
     from polykemi.pv.compiler import Variables
@@ -109,7 +110,7 @@ def _branch(inner: str | None, index: str | None, variables: Variables) -> Acces
         target = at_value(ctx.branches, position(ctx))
         return None if target is None else read_attribute(target, key)
 
-    def set(ctx: RouteContext, value: Xval) -> bool:
+    def put(ctx: RouteContext, value: Xval) -> bool:
         target = at_value(ctx.branches, position(ctx))
         if target is None:
             return False
@@ -118,7 +119,7 @@ def _branch(inner: str | None, index: str | None, variables: Variables) -> Acces
             return True
         return write_attribute(target, key, value, variables)
 
-    return Accessor(get, set)
+    return Accessor(get, put)
 
 
 # ---- $sbranch(x): a branch that a script puts together before it is used (pvx.sbranch_*)

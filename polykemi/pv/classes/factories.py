@@ -25,9 +25,9 @@ def uri_or_none(text: str) -> Uri | None:
         return None
 
 
-def plain(get: Getter, set: Setter | None = None) -> Factory:
+def plain(get: Getter, put: Setter | None = None) -> Factory:
     """Return the class of one variable without name and index: ``$ru``."""
-    accessor = Accessor(get, set)
+    accessor = Accessor(get, put)
 
     def factory(inner: str | None, index: str | None, variables: Variables) -> Accessor:
         if inner is not None or index is not None:
@@ -75,12 +75,14 @@ def no_index(index: str | None) -> None:
         raise ValueError("it takes no index")
 
 
-def named(get: Callable[[RouteContext, str], Xval], set: Callable[[RouteContext, str, Xval], bool] | None = None) -> Factory:
+def named(
+    get: Callable[[RouteContext, str], Xval], put: Callable[[RouteContext, str, Xval], bool] | None = None
+) -> Factory:
     """Return the class of a variable with any name, which may be a variable: ``$hdrc(name)``."""
 
     def factory(inner: str | None, index: str | None, variables: Variables) -> Accessor:
         no_index(index)
-        return with_name(variables.name(required(inner)), get, set)
+        return with_name(variables.name(required(inner)), get, put)
 
     return factory
 
@@ -88,14 +90,14 @@ def named(get: Callable[[RouteContext, str], Xval], set: Callable[[RouteContext,
 def with_name(
     name: str | Getter,
     get: Callable[[RouteContext, str], Xval],
-    set: Callable[[RouteContext, str, Xval], bool] | None = None,
+    put: Callable[[RouteContext, str, Xval], bool] | None = None,
 ) -> Accessor:
-    """Return the accessor that calls ``get`` and ``set`` with the name: a constant, or what a variable holds then."""
+    """Return the accessor that calls ``get`` and ``put`` with the name: a constant, or what a variable holds then."""
     if isinstance(name, str):
         constant = name
-        if set is None:
+        if put is None:
             return Accessor(lambda ctx: get(ctx, constant))
-        set_constant = set
+        set_constant = put
         return Accessor(lambda ctx: get(ctx, constant), lambda ctx, value: set_constant(ctx, constant, value))
     name_of = name
 
@@ -103,9 +105,9 @@ def with_name(
         current = name_of(ctx)
         return None if current is None else get(ctx, str(current))
 
-    if set is None:
+    if put is None:
         return Accessor(get_by_name)
-    set_named = set
+    set_named = put
 
     def set_by_name(ctx: RouteContext, value: Xval) -> bool:
         current = name_of(ctx)

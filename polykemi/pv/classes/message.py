@@ -9,7 +9,7 @@ from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Accessor, Factory, Getter
-from polykemi.pv.classes.factories import indexed, keyed, named, no_index, number_of, plain, required, with_name
+from polykemi.pv.classes.factories import indexed, keyed, named, no_index, number_of, plain, required
 from polykemi.pv.classes.network import PROTOCOLS
 from polykemi.sip.header import Via, canonical_names
 from polykemi.sip.message import Message, Request, Response
@@ -17,13 +17,12 @@ from polykemi.sip.message import Message, Request, Response
 if TYPE_CHECKING:
     from polykemi.pv.compiler import Variables
 
-METHOD_IDS: Final = {  # Kamailio's numbers
-    name: 1 << bit
-    for bit, name in enumerate(
-        "INVITE CANCEL ACK BYE INFO REGISTER SUBSCRIBE NOTIFY MESSAGE OPTIONS PRACK UPDATE REFER PUBLISH "
-        "KDMQ GET POST PUT DELETE OTHER".split(" ")
-    )
-}
+# Kamailio's order: the id of a method is the bit at its place
+_METHODS: Final = (
+    *("INVITE", "CANCEL", "ACK", "BYE", "INFO", "REGISTER", "SUBSCRIBE", "NOTIFY", "MESSAGE", "OPTIONS"),
+    *("PRACK", "UPDATE", "REFER", "PUBLISH", "KDMQ", "GET", "POST", "PUT", "DELETE", "OTHER"),
+)
+METHOD_IDS: Final = {name: 1 << bit for bit, name in enumerate(_METHODS)}
 _LISTS: Final = frozenset(  # headers whose values $hfl takes apart
     ("contact", "record-route", "route", "via", "diversion", "p-asserted-identity", "p-preferred-identity")
 )
@@ -106,10 +105,8 @@ def _with_dynamic_name(
 
 
 def _cseq_number(ctx: RouteContext) -> Xval:
-    try:
-        return str(ctx.message.cseq[0])
-    except ParseError:
-        return None
+    value = ctx.message.get("cseq")
+    return value.replace("\t", " ").partition(" ")[0] or None if value else None
 
 
 def _content_length(ctx: RouteContext) -> Xval:
@@ -121,10 +118,10 @@ def _content_length(ctx: RouteContext) -> Xval:
 
 # ---- body and buffer
 def body_of(ctx: RouteContext) -> str | None:
-    """Return the body, None when there is none."""
+    """Return the body, "" when it is empty, None when Content-Length is no number."""
     try:
-        return ctx.message.body.decode("latin-1") or None
-    except ParseError:  # Content-Length is no number
+        return ctx.message.body.decode("latin-1")
+    except ParseError:
         return None
 
 
@@ -218,16 +215,25 @@ def _via_class(index: int) -> Factory:
     return keyed({name: part_of(part) for name, part in _VIA_PARTS.items()})
 
 
-def _reply_hop(part: Callable[[str, int, str], Xval]) -> Getter:
-    """Return the getter of a part of where the reply goes by its second Via: host, port, transport."""
+def reply_hop(ctx: RouteContext) -> tuple[str, int, str] | None:
+    """Return host, port and transport that a reply goes to by its second Via; None for requests and without one."""
+    via = None if isinstance(ctx.message, Request) else _via(ctx, 1)
+    if via is None:
+        return None
+    rport = via.param("rport") or ""
+    port = int(rport) if rport.isdecimal() and len(rport) <= 5 else via.port
+    return via.param("received") or via.host, port or 5060, via.transport.lower()
 
+
+def hop_uri(host: str, port: int, proto: str) -> str:
+    """Return where a reply goes as SIP URI."""
+    return f"sip:{host}:{port};transport={proto}"
+
+
+def _reply_hop(part: Callable[[str, int, str], Xval]) -> Getter:
     def get(ctx: RouteContext) -> Xval:
-        via = None if isinstance(ctx.message, Request) else _via(ctx, 1)
-        if via is None:
-            return None
-        rport = via.param("rport") or ""
-        port = int(rport) if rport.isdecimal() and len(rport) <= 5 else via.port
-        return part(via.param("received") or via.host, port or 5060, via.transport.lower())
+        hop = reply_hop(ctx)
+        return None if hop is None else part(*hop)
 
     return get
 
@@ -237,7 +243,7 @@ def _count_in_reply(name: str) -> Getter:
 
 
 _REPLY_PARTS: Final[Mapping[str, Getter]] = {
-    "duri": _reply_hop(lambda host, port, proto: f"sip:{host}:{port};transport={proto}"),
+    "duri": _reply_hop(hop_uri),
     "dhost": _reply_hop(lambda host, port, proto: host),
     "dport": _reply_hop(lambda host, port, proto: port),
     "dproto": _reply_hop(lambda host, port, proto: proto),
@@ -309,5 +315,3 @@ CLASSES: Final[dict[str, Factory]] = {
     "rpl": keyed(_REPLY_PARTS),
     "pcv": _charging_vector,
 }
-
-__all__ = ["CLASSES", "METHOD_IDS", "body_of", "header_getter", "header_values", "method_of", "with_name"]

@@ -83,7 +83,7 @@ def find_listener(text: str, listeners: tuple[Listener, ...]) -> Listener | None
 def _forced_socket(variables: Variables) -> Accessor:
     environment = variables.environment
 
-    def set(ctx: RouteContext, value: Xval) -> bool:
+    def put(ctx: RouteContext, value: Xval) -> bool:
         if isinstance(value, int):
             return False
         if value is None:
@@ -96,7 +96,7 @@ def _forced_socket(variables: Variables) -> Accessor:
             ctx.force_listener = listener
         return True
 
-    return Accessor(lambda ctx: None if ctx.force_listener is None else str(ctx.force_listener), set)
+    return Accessor(lambda ctx: None if ctx.force_listener is None else str(ctx.force_listener), put)
 
 
 def _forced_port(ctx: RouteContext) -> Xval:
@@ -189,8 +189,8 @@ CLASSES: Final[dict[str, Factory]] = {
     "sndto": keyed(_TO),
     "snd": keyed(_TO),
     "sndfrom": keyed(_FROM),
-    "K": keyed({name: _constant(n) for name, n in (*_FAMILIES.items(), *((p.upper(), n) for p, n in PROTOCOLS.items()))}),
+    "K": keyed(
+        {name: _constant(n) for name, n in (*_FAMILIES.items(), *((p.upper(), n) for p, n in PROTOCOLS.items()))}
+    ),
     "HN": _host_name,
 }
-
-__all__ = ["CLASSES", "PROTOCOLS", "address_uri", "bracketed", "find_listener", "full_address_uri", "socket_text"]

@@ -10,8 +10,8 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Accessor, Factory, Getter, Setter
 from polykemi.pv.classes.factories import indexed, no_index, plain, required, uri_or_none
-from polykemi.pv.classes.uris import with_host, with_user
-from polykemi.sip.header import LWS, NameAddr, parse_name_addr
+from polykemi.pv.classes.uris import host_of, user_of, with_host, with_user
+from polykemi.sip.header import LWS, NameAddr, parse_name_addr, parse_params
 from polykemi.sip.message import Message
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ def _uri(address: NameAddr) -> Xval:
 
 def _user(address: NameAddr) -> Xval:
     uri = uri_or_none(address.uri)
-    return None if uri is None else uri.user or None
+    return None if uri is None else user_of(uri)
 
 
 def _host(address: NameAddr) -> Xval:
     uri = uri_or_none(address.uri)
-    return None if uri is None else uri.host or None
+    return None if uri is None else host_of(uri)
 
 
 def _display(address: NameAddr) -> Xval:
@@ -66,8 +66,8 @@ def _uri_length(address: NameAddr) -> Xval:
 
 
 def _user_length(address: NameAddr) -> Xval:
-    user = _user(address)
-    return len(user) if isinstance(user, str) else 0
+    uri = uri_or_none(address.uri)
+    return None if uri is None else len(str(user_of(uri) or ""))
 
 
 def edit_party(ctx: RouteContext, name: str, change: Callable[[NameAddr], tuple[str, str] | None]) -> bool:
@@ -222,11 +222,13 @@ def _to_tag_state(ctx: RouteContext) -> Xval:
 
 # ---- direction of a request in its dialog
 def _direction(ctx: RouteContext) -> int:
-    """Return 1 for downstream, 2 for upstream: the ftag that Record-Route carries is the caller's (rr: append_fromtag)."""
-    routes = addresses(ctx, "route")
-    uri = uri_or_none(routes[0].uri) if routes else None
-    ftag = uri.param("ftag") if uri is not None else None
-    return 2 if ftag and ftag != _party(_from, _tag)(ctx) else 1
+    """Return 1 for downstream, 2 for upstream.
+
+    The ftag in our Route, which rr.loose_route leaves in the cache, is the tag of the caller; before that all is
+    downstream.
+    """
+    ftag = parse_params(ctx.cache.get("rr.route_params", "")).get("ftag")
+    return 2 if ftag and ftag != _FROM_TAG(ctx) else 1
 
 
 def _direction_class(inner: str | None, index: str | None, variables: Variables) -> Accessor:

@@ -28,7 +28,7 @@ def _stored(store_of: Callable[[Variables], Store], initial: Xval, unset: Xval) 
         def get(ctx: RouteContext, name: str) -> Xval:
             return store.get(name, initial)
 
-        def set(ctx: RouteContext, name: str, value: Xval) -> bool:
+        def put(ctx: RouteContext, name: str, value: Xval) -> bool:
             value = unset if value is None else value
             if value is None:
                 store.pop(name, None)
@@ -36,7 +36,7 @@ def _stored(store_of: Callable[[Variables], Store], initial: Xval, unset: Xval) 
                 store[name] = value
             return True
 
-        return with_name(required(inner), get, set)
+        return with_name(required(inner), get, put)
 
     return factory
 
@@ -55,13 +55,15 @@ def _incremented(inner: str | None, index: str | None, variables: Variables) -> 
 
 
 # ---- flags
-def _flag_classes(letter: str, get: Callable[[RouteContext], int], put: Callable[[RouteContext, int], None]) -> dict[str, Factory]:
+def _flag_classes(
+    letter: str, get: Callable[[RouteContext], int], write: Callable[[RouteContext, int], None]
+) -> dict[str, Factory]:
     """Return a mask as number (``$mf``) and hex text (``$mF``) and its single flags (``$Mf(n)``)."""
 
-    def set(ctx: RouteContext, value: Xval) -> bool:
+    def put(ctx: RouteContext, value: Xval) -> bool:
         if isinstance(value, str):
             return False
-        put(ctx, (value or 0) & 0xFFFFFFFF)
+        write(ctx, (value or 0) & 0xFFFFFFFF)
         return True
 
     def flag(inner: str | None, index: str | None, variables: Variables) -> Accessor:
@@ -74,14 +76,14 @@ def _flag_classes(letter: str, get: Callable[[RouteContext], int], put: Callable
         def set_flag(ctx: RouteContext, value: Xval) -> bool:
             if isinstance(value, str):
                 return False
-            put(ctx, get(ctx) | bit if value else get(ctx) & ~bit)
+            write(ctx, get(ctx) | bit if value else get(ctx) & ~bit)
             return True
 
         return Accessor(lambda ctx: int(bool(get(ctx) & bit)), set_flag)
 
     return {
-        f"{letter}f": plain(get, set),
-        f"{letter}F": plain(lambda ctx: f"{get(ctx):08X}", set),
+        f"{letter}f": plain(get, put),
+        f"{letter}F": plain(lambda ctx: f"{get(ctx):08X}", put),
         f"{letter.upper()}f": flag,
     }
 
@@ -213,7 +215,19 @@ def _return_code(ctx: RouteContext) -> Xval:
 
 
 _ZERO = _stored(lambda variables: variables.environment.variables, 0, 0)
-_CHARACTERS: Final = {"b": "\\", "n": "\n", "r": "\r", "t": "\t", "s": " ", "c": ",", "q": '"', "k": "'", "i": ":", "j": ";", "v": "`"}
+_CHARACTERS: Final = {
+    "b": "\\",
+    "n": "\n",
+    "r": "\r",
+    "t": "\t",
+    "s": " ",
+    "c": ",",
+    "q": '"',
+    "k": "'",
+    "i": ":",
+    "j": ";",
+    "v": "`",
+}
 _COLORS: Final = {"x": "39", "s": "30", "r": "31", "g": "32", "y": "33", "b": "34", "p": "35", "c": "36", "w": "37"}
 
 
@@ -260,5 +274,3 @@ CLASSES: Final[dict[str, Factory]] = {
     "C": _color_code,
     **{f"E{letter}": _text(character) for letter, character in _CHARACTERS.items()},
 }
-
-__all__ = ["CLASSES", "to_int"]

@@ -7,28 +7,31 @@ from typing import Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
-from polykemi.pv.accessor import Accessor, Factory, Getter, Setter
+from polykemi.pv.accessor import Factory, Getter, Setter
 from polykemi.pv.classes.factories import is_number, keyed, plain, uri_or_none
+from polykemi.pv.classes.message import hop_uri, reply_hop
 from polykemi.sip.message import Request
 from polykemi.sip.uri import Uri
 
 Part = Callable[[Uri], Xval]
 
 
-def _user(uri: Uri) -> Xval:
+def user_of(uri: Uri) -> Xval:
+    """Return the user; of a URN its namespace (RFC 8141); None when there is none."""
     if uri.scheme == "urn":
         return uri.host.partition(":")[0] or None
     return uri.user or None
 
 
-def _host(uri: Uri) -> Xval:
+def host_of(uri: Uri) -> Xval:
+    """Return the host; of a URN what its namespace holds; None when there is none."""
     if uri.scheme == "urn":
         return uri.host.partition(":")[2] or None
     return uri.host or None
 
 
 def _port(uri: Uri) -> Xval:
-    return str(uri.port or 5060)
+    return str(uri.port or (5061 if uri.transport == "tls" else 5060))
 
 
 def _transport(uri: Uri) -> Xval:
@@ -67,7 +70,7 @@ def _ruri(ctx: RouteContext) -> Xval:
 
 def _ruri_user(ctx: RouteContext) -> Xval:
     uri = uri_or_none(ctx.ruri)
-    return None if uri is None else uri.user or _user(uri)
+    return None if uri is None else uri.user or user_of(uri)
 
 
 def _set_ruri(ctx: RouteContext, value: Xval) -> bool:
@@ -127,7 +130,7 @@ def _with_port(uri: Uri, value: Xval) -> str | None:
 def _rewrite(change: Callable[[Uri, Xval], str | None]) -> Setter:
     """Return the setter that writes the Request-URI anew."""
 
-    def set(ctx: RouteContext, value: Xval) -> bool:
+    def put(ctx: RouteContext, value: Xval) -> bool:
         uri = uri_or_none(ctx.ruri)
         changed = None if uri is None else change(uri, value)
         if changed is None:
@@ -135,7 +138,7 @@ def _rewrite(change: Callable[[Uri, Xval], str | None]) -> Setter:
         ctx.ruri = changed
         return True
 
-    return set
+    return put
 
 
 def _ruri_text(ctx: RouteContext) -> str:
@@ -164,13 +167,22 @@ def _set_dst_uri(ctx: RouteContext, value: Xval) -> bool:
     return True
 
 
-def _next_hop(ctx: RouteContext) -> str:
-    return ctx.dst_uri or ctx.ruri
+def _next_hop(part: Part, of_reply: Callable[[str, int, str], Xval]) -> Getter:
+    """Return the getter of a part of where the message goes next: by its Via for replies."""
+
+    def get(ctx: RouteContext) -> Xval:
+        hop = reply_hop(ctx)
+        if hop is not None:
+            return of_reply(*hop)
+        uri = uri_or_none(ctx.dst_uri or ctx.ruri)
+        return None if uri is None else part(uri)
+
+    return get
 
 
 _RURI = plain(_ruri, _set_ruri)
 _RURI_USER = plain(_ruri_user, _rewrite(with_user))
-_RURI_HOST = plain(_part_of(_ruri_text, _host), _rewrite(with_host))
+_RURI_HOST = plain(_part_of(_ruri_text, host_of), _rewrite(with_host))
 _ORIGINAL = plain(lambda ctx: _original(ctx) or None)
 _DST_URI = plain(_dst_uri, _set_dst_uri)
 
@@ -188,25 +200,23 @@ CLASSES: Final[dict[str, Factory]] = {
     "rUl": plain(_part_of(_ruri_text, _user_length)),
     "ou": _ORIGINAL,
     "ouri": _ORIGINAL,
-    "oU": plain(_part_of(_original, _user)),
-    "od": plain(_part_of(_original, _host)),
+    "oU": plain(_part_of(_original, user_of)),
+    "od": plain(_part_of(_original, host_of)),
     "op": plain(_part_of(_original, _port)),
     "oP": plain(_part_of(_original, _transport)),
     "oUl": plain(_part_of(_original, _user_length)),
     "du": _DST_URI,
     "duri": _DST_URI,
-    "dd": plain(_part_of(_dst_text, _host)),
+    "dd": plain(_part_of(_dst_text, host_of)),
     "dp": plain(_part_of(_dst_text, _port)),
     "dP": plain(_part_of(_dst_text, _transport)),
     "nh": keyed(
         {
-            "u": lambda ctx: _next_hop(ctx) or None,
-            "U": _part_of(_next_hop, _user),
-            "d": _part_of(_next_hop, _host),
-            "p": _part_of(_next_hop, _port),
-            "P": _part_of(_next_hop, _transport),
+            "u": _next_hop(str, hop_uri),
+            "U": _next_hop(user_of, lambda host, port, proto: None),
+            "d": _next_hop(host_of, lambda host, port, proto: host),
+            "p": _next_hop(_port, lambda host, port, proto: port),
+            "P": _next_hop(_transport, lambda host, port, proto: proto),
         }
     ),
 }
-
-__all__ = ["CLASSES", "Accessor", "compose", "with_host", "with_user"]

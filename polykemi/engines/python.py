@@ -1,0 +1,334 @@
+"""The Python engine: scripts of app_python3 (an object with methods) and of app_python3s (plain functions).
+
+A script runs in this interpreter: it can import and change everything, there is no sandbox and no memory limit. Run only
+scripts that you would run as the server itself.
+
+The time limit is an exception that a watchdog thread raises in the script (``_Watchdog``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import sys
+import sysconfig
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, ModuleType, TracebackType
+from typing import Any, Final
+
+from polykemi.engines.base import LOAD_FACTOR, Host
+from polykemi.engines.python_message import FAKED_FLOW, FAKED_MESSAGE, ScriptMessage
+from polykemi.engines.watchdog import TimeLimit, Watchdog
+from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
+from polykemi.kemi.binding import bind, expected
+from polykemi.kemi.context import Exit, RouteContext
+from polykemi.kemi.route import Route
+
+log = logging.getLogger("polykemi.script")
+
+KSR_VERSION: Final = 1002  # KSR.__version__, as app_python3 has it
+_CHILD_RANK: Final = 1  # of Kamailio's first SIP worker
+_MARK: Final = "__polykemi_script__"  # set in the modules that a script brings: its directory
+_FOREIGN: Final = tuple(  # directories of code that is no script's, wherever the script may be
+    f"{path}/"
+    for path in (Path(__file__).parent.parent, *(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")))
+)
+
+Handler = tuple[Callable[..., Any], int, bool]  # function, arguments it takes (0 to 2), takes evname first
+
+
+class PythonConversion:
+    """app_python3's rules: types are strict, a bool is an integer, nothing else is converted."""
+
+    unicode = True
+    extra_arguments = True
+    none_result = 0
+
+    def __init__(self, is_script: Callable[[CodeType], bool]) -> None:
+        self._is_script = is_script
+
+    def to_int(self, value: Any) -> int:
+        """Return bools and other kinds of ``int`` as integers."""
+        if isinstance(value, int):
+            return int(value)
+        raise expected("an integer", value, type(value).__name__)
+
+    def to_str(self, value: Any) -> str:
+        """Return other kinds of ``str`` as text."""
+        if isinstance(value, str):
+            return str(value)
+        raise expected("a string", value, type(value).__name__)
+
+    def missing(self) -> Any:
+        """Too few arguments are refused."""
+        raise expected("an argument", None, "nothing")
+
+    def where(self) -> str:
+        """Return the line of the innermost frame that is the script's."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            if self._is_script(frame.f_code):
+                return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            frame = frame.f_back  # type: ignore[assignment]
+        return "a script"
+
+
+class _Script:
+    """One loaded script: its module and the functions that can be route blocks."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.directory = str(path.parent.absolute())
+        self._prefix = self.directory.rstrip("/") + "/"
+        self.handlers: dict[str, Handler] = {}
+
+    def is_ours(self, filename: str) -> bool:
+        """Tell whether code of ``filename`` belongs to the script."""
+        return filename == str(self.path) or (filename.startswith(self._prefix) and not filename.startswith(_FOREIGN))
+
+    def run(self) -> None:
+        """Run the file, then mod_init() and child_init(). Everything that it raises goes through."""
+        source = self.path.read_bytes()
+        name = self.path.stem
+        if name in sys.modules:
+            name += "_script"
+        module = ModuleType(name)
+        module.__file__ = str(self.path)
+        module.__dict__.update(exit=sys.exit, quit=sys.exit)  # those of ``site`` close the server's stdin
+        sys.modules[name] = module
+        exec(compile(source, str(self.path), "exec", dont_inherit=True), module.__dict__)
+        script: Any = module
+        if callable(init := getattr(module, "mod_init", None)):
+            made = init()
+            if made is not None:
+                script = made
+            elif not callable(getattr(module, "ksr_request_route", None)):
+                raise ScriptLoadError(str(self.path), None, "mod_init() must return an object, not None")
+        self._child_init(script, needed=script is not module)
+        self.handlers = dict(_handlers(script, is_object=script is not module))
+
+    def _child_init(self, script: Any, *, needed: bool) -> None:
+        child_init = getattr(script, "child_init", None)
+        if callable(child_init):
+            result = child_init(_CHILD_RANK) if needed or _arity(child_init) else child_init()
+            if needed and not isinstance(result, int):
+                given = type(result).__name__
+                raise ScriptLoadError(str(self.path), None, f"child_init() must return an integer, not {given}")
+        elif needed:
+            raise ScriptLoadError(str(self.path), None, "what mod_init() returned has no child_init()")
+
+
+def _handlers(script: Any, *, is_object: bool) -> Iterator[tuple[str, Handler]]:
+    for name in dir(script):
+        if name.startswith("__"):
+            continue
+        value = getattr(script, name, None)
+        if callable(value) and not isinstance(value, type) and not inspect.isbuiltin(value):
+            yield name, (value, _arity(value), not is_object)
+
+
+def _arity(function: Callable[..., Any]) -> int:
+    """Return how many of two positional arguments ``function`` takes."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 2
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return 2
+    return min(2, sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters))
+
+
+class PythonEngine:
+    """Runs one Python script."""
+
+    name = "python"
+    hosts_loop = False
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._current = host.current
+        self._script: _Script | None = None
+        self._handlers: dict[str, Handler] = {}
+        self._functions: frozenset[str] = frozenset()
+        self._watchdog = Watchdog(host.limits.seconds, PythonEngine._run.__code__)
+        self._ksr = ModuleType("KSR", "The functions of polykemi, as KEMI names them.")
+        self._ksr.__dict__["__version__"] = KSR_VERSION
+        conversion = PythonConversion(self._is_script)
+        for export, method in host.registry:
+            place = self._ksr
+            if export.module:
+                if not hasattr(place, export.module):
+                    setattr(place, export.module, ModuleType(f"KSR.{export.module}"))
+                place = getattr(place, export.module)
+            bound = bind(export, method, host.current, conversion, drive=host.drive, trace=host.trace)
+            bound.__name__, bound.__doc__ = export.name, export.doc
+            setattr(place, export.name, bound)
+
+    def load(self, path: Path) -> None:
+        """Load the script at ``path``. Raise ScriptLoadError; the running script stays then.
+
+        ``KSR`` functions work while it loads: as in Kamailio on a made-up OPTIONS request, here in an event route block.
+        """
+        script = _Script(path)
+        before = self._script
+        running = _forget(script.directory)
+        known = set(sys.modules)
+        sys.path.insert(0, script.directory)
+        self._script = script
+        try:
+            with self._faked_context():
+                self._run(script.run, factor=LOAD_FACTOR)
+        except BaseException as error:  # noqa: BLE001 - put back what was, whatever it is
+            _mark(script, known)
+            _forget(script.directory)
+            sys.modules.update(running)
+            sys.path.remove(script.directory)
+            try:
+                if isinstance(error, (Exception, SystemExit, Exit, TimeLimit)):
+                    raise self._load_error(error) from error
+                raise
+            finally:
+                self._script = before
+        _mark(script, known)
+        if before is not None:
+            sys.path.remove(before.directory)
+            if before.directory != script.directory:
+                _forget(before.directory)
+        self._handlers, self._functions = script.handlers, frozenset(script.handlers)
+
+    def functions(self) -> frozenset[str]:
+        """Return the names of the functions or methods that the script defines."""
+        return self._functions
+
+    def has(self, function: str) -> bool:
+        """Tell whether the script defines ``function``."""
+        return function in self._functions
+
+    def call(self, function: str, argument: str | None = None) -> None:
+        """Call ``function`` with as many of (msg, evname) as it takes. Raise ScriptError.
+
+        A plain function that takes one argument gets the event name in event route blocks, as in app_python3s.
+        """
+        handler = self._handlers.get(function)
+        if handler is None:
+            if self._script is None:
+                raise ScriptError("", None, "no script is loaded")
+            log.error("%s: no function %s", self._script.path, function)
+            return
+        target, arity, event_first = handler
+        try:
+            if arity == 0:
+                self._run(target)
+            elif argument is not None and arity == 1 and event_first:
+                self._run(target, argument)
+            else:
+                message = ScriptMessage(self._current.ctx)
+                try:
+                    if arity == 1 or argument is None:
+                        self._run(target, message)
+                    else:
+                        self._run(target, message, argument)
+                finally:
+                    message.end()
+        except (Exit, SystemExit):
+            pass
+        except TimeLimit as error:
+            raise self._error(error, ScriptTimeout) from None
+        except Exception as error:
+            raise self._error(error, ScriptError) from error
+
+    def close(self) -> None:
+        """End the watchdog and take the script out of this interpreter's tables."""
+        self._watchdog.close()
+        if sys.modules.get("KSR") is self._ksr:
+            del sys.modules["KSR"]
+        if self._script is not None:
+            _forget(self._script.directory)
+            if self._script.directory in sys.path:
+                sys.path.remove(self._script.directory)
+        self._script, self._handlers, self._functions = None, {}, frozenset()
+
+    def _run(self, function: Callable[..., Any], *args: Any, factor: float = 1.0) -> None:
+        """Call ``function`` of the script, watched. The watchdog strikes only above this frame."""
+        modules = sys.modules
+        if modules.get("KSR") is not self._ksr:  # another instance ran last
+            modules["KSR"] = self._ksr
+        watchdog = self._watchdog
+        outer = watchdog.arm(factor)
+        try:
+            function(*args)
+        finally:
+            watchdog.disarm(outer)
+
+    @contextmanager
+    def _faked_context(self) -> Iterator[None]:
+        outer = self._current.ctx
+        self._current.ctx = RouteContext(Route.EVENT, "mod_init", FAKED_MESSAGE, FAKED_FLOW, time.time())
+        try:
+            yield
+        finally:
+            self._current.ctx = outer
+
+    # ---- errors
+    def _is_script(self, code: CodeType) -> bool:
+        return self._script is not None and self._script.is_ours(code.co_filename)
+
+    def _error(self, error: BaseException, kind: type[ScriptError]) -> ScriptError:
+        """Return the error of a route block: the script's innermost line and a traceback from its first line on."""
+        assert self._script is not None
+        stack = _from_script(error.__traceback__, self._is_script)
+        frames = [f for f in traceback.extract_tb(stack) if self._script.is_ours(f.filename)]
+        file, line = (frames[-1].filename, frames[-1].lineno) if frames else (str(self._script.path), None)
+        if isinstance(error, TimeLimit):
+            return kind(file, line, "time limit reached", "".join(traceback.format_tb(stack)))
+        text = "".join(traceback.format_exception(type(error), error, stack))
+        return kind(file, line, _cause(error), text)
+
+    def _load_error(self, error: BaseException) -> ScriptLoadError:
+        """Return the error of a script that does not load; it stands in ``_script`` still."""
+        if isinstance(error, ScriptLoadError):
+            return error
+        if isinstance(error, SyntaxError) and error.filename:
+            return ScriptLoadError(error.filename, error.lineno, _cause(error))
+        found = self._error(error, ScriptError)
+        if isinstance(error, OSError) and error.filename == found.file and found.line is None:  # the script itself
+            return ScriptLoadError(found.file, None, error.strerror or str(error))
+        return ScriptLoadError(found.file, found.line, found.cause)
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg}"
+    if isinstance(error, (Exit, SystemExit)):
+        return "ended itself while it was loading"
+    return traceback.format_exception_only(error)[-1].strip()
+
+
+def _from_script(stack: TracebackType | None, is_script: Callable[[CodeType], bool]) -> TracebackType | None:
+    """Return ``stack`` without the server's frames on top."""
+    start = stack
+    while start is not None and not is_script(start.tb_frame.f_code):
+        start = start.tb_next
+    return start
+
+
+def _mark(script: _Script, known: set[str]) -> None:
+    """Mark the modules of the script's directory that are not ``known``: it brought them."""
+    for name in sys.modules.keys() - known:
+        module = sys.modules[name]
+        if script.is_ours(getattr(module, "__file__", None) or ""):
+            module.__dict__[_MARK] = script.directory
+
+
+def _forget(directory: str) -> dict[str, ModuleType]:
+    """Take the modules that a script of ``directory`` brought out of ``sys.modules``; each load reads them anew."""
+    importlib.invalidate_caches()
+    brought = {n: m for n, m in sys.modules.items() if getattr(m, "__dict__", {}).get(_MARK) == directory}
+    for name in brought:
+        del sys.modules[name]
+    return brought

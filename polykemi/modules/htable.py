@@ -1,0 +1,353 @@
+"""htable: named hash tables in memory, with items that expire (Kamailio: htable)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from polykemi.errors import DataError
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.registry import Xval, export
+from polykemi.kemi.route import Route
+from polykemi.modules.base import Module, Services
+from polykemi.modules.htable_table import Iteration, Table, matcher, parse_definition
+from polykemi.modules.htable_variables import variable_classes
+from polykemi.pv.accessor import Factory
+from polykemi.sip.flow import Flow
+from polykemi.sip.message import parse
+
+log = logging.getLogger("polykemi.htable")
+
+NOT_A_NUMBER: Final = -255  # what sht_inc and sht_dec answer then
+_MAX_ITERATORS: Final = 4
+_BATCH: Final = 2000  # items looked at in one go of the timer
+_PAUSE: Final = 0.05  # seconds between two of them
+
+# the message of the event route block of an expired item, which no message caused
+_FAKED_MESSAGE: Final = (
+    b"OPTIONS sip:you@kamailio.org SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1\r\nFrom: <sip:you@kamailio.org>;tag=fake\r\n"
+    b"To: <sip:you@kamailio.org>\r\nCall-ID: fake\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HtableParams:
+    """Kamailio's names and defaults; ``htable`` has one definition for each table."""
+
+    htable: tuple[str, ...] = ()  # "ipban=>size=8;autoexpire=300;"
+    timer_interval: int = 20  # seconds between two looks for expired items
+    key_name_column: str = "key_name"
+    key_type_column: str = "key_type"
+    value_type_column: str = "value_type"
+    key_value_column: str = "key_value"
+    array_size_suffix: str = "::size"
+    event_callback: str = ""
+
+    def __post_init__(self) -> None:
+        for definition in self.htable:
+            parse_definition(definition)
+
+
+class Htable(Module):
+    """The tables of one server."""
+
+    name = "htable"
+    Params = HtableParams
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)
+        self.tables: dict[str, Table] = {}
+        for definition in self.params.htable:
+            table = parse_definition(definition)
+            self.tables[table.name] = table
+        self.iterations: dict[str, Iteration] = {}
+        self._missing: set[str] = set()
+        self._due: float | None = None
+
+    def pv_classes(self) -> Mapping[str, Factory]:
+        """Return $sht, $shtex, $shtcn, $shtcv, $shtinc, $shtdec, $shtitkey, $shtitval and $shtrecord."""
+        return variable_classes(self)
+
+    def start(self, now: float) -> None:
+        """Load the tables that stand in the database. Raise DataError."""
+        for table in self.tables.values():
+            if table.dbtable:
+                self._load(table, now)
+        if self.tables:
+            self._due = now + self.params.timer_interval
+        if self.params.event_callback:
+            self.services.events.append((self.params.event_callback, "htable:mod-init", self._event_context(now)))
+
+    def _load(self, table: Table, now: float) -> None:
+        p = self.params
+        names = (p.key_name_column, p.key_type_column, p.value_type_column, p.key_value_column, table.dbtable)
+        for name in names:
+            if not name.replace("_", "a").isalnum() or not name.isascii():
+                raise DataError(f"htable {table.name}: {name!r} is no name of a table or column")
+        *columns, source = (f'"{name}"' for name in names)
+        arrays: dict[str, int] = {}
+        for key, key_type, value_type, value in self.services.database.query(
+            f"SELECT {', '.join(columns)} FROM {source}"
+        ):
+            if key_type == 1:
+                n = arrays[key] = arrays.get(key, 0) + 1
+                key = f"{key}[{n - 1}]"
+            try:
+                table.set(key, int(value) if value_type == 1 else str(value), now)
+            except ValueError:
+                raise DataError(
+                    f"htable {table.name}: table {table.dbtable}, key {key}: {value!r} is no integer"
+                ) from None
+        for key, n in arrays.items():
+            table.set(key + p.array_size_suffix, n, now)
+
+    def table(self, name: str) -> Table | None:
+        """Return the table ``name``; when there is none, say so once."""
+        table = self.tables.get(name)
+        if table is None and name not in self._missing and len(self._missing) < 100:
+            self._missing.add(name)
+            log.error("there is no htable %r; tables are defined in htable's parameter htable", name)
+        return table
+
+    # ---- items
+    @export()
+    def sht_get(self, ctx: RouteContext, htname: str, itname: str) -> Xval:
+        """Return the item, the table's initval or null when it is not there."""
+        table = self.table(htname)
+        return table.get(itname, ctx.now) if table is not None else None
+
+    @export()
+    def sht_gete(self, ctx: RouteContext, htname: str, itname: str) -> Xval:
+        """Return the item, "" for null."""
+        value = self.sht_get(ctx, htname, itname)
+        return "" if value is None else value
+
+    @export()
+    def sht_getw(self, ctx: RouteContext, htname: str, itname: str) -> Xval:
+        """Return the item, ``<null>`` for null."""
+        value = self.sht_get(ctx, htname, itname)
+        return "<null>" if value is None else value
+
+    @export()
+    def sht_is_null(self, ctx: RouteContext, htname: str, itname: str) -> int:
+        """Tell whether an item is null: 1, 2 when there is no such table; else -1, or -2 when it is the initval."""
+        table = self.table(htname)
+        if table is None:
+            return 2
+        if table.has(itname, ctx.now):
+            return -1
+        return 1 if table.initval is None else -2
+
+    @export()
+    def sht_sets(self, ctx: RouteContext, htname: str, itname: str, itval: str) -> int:
+        """Set an item to a text. Answers 1, or -1."""
+        return self._set(ctx, htname, itname, itval)
+
+    @export()
+    def sht_seti(self, ctx: RouteContext, htname: str, itname: str, itval: int) -> int:
+        """Set an item to an integer. Answers 1, or -1."""
+        return self._set(ctx, htname, itname, itval)
+
+    @export()
+    def sht_setxs(self, ctx: RouteContext, htname: str, itname: str, itval: str, exval: int) -> int:
+        """Set an item to a text that expires in ``exval`` seconds. Answers 1, or -1."""
+        return self._set(ctx, htname, itname, itval, exval)
+
+    @export()
+    def sht_setxi(self, ctx: RouteContext, htname: str, itname: str, itval: int, exval: int) -> int:
+        """Set an item to an integer that expires in ``exval`` seconds. Answers 1, or -1."""
+        return self._set(ctx, htname, itname, itval, exval)
+
+    @export()
+    def sht_setex(self, ctx: RouteContext, htname: str, itname: str, exval: int) -> int:
+        """Let an item expire in ``exval`` seconds. Answers 1 (also when it is not there), or -1."""
+        table = self.table(htname)
+        if table is None:
+            return -1
+        table.set_expiry(itname, exval, ctx.now)
+        return 1
+
+    def _set(self, ctx: RouteContext, htname: str, itname: str, value: int | str, seconds: int | None = None) -> int:
+        table = self.table(htname)
+        if table is None or not table.set(itname, value, ctx.now):
+            return -1
+        if seconds is not None:
+            table.set_expiry(itname, seconds, ctx.now)
+        return 1
+
+    @export()
+    def sht_inc(self, ctx: RouteContext, htname: str, itname: str) -> int:
+        """Add 1 to an item (with an initval also to one that is not there) and return it; -255 when it is no integer."""
+        return self._add(ctx, htname, itname, 1)
+
+    @export()
+    def sht_dec(self, ctx: RouteContext, htname: str, itname: str) -> int:
+        """Take 1 from an item (with an initval also from one that is not there) and return it; -255 when it is no integer."""
+        return self._add(ctx, htname, itname, -1)
+
+    def _add(self, ctx: RouteContext, htname: str, itname: str, by: int) -> int:
+        table = self.table(htname)
+        value = table.add(itname, by, ctx.now) if table is not None else None
+        return NOT_A_NUMBER if value is None else value
+
+    @export()
+    def sht_rm(self, ctx: RouteContext, htname: str, itname: str) -> int:
+        """Remove an item. Answers 1 (also when it is not there), or -1."""
+        table = self.table(htname)
+        if table is None:
+            return -1
+        table.remove(itname)
+        return 1
+
+    @export()
+    def sht_reset(self, ctx: RouteContext, htname: str) -> int:
+        """Remove all items of a table. Answers 0, or -1."""
+        table = self.table(htname)
+        if table is None:
+            return -1
+        table.items.clear()
+        return 0
+
+    @export()
+    def sht_lock(self, ctx: RouteContext, htname: str, itname: str) -> int:
+        """Tell whether the table is there (1 or -1): a route block has its tables to itself, so there is nothing to lock."""
+        return 1 if self.table(htname) is not None else -1
+
+    @export()
+    def sht_unlock(self, ctx: RouteContext, htname: str, itname: str) -> int:
+        """Tell whether the table is there (1 or -1), as ``sht_lock`` does."""
+        return 1 if self.table(htname) is not None else -1
+
+    # ---- many items
+    @export()
+    def sht_rm_name(self, ctx: RouteContext, htname: str, op: str, val: str) -> int:
+        """Remove the items whose name matches: ``op`` re or sw (starts with). Answers 1, or -1."""
+        return self._remove(htname, op, val, by_value=False)
+
+    @export()
+    def sht_rm_value(self, ctx: RouteContext, htname: str, op: str, val: str) -> int:
+        """Remove the items whose text matches: ``op`` re or sw (starts with). Answers 1, or -1."""
+        return self._remove(htname, op, val, by_value=True)
+
+    @export()
+    def sht_rm_name_re(self, ctx: RouteContext, htname: str, rexp: str) -> int:
+        """Remove the items whose name matches a regular expression. Answers 1, or -1."""
+        return self._remove(htname, "re", rexp, by_value=False)
+
+    @export()
+    def sht_rm_value_re(self, ctx: RouteContext, htname: str, rexp: str) -> int:
+        """Remove the items whose text matches a regular expression. Answers 1, or -1."""
+        return self._remove(htname, "re", rexp, by_value=True)
+
+    def _remove(self, htname: str, op: str, val: str, *, by_value: bool) -> int:
+        table = self.table(htname)
+        matches = matcher(op, val) if op in ("re", "sw") else None
+        if table is None or matches is None:
+            return -1
+        table.remove_matching(matches, by_value=by_value)
+        return 1
+
+    @export()
+    def sht_match_name(self, ctx: RouteContext, htname: str, op: str, mval: str) -> int:
+        """Tell whether an item's name matches: ``op`` eq, ne, re or sw (starts with). Answers 1, or -1."""
+        if op == "eq":
+            table = self.table(htname)
+            return 1 if table is not None and table.has(mval, ctx.now) else -1
+        return 1 if self._count(ctx, htname, op, mval, by_value=False, limit=1) else -1
+
+    @export()
+    def sht_match_str_value(self, ctx: RouteContext, htname: str, op: str, mval: str) -> int:
+        """Tell whether an item's text matches: ``op`` eq, ne, re or sw (starts with). Answers 1, or -1."""
+        return 1 if self._count(ctx, htname, op, mval, by_value=True, limit=1) else -1
+
+    @export()
+    def sht_cn(self, ctx: RouteContext, htname: str, op: str, mval: str) -> int:
+        """Count the items whose name matches: ``op`` eq, ne, re or sw (starts with)."""
+        return self._count(ctx, htname, op, mval, by_value=False, limit=0)
+
+    def _count(self, ctx: RouteContext, htname: str, op: str, mval: str, *, by_value: bool, limit: int) -> int:
+        table = self.table(htname)
+        matches = matcher(op, mval)
+        return table.count(matches, ctx.now, by_value=by_value, limit=limit) if table is not None and matches else 0
+
+    # ---- iterators
+    @export()
+    def sht_iterator_start(self, ctx: RouteContext, iname: str, hname: str) -> int:
+        """Start the iterator ``iname`` (up to 4 at a time) before the first item of a table. Answers 1, or -1."""
+        table = self.table(hname)
+        if table is None or (iname not in self.iterations and len(self.iterations) >= _MAX_ITERATORS):
+            return -1
+        self.iterations[iname] = Iteration(table)
+        return 1
+
+    @export()
+    def sht_iterator_next(self, ctx: RouteContext, iname: str) -> int:
+        """Go to the next item: $shtitkey(iname) and $shtitval(iname). Answers 1, or -1 when there is none."""
+        iteration = self.iterations.get(iname)
+        return 1 if iteration is not None and iteration.next(ctx.now) else -1
+
+    @export()
+    def sht_iterator_end(self, ctx: RouteContext, iname: str) -> int:
+        """End the iterator. Answers 1, or -1 when it was not started."""
+        return 1 if self.iterations.pop(iname, None) is not None else -1
+
+    @export()
+    def sht_iterator_rm(self, ctx: RouteContext, iname: str) -> int:
+        """Remove the iterator's item and go to the next. Answers 1, -2 when there is no next, -1 error."""
+        iteration = self.iterations.get(iname)
+        if iteration is None or iteration.value(ctx.now) is None:
+            return -1
+        iteration.table.remove(iteration.key)
+        return 1 if iteration.next(ctx.now) else -2
+
+    @export()
+    def sht_iterator_sets(self, ctx: RouteContext, iname: str, val: str) -> int:
+        """Set the iterator's item to a text. Answers 1, or -1."""
+        return self._set_current(ctx, iname, val)
+
+    @export()
+    def sht_iterator_seti(self, ctx: RouteContext, iname: str, val: int) -> int:
+        """Set the iterator's item to an integer. Answers 1, or -1."""
+        return self._set_current(ctx, iname, val)
+
+    @export()
+    def sht_iterator_setex(self, ctx: RouteContext, iname: str, val: int) -> int:
+        """Let the iterator's item expire in ``val`` seconds. Answers 1, or -1."""
+        iteration = self.iterations.get(iname)
+        if iteration is None or iteration.value(ctx.now) is None:
+            return -1
+        iteration.table.set_expiry(iteration.key, val, ctx.now)
+        return 1
+
+    def _set_current(self, ctx: RouteContext, iname: str, value: int | str) -> int:
+        iteration = self.iterations.get(iname)
+        if iteration is None or iteration.value(ctx.now) is None:
+            return -1
+        return 1 if iteration.table.set(iteration.key, value, ctx.now) else -1
+
+    # ---- expiry
+    def next_timeout(self) -> float | None:
+        """Return when expired items are looked for next."""
+        return self._due
+
+    def handle_timer(self, now: float) -> None:
+        """Remove expired items, looking at a bounded number."""
+        if self._due is None or now < self._due:
+            return
+        left, callback = _BATCH, self.params.event_callback
+        for table in self.tables.values():
+            seen, removed = table.sweep(now, left)
+            left -= seen
+            if callback:
+                for key, value in removed:
+                    ctx = self._event_context(now)
+                    ctx.cache["htable.expired"] = (key, value)
+                    self.services.events.append((callback, f"htable:expired:{table.name}", ctx))
+        busy = any(table.is_sweeping for table in self.tables.values())
+        self._due = now + (_PAUSE if busy else max(self.params.timer_interval, 1))
+
+    def _event_context(self, now: float) -> RouteContext:
+        flow = Flow(self.services.listeners[0], "127.0.0.1", 5060)
+        return RouteContext(Route.EVENT, self.params.event_callback, parse(_FAKED_MESSAGE), flow, now)

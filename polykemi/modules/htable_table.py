@@ -1,0 +1,198 @@
+"""One hash table of htable: items by key, with a time at which they expire."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+from polykemi.kemi.registry import Xval
+
+log = logging.getLogger("polykemi.htable")
+
+NEVER: Final = float("inf")
+Value = int | str
+Matcher = Callable[[str], object]
+
+_NUMBERS: Final = ("size", "autoexpire", "initval", "updateexpire", "dmqreplicate", "dbmode", "maxsize")
+
+
+class Table:
+    """A table. Its items keep the order in which they came; an expired one is not seen, and removed by ``sweep``."""
+
+    __slots__ = ("_full", "_sweep", "autoexpire", "dbtable", "initval", "items", "maxsize", "name", "updateexpire")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        autoexpire: int = 0,
+        initval: int | None = None,
+        updateexpire: bool = True,
+        maxsize: int = 0,
+        dbtable: str = "",
+    ) -> None:
+        self.name = name
+        self.autoexpire = autoexpire  # seconds, 0: items stay
+        self.initval = initval
+        self.updateexpire = updateexpire  # a change starts the time anew
+        self.maxsize = maxsize  # items, 0: no limit
+        self.dbtable = dbtable
+        self.items: dict[str, tuple[Value, float]] = {}  # key -> value, time of expiry
+        self._sweep: list[str] = []  # keys that a sweep has still to look at
+        self._full = False
+
+    def get(self, key: str, now: float) -> Xval:
+        """Return the value of ``key``, ``initval`` when it is not there."""
+        item = self.items.get(key)
+        return item[0] if item is not None and item[1] > now else self.initval
+
+    def has(self, key: str, now: float) -> bool:
+        """Tell whether ``key`` is there."""
+        item = self.items.get(key)
+        return item is not None and item[1] > now
+
+    def set(self, key: str, value: Value, now: float) -> bool:
+        """Set ``key``; False when the table is full."""
+        item = self.items.get(key)
+        if item is not None and item[1] > now and not self.updateexpire:
+            self.items[key] = (value, item[1])
+            return True
+        if item is None and self.maxsize and len(self.items) >= self.maxsize:
+            if not self._full:
+                self._full = True
+                log.warning("htable %s is full: it has %d items", self.name, self.maxsize)
+            return False
+        self.items[key] = (value, now + self.autoexpire if self.autoexpire else NEVER)
+        return True
+
+    def add(self, key: str, by: int, now: float) -> int | None:
+        """Add ``by`` to an integer and return it; None when it is none or not there and there is no initval."""
+        value = self.get(key, now)
+        if not isinstance(value, int):
+            return None
+        return value + by if self.set(key, value + by, now) else None
+
+    def remove(self, key: str) -> None:
+        """Remove ``key``, if it is there."""
+        if self.items.pop(key, None) is not None:
+            self._full = False
+
+    def expiry(self, key: str, now: float) -> int:
+        """Return in how many seconds ``key`` expires, 0 when it never does or is not there."""
+        item = self.items.get(key)
+        return int(item[1] - now) if item is not None and now < item[1] < NEVER else 0
+
+    def set_expiry(self, key: str, seconds: int, now: float) -> None:
+        """Let ``key`` expire in ``seconds``, 0 and less: at once. One that is not there stays so."""
+        item = self.items.get(key)
+        if item is not None and item[1] > now:
+            self.items[key] = (item[0], now + seconds)
+
+    def count(self, matches: Matcher, now: float, *, by_value: bool, limit: int = 0) -> int:
+        """Count the items whose key (or value) matches, up to ``limit`` when it is not 0."""
+        n = 0
+        for key, (value, expires) in self.items.items():
+            if expires > now and matches(str(value) if by_value else key):
+                n += 1
+                if n == limit:
+                    break
+        return n
+
+    def remove_matching(self, matches: Matcher, *, by_value: bool) -> None:
+        """Remove the items whose key (or text) matches; integers have no text."""
+        if by_value:
+            keys = [key for key, (value, _) in self.items.items() if isinstance(value, str) and matches(value)]
+        else:
+            keys = [key for key in self.items if matches(key)]
+        for key in keys:
+            self.remove(key)
+
+    @property
+    def is_sweeping(self) -> bool:
+        """Whether a sweep has not looked at all items yet."""
+        return bool(self._sweep)
+
+    def sweep(self, now: float, limit: int) -> tuple[int, list[tuple[str, Value]]]:
+        """Look at up to ``limit`` items and remove the expired ones; return how many were looked at, and the removed."""
+        if not self._sweep:
+            self._sweep = list(self.items)
+        removed: list[tuple[str, Value]] = []
+        seen = min(limit, len(self._sweep))
+        for _ in range(seen):
+            key = self._sweep.pop()
+            item = self.items.get(key)
+            if item is not None and item[1] <= now:
+                self.remove(key)
+                removed.append((key, item[0]))
+        return seen, removed
+
+
+class Iteration:
+    """An iterator over the keys that a table had when it was started."""
+
+    __slots__ = ("_keys", "key", "table")
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.key = ""
+        self._keys = iter(list(table.items))
+
+    def next(self, now: float) -> bool:
+        """Go to the next item that is still there; tell whether there is one."""
+        self.key = next((key for key in self._keys if self.table.has(key, now)), "")
+        return bool(self.key)
+
+    def value(self, now: float) -> Xval:
+        """Return the value of the item, None before the first and behind the last one."""
+        return self.table.get(self.key, now) if self.table.has(self.key, now) else None
+
+
+def parse_definition(text: str) -> Table:
+    """Make a table of ``name=>size=8;autoexpire=300;``. Raise ValueError saying what is wrong with it."""
+    name, arrow, rest = text.partition("=>")
+    name = name.strip(" ")
+    if not arrow or not name:
+        raise ValueError(f"htable: {text!r}, expected name=>attribute=value;...")
+    numbers: dict[str, int] = {}
+    dbtable = ""
+    for part in filter(None, (part.strip(" ") for part in rest.split(";"))):
+        attribute, _, value = part.partition("=")
+        if attribute == "dbtable":
+            dbtable = value
+        elif attribute not in _NUMBERS:
+            raise ValueError(f"htable {name}: unknown attribute {attribute!r}")
+        else:
+            try:
+                numbers[attribute] = int(value)
+            except ValueError:
+                raise ValueError(f"htable {name}: {attribute}={value!r}, expected a number") from None
+    return Table(
+        name,
+        autoexpire=numbers.get("autoexpire", 0),
+        initval=numbers.get("initval"),
+        updateexpire=bool(numbers.get("updateexpire", 1)),
+        maxsize=numbers.get("maxsize", 0),
+        dbtable=dbtable,
+    )
+
+
+@lru_cache(maxsize=256)
+def matcher(op: str, value: str) -> Matcher | None:
+    """Return what tells whether a text matches: ``op`` eq, ne, sw (starts with) or re; None, and a log line, for others."""
+    if op == "eq":
+        return lambda text: text == value
+    if op == "ne":
+        return lambda text: text != value
+    if op == "sw":
+        return lambda text: text.startswith(value)
+    if op == "re":
+        try:
+            return re.compile(value).search
+        except re.error as error:
+            log.error("htable: bad regular expression %r: %s", value, error)
+            return None
+    log.error("htable: unsupported match operator %r", op)
+    return None

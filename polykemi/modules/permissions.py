@@ -1,0 +1,198 @@
+"""permissions: addresses that are trusted, by group (Kamailio: permissions)."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Final, NamedTuple
+
+from polykemi.errors import DataError, ParseError
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.registry import export
+from polykemi.kemi.route import Route
+from polykemi.modules.base import Module, Services
+from polykemi.pv.accessor import Accessor
+
+log = logging.getLogger("polykemi.permissions")
+
+_MAX_CACHED: Final = 4096  # source addresses whose rows are remembered
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionsParams:
+    """Kamailio's names and defaults."""
+
+    trusted_table: str = "trusted"
+    peer_tag_avp: str = ""  # "$avp(name)": takes the tag of the row that matched
+    peer_tag_mode: int = 0  # allow_trusted: 1 takes the tags of all rows that match
+
+
+class Row(NamedTuple):
+    """A row of the address table; port 0 matches every port."""
+
+    group: int
+    port: int
+    tag: str
+
+
+class Trusted(NamedTuple):
+    """A row of the trusted table; None matches everything."""
+
+    proto: str
+    from_pattern: re.Pattern[str] | None
+    ruri_pattern: re.Pattern[str] | None
+    tag: str
+
+
+class Permissions(Module):
+    """Looks addresses up in the address and trusted tables, which are kept in memory."""
+
+    name = "permissions"
+    Params = PermissionsParams
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)
+        # (IP version, prefix length) -> network as a number -> rows, the longest prefixes first
+        self._networks: dict[tuple[int, int], dict[int, list[Row]]] = {}
+        self._names: dict[str, list[Row]] = {}  # domain names, compared as they are
+        self._trusted: dict[str, list[Trusted]] = {}
+        self._found: dict[str, list[Row]] = {}
+        self._tag: Accessor | None = None
+
+    def start(self, now: float) -> None:
+        """Read the tables."""
+        if self.params.peer_tag_avp:
+            self._tag = self.services.variables.compile(self.params.peer_tag_avp)
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the tables again; rows that make no sense are logged and left out. Raise DataError."""
+        networks: dict[tuple[int, int], dict[int, list[Row]]] = {}
+        names: dict[str, list[Row]] = {}
+        for number, (group, text, mask, port, tag) in enumerate(self.services.database.addresses(), 1):
+            row = Row(group, port, tag)
+            try:
+                address = ip_address(text.strip(" []"))
+            except ValueError:
+                names.setdefault(text.strip(" ").lower(), []).append(row)
+                continue
+            bits = mask or address.max_prefixlen
+            if not 0 < bits <= address.max_prefixlen:
+                log.error("address table, row %d: %s/%s is no network", number, text, mask)
+                continue
+            network = int(address) >> (address.max_prefixlen - bits)
+            networks.setdefault((address.version, bits), {}).setdefault(network, []).append(row)
+        self._networks = dict(sorted(networks.items(), key=lambda item: -item[0][1]))
+        self._names = names
+        self._trusted = self._read_trusted()
+        self._found.clear()
+
+    def _read_trusted(self) -> dict[str, list[Trusted]]:
+        table = self.params.trusted_table
+        if not re.fullmatch("[A-Za-z0-9_]+", table):
+            raise DataError(f"permissions: {table!r} is no name of a table")
+        try:
+            rows = self.services.database.query(
+                f'SELECT src_ip, proto, from_pattern, ruri_pattern, tag FROM "{table}" ORDER BY priority DESC'
+            )
+        except DataError as error:  # the table is optional
+            log.info("allow_trusted will match nothing: %s", error)
+            return {}
+        out: dict[str, list[Trusted]] = {}
+        for source, proto, from_pattern, ruri_pattern, tag in rows:
+            try:
+                patterns = [re.compile(p) if p else None for p in (from_pattern, ruri_pattern)]
+            except re.error as error:
+                log.error("%s table, %s: %r: %s", table, source, error.pattern, error)
+                continue
+            out.setdefault(source, []).append(Trusted(proto.lower(), patterns[0], patterns[1], tag or ""))
+        return out
+
+    # ---- the address table
+    @export()
+    def allow_source_address(self, ctx: RouteContext, addr_group: int) -> int:
+        """Tell whether the source of the message is in group ``addr_group``: 1 or -1."""
+        return self._allow(ctx, addr_group, ctx.flow.host, ctx.flow.port)
+
+    @export()
+    def allow_address(self, ctx: RouteContext, addr_group: int, ip_addr: str, port: int) -> int:
+        """Tell whether ``ip_addr`` (or a domain name, not resolved) and ``port`` are in group ``addr_group``: 1 or -1."""
+        return self._allow(ctx, addr_group, ip_addr, port)
+
+    @export()
+    def allow_source_address_group(self, ctx: RouteContext) -> int:
+        """Return the group that the source of the message is in, -1 when it is in none."""
+        return self._group(ctx, ctx.flow.host, ctx.flow.port)
+
+    @export()
+    def allow_address_group(self, ctx: RouteContext, addr: str, port: int) -> int:
+        """Return the group that ``addr`` and ``port`` are in, -1 when they are in none."""
+        return self._group(ctx, addr, port)
+
+    def _allow(self, ctx: RouteContext, group: int, address: str, port: int) -> int:
+        for row in self._found.get(address) or self._rows(address):
+            if row.group == group and row.port in (0, port):
+                self._set_tag(ctx, row.tag)
+                return 1
+        return -1
+
+    def _group(self, ctx: RouteContext, address: str, port: int) -> int:
+        for row in self._found.get(address) or self._rows(address):
+            if row.port in (0, port):
+                self._set_tag(ctx, row.tag)
+                return row.group
+        return -1
+
+    def _rows(self, text: str) -> list[Row]:
+        """Return the rows that ``text`` matches, those of the longest prefix first."""
+        rows = list(self._search(text))
+        if len(self._found) >= _MAX_CACHED:
+            self._found.clear()
+        if len(text) <= 64:
+            self._found[text] = rows
+        return rows
+
+    def _search(self, text: str) -> Iterator[Row]:
+        try:
+            address = ip_address(text.strip("[]"))
+        except ValueError:
+            yield from self._names.get(text.lower(), ())
+            return
+        number, width = int(address), address.max_prefixlen
+        for (version, bits), networks in self._networks.items():
+            if version == address.version:
+                yield from networks.get(number >> (width - bits), ())
+
+    def _set_tag(self, ctx: RouteContext, tag: str) -> None:
+        if tag and self._tag is not None and self._tag.set is not None:
+            self._tag.set(ctx, tag)
+
+    # ---- the trusted table
+    @export(routes=Route.REQUEST | Route.FAILURE)
+    def allow_trusted(self, ctx: RouteContext) -> int:
+        """Tell whether a row of the trusted table matches source, protocol, From and Request-URI.
+
+        Answers 1, with peer_tag_mode 1 how many rows do, or -1.
+        """
+        proto, matches = ctx.flow.listener.proto, 0
+        for row in self._trusted.get(ctx.flow.host, ()):
+            if row.proto not in ("any", proto) or not self._matches(ctx, row):
+                continue
+            self._set_tag(ctx, row.tag)
+            matches += 1
+            if not self.params.peer_tag_mode:
+                break
+        return matches or -1
+
+    def _matches(self, ctx: RouteContext, row: Trusted) -> bool:
+        if row.from_pattern is not None:
+            try:
+                uri = ctx.message.from_.uri
+            except ParseError:
+                return False
+            if not row.from_pattern.search(uri):
+                return False
+        return row.ruri_pattern is None or row.ruri_pattern.search(ctx.ruri) is not None

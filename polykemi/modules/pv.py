@@ -1,0 +1,112 @@
+"""KSR.pv: pseudo-variables read and written by name (Kamailio: core/kemi.c, sr_kemi_pv)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.registry import Xval, export
+from polykemi.modules.base import Module, Services
+from polykemi.pv.classes.script import to_int
+
+log = logging.getLogger("polykemi.pv")
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Core parameters of the cache of compiled names."""
+
+    pv_cache_limit: int = 2048  # compiled names that are kept
+    pv_cache_action: int = 0  # 0: warn once when the limit is reached
+
+
+class Pv(Module):
+    """Variables by name. A name is compiled once; a call looks it up and reads."""
+
+    name = "pv"
+    Params = Params
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)
+        self._variables = services.variables
+        self._variables.bound(self.params.pv_cache_limit, self.params.pv_cache_action)
+        self._getters = services.variables.getters
+
+    @export()
+    def get(self, ctx: RouteContext, name: str) -> Xval:
+        """Return the value of the variable; null as null."""
+        return self._getters[name](ctx)
+
+    @export()
+    def getw(self, ctx: RouteContext, name: str) -> Xval:
+        """Return the value of the variable; null as ``<null>``."""
+        value = self._getters[name](ctx)
+        return "<null>" if value is None else value
+
+    @export()
+    def gete(self, ctx: RouteContext, name: str) -> Xval:
+        """Return the value of the variable; null as empty text."""
+        value = self._getters[name](ctx)
+        return "" if value is None else value
+
+    @export()
+    def geti(self, ctx: RouteContext, name: str) -> int:
+        """Return the value as number; 0 for null and for what is no number."""
+        value = self._getters[name](ctx)
+        return value if isinstance(value, int) else to_int(value or "")
+
+    @export()
+    def getl(self, ctx: RouteContext, name: str) -> Xval:
+        """Return the value as number, never null; 0 for null and for what is no number."""
+        return self.geti(ctx, name)
+
+    @export()
+    def getvn(self, ctx: RouteContext, name: str, default: int) -> Xval:
+        """Return the value of the variable; ``default`` for null."""
+        value = self._getters[name](ctx)
+        return default if value is None else value
+
+    @export()
+    def getvs(self, ctx: RouteContext, name: str, default: str) -> Xval:
+        """Return the value of the variable; ``default`` for null."""
+        value = self._getters[name](ctx)
+        return default if value is None else value
+
+    @export()
+    def seti(self, ctx: RouteContext, name: str, value: int) -> bool:
+        """Set the variable to a number."""
+        return self._set(ctx, name, value)
+
+    @export()
+    def setl(self, ctx: RouteContext, name: str, value: int) -> bool:
+        """Set the variable to a number."""
+        return self._set(ctx, name, value)
+
+    @export()
+    def sets(self, ctx: RouteContext, name: str, value: str) -> bool:
+        """Set the variable to a text."""
+        return self._set(ctx, name, value)
+
+    @export()
+    def unset(self, ctx: RouteContext, name: str) -> bool:
+        """Set the variable to null."""
+        return self._set(ctx, name, None)
+
+    @export()
+    def is_null(self, ctx: RouteContext, name: str) -> bool:
+        """Tell whether the variable is null; true for a bad name too."""
+        return self._getters[name](ctx) is None
+
+    def _set(self, ctx: RouteContext, name: str, value: Xval) -> bool:
+        accessor = self._variables.compile(name)
+        if accessor is None:
+            return False
+        if accessor.set is None:
+            log.error("%s is read-only", name)
+            return False
+        if accessor.set(ctx, value):
+            return True
+        log.error("%s cannot be set to %r", name, value)
+        return False

@@ -1,0 +1,496 @@
+"""textops: search, replace and remove text in messages, by string and by POSIX regular expression.
+
+Functions look at the message as it came, as in Kamailio; what they change is seen by the next hop. Header text is
+handled a header at a time: a match does not cross from one header into the next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import TypeVar
+
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.posix import BadPattern, compile_posix
+from polykemi.kemi.registry import export
+from polykemi.kemi.substitution import Substitution
+from polykemi.modules.base import Module
+from polykemi.sip.header import LWS, canonical_names
+from polykemi.sip.rewrite import edited_value
+from polykemi.sip.uri import parse_uri
+
+T = TypeVar("T")
+
+# text, how often at most (0: any) -> new text, how often it was replaced
+Change = Callable[[str, int], tuple[str, int]]
+
+
+@lru_cache(maxsize=512)
+def _substitution(expression: str) -> Substitution:
+    return Substitution(expression)
+
+
+class TextOps(Module):
+    """Text operations on messages."""
+
+    name = "textops"
+
+    # ---- search
+    @export(constant=True)
+    def search(self, ctx: RouteContext, pattern: str) -> int:
+        """Search the whole message. Answers 1 or -1."""
+        return _search(pattern, str(ctx.message.raw, "latin-1"))
+
+    @export(constant=True)
+    def search_body(self, ctx: RouteContext, pattern: str) -> int:
+        """Search the body. Answers 1 or -1."""
+        return _search(pattern, str(ctx.message.body, "latin-1"))
+
+    @export(constant=True)
+    def search_hf(self, ctx: RouteContext, name: str, pattern: str, flags: str) -> int:
+        """Search the values of the headers ``name``: all (``flags`` "a"), the first ("f") or the last ("l"). Answers 1 or -1."""
+        values = _chosen(ctx.message.all(canonical_names[name]), flags)
+        return 1 if any(_search(pattern, value) > 0 for value in values) else -1
+
+    @export()
+    def search_str(self, ctx: RouteContext, text: str, pattern: str) -> int:
+        """Search ``text``. Answers 1 or -1."""
+        return _search(pattern, text)
+
+    @export()
+    def search_append(self, ctx: RouteContext, pattern: str, text: str) -> int:
+        """Append ``text`` behind the first match in headers and body. Answers 1, or -1 without a match."""
+        return self._change_message(ctx, _appender(pattern, text), 1)
+
+    @export()
+    def search_append_body(self, ctx: RouteContext, pattern: str, text: str) -> int:
+        """Append ``text`` behind the first match in the body. Answers 1, or -1 without a match."""
+        return 1 if _change_body(ctx, _appender(pattern, text), 1) else -1
+
+    # ---- replace
+    @export()
+    def replace(self, ctx: RouteContext, pattern: str, text: str) -> int:
+        """Replace the first match in headers and body by ``text``. Answers 1, or -1 without a match."""
+        return self._change_message(ctx, _replacer(pattern, text), 1)
+
+    @export()
+    def replace_all(self, ctx: RouteContext, pattern: str, text: str) -> int:
+        """Replace all matches in headers and body by ``text``. Answers 1, or -1 without a match."""
+        return self._change_message(ctx, _replacer(pattern, text), 0)
+
+    @export()
+    def replace_hdrs(self, ctx: RouteContext, pattern: str, text: str) -> int:
+        """Replace all matches in the headers by ``text``. Answers 1, or -1 without a match."""
+        return 1 if _change_headers(ctx, _replacer(pattern, text), 0) else -1
+
+    @export()
+    def replace_body(self, ctx: RouteContext, pattern: str, text: str) -> int:
+        """Replace the first match in the body by ``text``. Answers 1, or -1 without a match."""
+        return 1 if _change_body(ctx, _replacer(pattern, text), 1) else -1
+
+    @export()
+    def replace_body_all(self, ctx: RouteContext, pattern: str, text: str) -> int:
+        """Replace all matches in the body by ``text``. Answers 1, or -1 without a match."""
+        return 1 if _change_body(ctx, _replacer(pattern, text), 0) else -1
+
+    @export()
+    def replace_body_atonce(self, ctx: RouteContext, pattern: str, text: str) -> int:
+        """Replace all matches in the body by ``text``, the body taken as one line. Answers 1, or -1 without a match."""
+        options = re.IGNORECASE | re.ASCII | re.DOTALL
+        return 1 if _change_body(ctx, _replacer(pattern, text, options), 0) else -1
+
+    @export()
+    def replace_str(self, ctx: RouteContext, old: str, new: str, mode: str) -> int:
+        """Replace the string ``old`` in headers and body: once (``mode`` "f") or always ("a"). Answers 1 or -1."""
+        return self._change_message(ctx, _string_replacer(old, new), 0 if mode == "a" else 1)
+
+    @export()
+    def replace_hdrs_str(self, ctx: RouteContext, old: str, new: str, mode: str) -> int:
+        """Replace the string ``old`` in the headers: once (``mode`` "f") or always ("a"). Answers 1 or -1."""
+        return 1 if _change_headers(ctx, _string_replacer(old, new), 0 if mode == "a" else 1) else -1
+
+    @export()
+    def replace_body_str(self, ctx: RouteContext, old: str, new: str, mode: str) -> int:
+        """Replace the string ``old`` in the body: once (``mode`` "f") or always ("a"). Answers 1 or -1."""
+        return 1 if _change_body(ctx, _string_replacer(old, new), 0 if mode == "a" else 1) else -1
+
+    # ---- substitute
+    @export()
+    def subst(self, ctx: RouteContext, expression: str) -> int:
+        """Apply ``/regex/replacement/flags`` to headers and body. Answers 1, or -1 without a match."""
+        change = self._substituter(ctx, expression)
+        return -1 if change is None else self._change_message(ctx, change, 0 if _substitution(expression).every else 1)
+
+    @export()
+    def subst_body(self, ctx: RouteContext, expression: str) -> int:
+        """Apply ``/regex/replacement/flags`` to the body. Answers 1, or -1 without a match."""
+        change = self._substituter(ctx, expression)
+        return 1 if change is not None and _change_body(ctx, change, 0) else -1
+
+    @export()
+    def subst_hf(self, ctx: RouteContext, name: str, expression: str, flags: str) -> int:
+        """Apply ``/regex/replacement/flags`` to the values of the headers ``name``: all ("a"), first ("f") or last ("l").
+
+        Answers 1, or -1 without a match.
+        """
+        change = self._substituter(ctx, expression)
+        if change is None:
+            return -1
+        found = 0
+        for index in _chosen(ctx.message.indexes(canonical_names[name]), flags):
+            if index not in ctx.edits.removed:
+                value, count = change(edited_value(ctx.message, ctx.edits, index), 0)
+                if count:
+                    written = ctx.message.lines[index].partition(":")[0]
+                    ctx.edits.replaced[index] = f"{written}: {value}"
+                found += count
+        return 1 if found else -1
+
+    @export()
+    def subst_uri(self, ctx: RouteContext, expression: str) -> int:
+        """Apply ``/regex/replacement/flags`` to the Request-URI. Answers 1, or -1 without a match."""
+        change = self._substituter(ctx, expression)
+        if change is None:
+            return -1
+        uri, count = change(ctx.ruri, 0)
+        if not count:
+            return -1
+        ctx.ruri = parse_uri(uri).text
+        return 1
+
+    @export()
+    def subst_user(self, ctx: RouteContext, expression: str) -> int:
+        """Apply ``/regex/replacement/flags`` to the user of the Request-URI. Answers 1, or -1 without a match."""
+        change = self._substituter(ctx, expression)
+        if change is None:
+            return -1
+        uri = parse_uri(ctx.ruri)
+        user, count = change(uri.user, 0)
+        if not count:
+            return -1
+        ctx.ruri = parse_uri(uri.changed(user=user)).text
+        return 1
+
+    @export()
+    def subst_v(self, ctx: RouteContext, text: str, expression: str, variable: str) -> int:
+        """Apply ``/regex/replacement/flags`` to ``text`` and store the result in the variable named ``variable``.
+
+        Answers 1, or -1 without a match.
+        """
+        change = self._substituter(ctx, expression)
+        if change is None:
+            return -1
+        result, count = change(text, 0)
+        return self._store(ctx, variable, result) if count else -1
+
+    def _substituter(self, ctx: RouteContext, expression: str) -> Change | None:
+        """Return the change that ``expression`` makes; None when it does not parse."""
+        try:
+            substitution = _substitution(expression)
+        except BadPattern:
+            return None
+        variables = self.services.variables
+
+        def expand(part: str) -> str:
+            try:
+                return variables.text(part)(ctx)
+            except ValueError:  # a "$" that starts no variable stands for itself
+                return part
+
+        return lambda text, _: substitution.apply(text, expand)
+
+    @export()
+    def regex_substring(self, ctx: RouteContext, text: str, pattern: str, index: int, count: int, variable: str) -> int:
+        """Store group ``index`` of the first match of ``pattern``, which has ``count`` groups, in ``variable``. Answers 1 or -1."""
+        try:
+            match = compile_posix(pattern, re.MULTILINE | re.ASCII).search(text)
+        except BadPattern:
+            return -1
+        if match is None or not 0 <= index <= min(count, match.re.groups):
+            return -1
+        return self._store(ctx, variable, match[index] or "")
+
+    def _store(self, ctx: RouteContext, variable: str, text: str) -> int:
+        accessor = self.services.variables.compile(variable)
+        return 1 if accessor is not None and accessor.set is not None and accessor.set(ctx, text) else -1
+
+    def _change_message(self, ctx: RouteContext, change: Change, most: int) -> int:
+        """Change headers and body, at most ``most`` times in all (0: any number)."""
+        found = _change_headers(ctx, change, most)
+        if not found or not most:
+            found += _change_body(ctx, change, most)
+        return 1 if found else -1
+
+    # ---- headers
+    @export(constant=True)
+    def is_present_hf(self, ctx: RouteContext, name: str) -> int:
+        """Tell whether there is a header ``name``, compact forms included. Answers 1 or -1."""
+        return 1 if canonical_names[name] in ctx.message.names else -1
+
+    @export(constant=True)
+    def is_present_hf_re(self, ctx: RouteContext, pattern: str) -> int:
+        """Tell whether there is a header whose name matches ``pattern``. Answers 1 or -1."""
+        return 1 if any(_search(pattern, name) > 0 for _, name in _header_names(ctx)) else -1
+
+    @export()
+    def remove_hf(self, ctx: RouteContext, name: str) -> int:
+        """Remove all headers ``name``, compact forms included. Answers 1, or -1 when there is none."""
+        return _remove(ctx, ctx.message.indexes(canonical_names[name]))
+
+    @export()
+    def remove_hf_re(self, ctx: RouteContext, pattern: str) -> int:
+        """Remove all headers whose name matches ``pattern``. Answers 1, or -1 when there is none."""
+        return _remove(ctx, [i for i, name in _header_names(ctx) if _search(pattern, name) > 0])
+
+    @export()
+    def remove_hf_exp(self, ctx: RouteContext, pattern: str, but: str) -> int:
+        """Remove all headers whose name matches ``pattern`` but not ``but``. Answers 1, or -1 when there is none."""
+        names = _header_names(ctx)
+        return _remove(ctx, [i for i, name in names if _search(pattern, name) > 0 > _search(but, name)])
+
+    @export()
+    def remove_hf_idx(self, ctx: RouteContext, name: str, index: int) -> int:
+        """Remove the header ``name`` with number ``index``: 0 is the first, -1 the last. Answers 1, or -1 when there is none."""
+        found = ctx.message.indexes(canonical_names[name])
+        return _remove(ctx, [found[index]] if -len(found) <= index < len(found) else [])
+
+    @export()
+    def remove_hf_match(self, ctx: RouteContext, name: str, operator: str, text: str) -> int:
+        """Remove the headers ``name`` whose value equals (eq), does not equal (ne), includes (in) or matches (re) ``text``.
+
+        Answers 1, or -1 when there is none.
+        """
+        test = _VALUE_TESTS.get(operator)
+        if test is None:
+            return -1
+        message = ctx.message
+        return _remove(ctx, [i for i in message.indexes(canonical_names[name]) if test(message.value(i), text)])
+
+    @export(constant=True)
+    def is_privacy(self, ctx: RouteContext, kind: str) -> int:
+        """Tell whether the Privacy header (RFC 3323) has the value ``kind``. Answers 1 or -1."""
+        values = (value.strip(LWS).lower() for text in ctx.message.all("privacy") for value in re.split("[;,]", text))
+        return 1 if kind.lower() in values else -1
+
+    # ---- body
+    @export(constant=True)
+    def has_body(self, ctx: RouteContext) -> int:
+        """Tell whether the message has a body. Answers 1 or -1."""
+        return 1 if ctx.message.body else -1
+
+    @export(constant=True)
+    def has_body_type(self, ctx: RouteContext, media_type: str) -> int:
+        """Tell whether the message has a body of ``media_type``, as ``application/sdp``. Answers 1 or -1."""
+        if not ctx.message.body:
+            return -1
+        value = ctx.message.get("content-type") or "application/sdp"  # what Kamailio takes a body without type for
+        return 1 if value.partition(";")[0].strip(LWS).lower() == media_type.lower() else -1
+
+    @export()
+    def set_body(self, ctx: RouteContext, body: str, media_type: str) -> int:
+        """Replace the body; "" as ``media_type`` keeps the Content-Type. Answers 1, or -1 without body and type."""
+        return _set_body(ctx, body.encode("latin-1"), media_type)
+
+    @export()
+    def set_body_hex(self, ctx: RouteContext, digits: str, media_type: str) -> int:
+        """Replace the body like ``set_body``; it is given as hex digits. Answers 1 or -1."""
+        try:
+            return _set_body(ctx, bytes.fromhex(digits), media_type)
+        except ValueError:
+            return -1
+
+    @export()
+    def set_reply_body(self, ctx: RouteContext, body: str, media_type: str) -> int:
+        """Set the body of the replies that we make to this request. Answers 1, or -1 without body or type."""
+        return _set_reply_body(ctx, body.encode("latin-1"), media_type)
+
+    @export()
+    def set_reply_body_hex(self, ctx: RouteContext, digits: str, media_type: str) -> int:
+        """Set the body of replies like ``set_reply_body``; it is given as hex digits. Answers 1 or -1."""
+        try:
+            return _set_reply_body(ctx, bytes.fromhex(digits), media_type)
+        except ValueError:
+            return -1
+
+    @export(constant=True)
+    def is_audio_on_hold(self, ctx: RouteContext) -> int:
+        """Tell whether the SDP puts an audio stream on hold. Answers 1 (address 0.0.0.0), 2 (sendonly, inactive) or -1."""
+        session, *media = re.split(r"(?m)^m=", str(ctx.message.body, "latin-1"))
+        for stream in media:
+            if not stream.startswith("audio "):
+                continue
+            addresses = _HOLD_ADDRESS.findall(stream) or _HOLD_ADDRESS.findall(session)
+            if "0.0.0.0" in addresses:
+                return 1
+            directions = _DIRECTION.findall(stream) or _DIRECTION.findall(session)
+            if directions and directions[0] in ("sendonly", "inactive"):
+                return 2
+        return -1
+
+    # ---- strings
+    @export()
+    def in_list(self, ctx: RouteContext, text: str, items: str, separator: str) -> int:
+        """Tell whether ``text`` is one of ``items``, which ``separator`` parts. Answers 1 or -1."""
+        return 1 if separator and text in items.split(separator) else -1
+
+    @export()
+    def in_list_prefix(self, ctx: RouteContext, text: str, items: str, separator: str) -> int:
+        """Tell whether ``text`` starts with one of ``items``, which ``separator`` parts. Answers 1 or -1."""
+        return 1 if separator and any(item and text.startswith(item) for item in items.split(separator)) else -1
+
+    @export()
+    def cmp_str(self, ctx: RouteContext, one: str, other: str) -> int:
+        """Tell whether two strings are equal. Answers 1 or -1."""
+        return 1 if one == other else -1
+
+    @export()
+    def cmp_istr(self, ctx: RouteContext, one: str, other: str) -> int:
+        """Tell whether two strings are equal but for the case of ASCII letters. Answers 1 or -1."""
+        return 1 if _lower(one) == _lower(other) else -1
+
+    @export()
+    def starts_with(self, ctx: RouteContext, text: str, start: str) -> int:
+        """Tell whether ``text`` starts with ``start``. Answers 1 or -1."""
+        return 1 if text.startswith(start) else -1
+
+    @export()
+    def ends_with(self, ctx: RouteContext, text: str, end: str) -> int:
+        """Tell whether ``text`` ends with ``end``. Answers 1 or -1."""
+        return 1 if text.endswith(end) else -1
+
+    @export()
+    def str_find(self, ctx: RouteContext, text: str, part: str) -> int:
+        """Tell whether ``text`` contains ``part``. Answers 1 or -1."""
+        return 1 if part and part in text else -1
+
+    @export()
+    def str_ifind(self, ctx: RouteContext, text: str, part: str) -> int:
+        """Tell whether ``text`` contains ``part``, whatever the case of ASCII letters. Answers 1 or -1."""
+        return 1 if part and _lower(part) in _lower(text) else -1
+
+    @export()
+    def str_any_in(self, ctx: RouteContext, text: str, characters: str) -> int:
+        """Tell whether one of ``characters`` is in ``text``. Answers 1 or -1."""
+        return 1 if any(c in text for c in characters) else -1
+
+    @export()
+    def str_all_in(self, ctx: RouteContext, text: str, characters: str) -> int:
+        """Tell whether all ``characters`` are in ``text``. Answers 1 or -1."""
+        return 1 if characters and all(c in text for c in characters) else -1
+
+
+_HOLD_ADDRESS = re.compile(r"(?m)^c=IN IP4 ([0-9.]+)")
+_DIRECTION = re.compile(r"(?m)^a=(sendonly|inactive|sendrecv|recvonly)\r?$")
+
+
+def _search(pattern: str, text: str) -> int:
+    try:
+        return 1 if compile_posix(pattern).search(text) else -1
+    except BadPattern:
+        return -1
+
+
+_VALUE_TESTS: dict[str, Callable[[str, str], bool]] = {
+    "eq": lambda value, text: value == text,
+    "ne": lambda value, text: value != text,
+    "in": lambda value, text: text in value,
+    "re": lambda value, text: _search(text, value) > 0,
+}
+
+
+def _lower(text: str) -> str:
+    """Return ``text`` with ASCII letters in lower case: octets above 0x7F stay."""
+    return text.encode("latin-1").lower().decode("latin-1")
+
+
+def _chosen(items: list[T], flags: str) -> list[T]:
+    return items[:1] if flags[:1] == "f" else items[-1:] if flags[:1] == "l" else items
+
+
+def _header_names(ctx: RouteContext) -> Iterator[tuple[int, str]]:
+    """Iterate over line number and name, as written, of each header."""
+    for i, line in enumerate(ctx.message.lines):
+        yield i, line.partition(":")[0].rstrip(LWS)
+
+
+def _remove(ctx: RouteContext, indexes: list[int]) -> int:
+    ctx.edits.removed.update(indexes)
+    return 1 if indexes else -1
+
+
+# ---- changes
+def _replacer(pattern: str, text: str, options: re.RegexFlag | None = None) -> Change:
+    try:
+        compiled = compile_posix(pattern) if options is None else compile_posix(pattern, options)
+    except BadPattern:
+        return lambda old, most: (old, 0)
+    return lambda old, most: compiled.subn(lambda match: text, old, count=most)
+
+
+def _appender(pattern: str, text: str) -> Change:
+    try:
+        compiled = compile_posix(pattern)
+    except BadPattern:
+        return lambda old, most: (old, 0)
+    return lambda old, most: compiled.subn(lambda match: match[0] + text, old, count=most)
+
+
+def _string_replacer(old: str, new: str) -> Change:
+    def change(text: str, most: int) -> tuple[str, int]:
+        count = text.count(old) if old else 0
+        if most:
+            count = min(count, most)
+        return (text.replace(old, new, count), count) if count else (text, 0)
+
+    return change
+
+
+def _change_headers(ctx: RouteContext, change: Change, most: int) -> int:
+    """Change header lines; return how many matches were replaced."""
+    edits, found = ctx.edits, 0
+    for i, line in enumerate(ctx.message.lines):
+        if i in edits.removed:
+            continue
+        new, count = change(edits.replaced.get(i, line), most)
+        if count:
+            edits.replaced[i] = new
+            found += count
+            if most:
+                break
+    return found
+
+
+def _change_body(ctx: RouteContext, change: Change, most: int) -> int:
+    """Change the body; return how many matches were replaced."""
+    body = ctx.message.body if ctx.edits.body is None else ctx.edits.body
+    if not body:
+        return 0
+    new, count = change(body.decode("latin-1"), most)
+    if count:
+        ctx.edits.body = new.encode("latin-1")
+    return count
+
+
+def _set_body(ctx: RouteContext, body: bytes, media_type: str) -> int:
+    message, edits = ctx.message, ctx.edits
+    found = message.indexes("content-type")
+    if "\n" in media_type or "\r" in media_type or (body and not media_type and not found):
+        return -1
+    if media_type:
+        line = f"Content-Type: {media_type}"
+        if found:
+            edits.replaced[found[0]] = line
+        else:
+            edits.inserts.append((len(message.lines), line))
+    edits.body = body
+    return 1
+
+
+def _set_reply_body(ctx: RouteContext, body: bytes, media_type: str) -> int:
+    if not body or not media_type or "\n" in media_type or "\r" in media_type:
+        return -1
+    kept = [line for line in ctx.reply_headers if line[:13].lower() != "content-type:"]
+    ctx.reply_headers = [*kept, f"Content-Type: {media_type}"]
+    ctx.cache["reply_body"] = body
+    return 1

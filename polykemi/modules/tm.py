@@ -1,0 +1,316 @@
+"""tm: stateful processing (RFC 3261 sections 16, 17; Kamailio's module tm).
+
+``tm_relay`` sends downstream, ``tm_responses`` takes what comes back, ``tm_reply`` sends upstream; here are the hooks for
+the router and the functions of KSR that relay and reply (the others: ``tm_settings``, ``tm_status``).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from polykemi.errors import ParseError
+from polykemi.kemi.context import Process, RouteContext
+from polykemi.kemi.registry import export
+from polykemi.kemi.route import Route
+from polykemi.modules.base import Services
+from polykemi.modules.tm_relay import E_UNSPEC, Relayer
+from polykemi.modules.tm_reply import Replier, TmParams, reply_of
+from polykemi.modules.tm_responses import Responses
+from polykemi.modules.tm_settings import TmSettings
+from polykemi.modules.tm_status import TmStatus
+from polykemi.sip.flow import Flow
+from polykemi.sip.message import Request, Response, parse
+from polykemi.transaction.forking import Transaction
+from polykemi.transaction.layer import TransactionLayer, dialog_key
+from polykemi.transaction.machine import ClientTransaction, Timings
+
+_E_SCRIPT: Final = -10
+
+
+class Tm(TmSettings, TmStatus):
+    """Transactions: stateful forwarding and replies."""
+
+    name = "tm"
+    Params = TmParams
+    params: TmParams
+
+    def __init__(self, services: Services, params: TmParams | None = None) -> None:
+        super().__init__(services, params)
+        p = self.params
+        timings = Timings(
+            t1=p.retr_timer1 / 1000, t2=p.retr_timer2 / 1000, fr=p.fr_timer / 1000, fr_inv=p.fr_inv_timer / 1000
+        )
+        self.layer = TransactionLayer(services.outbox.send, timings)
+        self.replier = Replier(services, self.layer, p)
+        self.responses = Responses(self.replier)
+        self.relayer = Relayer(self.replier, self.responses)
+        self._now = 0.0
+
+    # ---- the router's side
+    def absorb(self, request: Request, flow: Flow, now: float) -> bool:
+        """Take a retransmission or the ACK to a non-2xx; False for all that the script is to see. Raise ParseError."""
+        self._now = now
+        return self.layer.absorb(request, now)
+
+    def client_of(self, response: Response) -> ClientTransaction | None:
+        """Return the client transaction of ``response``. Raise ParseError."""
+        return self.layer.client_of(response)
+
+    def handle_response(
+        self, branch: ClientTransaction, response: Response, ctx: RouteContext, now: float
+    ) -> Process[None]:
+        """Take a response after the core's reply route, which ran on ``ctx``."""
+        self._now = now
+        return self.responses.handle(branch, response, ctx, now)
+
+    def next_timeout(self) -> float | None:
+        """Return when ``handle_timer`` wants to be called next."""
+        return self.layer.next_timeout()
+
+    def handle_timer(self, now: float) -> Process[None] | None:
+        """Run the timers that are due; a Process when a branch timed out and route blocks may have to run."""
+        self._now = now
+        client = self.layer.run_timers(now)
+        return None if client is None else self._timeouts(client, now)
+
+    def _timeouts(self, client: ClientTransaction | None, now: float) -> Process[None]:
+        while client is not None:
+            yield from self.responses.failed(client, 408, now)
+            client = self.layer.run_timers(now)
+
+    def transport_error(self, flow: Flow, data: bytes, now: float | None = None) -> Process[None] | None:
+        """Take the news that ``data`` could not be sent: its branch has failed with 503 (RFC 3261 section 17.1.4)."""
+        now = self._now if now is None else now
+        try:
+            message = parse(data)
+            if not isinstance(message, Request):
+                return None
+            client = self.layer.client_of_request(message.via.branch, message.method)
+        except ParseError:
+            return None
+        if client is None or not self.layer.transport_error(client, now):
+            return None
+        return self.responses.failed(client, 503, now)
+
+    def finish(self, ctx: RouteContext, now: float) -> None:
+        """End a request route: answer what t_relay failed to forward, forget what the script left without an answer."""
+        t = ctx.transaction
+        if t is None or t.is_answered or t.is_waiting:
+            return
+        if t.error is not None and not ctx.replied:
+            self.replier.reply(t, *t.error, now, headers=ctx.reply_headers)
+            return
+        self.layer.close(t)
+        self.replier.active -= 1
+        t.let_go()
+
+    def fail(self, ctx: RouteContext, code: int, reason: str) -> None:
+        """Answer for a script that failed, unless the request was answered or is on its way downstream."""
+        t = ctx.transaction
+        if t is not None and not t.is_waiting and not ctx.replied:
+            self.replier.reply(t, code, reason, ctx.now, headers=ctx.reply_headers)
+
+    def reply(self, ctx: RouteContext, code: int, reason: str) -> int:
+        """Reply through the transaction of ``ctx`` (sl.send_reply): 1, or -1."""
+        return reply_of(self.replier, ctx, code, reason)
+
+    def active(self) -> int:
+        """Return how many transactions have no final response yet."""
+        return self.replier.active
+
+    # ---- relaying
+    @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
+    def t_relay(self, ctx: RouteContext) -> Process[int]:
+        """Forward the request statefully to its destination set.
+
+        Answers 1, 0 for a retransmission, else why nothing was sent: -1, -6 (dropped by the script), -7 (no listener for
+        the transport), -400 (bad URI), -478 (bad address). A request that cannot be sent is answered when the route ends.
+        """
+        return (yield from self.relayer.relay(ctx))
+
+    @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
+    def t_relay_to_proto(self, ctx: RouteContext, proto: str) -> Process[int]:
+        """Forward like ``t_relay``, over ``proto`` (udp, tcp, ...) whatever the URI says."""
+        return (yield from self._relay_over(ctx, proto))
+
+    @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
+    def t_relay_to_proto_addr(self, ctx: RouteContext, proto: str, host: str, port: int) -> Process[int]:
+        """Forward like ``t_relay``, over ``proto`` to ``host``:``port``."""
+        return (yield from self._relay_to(ctx, proto, host, port))
+
+    @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
+    def t_relay_to_proxy(self, ctx: RouteContext, proxy: str) -> Process[int]:
+        """Forward like ``t_relay``, to ``proxy`` (``[proto:]host[:port]``)."""
+        proto, host, port = split_proxy(proxy)
+        return (yield from self._relay_to(ctx, proto, host, port))
+
+    @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
+    def t_relay_to_proxy_flags(self, ctx: RouteContext, proxy: str, flags: int) -> Process[int]:
+        """Forward like ``t_relay_to_proxy`` with the flags of ``t_relay_to_flags``."""
+        self._relay_flags(ctx, flags)
+        proto, host, port = split_proxy(proxy)
+        return (yield from self._relay_to(ctx, proto, host, port))
+
+    @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
+    def t_relay_to_flags(self, ctx: RouteContext, flags: int) -> Process[int]:
+        """Forward like ``t_relay``; flags: 1 no 100 for INVITE, 2 no answer of our own when nothing could be sent."""
+        self._relay_flags(ctx, flags)
+        return (yield from self.relayer.relay(ctx))
+
+    @export(routes=Route.REQUEST)
+    def t_replicate(self, ctx: RouteContext, uri: str) -> Process[int]:
+        """Send a copy of the request to ``uri``; what comes back is dropped. Answers like ``t_relay``."""
+        hop = self.relayer.hop(uri, ctx.force_listener or ctx.flow.listener)
+        if isinstance(hop, int):
+            return hop
+        return (yield from self.relayer.relay(ctx, hop, replicate=True))
+
+    def _relay_flags(self, ctx: RouteContext, flags: int) -> None:
+        settings = self.settings_of(ctx)
+        if flags & 1:
+            settings.auto_inv_100 = 0
+        if flags & 2:
+            settings.no_internal_reply = True
+            if ctx.transaction is not None:
+                ctx.transaction.no_internal_reply = True
+
+    def _relay_over(self, ctx: RouteContext, proto: str) -> Process[int]:
+        hop = self.relayer.hop(ctx.dst_uri or ctx.ruri, ctx.force_listener or ctx.flow.listener)
+        if isinstance(hop, int):
+            return hop
+        return (yield from self._relay_to(ctx, proto, hop.host, hop.port))
+
+    def _relay_to(self, ctx: RouteContext, proto: str, host: str, port: int) -> Process[int]:
+        if not host:
+            return E_UNSPEC
+        listener = ctx.force_listener or ctx.flow.listener
+        hop = self.relayer.hop_to(proto.lower() or "udp", host, port or 5060, listener)
+        if isinstance(hop, int):
+            return hop
+        return (yield from self.relayer.relay(ctx, hop))
+
+    # ---- the transaction
+    @export(routes=Route.REQUEST)
+    def t_newtran(self, ctx: RouteContext) -> int:
+        """Make the transaction of the request. Answers 1, 0 for a retransmission, -10 when there is one already."""
+        if ctx.transaction is not None:
+            return _E_SCRIPT
+        if not isinstance(ctx.message, Request) or ctx.message.method == "ACK":
+            return E_UNSPEC
+        return 0 if self.relayer.open(ctx) is None else 1
+
+    @export()
+    def t_check_trans(self, ctx: RouteContext) -> int:
+        """Look for the transaction of the message.
+
+        A request: 0 when its transaction exists (nothing more is to be done), 1 for an ACK to a relayed 2xx, else -1; a
+        CANCEL: 1 when its INVITE is here, else -1; a reply: 1 or -1; in route blocks of a transaction 1.
+        """
+        message = ctx.message
+        if ctx.kind & ~(Route.REQUEST | Route.REPLY):
+            return 1 if ctx.transaction is not None else -1
+        if isinstance(message, Response):
+            return 1 if self.layer.client_of(message) is not None else -1
+        assert isinstance(message, Request)
+        if message.method == "CANCEL":
+            return self.t_lookup_cancel(ctx)
+        if message.method == "ACK":
+            return 1 if self._invite_of_ack(message) is not None else -1
+        return 0 if self.layer.server_of(message) is not None else -1
+
+    def _invite_of_ack(self, ack: Request) -> Transaction | None:
+        """Return the accepted INVITE that an ACK to its 2xx belongs to: by branch, or by dialog and CSeq."""
+        found = self.layer.server_of(ack) or self.layer.by_alias(dialog_key(ack))
+        return found if isinstance(found, Transaction) else None
+
+    @export(routes=Route.REQUEST | Route.FAILURE)
+    def t_lookup_request(self, ctx: RouteContext) -> int:
+        """Tell whether the transaction of the request exists: 1 or -1."""
+        return 1 if self.layer.server_of(ctx.request) is not None else -1
+
+    @export(routes=Route.REQUEST)
+    def t_lookup_cancel(self, ctx: RouteContext) -> int:
+        """Tell whether the INVITE of this CANCEL is here: 1 or -1."""
+        request = ctx.message
+        if not isinstance(request, Request) or request.method != "CANCEL":
+            return -1
+        return 1 if self.relayer.invite_of(request) is not None else -1
+
+    @export(routes=Route.REQUEST)
+    def t_lookup_cancel_flags(self, ctx: RouteContext, flags: int) -> int:
+        """Look like ``t_lookup_cancel``; flag 1: message flags and $avp of the INVITE are seen by the CANCEL."""
+        request = ctx.message
+        if not isinstance(request, Request) or request.method != "CANCEL":
+            return -1
+        invite = self.relayer.invite_of(request)
+        if invite is None:
+            return -1
+        if flags & 1:
+            ctx.shared.flags = invite.shared.flags
+        return 1
+
+    @export()
+    def t_exists(self, ctx: RouteContext) -> int:
+        """Tell whether the message has a transaction: 1 or -1."""
+        return 1 if ctx.transaction is not None else -1
+
+    @export(routes=Route.REQUEST)
+    def t_retransmit_reply(self, ctx: RouteContext) -> int:
+        """Send the last response of the transaction again: 1, or -1 when there is none."""
+        t = ctx.transaction
+        if t is None or not t.data:
+            return -1
+        self.services.outbox.send(t.data, t.flow)
+        return 1
+
+    @export()
+    def t_release(self, ctx: RouteContext) -> int:
+        """Say that the script is done with the transaction: 1, or -1 when there is none."""
+        return 1 if ctx.transaction is not None else -1
+
+    @export()
+    def t_is_canceled(self, ctx: RouteContext) -> int:
+        """Tell whether a CANCEL came for the transaction: 1 or -1."""
+        return 1 if ctx.transaction is not None and ctx.transaction.canceled else -1
+
+    @export()
+    def t_is_expired(self, ctx: RouteContext) -> int:
+        """Tell whether the transaction has lived as long as it may: 1 or -1."""
+        t = ctx.transaction
+        return 1 if t is not None and t.expires and ctx.now >= t.expires else -1
+
+    # ---- replies
+    @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE | Route.BRANCH)
+    def t_reply(self, ctx: RouteContext, code: int, reason: str) -> int:
+        """Reply through the transaction: 1, or -1 without one and when a final response was sent."""
+        return self.reply(ctx, code, reason)
+
+    @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE | Route.BRANCH)
+    def t_send_reply(self, ctx: RouteContext, code: int, reason: str) -> int:
+        """Reply through the transaction, which is made when there is none yet: 1 or -1."""
+        if ctx.transaction is None and ctx.kind is Route.REQUEST and self.t_newtran(ctx) < 1:
+            return -1
+        return self.reply(ctx, code, reason)
+
+    @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE | Route.BRANCH)
+    def t_reply_error(self, ctx: RouteContext) -> int:
+        """Reply through the transaction with what went wrong last, else with ``default_code``: 1 or -1."""
+        error: tuple[int, str] = ctx.cache.get("reply_error") or (self.params.default_code, self.params.default_reason)
+        return self.reply(ctx, *error)
+
+
+def split_proxy(proxy: str) -> tuple[str, str, int]:
+    """Split ``[proto:]host[:port]``; "" and 0 for what is missing or no port."""
+    proto, colon, rest = proxy.partition(":")
+    if not colon or proto.lower() not in ("udp", "tcp", "tls", "sctp", "ws", "wss"):
+        proto, rest = "", proxy
+    host, port = rest, ""
+    if rest[:1] == "[":
+        host, _, port = rest[1:].partition("]")
+        port = port[1:]
+    elif ":" in rest:
+        host, _, port = rest.partition(":")
+    return proto, host, int(port) if port.isdecimal() and len(port) <= 5 else 0
+
+
+__all__ = ["Tm", "TmParams", "split_proxy"]

@@ -1,0 +1,104 @@
+"""tm: the functions that tell what came back from the branches."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.registry import export
+from polykemi.kemi.route import Route
+from polykemi.modules.base import Module
+from polykemi.modules.tm_relay import drop_replies
+from polykemi.sip.message import Response
+from polykemi.transaction.forking import Branch
+
+_REPLIED: Final = Route.FAILURE | Route.BRANCH_FAILURE | Route.ONREPLY
+
+
+@lru_cache(maxsize=256)
+def _status_pattern(pattern: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(pattern, re.IGNORECASE)
+    except re.error:
+        return None
+
+
+class TmStatus(Module):
+    """What a script asks about replies."""
+
+    # ---- what came back
+    @export()
+    def t_check_status(self, ctx: RouteContext, pattern: str) -> int:
+        """Compare the status of the reply (failure route: the best one) with a regular expression: 1 or -1."""
+        status = self._status(ctx)
+        compiled = _status_pattern(pattern)
+        return 1 if status and compiled is not None and compiled.search(str(status)) else -1
+
+    @export()
+    def t_get_status_code(self, ctx: RouteContext) -> int:
+        """Return the status of the reply (failure route: of the best one, else the last one sent), -1 without any."""
+        return self._status(ctx) or -1
+
+    def _status(self, ctx: RouteContext) -> int:
+        if ctx.reply_status:
+            return ctx.reply_status
+        if isinstance(ctx.message, Response):
+            return ctx.message.status
+        return ctx.transaction.status if ctx.transaction is not None else 0
+
+    @export()
+    def t_grep_status(self, ctx: RouteContext, code: int) -> int:
+        """Tell whether a branch has ended with ``code``: 1 or -1."""
+        t = ctx.transaction
+        return 1 if t is not None and any(branch.status == code for branch in t.branches) else -1
+
+    @export()
+    def t_get_branch_index(self, ctx: RouteContext) -> int:
+        """Return the index of the branch that the route block is about, -1 without one."""
+        return ctx.branch_index if ctx.transaction is not None else -1
+
+    @export()
+    def t_any_replied(self, ctx: RouteContext) -> int:
+        """Tell whether any branch has answered: 1 or -1."""
+        t = ctx.transaction
+        return 1 if t is not None and any(branch.replied for branch in t.branches) else -1
+
+    @export()
+    def t_any_timeout(self, ctx: RouteContext) -> int:
+        """Tell whether any branch timed out: 1 or -1."""
+        t = ctx.transaction
+        return 1 if t is not None and any(branch.timed_out for branch in t.branches) else -1
+
+    @export(routes=_REPLIED)
+    def t_branch_replied(self, ctx: RouteContext) -> int:
+        """Tell whether the branch of this block (failure route: the best one) has answered at all: 1 or -1."""
+        return 1 if isinstance(ctx.branch, Branch) and ctx.branch.replied else -1
+
+    @export(routes=_REPLIED)
+    def t_branch_timeout(self, ctx: RouteContext) -> int:
+        """Tell whether the branch of this block (failure route: the best one) timed out: 1 or -1."""
+        return 1 if isinstance(ctx.branch, Branch) and ctx.branch.timed_out else -1
+
+    @export(routes=Route.FAILURE)
+    def t_drop_replies(self, ctx: RouteContext, mode: str) -> int:
+        """Forget replies, so that none of them is sent upstream: ``a`` all, ``l`` those of the last t_relay, ``n`` none."""
+        if ctx.transaction is None or mode not in ("a", "l", "n"):
+            return -1
+        if mode != "n":
+            drop_replies(ctx.transaction, mode)
+        return 1
+
+    @export(routes=Route.FAILURE)
+    def t_drop_replies_all(self, ctx: RouteContext) -> int:
+        """Forget all replies that came so far. Answers 1."""
+        return self.t_drop_replies(ctx, "a")
+
+    @export()
+    def t_save_lumps(self, ctx: RouteContext) -> int:
+        """Let failure routes start from the message as it is changed now: 1, or -1 without a transaction."""
+        if ctx.transaction is None:
+            return -1
+        ctx.transaction.edits = ctx.edits.copy()
+        return 1

@@ -1,0 +1,136 @@
+"""tmx: more of transactions: kinds of routes, suspended processing, cancelling (Kamailio's module tmx)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from polykemi.kemi.context import Process, RouteContext
+from polykemi.kemi.registry import export
+from polykemi.kemi.route import Route
+from polykemi.modules.base import Module
+from polykemi.sip.message import Request
+from polykemi.transaction.forking import Branch, Transaction
+from polykemi.transaction.target import Target
+
+if TYPE_CHECKING:
+    from polykemi.modules.tm import Tm
+
+
+class Tmx(Module):
+    """Extensions to tm."""
+
+    name = "tmx"
+
+    def start(self, now: float) -> None:
+        """Find tm, without which there is nothing here to do."""
+        self.tm: Tm = self.services.modules["tm"]
+        self._suspended: dict[tuple[int, int], Transaction] = {}
+
+    # ---- which route block runs
+    @export(constant=True)
+    def t_is_request_route(self, ctx: RouteContext) -> int:
+        """Tell whether this is request_route: 1 or -1."""
+        return 1 if ctx.kind is Route.REQUEST else -1
+
+    @export(constant=True)
+    def t_is_reply_route(self, ctx: RouteContext) -> int:
+        """Tell whether this is reply_route or an onreply route: 1 or -1."""
+        return 1 if ctx.kind & (Route.REPLY | Route.ONREPLY) else -1
+
+    @export(constant=True)
+    def t_is_failure_route(self, ctx: RouteContext) -> int:
+        """Tell whether this is a failure route: 1 or -1."""
+        return 1 if ctx.kind is Route.FAILURE else -1
+
+    @export(constant=True)
+    def t_is_branch_route(self, ctx: RouteContext) -> int:
+        """Tell whether this is a branch route: 1 or -1."""
+        return 1 if ctx.kind is Route.BRANCH else -1
+
+    # ---- transactions
+    @export(routes=Route.REQUEST)
+    def t_precheck_trans(self, ctx: RouteContext) -> int:
+        """Tell whether this request is being processed already, in another run of the route: 1, -1, or -2 for a CANCEL."""
+        request = ctx.message
+        if not isinstance(request, Request) or request.method == "CANCEL":
+            return -2
+        found = self.tm.layer.server_of(request)
+        return 1 if found is not None and found is not ctx.transaction and request.method != "ACK" else -1
+
+    @export()
+    def t_flush_flags(self, ctx: RouteContext) -> int:
+        """Bring the message flags into the transaction, which shares them already: 1, or -1 without a transaction."""
+        if ctx.transaction is None:
+            return -1
+        ctx.transaction.shared.flags = ctx.shared.flags
+        return 1
+
+    @export(routes=Route.REQUEST | Route.REPLY | Route.ONREPLY | Route.FAILURE)
+    def t_cancel_branches(self, ctx: RouteContext, which: str) -> int:
+        """Cancel pending branches: ``all``, ``others`` (than that of this reply) or ``this``. Answers 1 or -1."""
+        t = ctx.transaction
+        if t is None or which not in ("all", "others", "this"):
+            return -1
+        own = ctx.branch if isinstance(ctx.branch, Branch) else None
+        if which == "this":
+            if own is None:
+                return -1
+            self.tm.replier.cancel(own, ctx.now)
+        else:
+            self.tm.replier.cancel_branches(t, ctx.now, keep=own if which == "others" else None)
+        return 1
+
+    @export(routes=Route.FAILURE | Route.BRANCH_FAILURE)
+    def t_reuse_branch(self, ctx: RouteContext) -> int:
+        """Take Request-URI, destination and path of the failed branch as this block's: 1, or -1 without one."""
+        branch = ctx.branch
+        if not isinstance(branch, Branch):
+            return -1
+        ctx.ruri, ctx.dst_uri, ctx.path, ctx.bflags = branch.uri, branch.dst_uri, branch.path, branch.bflags
+        ctx.instance, ctx.ruid = branch.instance, branch.ruid
+        ctx.cache.pop("tm.consumed", None)
+        return 1
+
+    # ---- suspended processing
+    @export(routes=Route.REQUEST | Route.FAILURE)
+    def t_suspend(self, ctx: RouteContext) -> int:
+        """Keep the transaction open until ``t_continue`` or fr_inv_timer; $T(id_index) and $T(id_label) name it.
+
+        Answers 1, or -1 when there cannot be a transaction.
+        """
+        t = ctx.transaction
+        if t is None:
+            if self.tm.t_newtran(ctx) < 1:
+                return -1
+            t = ctx.transaction
+        assert t is not None
+        if t.suspended is not None or t.is_answered:
+            return -1
+        t.suspended = Branch(t, self.services.ids.branch(), "INVITE", t.flow, t.timings, Target(ctx.ruri))
+        t.suspended.expires = t.expires
+        self.tm.relayer.remember(ctx, t)
+        self.tm.layer.wait(t.suspended, ctx.now)
+        self._suspended[t.id_index, t.label] = t
+        if len(self._suspended) % 1024 == 0:  # those that ended otherwise
+            self._suspended = {k: v for k, v in self._suspended.items() if v.suspended is not None}
+        return 1
+
+    @export()
+    def t_continue(self, ctx: RouteContext, tindex: int, tlabel: int, cbname: str) -> Process[int]:
+        """Go on with a suspended transaction: ``cbname`` runs on its request. Answers 1, or -1 when it is not waiting."""
+        t = self._suspended.pop((tindex, tlabel), None)
+        if t is None or t.suspended is None:
+            return -1
+        self.tm.layer.close(t.suspended)
+        t.suspended = None
+        block = RouteContext(Route.REQUEST, cbname, t.request, t.source, ctx.now)
+        block.ruri, block.dst_uri, block.path, block.bflags = t.ruri, t.dst_uri, t.path, t.bflags
+        block.force_listener, block.force_rport = t.force_listener, t.force_rport
+        if t.edits is not None:
+            block.edits = t.edits
+        block.reply_headers, block.shared, block.transaction = t.reply_headers, t.shared, t
+        yield block
+        if block.error is not None:
+            self.tm.fail(block, 500, "Server Internal Error")
+        self.tm.finish(block, ctx.now)
+        return 1

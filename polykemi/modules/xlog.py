@@ -1,0 +1,97 @@
+"""KSR.xlog: log lines with variables in them (Kamailio: modules/xlog)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.registry import export
+from polykemi.modules.base import Module
+
+log = logging.getLogger("polykemi.script")
+
+NOTICE: Final = 25  # between INFO and WARNING; Python has no level of that name
+
+# Kamailio's names of levels, with and without their prefix
+_LEVELS: Final = {
+    "ALERT": logging.CRITICAL,
+    "BUG": logging.CRITICAL,
+    "CRIT": logging.CRITICAL,
+    "ERR": logging.ERROR,
+    "ERROR": logging.ERROR,
+    "WARN": logging.WARNING,
+    "WARNING": logging.WARNING,
+    "NOTICE": NOTICE,
+    "INFO": logging.INFO,
+    "DBG": logging.DEBUG,
+    "DEBUG": logging.DEBUG,
+}
+
+
+class Xlog(Module):
+    """Log lines of the script. Nothing is formatted when the level is off."""
+
+    name = "xlog"
+
+    @export()
+    def xdbg(self, ctx: RouteContext, text: str) -> int:
+        """Log ``text``, its variables expanded, at level debug."""
+        return self._log(ctx, logging.DEBUG, text)
+
+    @export()
+    def xinfo(self, ctx: RouteContext, text: str) -> int:
+        """Log ``text``, its variables expanded, at level info."""
+        return self._log(ctx, logging.INFO, text)
+
+    @export()
+    def xnotice(self, ctx: RouteContext, text: str) -> int:
+        """Log ``text``, its variables expanded, at level notice."""
+        return self._log(ctx, NOTICE, text)
+
+    @export()
+    def xwarn(self, ctx: RouteContext, text: str) -> int:
+        """Log ``text``, its variables expanded, at level warning."""
+        return self._log(ctx, logging.WARNING, text)
+
+    @export()
+    def xerr(self, ctx: RouteContext, text: str) -> int:
+        """Log ``text``, its variables expanded, at level error."""
+        return self._log(ctx, logging.ERROR, text)
+
+    @export()
+    def xcrit(self, ctx: RouteContext, text: str) -> int:
+        """Log ``text``, its variables expanded, at level critical."""
+        return self._log(ctx, logging.CRITICAL, text)
+
+    @export()
+    def xalert(self, ctx: RouteContext, text: str) -> int:
+        """Log ``text``, its variables expanded, at level alert."""
+        return self._log(ctx, logging.CRITICAL, text)
+
+    @export()
+    def xlog(self, ctx: RouteContext, level: str, text: str) -> int:
+        """Log ``text``, its variables expanded, at ``level`` (``L_INFO``, ``INFO``, ...); -1 for an unknown level."""
+        number = _LEVELS.get(level.upper().removeprefix("L_"))
+        if number is None:
+            log.error("xlog: there is no level %r", level)
+            return -1
+        return self._log(ctx, number, text)
+
+    @export()
+    def xlog_facility(self, ctx: RouteContext, facility: str, level: str, text: str) -> int:
+        """Log like ``xlog``; the facility (``LOG_LOCAL0``, ...) stands in front of the text."""
+        if not log.isEnabledFor(_LEVELS.get(level.upper().removeprefix("L_"), logging.CRITICAL)):
+            return 1
+        return self.xlog(ctx, level, f"[{facility.replace('$', '$$')}] {text}")
+
+    def _log(self, ctx: RouteContext, level: int, text: str) -> int:
+        if not log.isEnabledFor(level):
+            return 1
+        try:
+            expand = self.services.variables.text(text)
+        except ValueError as error:
+            log.error("xlog: %r cannot be expanded: %s", text, error)
+            return -1
+        log.log(level, "%s", expand(ctx).rstrip("\r\n"))
+        return 1

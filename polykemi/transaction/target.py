@@ -1,0 +1,53 @@
+"""What a transaction is begun with: the targets of its request (RFC 3261 section 16.5) and the state that its blocks share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from polykemi.sip.flow import Listener
+
+
+class Shared:
+    """What all route blocks of one transaction share: message flags, $avp, $xavp (Kamailio attaches them to the transaction)."""
+
+    __slots__ = ("avps", "flags", "route_params", "xavis", "xavps", "xavus", "xflags")
+
+    def __init__(self) -> None:
+        self.flags = 0
+        self.xflags = 0  # corex's extended flags, 0..63
+        self.route_params = ""  # URI parameters of our own Route, as rr.loose_route found them
+        self.avps: dict[str, list[int | str]] = {}  # name -> values, the newest first
+        self.xavps: dict[
+            str, list[dict[str, Any]]
+        ] = {}  # root name -> its items, the newest first; see pv/classes/avp.py
+        self.xavis: dict[str, list[dict[str, Any]]] = {}  # the same with names in lower case
+        self.xavus: dict[str, list[dict[str, Any]]] = {}  # the same with one item a root and one value a field
+
+
+class Target:
+    """One entry of the destination set besides the Request-URI itself (append_branch, contacts found by lookup)."""
+
+    __slots__ = ("dst_uri", "flags", "instance", "listener", "path", "q", "ruid", "uri", "user_agent")
+
+    def __init__(
+        self,
+        uri: str,
+        dst_uri: str = "",
+        *,
+        path: str = "",
+        q: int = 1000,
+        flags: int = 0,
+        listener: Listener | None = None,
+        instance: str = "",
+        ruid: str = "",
+        user_agent: str = "",
+    ) -> None:
+        self.uri = uri
+        self.dst_uri = dst_uri  # $du of this branch, "" when there is none
+        self.path = path  # Route values, comma-separated, "" when there are none
+        self.q = q  # thousandths: 0..1000
+        self.flags = flags  # branch flags
+        self.listener = listener  # socket to send from, None: chosen by the transport
+        self.instance = instance
+        self.ruid = ruid
+        self.user_agent = user_agent

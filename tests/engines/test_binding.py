@@ -1,0 +1,234 @@
+"""The rules of ``kemi/binding.py``, with the plainest of conversions; each engine's own are in tests/conformance."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polykemi.engines import make_engine
+from polykemi.engines.base import Host
+from polykemi.errors import UsageError
+from polykemi.kemi.binding import bind, expected, from_octets, to_octets
+from polykemi.kemi.context import Current, Exit, RouteContext
+from polykemi.kemi.registry import Registry
+from polykemi.kemi.route import Route
+from tests.conformance.conftest import FLOW, OPTIONS, Core, Ending, Lab
+
+
+class Plain:
+    """Takes nothing but what is right."""
+
+    unicode = False
+    extra_arguments = True
+    none_result = "none"
+
+    def to_int(self, value: Any) -> int:
+        raise expected("an integer", value, type(value).__name__)
+
+    def to_str(self, value: Any) -> str:
+        raise expected("a string", value, type(value).__name__)
+
+    def missing(self) -> Any:
+        raise expected("an argument", None, "nothing")
+
+    def where(self) -> str:
+        return "x.lua:12"
+
+
+class Unicode(Plain):
+    """Has Unicode texts."""
+
+    unicode = True
+
+
+class Strict(Plain):
+    """Refuses surplus arguments."""
+
+    extra_arguments = False
+
+
+class Bound:
+    """The lab's exports, bound, with a running request route."""
+
+    def __init__(self, conversion: Any = None, **more: Any) -> None:
+        self.lab = Lab()
+        self.current = Current()
+        self.ctx = RouteContext(Route.REQUEST, "ksr_request_route", OPTIONS, FLOW, 0.0)
+        self.current.ctx = self.ctx
+        self.traced: list[Any] = []
+        self._conversion = conversion or Plain()
+        self._more = more
+        self._registry = Registry([self.lab, Ending()])
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return self.get(f"KSR.lab.{name}")
+
+    def get(self, path: str) -> Callable[..., Any]:
+        """Return the bound export ``path``."""
+        row = self._registry.get(path)
+        assert row is not None
+        return bind(*row, self.current, self._conversion, **self._more)
+
+    def trace(self, *call: Any) -> None:
+        """Keep a traced call."""
+        self.traced.append(call)
+
+
+def test_outside_of_message_processing_the_export_is_not_called(caplog: pytest.LogCaptureFixture) -> None:
+    bound = Bound()
+    bound.current.ctx = None
+    assert bound.number(1) is False
+    assert bound.lab.given == []
+    assert caplog.messages == ["KSR.lab.number: called outside of message processing at x.lua:12"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("abc", "x"), 'argument first (int): expected an integer, got "abc" (str)'),
+        ((1, 2), "argument second (str): expected a string, got 2 (int)"),
+        ((1, 2.5), "argument second (str): expected a string, got 2.5 (float)"),
+        ((1, None), "argument second (str): expected a string, got NoneType"),
+        ((1, "x" * 64), ""),
+        (("x" * 65, ""), f'argument first (int): expected an integer, got "{"x" * 64}..." (str)'),
+        (("a\nb\x00", ""), 'argument first (int): expected an integer, got "a\\nb\\x00" (str)'),
+        ((1,), "argument second (str): expected an argument, got nothing"),
+        ((), "argument first (int): expected an argument, got nothing"),
+    ],
+)
+def test_a_wrong_argument_is_named_in_one_line(
+    caplog: pytest.LogCaptureFixture, arguments: tuple[Any, ...], reason: str
+) -> None:
+    bound = Bound()
+    result = bound.pair(*arguments)
+    if not reason:
+        assert (result, bound.lab.given) == (1, [arguments])
+        return
+    assert result is False
+    assert bound.lab.given == []
+    assert caplog.messages == [f"KSR.lab.pair: {reason} at x.lua:12"]
+    assert caplog.records[0].levelno == logging.ERROR
+
+
+def test_surplus_arguments_are_ignored_or_refused_as_the_conversion_says(caplog: pytest.LogCaptureFixture) -> None:
+    assert Bound().zero(1, 2) == 0
+    assert Bound().number(1, *range(20)) == 1
+    strict = Bound(Strict())
+    assert strict.number(1, 2, 3, 4, 5, 6) == 1
+    assert strict.number(1, 2, 3, 4, 5, 6, 7) is False
+    assert strict.zero(1, 2) is False
+    assert [m.partition(": ")[2] for m in caplog.messages] == [
+        "at most 6 arguments, 7 given at x.lua:12",
+        "takes no arguments, 2 given at x.lua:12",
+    ]
+
+
+def test_no_result_is_what_the_conversion_says_or_zero_with_parameters() -> None:
+    bound = Bound()
+    assert bound.none() == "none"
+    assert bound.saw("x") == 0
+
+
+def test_where_an_export_may_be_called(caplog: pytest.LogCaptureFixture) -> None:
+    bound = Bound()
+    call = bound.in_branch
+    assert call() == -1
+    assert caplog.messages == ["KSR.lab.in_branch: makes no sense in request_route, at x.lua:12"]
+    bound.ctx.kind = Route.FAILURE
+    assert call() == 1
+
+
+def test_a_sip_error_is_a_failed_call_of_its_return_type() -> None:
+    bound = Bound()
+    assert bound.refuse("x") == -1
+    assert bound.refuse_bool() is False
+    assert bound.refuse_xval() is None
+
+
+def test_exit_and_unforeseen_exceptions_go_through() -> None:
+    with pytest.raises(Exit):
+        Bound().leave()
+    with pytest.raises(ZeroDivisionError):
+        Bound().broken()
+
+
+def test_unicode_texts_cross_as_utf8() -> None:
+    bound = Bound(Unicode())
+    assert bound.text("ü€") == "ü€"
+    assert bound.lab.given == [("\xc3\xbc\xe2\x82\xac",)]
+    assert bound.octets() == "a\udcff\udce4b"
+    assert Bound().octets() == "a\xff\xe4b"
+
+
+@given(st.binary())
+def test_octets_survive_the_way_through_a_script(octets: bytes) -> None:
+    text = octets.decode("latin-1")
+    assert to_octets(from_octets(text)) == text
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_any_script_text_becomes_octets(text: str) -> None:
+    to_octets(text).encode("latin-1")
+
+
+def test_a_text_of_a_script_that_is_no_unicode_becomes_question_marks() -> None:
+    assert to_octets("a\ud800\udcffü") == "a?\xff\xc3\xbc"
+
+
+def test_a_process_is_driven_here_or_left_to_the_engine() -> None:
+    def drive(process: Generator[Any, None, Any]) -> Any:
+        try:
+            while True:
+                next(process)
+        except StopIteration as end:
+            return end.value
+
+    assert Bound(drive=drive).block("BRANCH") == 1
+    bound = Bound()
+    bound._more["trace"] = bound.trace
+    process = bound.block("BRANCH")
+    nested = process.send(None)
+    assert (nested.callback, nested.kind) == ("BRANCH", Route.BRANCH)
+    assert bound.traced == []
+    nested.dropped = True
+    with pytest.raises(StopIteration) as end:
+        process.send(None)
+    assert end.value.value == 2
+    assert bound.traced == [("KSR.lab.block", ("BRANCH",), 2)]
+    assert bound.block() is False
+
+
+def test_a_trace_sees_every_call_with_octet_texts_and_its_result() -> None:
+    bound = Bound(Unicode())
+    bound._more["trace"] = bound.trace
+    bound.text("ü")
+    bound.pair("no", "x")
+    bound.pair(1)
+    bound.in_branch()
+    bound.refuse("x")
+    bound.none()
+    with pytest.raises(Exit):
+        bound.get("KSR.x.exit")()
+    bound.current.ctx = None
+    bound.number(3)
+    assert bound.traced == [
+        ("KSR.lab.text", ("\xc3\xbc",), "\xc3\xbc"),
+        ("KSR.lab.pair", ("no", "x"), False),
+        ("KSR.lab.pair", (1,), False),
+        ("KSR.lab.in_branch", (), -1),
+        ("KSR.lab.refuse", ("x",), -1),
+        ("KSR.lab.none", (), "none"),
+        ("KSR.x.exit", (), None),
+        ("KSR.lab.number", (3,), False),
+    ]
+
+
+def test_an_unknown_engine_is_a_usage_error() -> None:
+    host = Host(Registry([Core()]), Current(), drive=lambda _: None)
+    with pytest.raises(UsageError, match="unknown engine 'ruby': expected lua, js, python"):
+        make_engine("ruby", host)

@@ -1,0 +1,441 @@
+"""The Lua engine: what only Lua has. What all engines have in common is in tests/conformance."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lupa.luajit21 import LuaRuntime
+
+from polykemi.engines.base import Limits
+from polykemi.engines.lua import LuaEngine, ScriptMemory
+from polykemi.errors import ScriptError, ScriptLoadError
+from tests.conformance.conftest import Bench
+
+
+@pytest.fixture
+def lua(tmp_path: Path) -> Bench:
+    """A Lua engine with generous limits."""
+    return Bench("lua", tmp_path, Limits(seconds=5.0))
+
+
+# ---- sandbox
+
+_HOST_THINGS = """
+io python ffi jit newproxy string.dump os.execute os.remove os.rename os.tmpname os.getenv os.setlocale package.loadlib
+package.loaders package.searchpath package.preload.ffi package.loaded.io package.loaded.ffi package.loaded.jit
+package.loaded.python debug.getinfo debug.sethook debug.getregistry debug.getupvalue debug.setmetatable debug.setlocal
+package.loaded.debug.getinfo package.loaded.os.execute
+""".split()
+
+
+def test_a_script_reaches_nothing_of_the_host(lua: Bench) -> None:
+    lua.route(lua="\n".join(f"show({thing})" for thing in _HOST_THINGS))
+    assert dict(zip(_HOST_THINGS, lua.seen, strict=True)) == dict.fromkeys(_HOST_THINGS, "null")
+
+
+@pytest.mark.parametrize("name", ["ffi", "io", "jit", "jit.util", "python", "table.new", "string.buffer", "lupa"])
+def test_require_gives_no_library_of_the_host(lua: Bench, name: str) -> None:
+    with pytest.raises(ScriptError, match=f"module '{name}' not found"):
+        lua.route(lua=f"require '{name}'")
+
+
+def test_module_gives_no_library_of_the_host(lua: Bench) -> None:
+    lua.route(lua="local show = show module('io') show(popen, open)")
+    assert lua.seen == ["null", "null"]
+
+
+@pytest.mark.parametrize("name", ["__globals__", "__self__", "__class__", "__call__", "x"])
+def test_a_ksr_function_is_a_function_without_attributes(lua: Bench, name: str) -> None:
+    lua.route(lua="show(type(KSR.lab.none), type(KSR.x.exit), getmetatable(KSR.lab.none))")
+    assert lua.seen == ["str function", "str function", "null"]
+    with pytest.raises(ScriptError, match="attempt to index"):
+        lua.route(lua=f"return KSR.lab.none.{name}")
+
+
+def test_an_error_of_the_server_is_text_to_the_script_that_catches_it(lua: Bench) -> None:
+    lua.route(
+        lua="""
+        show(select(2, pcall(KSR.lab.broken)))
+        show(select(2, xpcall(KSR.lab.broken, function(e) show(e) return 7 end)))
+        show(select(2, coroutine.resume(coroutine.create(KSR.lab.broken))))
+        show(select(2, pcall(coroutine.wrap(function() KSR.lab.broken() end))))
+        """
+    )
+    text = "str ZeroDivisionError: a bug in a module"
+    assert lua.seen[:4] == [text, text, "num 7", text]
+    assert lua.seen == []
+
+
+def test_bytecode_is_not_loaded(lua: Bench, tmp_path: Path) -> None:
+    plain = LuaRuntime(encoding=None)
+    code: bytes = plain.execute(b"return string.dump(function() return 1 end)")
+    (tmp_path / "code.lua").write_bytes(code)
+    quoted = "".join(f"\\{octet:03d}" for octet in code)
+    lua.route(
+        lua=f"""
+        local code = "{quoted}"
+        show(load(code), loadstring(code), load(code, "x", "b"), loadfile("code.lua"))
+        show(load(function() local c = code code = nil return c end))
+        show(pcall(require, "code"))
+        """
+    )
+    assert [seen for seen in lua.seen if seen not in ("null", "false")] == [
+        "str attempt to load chunk with wrong mode"
+    ] * 2 + [f"str error loading module 'code': attempt to load chunk with wrong mode"]
+    with pytest.raises(ScriptLoadError, match="wrong mode"):
+        lua.engine.load(tmp_path / "code.lua")
+
+
+def test_text_is_loaded_as_lua_does(lua: Bench) -> None:
+    lua.route(
+        lua="""
+        show(load("return 1 + 1")(), loadstring("return ...")(7))
+        local parts = {"return ", "12", ""}
+        show(load(function() return table.remove(parts, 1) end)())
+        show(load("return x", "=t", "t", {x = 5})())
+        show(select(2, load("return return", "=t")))
+        """
+    )
+    assert lua.seen == ["num 2", "num 7", "num 12", "num 5", "str t:1: unexpected symbol near 'return'"]
+
+
+def test_a_script_that_spoils_its_libraries_spoils_only_itself(lua: Bench) -> None:
+    lua.script(
+        lua="""
+        for _, library in pairs({string, table, coroutine, os, debug}) do for k in pairs(library) do library[k] = nil end end
+        error, type, select, pairs, tostring = nil, nil, nil, nil, nil
+        function ksr_request_route() pcall(KSR.x.exit) KSR.lab.number(1) end
+        function fail() return nil + 1 end
+        """
+    )
+    lua.call()
+    assert lua.given == []
+    with pytest.raises(ScriptError, match="attempt to perform arithmetic") as caught:
+        lua.call("fail")
+    assert caught.value.line == 5
+
+
+# ---- files
+
+
+def test_require_loads_files_of_the_scripts_directory_once(lua: Bench, tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "tools.lua").write_text("loads = (loads or 0) + 1\nreturn {name = ...}")
+    lua.route(
+        lua="""
+        local tools = require "lib.tools"
+        show(tools.name, require("lib.tools") == tools, loads, package.loaded["lib.tools"] == tools)
+        """
+    )
+    assert lua.seen == ["str lib.tools", "true", "num 1", "true"]
+
+
+@pytest.mark.parametrize("name", ["../secret", "..secret", "/tmp/secret", "link", "sub.link.secret", "\\0", "."])
+def test_no_file_outside_of_the_scripts_directory_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret.lua").write_text("return 'secret'")
+    inside = tmp_path / "inside"
+    (inside / "sub").mkdir(parents=True)
+    (inside / "link.lua").symlink_to(tmp_path / "secret.lua")
+    (inside / "sub" / "link").symlink_to(tmp_path)
+    lua = Bench("lua", inside, Limits())
+    lua.route(lua=f'show(pcall(require, "{name}")) show(loadfile("{name}.lua")) show(pcall(dofile, "{name}.lua"))')
+    assert not [seen for seen in lua.seen if seen in ("str secret", "function", "true")]
+
+
+def test_dofile_and_loadfile_read_the_scripts_directory(lua: Bench, tmp_path: Path) -> None:
+    (tmp_path / "part.lua").write_text("#!/usr/bin/lua\nfunction part() KSR.lab.number(3) end return 5")
+    lua.script(lua=f'a = dofile("part.lua") b = loadfile("{tmp_path}/part.lua")() function ksr_request_route() part() show(a, b) end')
+    lua.call()
+    assert lua.given == [(3,)]
+    assert lua.seen == ["num 5", "num 5"]
+
+
+def test_errors_name_the_required_file_and_its_line(lua: Bench, tmp_path: Path) -> None:
+    part = tmp_path / "part.lua"
+    part.write_text("\nfunction part()\n  error('broken') end")
+    lua.script(lua="require 'part' function ksr_request_route() part() end")
+    with pytest.raises(ScriptError) as caught:
+        lua.call()
+    assert str(caught.value) == f"{part}:3: broken"
+    part.write_text("\nfunction (")
+    with pytest.raises(ScriptLoadError, match=r"part\.lua:2: "):
+        lua.script(lua="require 'part'")
+    lua.route(lua="show(pcall(require, 'part')) package.loaded.part = 4 show(require 'part')")
+    assert lua.seen[-1] == "num 4"
+
+
+def test_paths_of_any_length_and_alphabet_stand_whole_in_errors(tmp_path: Path) -> None:
+    directory = tmp_path / ("ä" * 40) / ("x" * 60)
+    directory.mkdir(parents=True)
+    lua = Bench("lua", directory, Limits())
+    with pytest.raises(ScriptError) as caught:
+        lua.route(lua="error('here')")
+    assert (caught.value.file, caught.value.line, caught.value.cause) == (str(lua.path), 3, "here")
+
+
+# ---- the end of a route
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "pcall(KSR.x.exit)",
+        "pcall(pcall, KSR.lab.leave)",
+        "xpcall(KSR.x.exit, function() show(9) end)",
+        "xpcall(error, function() KSR.x.exit() end)",
+        "coroutine.resume(coroutine.create(KSR.x.exit))",
+        "pcall(coroutine.wrap(function() KSR.lab.leave() end))",
+        "for _ in coroutine.wrap(function() KSR.x.exit() end) do end",
+        "pcall(string.gsub, 'a', '.', function() KSR.x.exit() end)",
+        "pcall(load, function() KSR.x.exit() end)",
+        "pcall(require, 'exits')",
+        "pcall(dofile, 'exits.lua')",
+        "pcall(os.exit)",
+        "error('~~ksr~exit~~', 0)",
+    ],
+)
+def test_an_exit_gets_through_everything_that_catches_errors(lua: Bench, tmp_path: Path, body: str) -> None:
+    (tmp_path / "exits.lua").write_text("KSR.x.exit()")
+    lua.route(lua=f"{body} show('still here')")
+    assert lua.seen == []
+
+
+def test_errors_are_caught_as_lua_does(lua: Bench) -> None:
+    lua.route(
+        lua="""
+        show(pcall(function(...) return ... end, 1, nil, "x"))
+        show(pcall(error, {}))
+        show(pcall(error))
+        show(pcall(error, "~~ksr~exit~~ not"))
+        show(xpcall(function(a, b) return a + b end, print, 1, 2))
+        show(xpcall(function() error("e", 0) end, function(e) return e .. "!" end))
+        """
+    )
+    assert lua.seen == [
+        *("true", "num 1", "null", "str x"),
+        *("false", "table"),
+        *("false", "null"),
+        *("false", "str ~~ksr~exit~~ not"),
+        *("true", "num 3"),
+        *("false", "str e!"),
+    ]
+
+
+def test_coroutines_work_as_in_lua(lua: Bench) -> None:
+    lua.route(
+        lua="""
+        local co = coroutine.create(function(a) local b = coroutine.yield(a + 1) error({b}) end)
+        show(coroutine.resume(co, 1))
+        local ok, e = coroutine.resume(co, 5)
+        show(ok, e[1], coroutine.status(co))
+        show(coroutine.resume(co))
+        local wrapped = coroutine.wrap(function() for i = 1, 2 do coroutine.yield(KSR.lab.number(i)) end end)
+        show(wrapped(), wrapped())
+        show(pcall(coroutine.wrap(function() error("x", 0) end)))
+        """
+    )
+    assert lua.seen[:9] == ["true", "num 2", "false", "num 5", "str dead", "false", "str cannot resume dead coroutine", "num 1", "num 2"]
+
+
+def test_a_route_block_may_be_run_from_inside_of_a_coroutine(lua: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    lua.script(
+        lua="""
+        function ksr_request_route()
+            local co = coroutine.wrap(function()
+                local n = KSR.lab.block("BRANCH")
+                KSR.lab.pair(n)
+                coroutine.yield(n)
+                KSR.x.exit()
+            end)
+            show(co())
+            co()
+            show(2)
+        end
+        function BRANCH() collectgarbage() show(coroutine.wrap(function() return KSR.lab.number(8) end)()) end
+        """
+    )
+    for _ in range(200):
+        lua.call()
+        assert lua.seen == ["num 8", "block BRANCH over", "num 1"]
+    assert len(caplog.messages) == 200
+    assert caplog.messages[-1].endswith(f"{lua.path}:5")
+
+
+def test_the_route_itself_is_no_coroutine_to_the_script(lua: Bench) -> None:
+    lua.route(lua="show(coroutine.running(), coroutine.isyieldable()) show(pcall(coroutine.yield, 1))")
+    assert lua.seen == ["null", "false", "false", "str attempt to yield across C-call boundary"]
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        ("error('x')", "x"),
+        ("error('x', 0)", "x"),
+        ("error('')", ""),
+        ("error(5)", "5"),
+        ("error({})", "(error object is a table value)"),
+        ("error()", "(error object is a nil value)"),
+        ("error('~~ksr~exit~~')", "~~ksr~exit~~"),
+        ("KSR.auth.x()", "attempt to index field 'auth' (a nil value)"),
+    ],
+)
+def test_any_error_value_is_a_script_error_with_the_line(lua: Bench, body: str, cause: str) -> None:
+    with pytest.raises(ScriptError) as caught:
+        lua.route(lua=body)
+    assert (caught.value.file, caught.value.line, caught.value.cause) == (str(lua.path), 3, cause)
+    assert "polykemi" not in caught.value.traceback
+
+
+def test_a_recursion_without_end_is_a_script_error(lua: Bench) -> None:
+    with pytest.raises(ScriptError, match="stack overflow"):
+        lua.script(lua="function ksr_request_route() return 1 + ksr_request_route() end")
+        lua.call()
+    lua.route(lua="show(1)")
+    assert lua.seen == ["num 1"]
+
+
+# ---- limits
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "while true do pcall(function() while true do end end) end",
+        "while true do xpcall(function() while true do end end, function() end) end",
+        "while true do coroutine.resume(coroutine.create(function() while true do end end)) end",
+        "while true do pcall(KSR.lab.broken) end",
+        "pcall(string.gsub, 'a', '.', function() while true do end end)",
+    ],
+)
+def test_the_time_limit_gets_through_everything_that_catches_errors(tmp_path: Path, loop: str) -> None:
+    lua = Bench("lua", tmp_path, Limits(seconds=0.02))
+    with pytest.raises(ScriptError, match="time limit reached") as caught:
+        lua.route(lua=loop)
+    assert caught.value.line == 3
+
+
+def test_the_time_limit_holds_while_a_script_loads(tmp_path: Path) -> None:
+    lua = Bench("lua", tmp_path, Limits(seconds=0.002))
+    with pytest.raises(ScriptLoadError, match=r"route\.lua:2: time limit reached"):
+        lua.script(lua="while true do end")
+
+
+def test_without_limits_a_long_route_ends_by_itself(tmp_path: Path) -> None:
+    lua = Bench("lua", tmp_path, Limits(seconds=0))
+    lua.route(lua="for i = 1, 1000000 do end show(1)")
+    assert lua.seen == ["num 1"]
+
+
+MEMORY = 8 << 20
+
+
+def test_garbage_does_not_count_against_the_memory_limit(tmp_path: Path) -> None:
+    lua = Bench("lua", tmp_path, Limits(seconds=20.0, memory=MEMORY))
+    lua.route(lua="for i = 1, 300000 do local t = ('x'):rep(100) .. i end show(1)")
+    assert lua.seen == ["num 1"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(100) .. i end",
+        "local t = {} while true do pcall(function() while true do t[#t + 1] = ('x'):rep(100) .. #t end end) end",
+        "local s = 'x' for i = 1, 40 do s = s .. s end",
+        "local s = ('x'):rep(1e9)",
+    ],
+)
+def test_a_route_that_takes_too_much_memory_is_stopped_and_the_next_one_runs(tmp_path: Path, body: str) -> None:
+    lua = Bench("lua", tmp_path, Limits(seconds=20.0, memory=MEMORY))
+    with pytest.raises(ScriptMemory, match="memory limit reached"):
+        lua.route(lua=body)
+    lua.route(lua="show(1)")
+    assert lua.seen == ["num 1"]
+
+
+def test_a_script_that_keeps_too_much_is_started_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lua = Bench("lua", tmp_path, Limits(seconds=20.0, memory=MEMORY))
+    (tmp_path / "part.lua").write_text("return 'part'")
+    lua.script(
+        lua="""
+        part, kept = require "part", {}
+        function ksr_request_route() for i = 1, 1e9 do kept[#kept + 1] = ("x"):rep(100) .. i end end
+        function count() show(#kept, part) end
+        """
+    )
+    lua.path.write_text("not lua any more")
+    (tmp_path / "part.lua").unlink()
+    for _ in range(3):
+        with pytest.raises(ScriptMemory):
+            lua.call()
+        lua.call("count")
+        assert lua.seen == ["num 0", "str part"]
+    assert "started anew" in caplog.text
+
+
+# ---- life
+
+
+def test_print_goes_to_the_log(lua: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        lua.route(lua="print('a', 1, nil, true)")
+    assert caplog.messages == ["a\t1\tnil\ttrue"]
+
+
+def test_libraries_that_scripts_use_are_there(lua: Bench) -> None:
+    lua.route(
+        lua="""
+        show(KSRVERSION, type(os.time()), type(os.date()), type(os.clock()), bit.band(6, 3), math.floor(1.5))
+        show(type(debug.traceback("x")), collectgarbage("count") > 0, collectgarbage(), collectgarbage("stop"))
+        show(package.path:find("?.lua", 1, true) ~= nil, _VERSION)
+        """
+    )
+    assert lua.seen == [
+        *("str 2.0", "str number", "str string", "str number", "num 2", "num 1"),
+        *("str string", "true", "num 0", "num 0", "true", "str Lua 5.1"),
+    ]
+
+
+def test_the_engine_may_be_called_from_another_thread_than_the_one_that_made_it(lua: Bench) -> None:
+    lua.script(lua="function ksr_request_route() pcall(KSR.lab.broken) show(KSR.lab.text('x')) KSR.x.exit() end")
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(100):
+                lua.call()
+        except BaseException as error:  # noqa: BLE001 - the test's thread reports it
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert failures == []
+    assert lua.seen == ["str x"] * 100
+
+
+def test_a_reload_gives_the_old_script_back(lua: Bench) -> None:
+    assert isinstance(lua.engine, LuaEngine)
+    states: list[weakref.ref[Any]] = []
+    for _ in range(5):
+        lua.route(lua="show(1)")
+        states.append(weakref.ref(lua.engine._script))
+    gc.collect()
+    assert [state() is None for state in states] == [True] * 4 + [False]
+    lua.engine.close()
+    assert not lua.engine.has("ksr_request_route")
+    with pytest.raises(ScriptError, match="no script is loaded"):
+        lua.call()
+
+
+def test_a_call_after_a_reload_runs_the_new_script(lua: Bench) -> None:
+    lua.script(lua="function ksr_request_route() show(1) end")
+    lua.call()
+    lua.script(lua="function ksr_request_route() show(2) end")
+    lua.call()
+    assert lua.seen == ["num 1", "num 2"]

@@ -1,0 +1,118 @@
+"""corex: destination set, extended flags, sockets, raw data."""
+
+from __future__ import annotations
+
+import pytest
+
+from polykemi.errors import ParseError
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.route import Route
+from polykemi.modules.corex import MAX_BRANCHES, Corex
+from polykemi.router import FAKED_MESSAGE
+from polykemi.sip.flow import Listener
+from tests.support import LISTENER, message, request_context, services
+
+SECOND = Listener("udp", "2001:db8::1", 5070)
+
+
+def context(uri: str = "sip:bob@example.test", *lines: str) -> RouteContext:
+    return request_context(message(f"INVITE {uri} SIP/2.0", *lines))
+
+
+def corex() -> Corex:
+    return Corex(services(listeners=(LISTENER, SECOND)))
+
+
+def test_user_and_user_agent() -> None:
+    module = corex()
+    assert [module.has_ruri_user(context()), module.has_ruri_user(context("sip:example.test"))] == [1, -1]
+    agents = [context("sip:a@b", "User-Agent: phone"), context("sip:a@b", "User-Agent: "), context()]
+    assert [module.has_user_agent(ctx) for ctx in agents] == [1, -1, -1]
+
+
+def test_a_made_up_message_is_told_from_a_received_one() -> None:
+    assert corex().is_faked_msg(request_context(FAKED_MESSAGE, kind=Route.EVENT)) == 1
+    assert corex().is_faked_msg(context()) == -1
+
+
+def test_branches_are_added_with_their_priority() -> None:
+    module, ctx = corex(), context()
+    ctx.dst_uri, ctx.bflags = "sip:192.0.2.7", 1 << 6
+    assert module.append_branch(ctx) == 1
+    assert module.append_branch_uri(ctx, "sip:carol@example.test") == 1
+    assert module.append_branch_uri_q(ctx, "sip:dave@example.test", "0.5") == 1
+    assert module.append_branch_uri(ctx, "") == 1
+    found = [(target.uri, target.dst_uri, target.q, target.flags) for target in ctx.branches]
+    assert found == [
+        ("sip:bob@example.test", "sip:192.0.2.7", 1000, 1 << 6),
+        ("sip:carol@example.test", "", 1000, 1 << 6),
+        ("sip:dave@example.test", "", 500, 1 << 6),
+        ("sip:bob@example.test", "sip:192.0.2.7", 1000, 1 << 6),
+    ]
+
+
+@pytest.mark.parametrize("q", ["2", "1.5", "0.1234", "x", "-1", ".", "0.5.5"])
+def test_a_priority_that_is_no_q_value_is_refused(q: str) -> None:
+    ctx = context()
+    assert corex().append_branch_uri_q(ctx, "sip:a@b", q) == -1
+    assert ctx.branches == []
+
+
+def test_branches_are_limited_and_must_be_uris() -> None:
+    module, ctx = corex(), context()
+    assert [module.append_branch(ctx) for _ in range(MAX_BRANCHES)] == [1] * MAX_BRANCHES
+    assert module.append_branch(ctx) == -1
+    with pytest.raises(ParseError):
+        module.append_branch_uri(ctx, "nonsense")
+
+
+def test_extended_flags_are_shared_by_the_transaction_and_apart_from_message_flags() -> None:
+    module, ctx = corex(), context()
+    assert [module.setxflag(ctx, 63), module.setxflag(ctx, 64), module.setxflag(ctx, -1)] == [1, -1, -1]
+    later = context()
+    later.shared = ctx.shared
+    assert [module.isxflagset(later, 63), module.isxflagset(later, 1), module.isxflagset(later, 64)] == [1, -1, -1]
+    assert ctx.shared.flags == 0
+    assert [module.resetxflag(later, 63), module.resetxflag(later, 64)] == [1, -1]
+    assert module.isxflagset(ctx, 63) == -1
+
+
+@pytest.mark.parametrize(
+    ("address", "listener"),
+    [
+        ("udp:192.0.2.1:5060", LISTENER),
+        ("192.0.2.1", LISTENER),
+        ("udp:[2001:db8::1]:5070", SECOND),
+        ("tcp:192.0.2.1:5060", None),
+        ("udp:192.0.2.1:5061", None),
+        ("udp:[", None),
+        ("udp:a@192.0.2.1:5060", None),
+    ],
+)
+def test_sockets_are_chosen_among_our_listeners(address: str, listener: Listener | None) -> None:
+    module, ctx, other = corex(), context(), context()
+    assert module.set_send_socket(ctx, address) == (1 if listener else -1)
+    assert ctx.force_listener == listener
+    assert module.set_recv_socket(other, address) == (1 if listener else -1)
+    assert other.flow.listener == (listener or LISTENER)
+
+
+def test_the_source_address_is_replaced() -> None:
+    module, ctx = corex(), context()
+    assert module.set_source_address(ctx, "udp:203.0.113.1:5080") == 1
+    assert ctx.flow[1:] == ("203.0.113.1", 5080)
+    assert module.set_source_address(ctx, "tcp:203.0.113.2:5080") == -1
+    assert module.set_source_address(ctx, "") == -1
+    assert ctx.flow[1:] == ("203.0.113.1", 5080)
+
+
+def test_raw_data_is_sent_as_it_is() -> None:
+    module, ctx = corex(), context()
+    outbox = module.services.outbox
+    assert module.send_data(ctx, "sip:203.0.113.1:5080", "ping\xff") == 1
+    assert module.sendx(ctx, "sip:[2001:db8::9]", "udp:[2001:db8::1]:5070", "pong") == 1
+    sent = [(data, flow.listener, flow.host, flow.port) for data, flow in outbox.items]
+    assert sent == [(b"ping\xff", LISTENER, "203.0.113.1", 5080), (b"pong", SECOND, "2001:db8::9", 5060)]
+    assert module.send_data(ctx, "sip:203.0.113.1;transport=tcp", "ping") == -1
+    assert module.send_data(ctx, "tel:1", "ping") == -1
+    assert module.sendx(ctx, "sip:203.0.113.1", "udp:203.0.113.2:1", "ping") == -1

@@ -1,0 +1,278 @@
+"""htable: items by key through functions and pseudo-variables; expiry with the clock as an argument."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from polykemi.errors import DataError
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.registry import Xval
+from polykemi.modules.base import Services
+from polykemi.modules.htable import Htable
+from polykemi.storage.provisioned import Database
+from tests.support import NOW, message, request_context, services
+
+TABLES = (
+    "a=>size=8;autoexpire=100;",
+    "b=>size=8;initval=7",
+    "c=>size=4;autoexpire=100;updateexpire=0;",
+    "small=>maxsize=2",
+)
+
+
+def server(*definitions: str, **more: Any) -> Services:
+    given = {"htable": definitions or TABLES, **more.pop("params", {})}
+    return services(Htable, params={"htable": given}, **more)
+
+
+def at(now: float = NOW) -> RouteContext:
+    return request_context(message("INVITE sip:bob@example.test SIP/2.0"), now=now)
+
+
+def value(made: Services, name: str, ctx: RouteContext) -> Xval:
+    accessor = made.variables.compile(name)
+    assert accessor is not None, name
+    return accessor.get(ctx)
+
+
+def assign(made: Services, name: str, new: Xval, ctx: RouteContext) -> bool:
+    accessor = made.variables.compile(name)
+    assert accessor is not None
+    assert accessor.set is not None
+    return accessor.set(ctx, new)
+
+
+def test_items_keep_the_type_that_they_were_set_with() -> None:
+    ht, ctx = server().modules["htable"], at()
+    assert (ht.sht_get(ctx, "a", "x"), ht.sht_gete(ctx, "a", "x"), ht.sht_getw(ctx, "a", "x")) == (None, "", "<null>")
+    assert ht.sht_seti(ctx, "a", "x", 5) == 1
+    assert (ht.sht_get(ctx, "a", "x"), ht.sht_gete(ctx, "a", "x"), ht.sht_getw(ctx, "a", "x")) == (5, 5, 5)
+    assert ht.sht_sets(ctx, "a", "x", "5") == 1
+    assert ht.sht_get(ctx, "a", "x") == "5"
+    assert ht.sht_rm(ctx, "a", "x") == 1
+    assert ht.sht_rm(ctx, "a", "x") == 1
+    assert ht.sht_get(ctx, "a", "x") is None
+
+
+def test_an_initval_stands_for_items_that_are_not_there() -> None:
+    ht, ctx = server().modules["htable"], at()
+    assert ht.sht_get(ctx, "b", "x") == 7
+    assert ht.sht_inc(ctx, "b", "x") == 8
+    assert ht.sht_dec(ctx, "b", "y") == 6
+    assert ht.sht_get(ctx, "b", "x") == 8
+
+
+def test_only_integers_count() -> None:
+    ht, ctx = server().modules["htable"], at()
+    assert ht.sht_inc(ctx, "a", "new") == -255
+    ht.sht_sets(ctx, "a", "s", "abc")
+    assert ht.sht_dec(ctx, "a", "s") == -255
+    ht.sht_seti(ctx, "a", "n", 5)
+    assert [ht.sht_inc(ctx, "a", "n"), ht.sht_dec(ctx, "a", "n")] == [6, 5]
+
+
+def test_what_is_null_and_why() -> None:
+    ht, ctx = server().modules["htable"], at()
+    ht.sht_seti(ctx, "a", "x", 5)
+    assert [ht.sht_is_null(ctx, t, k) for t, k in (("a", "x"), ("a", "y"), ("b", "y"), ("zz", "y"))] == [-1, 1, -2, 2]
+
+
+def test_a_table_that_is_not_defined_is_null_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    made = server()
+    ht, ctx = made.modules["htable"], at()
+    for _ in range(3):
+        assert value(made, "$sht(ipban=>$si)", ctx) is None
+        assert not assign(made, "$sht(ipban=>$si)", 1, ctx)
+        assert ht.sht_get(ctx, "ipban", "x") is None
+        assert [ht.sht_seti(ctx, "ipban", "x", 1), ht.sht_rm(ctx, "ipban", "x"), ht.sht_reset(ctx, "ipban")] == [
+            -1,
+            -1,
+            -1,
+        ]
+        assert [ht.sht_inc(ctx, "ipban", "x"), ht.sht_match_name(ctx, "ipban", "eq", "x")] == [-255, -1]
+        assert [ht.sht_iterator_start(ctx, "i", "ipban"), ht.sht_lock(ctx, "ipban", "x")] == [-1, -1]
+    assert len(caplog.records) == 1
+
+
+def test_items_expire_and_changing_one_starts_its_time_anew() -> None:
+    ht = server().modules["htable"]
+    ht.sht_seti(at(), "a", "x", 1)
+    assert ht.sht_get(at(NOW + 99), "a", "x") == 1
+    ht.sht_inc(at(NOW + 99), "a", "x")
+    assert ht.sht_get(at(NOW + 198), "a", "x") == 2
+    assert ht.sht_get(at(NOW + 199), "a", "x") is None
+    ht.sht_seti(at(), "b", "x", 1)
+    assert ht.sht_get(at(NOW + 1e9), "b", "x") == 1
+
+
+def test_updateexpire_0_lets_items_expire_at_their_first_time() -> None:
+    ht = server().modules["htable"]
+    ht.sht_seti(at(), "c", "x", 1)
+    ht.sht_inc(at(NOW + 50), "c", "x")
+    assert ht.sht_get(at(NOW + 99), "c", "x") == 2
+    assert ht.sht_get(at(NOW + 100), "c", "x") is None
+    ht.sht_seti(at(NOW + 100), "c", "x", 3)
+    assert ht.sht_get(at(NOW + 199), "c", "x") == 3
+
+
+def test_the_expiry_of_one_item_can_be_set_and_read() -> None:
+    made = server()
+    ht = made.modules["htable"]
+    assert ht.sht_setxs(at(), "a", "s", "text", 10) == 1
+    assert ht.sht_setxi(at(), "a", "n", 5, 20) == 1
+    assert [value(made, f"$shtex(a=>{key})", at(NOW + 4)) for key in ("s", "n", "none")] == [6, 16, 0]
+    assert (ht.sht_get(at(NOW + 9), "a", "s"), ht.sht_get(at(NOW + 10), "a", "s")) == ("text", None)
+    assert ht.sht_setex(at(), "a", "n", 3) == 1
+    assert ht.sht_setex(at(), "a", "none", 3) == 1
+    assert ht.sht_get(at(NOW + 3), "a", "n") is None
+    assign(made, "$sht(a=>n)", 1, at())
+    assert assign(made, "$shtex(a=>n)", 5, at())
+    assert value(made, "$sht(a=>n)", at(NOW + 5)) is None
+
+
+def test_variables_take_keys_with_variables_in_them() -> None:
+    made, ctx = server(), at()
+    assert assign(made, "$sht(a=>$fU)", "hey", ctx)
+    assert made.modules["htable"].sht_get(ctx, "a", "alice") == "hey"
+    assert value(made, "$sht(a=>$fU)", ctx) == "hey"
+    assert assign(made, "$sht(a=>$fU::$si)", 3, ctx)
+    assert made.modules["htable"].sht_get(ctx, "a", "alice::192.0.2.10") == 3
+    assert value(made, "$shtinc(a=>$fU::$si)", ctx) == 4
+    assert value(made, "$shtdec(a=>$fU::$si)", ctx) == 3
+    assert assign(made, "$sht(a=>alice)", None, ctx)
+    assert value(made, "$sht(a=>alice)", ctx) is None
+    for wrong in ("$sht(a)", "$sht()", "$sht(=>k)", "$shtrecord(x)"):
+        assert made.variables.compile(wrong) is None
+
+
+def test_items_are_found_by_name_and_by_text() -> None:
+    made, ctx = server(), at()
+    ht = made.modules["htable"]
+    for key, item in (("abc", "xyz"), ("abd", "xy"), ("n", 5)):
+        assign(made, f"$sht(a=>{key})", item, ctx)
+    cases = [
+        ("eq", "abc", 1),
+        ("eq", "ab", -1),
+        ("sw", "ab", 1),
+        ("re", "^a.d$", 1),
+        ("re", "q", -1),
+        ("ne", "abc", 1),
+        ("xx", "abc", -1),
+    ]
+    assert [ht.sht_match_name(ctx, "a", op, text) for op, text, _ in cases] == [result for *_, result in cases]
+    assert [ht.sht_match_str_value(ctx, "a", op, text) for op, text in (("eq", "xy"), ("sw", "q"), ("re", "z$"))] == [
+        1,
+        -1,
+        1,
+    ]
+    assert [ht.sht_cn(ctx, "a", op, text) for op, text in (("sw", "ab"), ("re", "."), ("ne", "n"))] == [2, 3, 2]
+    names = [value(made, f"$shtcn(a=>{e})", ctx) for e in ("~~^ab", "~%ab", "==abc", "**", "^ab", "~~[")]
+    assert names == [2, 2, 1, 3, 2, 0]
+    assert [value(made, f"$shtcv(a=>{e})", ctx) for e in ("~%xy", "==5", "~~z")] == [2, 1, 1]
+    assert ht.sht_match_name(at(NOW + 100), "a", "eq", "abc") == -1
+    assert ht.sht_cn(at(NOW + 100), "a", "re", ".") == 0
+
+
+def test_many_items_are_removed_at_once() -> None:
+    made, ctx = server(), at()
+    ht = made.modules["htable"]
+    for key, item in (("a1", "x"), ("a2", "y"), ("b1", "x"), ("n", 5)):
+        assign(made, f"$sht(b=>{key})", item, ctx)
+    assert ht.sht_rm_name(ctx, "b", "sw", "a") == 1
+    assert ht.sht_rm_name(ctx, "b", "eq", "n") == -1
+    assert ht.sht_rm_name_re(ctx, "b", "(") == -1
+    assert ht.sht_rm_value(ctx, "b", "re", "5") == 1  # integers have no text
+    assert list(ht.tables["b"].items) == ["b1", "n"]
+    assert ht.sht_rm_value_re(ctx, "b", "^x$") == 1
+    assert list(ht.tables["b"].items) == ["n"]
+    assert ht.sht_reset(ctx, "b") == 0
+    assert list(ht.tables["b"].items) == []
+
+
+def test_an_iterator_goes_through_a_table_that_is_changed_meanwhile() -> None:
+    made, ctx = server(), at()
+    ht = made.modules["htable"]
+    for n in range(4):
+        ht.sht_seti(ctx, "b", f"k{n}", n)
+    assert ht.sht_iterator_next(ctx, "i") == -1
+    assert ht.sht_iterator_start(ctx, "i", "b") == 1
+    assert value(made, "$shtitkey(i)", ctx) is None
+    assert ht.sht_iterator_sets(ctx, "i", "x") == -1
+    assert ht.sht_iterator_next(ctx, "i") == 1
+    assert (value(made, "$shtitkey(i)", ctx), value(made, "$shtitval(i)", ctx)) == ("k0", 0)
+    assert ht.sht_iterator_sets(ctx, "i", "text") == 1
+    assert value(made, "$shtitval(i)", ctx) == "text"
+    assert ht.sht_iterator_seti(ctx, "i", 9) == 1
+    assert ht.sht_iterator_setex(ctx, "i", 5) == 1
+    assert ht.sht_get(at(NOW + 4), "b", "k0") == 9
+    ht.sht_rm(ctx, "b", "k1")
+    ht.sht_seti(ctx, "b", "new", 1)
+    assert ht.sht_iterator_next(ctx, "i") == 1
+    assert value(made, "$shtitkey(i)", ctx) == "k2"
+    assert ht.sht_iterator_rm(ctx, "i") == 1
+    assert value(made, "$shtitkey(i)", ctx) == "k3"
+    assert ht.sht_iterator_rm(ctx, "i") == -2
+    assert ht.sht_iterator_rm(ctx, "i") == -1
+    assert ht.sht_iterator_end(ctx, "i") == 1
+    assert ht.sht_iterator_end(ctx, "i") == -1
+    assert list(ht.tables["b"].items) == ["k0", "new"]
+
+
+def test_there_are_four_iterators_at_most() -> None:
+    ht, ctx = server().modules["htable"], at()
+    assert [ht.sht_iterator_start(ctx, f"i{n}", "a") for n in range(5)] == [1, 1, 1, 1, -1]
+    assert ht.sht_iterator_start(ctx, "i0", "a") == 1
+
+
+def test_a_full_table_takes_no_new_items() -> None:
+    ht, ctx = server().modules["htable"], at()
+    assert [ht.sht_seti(ctx, "small", key, 1) for key in ("x", "y", "z", "x")] == [1, 1, -1, 1]
+    ht.sht_rm(ctx, "small", "x")
+    assert ht.sht_seti(ctx, "small", "z", 1) == 1
+
+
+def test_the_timer_removes_expired_items_bit_by_bit_and_tells_an_event_route() -> None:
+    made = server(params={"event_callback": "ksr_htable_event"})
+    ht = made.modules["htable"]
+    ((callback, event, _),) = made.events
+    assert (callback, event) == ("ksr_htable_event", "htable:mod-init")
+    made.events.clear()
+    for n in range(2500):
+        ht.sht_setxi(at(), "a", f"k{n}", n, 10 if n else 1000)
+    assert ht.next_timeout() == NOW + 20
+    ht.handle_timer(NOW + 19)
+    assert len(ht.tables["a"].items) == 2500
+    ht.handle_timer(NOW + 20)
+    assert len(ht.tables["a"].items) == 500
+    ht.handle_timer(ht.next_timeout())
+    assert list(ht.tables["a"].items) == ["k0"]
+    assert ht.next_timeout() > NOW + 40
+    callback, event, ctx = made.events[0]
+    assert (callback, event, len(made.events)) == ("ksr_htable_event", "htable:expired:a", 2499)
+    assert ctx is not None
+    assert (value(made, "$shtrecord(key)", ctx), value(made, "$shtrecord(value)", ctx)) == ("k2499", 2499)
+    assert value(made, "$shtrecord(key)", at()) is None
+
+
+def test_a_table_is_loaded_from_the_database() -> None:
+    database = Database()
+    database.query(
+        "CREATE TABLE items (id INTEGER PRIMARY KEY, key_name TEXT, key_type INT, value_type INT, key_value TEXT)"
+    )
+    for row in (("text", 0, 0, "abc"), ("number", 0, 1, "42"), ("list", 1, 0, "x"), ("list", 1, 0, "y")):
+        database.query("INSERT INTO items (key_name, key_type, value_type, key_value) VALUES (?, ?, ?, ?)", row)
+    made = server("t=>size=4;dbtable=items;", database=database)
+    expected = {"text": "abc", "number": 42, "list[0]": "x", "list[1]": "y", "list::size": 2}
+    assert {key: made.modules["htable"].sht_get(at(), "t", key) for key in expected} == expected
+    database.query("UPDATE items SET key_value = 'many' WHERE key_name = 'number'")
+    for definition in ("t=>dbtable=items", "t=>dbtable=none", 't=>dbtable=no"name'):
+        with pytest.raises(DataError):
+            server(definition, database=database)
+
+
+@pytest.mark.parametrize("definition", ["", "x", "=>size=8", "x=>size=big", "x=>colour=red"])
+def test_a_wrong_definition_is_an_error_when_the_server_starts(definition: str) -> None:
+    with pytest.raises(ValueError, match="htable"):
+        Htable.Params(htable=(definition,))

@@ -1,0 +1,229 @@
+"""Matching and timers of the transaction layer (RFC 3261 sections 17.1.3, 17.2.3), and the choice of the best response."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from polykemi.errors import ParseError
+from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.message import Request, Response, parse
+from polykemi.transaction.forking import Branch, Transaction, preference
+from polykemi.transaction.layer import TransactionLayer, dialog_key, server_key
+from polykemi.transaction.tables import State
+from polykemi.transaction.target import Shared, Target
+from polykemi.transaction.timers import Timers
+
+FLOW = Flow(Listener("udp", "192.0.2.1", 5060), "192.0.2.10", 5060)
+START = 1_800_000_000.0
+
+
+def message(
+    method: str, via: str = "SIP/2.0/UDP 192.0.2.10;branch=z9hG4bKa", cseq: int = 1, uri: str = "sip:b@x"
+) -> Request:
+    """Return a request with this Via."""
+    text = (
+        f"{method} {uri} SIP/2.0\r\nVia: {via}\r\nFrom: <sip:a@x>;tag=a\r\nTo: <sip:b@x>\r\nCall-ID: c\r\n"
+        f"CSeq: {cseq} {method}\r\nContent-Length: 0\r\n\r\n"
+    )
+    parsed = parse(text.encode())
+    assert isinstance(parsed, Request)
+    return parsed
+
+
+def reply(status: int, branch: str, method: str) -> Response:
+    """Return a response to a request of ours."""
+    text = (
+        f"SIP/2.0 {status} R\r\nVia: SIP/2.0/UDP 192.0.2.1;branch={branch}\r\nVia: SIP/2.0/UDP 192.0.2.10;branch=z9hG4bKa\r\n"
+        f"From: <sip:a@x>;tag=a\r\nTo: <sip:b@x>;tag=b\r\nCall-ID: c\r\nCSeq: 1 {method}\r\nContent-Length: 0\r\n\r\n"
+    )
+    parsed = parse(text.encode())
+    assert isinstance(parsed, Response)
+    return parsed
+
+
+def transaction(request: Request, layer: TransactionLayer) -> Transaction:
+    """Return the open transaction of ``request``."""
+    t = Transaction(server_key(request), request, FLOW, ("", 0, FLOW), layer.timings, Shared(), START)
+    layer.open_server(t)
+    return t
+
+
+def layer_and_sent() -> tuple[TransactionLayer, list[bytes]]:
+    sent: list[bytes] = []
+    return TransactionLayer(lambda data, flow: sent.append(data)), sent
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (message("INVITE"), True),
+        (message("INVITE", uri="sip:changed@x"), True),  # the branch alone counts
+        (message("ACK"), True),
+        (message("CANCEL"), False),
+        (message("INVITE", "SIP/2.0/UDP 192.0.2.10;branch=z9hG4bKb"), False),
+        (message("INVITE", "SIP/2.0/UDP 192.0.2.99;branch=z9hG4bKa"), False),  # somebody else's branch
+        (message("INVITE", "SIP/2.0/UDP 192.0.2.10:5070;branch=z9hG4bKa"), False),
+    ],
+)
+def test_requests_with_one_branch_sent_by_and_method_are_one_transaction(other: Request, same: bool) -> None:
+    assert (server_key(other) == server_key(message("INVITE"))) is same
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (message("INVITE", "SIP/2.0/UDP 192.0.2.10;branch=1"), True),
+        (message("ACK", "SIP/2.0/UDP 192.0.2.10;branch=1"), True),
+        (message("INVITE", "SIP/2.0/UDP 192.0.2.10;branch=1", uri="sip:changed@x"), False),
+        (message("INVITE", "SIP/2.0/UDP 192.0.2.10;branch=1", cseq=2), False),
+        (message("INVITE", "SIP/2.0/UDP 192.0.2.10;branch=2"), False),
+    ],
+)
+def test_requests_of_rfc_2543_clients_are_told_apart_by_their_headers(other: Request, same: bool) -> None:
+    assert (server_key(other) == server_key(message("INVITE", "SIP/2.0/UDP 192.0.2.10;branch=1"))) is same
+
+
+def test_a_bare_magic_cookie_is_no_branch() -> None:
+    via = "SIP/2.0/UDP 192.0.2.10;branch=z9hG4bK"
+    assert server_key(message("INVITE", via)) != server_key(message("INVITE", via, cseq=2))
+
+
+def test_a_request_without_via_is_refused() -> None:
+    layer, _ = layer_and_sent()
+    bad = parse(b"OPTIONS sip:b@x SIP/2.0\r\nCall-ID: c\r\n\r\n")
+    assert isinstance(bad, Request)
+    with pytest.raises(ParseError):
+        layer.absorb(bad, START)
+
+
+def test_the_ack_to_a_2xx_is_not_absorbed_even_with_the_invites_branch() -> None:
+    layer, _ = layer_and_sent()
+    t = transaction(message("INVITE"), layer)
+    assert not layer.absorb(message("ACK"), START)
+    layer.respond(t, 200, b"200", START)
+    assert not layer.absorb(message("ACK"), START)
+    layer.add_alias(t, dialog_key(message("INVITE")))
+    other_branch = message("ACK", "SIP/2.0/UDP 192.0.2.10;branch=z9hG4bKother")
+    assert layer.by_alias(dialog_key(other_branch)) is t
+    layer.run_timers(START + 32)
+    assert layer.by_alias(dialog_key(other_branch)) is None
+
+
+def test_a_response_belongs_to_the_client_with_its_branch_and_method() -> None:
+    layer, _ = layer_and_sent()
+    t = transaction(message("INVITE"), layer)
+    branch = Branch(t, "z9hG4bKours", "INVITE", FLOW, layer.timings, Target("sip:b@192.0.2.20"))
+    branch.data = b"INVITE sip:b@x SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKours\r\nCSeq: 1 INVITE\r\n\r\n"
+    layer.open_client(branch, START)
+    assert layer.client_of(reply(180, "z9hG4bKours", "INVITE")) is branch
+    assert layer.client_of(reply(180, "z9hG4bKours", "OPTIONS")) is None
+    assert layer.client_of(reply(200, "z9hG4bKours", "CANCEL")) is None
+    assert layer.client_of(reply(180, "z9hG4bKother", "INVITE")) is None
+    assert layer.client_of_request("z9hG4bKours", "ACK") is branch
+    layer.close(branch)
+    assert layer.client_of(reply(180, "z9hG4bKours", "INVITE")) is None
+    assert layer.next_timeout() is None
+
+
+def test_changed_timings_count_from_now() -> None:
+    layer, _ = layer_and_sent()
+    t = transaction(message("OPTIONS"), layer)
+    branch = Branch(t, "z9hG4bKours", "OPTIONS", FLOW, layer.timings, Target("sip:b@192.0.2.20"))
+    branch.data = b"x"
+    layer.restart_timeouts(branch, START)  # not sent yet: nothing runs
+    assert layer.next_timeout() is None
+    layer.open_client(branch, START)
+    branch.expires = START + 10
+    layer.restart_timeouts(branch, START + 1)
+    while (failed := layer.run_timers(layer.next_timeout() or 0)) is None:
+        pass
+    assert failed is branch
+    layer.restart_timeouts(branch, START + 11)
+    assert layer.next_timeout() is None
+
+
+def test_an_expired_limit_fails_at_once() -> None:
+    layer, _ = layer_and_sent()
+    t = transaction(message("INVITE"), layer)
+    blind = Branch(t, "z9hG4bKours", "INVITE", FLOW, layer.timings, Target("sip:b@x"))
+    blind.expires = START - 5
+    layer.wait(blind, START)
+    assert layer.run_timers(START) is blind
+
+
+def test_the_order_of_preference_among_final_responses() -> None:
+    statuses = [503, 500, 487, 404, 407, 302, 603, 408]
+    assert sorted(statuses, key=preference) == [603, 302, 407, 404, 487, 408, 500, 503]
+
+
+def test_a_transaction_let_go_keeps_its_request_only_where_more_2xx_may_come() -> None:
+    layer, _ = layer_and_sent()
+    t = transaction(message("INVITE"), layer)
+    branch = Branch(t, "z9hG4bKours", "INVITE", FLOW, layer.timings, Target("sip:b@x"))
+    branch.state = State.ACCEPTED
+    t.on_reply = "REPLY"
+    t.branches.append(branch)
+    t.let_go()
+    assert t.request.method == "INVITE"
+    assert branch.transaction is t
+    branch.state = State.COMPLETED
+    t.branches.append(branch)
+    t.let_go()
+    assert branch.transaction is None
+    with pytest.raises(LookupError):
+        _ = t.request
+
+
+# ---- timers
+def test_timers_fire_in_order_whatever_their_lengths() -> None:
+    rng = random.Random(1)
+    timers = Timers({0.5, 1.0, 32.0})
+    lengths = [rng.choice([0.5, 1.0, 32.0, rng.uniform(0, 40)]) for _ in range(300)]
+    running = [timers.start(length, i, i, START) for i, length in enumerate(lengths)]
+    stopped = set(rng.sample(range(300), 100))
+    for i in stopped:
+        timers.stop(running[i])
+        timers.stop(running[i])
+    fired: list[int] = []
+    now = START
+    while (due := timers.next_timeout()) is not None:
+        assert due >= now
+        now = due
+        while (found := timers.pop(now)) is not None:
+            owner, event = found
+            assert owner == event
+            assert START + lengths[owner] == now
+            fired.append(owner)
+    assert sorted(fired) == sorted(set(range(300)) - stopped)
+    assert len(timers) == 0
+
+
+def test_nothing_is_due_before_its_time() -> None:
+    timers = Timers({1.0})
+    timers.start(1.0, "x", 7, START)
+    assert timers.pop(START + 0.999) is None
+    assert timers.pop(START + 1.0) == ("x", 7)
+    assert timers.pop(START + 100) is None
+
+
+def test_stopped_timers_do_not_pile_up() -> None:
+    timers = Timers({120.0})
+    kept = timers.start(120.0, "kept", 1, START)
+    odd = timers.start(77.7, "odd", 2, START)
+    for i in range(20_000):
+        timers.stop(timers.start(120.0 if i % 2 else 99.9, i, 0, START))
+        assert len(timers) < 2100
+    assert timers.next_timeout() == odd.deadline
+    assert timers.pop(START + 200) == ("odd", 2)
+    assert timers.pop(START + 200) == ("kept", 1)
+    assert kept.owner is None
+
+
+def test_a_clock_that_is_set_back_does_not_hold_timers_up() -> None:
+    timers = Timers({10.0})
+    timers.start(10.0, "late", 1, START)
+    timers.start(10.0, "early", 2, START - 3600)
+    assert timers.next_timeout() == START - 3590
+    assert timers.pop(START - 3590) == ("early", 2)
