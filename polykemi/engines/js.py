@@ -100,7 +100,6 @@ class JsEngine:
         self._fatal: BaseException | None = None
         self._finished = threading.Event()
         self._paused: threading.Event | None = None  # a load waits for the loop to pause
-        self._pumping = False  # JavaScript comes back to V8's message pump
         self._task = 0
         self._loading = threading.Lock()
         self._v8 = v8 = V8(host.limits.memory)
@@ -377,18 +376,18 @@ class JsEngine:
 
     def _watch(self, seconds: float) -> None:
         """End a block that runs too long. ``_next`` gives out none once ``_expired`` is set, so that only this one is hit."""
-        running, pumping = self._running, self._pumping
-        if seconds <= 0 or self._expired is not None or time.monotonic() - self._started <= seconds:
-            return
-        if running is not None:
+        running = self._running
+        if running is not None and seconds > 0 and self._expired is None and time.monotonic() - self._started > seconds:
             self._expired = running
-        if self._running is running and (running is not None or pumping):
-            self._v8.cancel(self._task)
+            if self._running is running:
+                self._v8.cancel(self._task)
 
     def _next(self) -> None:
         """Give JavaScript the next block to run, waiting for it in the event loop."""
         self._running = self._current.ctx = None
         self._values.end_run()
+        if self._expired is not None and self._expired.error is None:  # V8 stopped its promises only
+            self._expired.error = self._overtime()
         try:
             block = self._pull()
         except BaseException as error:  # noqa: BLE001
@@ -396,8 +395,6 @@ class JsEngine:
             block = None
         if block is None:
             self._values.words[3] = STOP
-            self._started = time.monotonic()  # what promises have left to do comes now
-            self._pumping = True
 
     def _pull(self) -> RouteContext | None:
         """Return the block that was ordered, None when JavaScript shall come back to V8's message pump."""
@@ -419,7 +416,6 @@ class JsEngine:
         """JavaScript has come back to the message pump: for a moment, to stop, or because it was stopped."""
         expired, running = self._expired is not None, self._running
         self._expired = self._running = None
-        self._pumping = False
         if outcome.failed and running is not None:
             if self._processes or self._values.words[3] == ENTERED:
                 running.error = self._stopped(outcome, expired=expired)
@@ -438,7 +434,7 @@ class JsEngine:
         """V8 stopped a block: undo what is half done and return the error."""
         error: ScriptError
         if expired:
-            error = ScriptTimeout(self._file, None, f"ran longer than {self._host.limits.seconds:g} s")
+            error = self._overtime()
         elif self._v8.out_of_memory():
             error = ScriptError(self._file, None, f"needs more memory than its {self._v8.memory} octets")
             self._v8.limit_memory()
@@ -456,7 +452,11 @@ class JsEngine:
         self._values.forget()
         return error
 
+    def _overtime(self) -> ScriptTimeout:
+        return ScriptTimeout(self._file, None, f"ran longer than {self._host.limits.seconds:g} s")
+
     def _load_error(self, file: str, number: int, outcome: Outcome, *, expired: bool) -> ScriptLoadError:
+        self._values.forget()
         if expired:
             return ScriptLoadError(file, None, f"ran longer than {LOAD_SECONDS:g} s")
         if self._v8.out_of_memory():

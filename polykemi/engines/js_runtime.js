@@ -13,6 +13,7 @@
 //   words[2..7]    of a call: the arguments; of a text in TEXT: its length
 //   words[8..13]   of a call: the number to keep a text under from now on (-1: none)
 //   words[3..4]    of a route block: the number of the script's function (or STOP when there is none), the kind of its argument
+//   words[14]      1 while a route block or the loading of a script may call KSR
 //   doubles[0]     a number that is no Int32
 //   octets, units  the text area: one octet or one UTF-16 code unit a character
 //
@@ -20,14 +21,15 @@
 // first (`const`) or pinned (what is called as a method), and loops are written so that they need no iterators.
 (function boot(shared, entries) {
   'use strict';
-  const { Array, Error, Map, Promise, RangeError, Reflect, String, TypeError } = globalThis;
+  const { Array, Error, Map, Promise, RangeError, Reflect, String } = globalThis;
   const { Float64Array, Int32Array, Uint16Array, Uint8Array, RegExp } = globalThis;
   const { apply } = Reflect;
   const { defineProperty, getOwnPropertyNames } = Object;
   const fromCharCode = String.fromCharCode;
   const evaluate = globalThis.eval; // called by this name it evaluates in the global scope
   const uncurried = (method) => (self, ...rest) => apply(method, self, rest);
-  const [indexOf, slice, exec] = [String.prototype.indexOf, String.prototype.slice, RegExp.prototype.exec].map(uncurried);
+  const indexOf = uncurried(String.prototype.indexOf), slice = uncurried(String.prototype.slice);
+  const exec = uncurried(RegExp.prototype.exec), then = uncurried(Promise.prototype.then);
   const pin = (owner, name) => defineProperty(owner, name, { writable: false, configurable: false });
   pin(String.prototype, 'charCodeAt');
   pin(Map.prototype, 'get');
@@ -39,7 +41,7 @@
   const PIECE = 1 << 16, LONGEST = 1 << 24; // six pieces fit into the text area; characters
   const NULL = 0, INT = 1, FALSE = 2, TRUE = 3, DOUBLE = 4, NUMBERED = 5, OCTETS = 6, UNITS = 7, PIECES = 8;
   const EXIT = 9, BLOCK = 10, FAILED = 11, WHERE = 12; // beyond values
-  const ENTERED = -3, BETWEEN_PUMPS = 20000;
+  const OPEN = 14, ENTERED = -3, BETWEEN_PUMPS = 20000;
   const EXIT_TEXT = '~~ksr~exit~~'; // what KSR.x.exit() throws, as in Kamailio
 
   const words = new Int32Array(shared, 0, 16), doubles = new Float64Array(shared, 64, 1);
@@ -196,6 +198,7 @@
         const outer = run;
         runBlock();
         run = outer;
+        words[OPEN] = 1;
         resume();
       } else if (kind === WHERE) {
         sendTexts('', stackOf(new Error()));
@@ -221,9 +224,14 @@
     return outcome();
   }
 
+  function mayNotCall() {
+    if (leaving) throw EXIT_TEXT;
+    throw new Error('KSR is called when no route block runs');
+  }
+
   function bindPlain(enter, index, ignoresArguments) {
     return function (...given) {
-      if (leaving) throw EXIT_TEXT;
+      if (leaving || words[OPEN] === 0) mayNotCall();
       if (given.length > 0 && !ignoresArguments) return misfitted(index, given.length, 0);
       enter();
       return outcome();
@@ -232,7 +240,7 @@
 
   function bindText(enter, index) { // one text: most calls
     return function (...given) {
-      if (leaving) throw EXIT_TEXT;
+      if (leaving || words[OPEN] === 0) mayNotCall();
       if (given.length === 0 || given.length > 6) return misfitted(index, given.length, 1);
       const value = given[0], text = typeof value === 'string' ? value : `${value}`;
       const number = kept.get(text);
@@ -250,7 +258,7 @@
   function bindAny(enter, index, types) {
     const n = types.length;
     return function (...given) {
-      if (leaving) throw EXIT_TEXT;
+      if (leaving || words[OPEN] === 0) mayNotCall();
       if (given.length < n || given.length > 6) return misfitted(index, given.length, n);
       const values = new Array(n);
       for (let i = 0; i < n; i++) {
@@ -337,20 +345,27 @@
     const handler = handlers[words[3]], kind = words[4];
     words[3] = ENTERED;
     run = ++runs;
+    words[OPEN] = 1;
     leaving = false;
     try {
       const argument = take(kind);
       const callback = handler();
       if (typeof callback !== 'function') return;
       const result = kind === NULL ? callback() : callback(argument);
+      let rejected = false, reason;
       if (typeof result === 'object' && result instanceof Promise) {
-        throw new TypeError('a route block must not be async: what comes after await would have no message');
+        then(result, undefined, (error) => {
+          rejected = true;
+          reason = error;
+        });
       }
+      %PerformMicrotaskCheckpoint(); // what promises have to do belongs to this block
+      if (rejected) throw reason;
     } catch (error) {
       if (!leaving && error !== EXIT_TEXT) fail(error);
     } finally {
       leaving = false;
-      run = 0;
+      run = words[OPEN] = 0;
     }
   }
 
@@ -383,6 +398,7 @@
     const end = indexOf(this, '\n');
     const name = slice(this, 0, end), source = slice(this, end + 1);
     mustParse(source);
+    words[OPEN] = 1;
     const before = globalThis.KSR;
     install();
     let loaded = false;
@@ -392,10 +408,12 @@
         '(function () {' + source + '\n;return function () { return eval(arguments[0]); }; })\n//# sourceURL=' + name);
       const scope = apply(make, globalThis, []);
       const found = functionsOf(scope, source);
+      %PerformMicrotaskCheckpoint();
       handlers = found.handlers;
       loaded = true;
       return found.names;
     } finally {
+      words[OPEN] = 0;
       if (!loaded) restore(before);
     }
   }

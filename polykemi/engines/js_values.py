@@ -13,6 +13,7 @@ STOP: Final = -1  # for words[3]: no more route blocks
 ENTERED: Final = -3  # words[3] when JavaScript has begun a route block
 
 SIZE: Final = 1 << 20  # of the buffer, octets
+_OPEN: Final = 14  # words[14] is 1 while JavaScript may call
 _TEXT: Final = 128  # octet where texts begin
 _SHORT: Final = 64  # characters of a text that is numbered
 _KEPT: Final = 4096
@@ -137,7 +138,8 @@ class Values:
             self._pieces.clear()
 
     def forget(self) -> None:
-        """Number the results anew: JavaScript was stopped and may have missed one."""
+        """JavaScript was stopped: it may not call on, and it may have missed the number of a result."""
+        self.words[_OPEN] = 0
         self._numbers.clear()
 
     def close(self) -> None:

@@ -44,6 +44,9 @@ _FUNCTIONS: Final = (
     "mr_make_js_callback",
     "mr_set_hard_memory_limit",
 )
+# gives js_runtime.js the word for "run what promises have to do now": mini_racer does that outside of every task, where
+# it could not be stopped
+_FLAG: Final = "--allow-natives-syntax"
 _ENTRY: Final = 1 << 40  # callback numbers of entries start here, those of tasks below
 
 # types of mini_racer's values (value.h)
@@ -73,7 +76,7 @@ def _library() -> Any:
     try:
         from py_mini_racer import _dll
 
-        library = _dll.init_mini_racer(ignore_duplicate_init=True)
+        library = _dll.init_mini_racer(flags=(*_dll.DEFAULT_V8_FLAGS, _FLAG), ignore_duplicate_init=True)
         value = _dll.RawValueHandle._type_
         fields = [name for name, _ in value._fields_]
     except (ImportError, AttributeError, TypeError) as error:
@@ -113,6 +116,11 @@ class V8:
         self.limit_memory()
         self._undefined = dll.mr_alloc_int_val(context, 0, _UNDEFINED)
         self._nothing = self.eval("[]")
+        try:
+            self.eval("%PerformMicrotaskCheckpoint()")
+        except RuntimeError:
+            self._finalizer()
+            raise UsageError(f"V8 was started in this process without its flag {_FLAG}") from None
         self.thread = 0  # the identifier of the isolate's thread
         self._call(self.entry(self._settle))
         self._leave = self.entry(_give_thread_state_back)

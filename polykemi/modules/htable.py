@@ -36,7 +36,8 @@ _FAKED_MESSAGE: Final = (
 class HtableParams:
     """Kamailio's names and defaults; ``htable`` has one definition for each table."""
 
-    htable: tuple[str, ...] = ()  # "ipban=>size=8;autoexpire=300;"
+    # Kamailio's default is none: "ipban" is what the sample scripts, ours and Kamailio's, keep banned addresses in
+    htable: tuple[str, ...] = ("ipban=>size=8;autoexpire=300",)
     timer_interval: int = 20  # seconds between two looks for expired items
     key_name_column: str = "key_name"
     key_type_column: str = "key_type"

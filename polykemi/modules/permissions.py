@@ -99,7 +99,7 @@ class Permissions(Module):
                 f'SELECT src_ip, proto, from_pattern, ruri_pattern, tag FROM "{table}" ORDER BY priority DESC'
             )
         except DataError as error:  # the table is optional
-            log.info("allow_trusted will match nothing: %s", error)
+            log.debug("allow_trusted will match nothing: %s", error)
             return {}
         out: dict[str, list[Trusted]] = {}
         for source, proto, from_pattern, ruri_pattern, tag in rows:

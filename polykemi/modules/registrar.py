@@ -246,7 +246,7 @@ class Registrar(Module):
             binding.uri,
             dst_uri,
             path=path,
-            q=max(binding.q, 0),
+            q=binding.q,
             flags=binding.bflags,
             listener=self._listeners.get(binding.listener),
             instance=binding.instance,

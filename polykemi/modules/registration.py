@@ -12,7 +12,8 @@ from polykemi.kemi.context import RouteContext
 from polykemi.modules.base import Services
 from polykemi.modules.usrloc import Usrloc, is_valid
 from polykemi.sip.flow import Listener
-from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted
+from polykemi.sip.digest import quote
+from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted, unquote
 from polykemi.sip.message import Request
 from polykemi.sip.uri import parse_uri
 from polykemi.storage.location import Binding
@@ -212,7 +213,7 @@ class Registration:
             text = contact.param("expires")
             if text:
                 expires = parse_expires(text, self._params.default_expires)
-            new.instance = (contact.param("+sip.instance") or "").strip('"')
+            new.instance = unquote(contact.param("+sip.instance") or "")
             reg_id = contact.param("reg-id") or ""
             new.reg_id = int(reg_id) if reg_id.isdecimal() and len(reg_id) <= 9 else 0
             q = parse_q(contact.param("q"), q)
@@ -352,7 +353,7 @@ def render_contacts(bindings: list[Binding], now: float, received_param: str) ->
         if b.received and received_param:
             text += f';{received_param}="{b.received}"'
         if b.instance:
-            text += f';+sip.instance="{b.instance}"'
+            text += f";+sip.instance={quote(b.instance)}"
         if b.reg_id:
             text += f";reg-id={b.reg_id}"
         out.append(text)

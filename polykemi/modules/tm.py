@@ -53,7 +53,8 @@ class Tm(TmSettings, TmStatus):
         return self.layer.absorb(request, now)
 
     def client_of(self, response: Response) -> ClientTransaction | None:
-        """Return the client transaction of ``response``. Raise ParseError."""
+        """Return the client transaction of ``response``. Raise ParseError, also when it could not be forwarded."""
+        _ = response.content_length
         return self.layer.client_of(response)
 
     def handle_response(

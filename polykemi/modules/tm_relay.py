@@ -41,6 +41,7 @@ class Settings:
         "fr_inv",
         "max_inv",
         "max_noninv",
+        "no_e2e_cancel_reason",
         "no_internal_reply",
         "retr1",
         "retr2",
@@ -54,6 +55,7 @@ class Settings:
         self.auto_inv_100 = -1  # -1: the parameter's
         self.disable_6xx = False
         self.no_internal_reply = False
+        self.no_e2e_cancel_reason = False
 
 
 class Relayer:
@@ -139,7 +141,11 @@ class Relayer:
                 return 0
         if t.is_answered or (t.canceled and not t.suspended):
             return E_UNSPEC
-        return (yield from self._fork(ctx, t, hop, replicate))
+        try:
+            return (yield from self._fork(ctx, t, hop, replicate))
+        except ParseError as error:  # the request cannot be copied: a header that nobody has looked at is malformed
+            t.error = ctx.cache["reply_error"] = (error.status, error.reason)
+            return E_BAD_URI
 
     def _fork(self, ctx: RouteContext, t: Transaction, hop: Flow | None, replicate: bool) -> Process[int]:
         targets = _targets(ctx)
@@ -354,7 +360,9 @@ class Relayer:
         if invite.is_answered:
             return 1
         invite.canceled = True
-        reason = request.get("reason") if self._params.e2e_cancel_reason else None
+        settings: Settings | None = ctx.cache.get("tm.settings")
+        passes_reason = self._params.e2e_cancel_reason and not (settings and settings.no_e2e_cancel_reason)
+        reason = request.get("reason") if passes_reason else None
         if invite.suspended is not None:
             self._layer.close(invite.suspended)
             invite.suspended = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from polykemi.errors import ParseError
 from polykemi.kemi.registry import RouteContext
 from polykemi.modules.base import Services
 from polykemi.sip.build import forward_response, response
@@ -97,7 +99,8 @@ class Replier:
             return True
         t.status = status
         if status < 300 and t.method == "INVITE":
-            self.layer.add_alias(t, dialog_key(t.request))
+            with contextlib.suppress(ParseError):  # From and To are read by nobody else on this way
+                self.layer.add_alias(t, dialog_key(t.request))
         self.active -= 1
         count(f"tmx.{status // 100}xx_transactions")
         if t.suspended is not None:

@@ -167,6 +167,12 @@ class TmSettings(Module):
             ctx.transaction.disable_6xx = bool(state)
         return 1
 
+    @export(routes=Route.REQUEST)
+    def t_set_no_e2e_cancel_reason(self, ctx: RouteContext, state: int) -> int:
+        """Keep the Reason of this CANCEL to ourselves (1), or let it go along (0). Answers 1."""
+        self.settings_of(ctx).no_e2e_cancel_reason = bool(state)
+        return 1
+
     @export()
     def t_set_disable_internal_reply(self, ctx: RouteContext, state: int) -> int:
         """Leave the answer to the script when t_relay could not send anything (1). Answers 1."""

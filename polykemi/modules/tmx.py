@@ -65,6 +65,48 @@ class Tmx(Module):
         ctx.transaction.shared.flags = ctx.shared.flags
         return 1
 
+    @export()
+    def t_flush_xflags(self, ctx: RouteContext) -> int:
+        """Bring the extended flags into the transaction, which shares them already: 1, or -1 without a transaction."""
+        if ctx.transaction is None:
+            return -1
+        ctx.transaction.shared.xflags = ctx.shared.xflags
+        return 1
+
+    # ---- another call
+    def _invite_with(self, callid: str, cseq: str) -> Transaction | None:
+        """Return the INVITE transaction of a call that is still being set up."""
+        for t in self.tm.layer.server_transactions():
+            if isinstance(t, Transaction) and t.method == "INVITE" and not t.is_answered:
+                request = t.request
+                if request.call_id == callid and str(request.cseq[0]) == cseq:
+                    return t
+        return None
+
+    @export()
+    def t_cancel_callid(self, ctx: RouteContext, callid: str, cseq: str, flag: int) -> int:
+        """Cancel the branches of the INVITE with this Call-ID and CSeq number; its message ``flag`` is set. Answers 1 or -1."""
+        return self.t_cancel_callid_reason(ctx, callid, cseq, flag, 0)
+
+    @export()
+    def t_cancel_callid_reason(self, ctx: RouteContext, callid: str, cseq: str, flag: int, reason: int) -> int:
+        """Cancel like ``t_cancel_callid``, with ``reason`` (a SIP status, 0 for none) in the Reason of the CANCELs."""
+        t = self._invite_with(callid, cseq)
+        if t is None or not 0 <= flag <= 31:
+            return -1
+        t.shared.flags |= 1 << flag
+        self.tm.replier.cancel_branches(t, ctx.now, f"SIP;cause={reason}" if reason else "")
+        return 1
+
+    @export()
+    def t_reply_callid(self, ctx: RouteContext, callid: str, cseq: str, code: int, reason: str) -> int:
+        """Reply to the INVITE with this Call-ID and CSeq number: 1, or -1 when there is none that waits for an answer."""
+        t = self._invite_with(callid, cseq)
+        if t is None or not 100 <= code <= 699 or "\n" in reason or "\r" in reason:
+            return -1
+        return 1 if self.tm.replier.reply(t, code, reason, ctx.now, headers=t.reply_headers) else -1
+
+    # ---- branches
     @export(routes=Route.REQUEST | Route.REPLY | Route.ONREPLY | Route.FAILURE)
     def t_cancel_branches(self, ctx: RouteContext, which: str) -> int:
         """Cancel pending branches: ``all``, ``others`` (than that of this reply) or ``this``. Answers 1 or -1."""

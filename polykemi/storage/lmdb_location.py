@@ -155,9 +155,7 @@ class LmdbLocation:
 
     def commit(self) -> None:
         """Write what is staged. The next read sees what other processes have committed."""
-        if self._reader is not None:
-            self._reader.abort()
-            self._reader = None
+        self._end_reading()
         for table, staged in self._staged.items():
             if staged:
                 self._table(table)
@@ -246,9 +244,7 @@ class LmdbLocation:
         """Return the handles of ``table``, which is made when it does not exist."""
         handles = self._tables.get(table)
         if handles is None:
-            if self._reader is not None:  # its snapshot is older than the new databases
-                self._reader.abort()
-                self._reader = None
+            self._end_reading()  # its snapshot is older than the new databases
             name = table.encode("latin-1", "replace")
 
             def make() -> _Table:
@@ -261,10 +257,16 @@ class LmdbLocation:
         self._reader = self._transaction()
         return self._reader
 
+    def _end_reading(self) -> None:
+        if self._reader is not None:
+            self._reader.abort()
+            self._reader = None
+
     def _transaction(self) -> Any:
         try:
             return self._env.begin()
         except lmdb.MapResizedError:  # another process has grown the file
+            self._end_reading()
             self._env.set_mapsize(0)
             return self._env.begin()
 

@@ -99,6 +99,10 @@ class TransactionLayer:
         """Return the server transaction that was given ``alias``."""
         return self._servers.get(alias)
 
+    def server_transactions(self) -> list[ServerTransaction]:
+        """Return all server transactions; those with an alias stand there more than once."""
+        return list(self._servers.values())
+
     def close(self, machine: Machine) -> None:
         """End a transaction at once."""
         self._stop(machine)

@@ -17,53 +17,60 @@ def mod_init():
 
 
 class Server:
+    """What is called from outside. Kamailio wants a number from each; nothing reads it."""
+
     def child_init(self, rank):
         return 0
 
     def ksr_request_route(self, msg):
-        if refuse_bad_request():
-            return
-        detect_nat()
-        if KSR.is_CANCEL():
-            if KSR.tm.t_check_trans() > 0:
-                relay()
-            return
-        if route_in_dialog():
-            return
-        if KSR.is_ACK():  # outside of a dialog it acknowledges nothing
-            return
-        if is_retransmission():
-            return
-        if not authenticate():
-            return
-
-        KSR.hdr.remove("Route")  # a route set that came with the first request is not followed
-        if KSR.is_method_in("IS"):
-            KSR.rr.record_route()
-
-        if not KSR.is_myself_ruri():  # to another domain, from one of our users
-            relay()
-        elif KSR.is_REGISTER():
-            register()
-        elif KSR.corex.has_ruri_user() < 0:
-            KSR.sl.sl_send_reply(484, "Address Incomplete")
-        else:
-            route_to_user()
+        route_request()
+        return 1
 
     def ksr_branch_manage(self, msg):
         KSR.dbg(f"new branch {KSR.pv.gete('$T_branch_idx')} to {KSR.pv.gete('$ru')}\n")
         manage_nat()
+        return 1
 
     def ksr_onreply_manage(self, msg):
         if 100 < KSR.kx.get_status() < 300:
             manage_nat()
+        return 1
 
     def ksr_failure_manage(self, msg):
-        """The call was not taken: busy, no answer, declined. Without a new target here the caller gets the best reply."""
-        if KSR.tm.t_is_canceled() > 0:
-            return
-        if KSR.tm.t_check_status("408|480|486|600|603") > 0:
-            KSR.info(f"call to {KSR.pv.gete('$ru')} was not answered\n")
+        if KSR.tm.t_is_canceled() <= 0:
+            note_missed_call()
+        return 1
+
+
+def route_request():
+    if refuse_bad_request():
+        return
+    detect_nat()
+    if KSR.is_CANCEL():
+        if KSR.tm.t_check_trans() > 0:
+            relay()
+        return
+    if route_in_dialog():
+        return
+    if KSR.is_ACK():  # outside of a dialog it acknowledges nothing
+        return
+    if is_retransmission():
+        return
+    if not authenticate():
+        return
+
+    KSR.hdr.remove("Route")  # a route set that came with the first request is not followed
+    if KSR.is_method_in("IS"):
+        KSR.rr.record_route()
+
+    if not KSR.is_myself_ruri():  # to another domain, from one of our users
+        relay()
+    elif KSR.is_REGISTER():
+        register()
+    elif KSR.corex.has_ruri_user() < 0:
+        KSR.sl.sl_send_reply(484, "Address Incomplete")
+    else:
+        route_to_user()
 
 
 def refuse_bad_request():
@@ -201,3 +208,9 @@ def manage_nat():
             KSR.rr.add_rr_param(";nat=yes")
     elif receiver:
         KSR.nathelper.set_contact_alias()
+
+
+def note_missed_call():
+    """The call was not taken: busy, no answer, declined. Without a new target here the caller gets the best reply."""
+    if KSR.tm.t_check_status("408|480|486|600|603") > 0:
+        KSR.info(f"call to {KSR.pv.gete('$ru')} was not answered\n")

@@ -35,14 +35,15 @@ class ServerProcess:
 
     def start(self) -> None:
         """Start (again) and wait until it is ready."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "polykemi", "serve", *self._arguments, "--listen", f"udp:127.0.0.1:{self.port}"]
-            + ["--domain", DOMAIN, "--data", str(self.data)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=(self.data / "server.log").open("ab"),
-            text=True,
-        )
+        with (self.data / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "polykemi", "serve", *self._arguments, "--listen", f"udp:127.0.0.1:{self.port}"]
+                + ["--domain", DOMAIN, "--data", str(self.data)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         assert self.process.stdout is not None
         self.greeting = []
         for line in self.process.stdout:

@@ -595,21 +595,38 @@ def test_a_stack_that_a_script_made_up_is_taken_as_text(bench: Bench) -> None:
     assert "ksr:script/99:5:1" in ctx.error.traceback
 
 
-def test_an_async_route_block_is_an_error(bench: Bench) -> None:
-    ctx = bench.run(bench.engine(f"async function {MAIN}() {{}}"))
-    assert isinstance(ctx.error, ScriptError)
-    assert "must not be async" in ctx.error.cause
+def test_async_functions_and_promises_belong_to_their_route_block(bench: Bench) -> None:
+    engine = bench.engine(
+        f"""async function {MAIN}() {{
+            await null; KSR.info("relayed " + KSR.tm.t_relay()); await null; KSR.x.exit(); KSR.info("after");
+        }}
+        async function ksr_branch_manage() {{ throw new Error("branch"); }}
+        async function broken() {{
+            await null;
+            nothing.here();
+        }}
+        function later() {{ Promise.resolve("later").then(KSR.info); }}"""
+    )
+    first, broken, later = bench.block(), bench.block("broken"), bench.block("later")
+    bench.run(engine, first, broken, later)
+    assert bench.said == ["relayed", "relayed 1", "later"]
+    assert (first.error, later.error) == (None, None)
+    assert isinstance(broken.error, ScriptError)
+    assert broken.error.line == 7
 
 
-def test_what_promises_do_later_has_no_message(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    engine = bench.engine(f"function {MAIN}() {{ Promise.resolve().then(function () {{ KSR.info('late'); }}); }}")
-    if bench.mode == "resident":
-        bench.run(engine)
-        assert bench.said == []
-        assert "KSR.info: called outside of message processing" in caplog.text
-    else:  # the caller still waits
-        bench.run(engine)
-        assert bench.said == ["late"]
+def test_ksr_is_closed_for_what_a_stopped_route_block_left_behind(bench: Bench) -> None:
+    engine = bench.engine(
+        f"""var failures = [];
+        function {MAIN}() {{
+            Promise.resolve("late").then(KSR.info).catch(function (e) {{ failures.push(String(e)); }});
+            for (;;) {{}}
+        }}
+        function tell() {{ KSR.info(failures.join()); }}""",
+        Limits(0.05),
+    )
+    bench.run(engine, bench.block(), bench.block("tell"))
+    assert bench.said == ["Error: KSR is called when no route block runs"]
 
 
 # ---- nested blocks
@@ -852,8 +869,9 @@ def test_promises_that_never_end_are_stopped(bench: Bench) -> None:
         function fine() {{ KSR.info("fine"); }}""",
         Limits(0.05),
     )
-    bench.run(engine)
-    bench.run(engine, bench.block("fine"))
+    endless = bench.block()
+    bench.run(engine, endless, bench.block("fine"))
+    assert isinstance(endless.error, ScriptTimeout)
     assert bench.said == ["fine"]
 
 

@@ -26,12 +26,36 @@ def lua(tmp_path: Path) -> Bench:
 
 # ---- sandbox
 
-_HOST_THINGS = """
-io python ffi jit newproxy string.dump os.execute os.remove os.rename os.tmpname os.getenv os.setlocale package.loadlib
-package.loaders package.searchpath package.preload.ffi package.loaded.io package.loaded.ffi package.loaded.jit
-package.loaded.python debug.getinfo debug.sethook debug.getregistry debug.getupvalue debug.setmetatable debug.setlocal
-package.loaded.debug.getinfo package.loaded.os.execute
-""".split()
+_HOST_THINGS = [
+    "io",
+    "python",
+    "ffi",
+    "jit",
+    "newproxy",
+    "string.dump",
+    "os.execute",
+    "os.remove",
+    "os.rename",
+    "os.tmpname",
+    "os.getenv",
+    "os.setlocale",
+    "package.loadlib",
+    "package.loaders",
+    "package.searchpath",
+    "package.preload.ffi",
+    "package.loaded.io",
+    "package.loaded.ffi",
+    "package.loaded.jit",
+    "package.loaded.python",
+    "debug.getinfo",
+    "debug.sethook",
+    "debug.getregistry",
+    "debug.getupvalue",
+    "debug.setmetatable",
+    "debug.setlocal",
+    "package.loaded.debug.getinfo",
+    "package.loaded.os.execute",
+]
 
 
 def test_a_script_reaches_nothing_of_the_host(lua: Bench) -> None:
@@ -87,7 +111,7 @@ def test_bytecode_is_not_loaded(lua: Bench, tmp_path: Path) -> None:
     )
     assert [seen for seen in lua.seen if seen not in ("null", "false")] == [
         "str attempt to load chunk with wrong mode"
-    ] * 2 + [f"str error loading module 'code': attempt to load chunk with wrong mode"]
+    ] * 2 + ["str error loading module 'code': attempt to load chunk with wrong mode"]
     with pytest.raises(ScriptLoadError, match="wrong mode"):
         lua.engine.load(tmp_path / "code.lua")
 
@@ -150,7 +174,9 @@ def test_no_file_outside_of_the_scripts_directory_is_read(tmp_path: Path, name: 
 
 def test_dofile_and_loadfile_read_the_scripts_directory(lua: Bench, tmp_path: Path) -> None:
     (tmp_path / "part.lua").write_text("#!/usr/bin/lua\nfunction part() KSR.lab.number(3) end return 5")
-    lua.script(lua=f'a = dofile("part.lua") b = loadfile("{tmp_path}/part.lua")() function ksr_request_route() part() show(a, b) end')
+    lua.script(
+        lua=f'a = dofile("part.lua") b = loadfile("{tmp_path}/part.lua")() function ksr_request_route() part() show(a, b) end'
+    )
     lua.call()
     assert lua.given == [(3,)]
     assert lua.seen == ["num 5", "num 5"]
@@ -240,7 +266,17 @@ def test_coroutines_work_as_in_lua(lua: Bench) -> None:
         show(pcall(coroutine.wrap(function() error("x", 0) end)))
         """
     )
-    assert lua.seen[:9] == ["true", "num 2", "false", "num 5", "str dead", "false", "str cannot resume dead coroutine", "num 1", "num 2"]
+    assert lua.seen[:9] == [
+        "true",
+        "num 2",
+        "false",
+        "num 5",
+        "str dead",
+        "false",
+        "str cannot resume dead coroutine",
+        "num 1",
+        "num 2",
+    ]
 
 
 def test_a_route_block_may_be_run_from_inside_of_a_coroutine(lua: Bench, caplog: pytest.LogCaptureFixture) -> None:

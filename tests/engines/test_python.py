@@ -59,7 +59,10 @@ def test_callbacks_are_methods_of_what_mod_init_returns(python: Bench) -> None:
     [
         ("def mod_init(): return None", "mod_init() must return an object, not None"),
         ("def mod_init(): return 5", "what mod_init() returned has no child_init()"),
-        ("class R:\n  def child_init(self, rank): return 'x'\ndef mod_init(): return R()", "must return an integer, not str"),
+        (
+            "class R:\n  def child_init(self, rank): return 'x'\ndef mod_init(): return R()",
+            "must return an integer, not str",
+        ),
         ("class R:\n  def child_init(self, rank): return 1 / 0\ndef mod_init(): return R()", ":3: ZeroDivisionError"),
         ("import sys\nsys.exit()", ":3: ended itself while it was loading"),
         ("KSR.x.exit()", ":2: ended itself while it was loading"),
@@ -227,7 +230,7 @@ def test_modules_of_the_server_survive_a_script_that_lies_above_them(tmp_path: P
     (tmp_path / "polykemi_test_helper.py").write_text("")
     sys.path.insert(0, str(tmp_path))
     try:
-        import polykemi_test_helper  # type: ignore[import-not-found]  # noqa: PLC0415
+        import polykemi_test_helper  # type: ignore[import-not-found]
     finally:
         sys.path.remove(str(tmp_path))
     bench = Bench("python", tmp_path, Limits())
@@ -253,7 +256,9 @@ def test_dataclasses_and_annotations_work_in_a_script(python: Bench) -> None:
 # ---- the end of a route, errors
 
 
-@pytest.mark.parametrize("end", ["sys.exit()", "sys.exit('text')", "exit()", "quit()", "raise SystemExit", "KSR.x.exit()"])
+@pytest.mark.parametrize(
+    "end", ["sys.exit()", "sys.exit('text')", "exit()", "quit()", "raise SystemExit", "KSR.x.exit()"]
+)
 def test_an_exit_ends_the_route_unless_a_bare_except_takes_it(python: Bench, end: str) -> None:
     stdin = sys.stdin
     python.route(python=f"import sys\ntry: {end}\nexcept Exception: show(1)\nshow(2)")
@@ -290,7 +295,9 @@ def test_the_time_limit_comes_again_when_a_bare_except_takes_it(tmp_path: Path) 
     bench = Bench("python", tmp_path, Limits(seconds=0.03))
     try:
         with pytest.raises(ScriptTimeout) as caught:
-            bench.route(python="for _ in range(3):\n    try:\n        while True: pass\n    except: show(1)\nwhile True: pass")
+            bench.route(
+                python="for _ in range(3):\n    try:\n        while True: pass\n    except: show(1)\nwhile True: pass"
+            )
         assert bench.seen == ["num 1"] * 3
         assert (caught.value.file, caught.value.line) == (str(bench.path), 7)
     finally:

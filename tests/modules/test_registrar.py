@@ -114,6 +114,13 @@ def test_the_200_lists_all_contacts_with_their_parameters_the_best_first() -> No
     ]
 
 
+def test_an_instance_is_given_back_as_it_came() -> None:
+    made = server()
+    _, reply = register(made, r'Contact: <sip:a@h>;+sip.instance="a\"b\\"')
+    assert contact(reply) == r'<sip:a@h>;expires=3600;+sip.instance="a\"b\\"'
+    assert made.location.get("location", "alice")[0].instance == 'a"b\\'
+
+
 @pytest.mark.parametrize(
     "params, lines, expires",
     [
@@ -478,7 +485,7 @@ def test_lookup_appends_the_other_contacts_in_the_order_of_their_q() -> None:
     made = registered(None, *lines)
     assert made.modules["registrar"].lookup(ctx, "location") == 1
     assert ctx.ruri == "sip:c@h3"
-    assert [(b.uri, b.q) for b in ctx.branches] == [("sip:a@h1", 100), ("sip:d@h4", 100), ("sip:b@h2", 0)]
+    assert [(b.uri, b.q) for b in ctx.branches] == [("sip:a@h1", 100), ("sip:d@h4", 100), ("sip:b@h2", -1)]
     ctx = invite()
     assert registered({"append_branches": 0}, *lines).modules["registrar"].lookup(ctx, "location") == 1
     assert (ctx.ruri, ctx.branches) == ("sip:c@h3", [])
@@ -603,38 +610,7 @@ def test_profiles_do_not_pile_up() -> None:
     assert registrar.ulc_rget(ctx, "p99", "count") == 1
 
 
-# ---- expiry
-def test_expired_contacts_are_removed_by_the_timer_and_tell_an_event_route() -> None:
-    made = server({"event_callback": "ksr_registrar_event"})
-    register(made, "Contact: <sip:a@h1>;expires=100, <sip:b@h2>;expires=1000")
-    usrloc = made.modules["usrloc"]
-    assert usrloc.next_timeout() == NOW
-    usrloc.handle_timer(NOW)
-    assert usrloc.next_timeout() == NOW + 60
-    usrloc.handle_timer(NOW + 30)  # not its time
-    assert uris(made) == ["sip:a@h1", "sip:b@h2"]
-    usrloc.handle_timer(NOW + 120)
-    made.location.commit()
-    assert uris(made) == ["sip:b@h2"]
-    ((callback, event, ctx),) = made.events
-    assert (callback, event) == ("ksr_registrar_event", "usrloc:contact-expired")
-    assert ctx is not None
-    accessor = made.variables.compile("$ulc(exp=>addr)")
-    assert accessor is not None
-    assert accessor.get(ctx) == "sip:a@h1"
-
-
-def test_the_timer_does_a_bounded_amount_of_work_at_a_time() -> None:
-    made = server()
-    for n in range(250):
-        made.location.put("location", f"u{n}", [Binding("sip:a@h", NOW - 1)])
-    usrloc = made.modules["usrloc"]
-    for left in (150, 50, 0):
-        usrloc.handle_timer(usrloc.next_timeout())
-        assert sum(1 for _ in made.location.items("location")) == left
-    assert usrloc.next_timeout() - NOW > 60
-
-
+# ---- the whole
 def test_a_contact_that_was_answered_200_is_there_after_a_restart(tmp_path: Path) -> None:
     for n in (1, 2):
         store = LmdbLocation(tmp_path / "location")

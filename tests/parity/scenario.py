@@ -6,6 +6,8 @@ A file is a list of sections, each begun by a line with ``---``:
     --- 0.0 from 192.0.2.10:5060           a message that comes at 0.0 seconds; its lines follow
     --- 0.5 reply 192.0.2.20:5060 180 Ringing
                                            the peer there answers the last request that it was sent; header lines may follow
+    --- 0.5 reply-to-INVITE 192.0.2.20:5060 487 Request Terminated
+                                           ... the last INVITE that it was sent
     --- 32 wait                            time passes
     --- expect                             all that left since the last expect: "host:port start-line" each, in order
 
@@ -50,14 +52,16 @@ def play(path: Path, server: ServerUnderTest) -> Run:
             continue
         if words[0] == "expect":
             got = [f"{s.to} {s.start_line}" for s in waiting]
-            assert got == text.split("\n")[: len(got)] and len(text.strip().splitlines()) == len(got), (path.name, got)
+            assert got == text.splitlines(), path.name
             waiting = []
             continue
         now = server.advance(start + float(words[0]) - server.now)
         if words[1] == "from":
             now += server.receive(_message(text, words[2], run.sent), words[2])
-        elif words[1] == "reply":
-            now += server.receive(_reply(text, words[2], int(words[3]), " ".join(words[4:]), run.sent), words[2])
+        elif words[1].startswith("reply"):
+            method = words[1].removeprefix("reply").removeprefix("-to-")
+            reply = _reply(text, words[2], int(words[3]), " ".join(words[4:]), method, run.sent)
+            now += server.receive(reply, words[2])
         run.sent += now
         waiting += now
     assert not waiting, (path.name, [f"{s.to} {s.start_line}" for s in waiting])
@@ -107,9 +111,9 @@ def _credentials(head: str, user: str, password: str, challenge: Request | Respo
     )
 
 
-def _reply(text: str, peer: str, status: int, reason: str, sent: list[Sent]) -> bytes:
-    request = _last(peer, sent, Request)
-    assert isinstance(request, Request)
+def _reply(text: str, peer: str, status: int, reason: str, method: str, sent: list[Sent]) -> bytes:
+    requests = (m for s in reversed(sent) if s.to == peer and isinstance(m := parse(s.data), Request))
+    request = next(r for r in requests if method in ("", r.method))
     headers, _, body = text.strip("\n").partition("\n\n")
     return build.response(
         request, status, reason, to_tag="callee", headers=[h for h in headers.split("\n") if h], body=body.encode()

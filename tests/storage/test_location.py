@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lmdb
@@ -202,6 +203,24 @@ def test_what_was_committed_survives_sigkill_and_what_was_staged_does_not(tmp_pa
     store.close()
 
 
+def test_what_one_thread_has_read_and_staged_another_may_commit(disk: LmdbLocation) -> None:
+    disk.put("location", "alice", [binding()])
+    disk.commit()
+
+    def in_a_thread(action: Callable[[], None]) -> None:
+        thread = threading.Thread(target=action)
+        thread.start()
+        thread.join()
+
+    def change() -> None:
+        disk.put("location", "bob", disk.get("location", "alice"))
+
+    in_a_thread(change)
+    assert disk.get("location", "alice") == [binding()]
+    in_a_thread(disk.commit)
+    assert disk.get("location", "bob") == [binding()]
+
+
 def test_two_processes_see_what_the_other_has_committed(disk: LmdbLocation) -> None:
     assert disk.get("location", "u1") == []
     command = [sys.executable, "-c", CHILD, str(disk.path)]
@@ -227,6 +246,34 @@ def test_the_map_grows_when_it_is_full(tmp_path: Path) -> None:
     again = LmdbLocation(tmp_path / "location", map_size=1 << 17)  # smaller than the file is now
     assert again.get("location", "u1999") == [binding(user_agent="x" * 300)]
     again.close()
+
+
+GROW = """
+import sys
+from polykemi.storage.lmdb_location import LmdbLocation
+from polykemi.storage.location import Binding
+store = LmdbLocation(sys.argv[1], map_size=1 << 17)
+for n in range(int(sys.argv[2]), int(sys.argv[2]) + 2000):
+    store.put("location", f"u{n}", [Binding("sip:a@192.0.2.1", 1e10, user_agent="x" * 300)])
+store.close()
+"""
+
+
+def test_a_map_that_another_process_has_grown_is_followed(tmp_path: Path) -> None:
+    store = LmdbLocation(tmp_path / "location", map_size=1 << 17)
+    store.put("location", "alice", [binding()])
+    store.commit()
+    for start, write_first in ((0, False), (2000, True)):
+        assert store.get("location", "alice") == [binding()]
+        subprocess.run([sys.executable, "-c", GROW, str(store.path), str(start)], check=True)
+        if write_first:
+            store.put("location", "bob", [binding()])
+        else:
+            assert store.expired("location", NOW + 3600, 5) == ["alice"]
+        store.commit()
+        assert store.get("location", f"u{start + 1999}")[0].user_agent == "x" * 300
+    assert store.get("location", "bob") == [binding()]
+    store.close()
 
 
 def test_items_are_given_while_others_are_written(disk: LmdbLocation) -> None:
