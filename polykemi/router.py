@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from polykemi.engines.base import Engine
-from polykemi.errors import ParseError, ScriptError
+from polykemi.errors import DataError, ParseError, ScriptError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import ONSEND_ROUTE, REPLY_ROUTE, REQUEST_ROUTE, ROUTE_NAMES, Route
 from polykemi.modules.base import Services
@@ -26,12 +26,6 @@ log = logging.getLogger("polykemi.router")
 
 _MANDATORY = ("via", "from", "to", "call-id", "cseq")
 _FIXED_NAMES = {Route.REQUEST: REQUEST_ROUTE, Route.REPLY: REPLY_ROUTE, Route.ONSEND: ONSEND_ROUTE}
-
-# the message of event route blocks that no message caused, as Kamailio's faked_msg
-FAKED_MESSAGE = (
-    b"OPTIONS sip:you@kamailio.org SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1\r\nFrom: <sip:you@kamailio.org>;tag=fake\r\n"
-    b"To: <sip:you@kamailio.org>\r\nCall-ID: fake\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
-)
 
 
 class RouteTable(Protocol):
@@ -130,11 +124,16 @@ class Router:
 
     def _flush(self) -> None:
         """Make what was stored durable, then let the outbox go."""
-        self.services.location.commit()
         outbox = self.services.outbox
-        if outbox.items:
-            items, outbox.items = outbox.items, []
-            self._send(items)
+        items, outbox.items = outbox.items, []
+        try:
+            self.services.location.commit()
+        except DataError as error:  # disk full: what was staged is kept for the next commit, nobody is told that it is there
+            self.services.count("core.failed_commits", len(items))
+            log.error("%s; %d messages are not sent", error, len(items))
+        else:
+            if items:
+                self._send(items)
 
     # ---- route blocks
     def run(self, ctx: RouteContext) -> None:
@@ -262,14 +261,9 @@ class Router:
     def _events(self) -> Process[None]:
         """Run the event route blocks that modules have asked for."""
         events, self.services.events = self.services.events, []
-        for callback, event, ctx in events:
-            if not self.defines(Route.EVENT, callback):
-                continue
-            if ctx is None:
-                listener = self.services.listeners[0]
-                ctx = RouteContext(Route.EVENT, callback, parse(FAKED_MESSAGE), Flow(listener, "127.0.0.1", 5060), 0.0)
-            ctx.event = event
-            yield ctx
+        for ctx in events:
+            if self.defines(Route.EVENT, ctx.callback):
+                yield ctx
 
     # ---- what is malformed
     def _refuse(self, data: bytes, flow: Flow, error: ParseError) -> None:

@@ -22,16 +22,19 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any, Final
 
 from polykemi.engines.base import LOAD_FACTOR, Host
-from polykemi.engines.python_message import FAKED_FLOW, FAKED_MESSAGE, ScriptMessage
+from polykemi.engines.python_message import ScriptMessage
 from polykemi.engines.watchdog import TimeLimit, Watchdog
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.binding import bind, expected
 from polykemi.kemi.context import Exit, RouteContext
+from polykemi.kemi.faked import event_context
 from polykemi.kemi.route import Route
+from polykemi.sip.flow import Listener
 
 log = logging.getLogger("polykemi.script")
 
 KSR_VERSION: Final = 1002  # KSR.__version__, as app_python3 has it
+_LISTENER: Final = Listener("udp", "127.0.0.1", 5060)  # of the message while a script loads
 _CHILD_RANK: Final = 1  # of Kamailio's first SIP worker
 _MARK: Final = "__polykemi_script__"  # set in the modules that a script brings: its directory
 _FOREIGN: Final = tuple(  # directories of code that is no script's, wherever the script may be
@@ -268,7 +271,7 @@ class PythonEngine:
     @contextmanager
     def _faked_context(self) -> Iterator[None]:
         outer = self._current.ctx
-        self._current.ctx = RouteContext(Route.EVENT, "mod_init", FAKED_MESSAGE, FAKED_FLOW, time.time())
+        self._current.ctx = event_context("mod_init", "", _LISTENER, time.time())
         try:
             yield
         finally:

@@ -10,12 +10,6 @@ from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.header import canonical_names
 from polykemi.sip.message import Request, Response, parse
 
-FAKED_MESSAGE: Final = parse(
-    b"OPTIONS sip:you@kamailio.org SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1\r\nFrom: <sip:you@kamailio.org>;tag=fake\r\n"
-    b"To: <sip:you@kamailio.org>\r\nCall-ID: fake\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
-)
-FAKED_FLOW: Final = Flow(Listener("udp", "127.0.0.1", 5060), "127.0.0.1", 5060)
-
 
 class ScriptMessage:
     """The message of the running route block, ``msg`` to scripts; of no use when the block has ended."""

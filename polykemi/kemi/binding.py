@@ -178,7 +178,7 @@ def _source(export: Export, conversion: Conversion, *, driven: bool, traced: boo
         f" if ctx is None: return no_context({given})",
     ]
     if export.routes != Route.ANY:
-        lines.append(f" if not ctx.kind & {int(export.routes)}: return not_here(ctx.kind, {given})")
+        lines.append(f" if not ctx.kind._value_ & {int(export.routes)}: return not_here(ctx.kind, {given})")
     lines.append(" try:")
     if not conversion.extra_arguments:
         lines.append("  if extra: surplus(extra)")

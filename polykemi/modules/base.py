@@ -54,7 +54,7 @@ class Services:
     routes: Routes
     modules: Mapping[str, Any] = field(default_factory=dict)  # the loaded modules by name; complete before the first message
     counters: dict[str, int] = field(default_factory=dict)  # "sl.sent_replies" -> n: names are Kamailio's group.name
-    events: list[tuple[str, str, RouteContext | None]] = field(default_factory=list)  # event route blocks waiting to run: (callback, evname, ctx)
+    events: list[RouteContext] = field(default_factory=list)  # event route blocks waiting to run
     server_header: str = "polykemi"
 
     def is_myself(self, host: str, port: int = 0, proto: str = "") -> bool:

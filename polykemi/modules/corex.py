@@ -1,10 +1,14 @@
-"""corex: more functions of the core: destination set, extended flags, sockets, raw data."""
+"""corex: more functions of the core: destination set, extended flags, the sending socket, raw data.
+
+set_recv_socket and set_source_address are left out: where a message came from does not change while a route runs.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 from polykemi.errors import ParseError
+from polykemi.kemi.faked import FAKED_MESSAGE
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
@@ -35,7 +39,7 @@ class Corex(Module):
     @export(constant=True)
     def is_faked_msg(self, ctx: RouteContext) -> int:
         """Tell whether the message is one that the server made up for an event route block. Answers 1 or -1."""
-        return 1 if ctx.kind is Route.EVENT and ctx.message.get("call-id") == "fake" else -1
+        return 1 if ctx.message is FAKED_MESSAGE else -1
 
     # ---- destination set
     @export(routes=Route.REQUEST | Route.FAILURE)
@@ -89,7 +93,7 @@ class Corex(Module):
         """Tell whether an extended flag (0..63) is set. Answers 1 or -1."""
         return 1 if 0 <= flag <= 63 and ctx.shared.xflags >> flag & 1 else -1
 
-    # ---- sockets
+    # ---- the sending socket
     @export()
     def set_send_socket(self, ctx: RouteContext, address: str) -> int:
         """Send from our listener ``proto:host:port``. Answers 1, or -1 when there is none."""
@@ -97,24 +101,6 @@ class Corex(Module):
         if listener is None:
             return -1
         ctx.force_listener = listener
-        return 1
-
-    @export()
-    def set_recv_socket(self, ctx: RouteContext, address: str) -> int:
-        """Treat the message as if it came in on our listener ``proto:host:port``. Answers 1, or -1 when there is none."""
-        listener = self._listener(address)
-        if listener is None:
-            return -1
-        ctx.flow = ctx.flow._replace(listener=listener)
-        return 1
-
-    @export()
-    def set_source_address(self, ctx: RouteContext, address: str) -> int:
-        """Treat the message as if it came from ``proto:host:port``; replies go there. Answers 1, or -1 when it is no address."""
-        proto, host, port = _socket_address(address)
-        if not host or proto not in ("", ctx.flow.listener.proto):
-            return -1
-        ctx.flow = Flow(ctx.flow.listener, host, port)
         return 1
 
     def _listener(self, address: str) -> Listener | None:

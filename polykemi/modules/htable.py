@@ -9,14 +9,12 @@ from typing import Any, Final
 
 from polykemi.errors import DataError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.faked import event_context
 from polykemi.kemi.registry import Xval, export
-from polykemi.kemi.route import Route
 from polykemi.modules.base import Module, Services
 from polykemi.modules.htable_table import Iteration, Table, matcher, parse_definition
 from polykemi.modules.htable_variables import variable_classes
 from polykemi.pv.accessor import Factory
-from polykemi.sip.flow import Flow
-from polykemi.sip.message import parse
 
 log = logging.getLogger("polykemi.htable")
 
@@ -24,12 +22,6 @@ NOT_A_NUMBER: Final = -255  # what sht_inc and sht_dec answer then
 _MAX_ITERATORS: Final = 4
 _BATCH: Final = 2000  # items looked at in one go of the timer
 _PAUSE: Final = 0.05  # seconds between two of them
-
-# the message of the event route block of an expired item, which no message caused
-_FAKED_MESSAGE: Final = (
-    b"OPTIONS sip:you@kamailio.org SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1\r\nFrom: <sip:you@kamailio.org>;tag=fake\r\n"
-    b"To: <sip:you@kamailio.org>\r\nCall-ID: fake\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +71,7 @@ class Htable(Module):
         if self.tables:
             self._due = now + self.params.timer_interval
         if self.params.event_callback:
-            self.services.events.append((self.params.event_callback, "htable:mod-init", self._event_context(now)))
+            self.services.events.append(self._event_context("htable:mod-init", now))
 
     def _load(self, table: Table, now: float) -> None:
         p = self.params
@@ -87,7 +79,7 @@ class Htable(Module):
         for name in names:
             if not name.replace("_", "a").isalnum() or not name.isascii():
                 raise DataError(f"htable {table.name}: {name!r} is no name of a table or column")
-        *columns, source = (f'"{name}"' for name in names)
+        *columns, source = (f"[{name}]" for name in names)
         arrays: dict[str, int] = {}
         for key, key_type, value_type, value in self.services.database.query(
             f"SELECT {', '.join(columns)} FROM {source}"
@@ -343,12 +335,11 @@ class Htable(Module):
             left -= seen
             if callback:
                 for key, value in removed:
-                    ctx = self._event_context(now)
+                    ctx = self._event_context(f"htable:expired:{table.name}", now)
                     ctx.cache["htable.expired"] = (key, value)
-                    self.services.events.append((callback, f"htable:expired:{table.name}", ctx))
+                    self.services.events.append(ctx)
         busy = any(table.is_sweeping for table in self.tables.values())
         self._due = now + (_PAUSE if busy else max(self.params.timer_interval, 1))
 
-    def _event_context(self, now: float) -> RouteContext:
-        flow = Flow(self.services.listeners[0], "127.0.0.1", 5060)
-        return RouteContext(Route.EVENT, self.params.event_callback, parse(_FAKED_MESSAGE), flow, now)
+    def _event_context(self, event: str, now: float) -> RouteContext:
+        return event_context(self.params.event_callback, event, self.services.listeners[0], now)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from polykemi.errors import ParseError, SipError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.faked import event_context
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module, Services
@@ -23,9 +24,9 @@ from polykemi.modules.registration import (
 from polykemi.modules.ulc import Profile, ulc_class
 from polykemi.modules.usrloc import Usrloc
 from polykemi.pv.accessor import Factory
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Listener
 from polykemi.sip.header import split_quoted
-from polykemi.sip.message import Request, parse
+from polykemi.sip.message import Request
 from polykemi.sip.uri import parse_uri, unescape
 from polykemi.storage.location import Binding
 from polykemi.transaction.target import Target
@@ -36,12 +37,6 @@ NO_REPLY: Final = 0x02  # a flag of save()
 
 MAX_AOR: Final = 256  # octets, as Kamailio's
 _MAX_PROFILES: Final = 64  # $ulc profiles kept; their names come from scripts
-
-# the message of the event route block of an expired contact, which no message caused
-_FAKED_MESSAGE: Final = (
-    b"OPTIONS sip:you@kamailio.org SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1\r\nFrom: <sip:you@kamailio.org>;tag=fake\r\n"
-    b"To: <sip:you@kamailio.org>\r\nCall-ID: fake\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
-)
 
 
 class Registrar(Module):
@@ -355,9 +350,9 @@ class Registrar(Module):
         """Queue the event route block usrloc:contact-expired."""
         callback = self.params.event_callback
         listener = self._listeners.get(binding.listener) or self.services.listeners[0]
-        ctx = RouteContext(Route.EVENT, callback, parse(_FAKED_MESSAGE), Flow(listener, "127.0.0.1", 5060), now)
+        ctx = event_context(callback, "usrloc:contact-expired", listener, now)
         ctx.cache["registrar.expired"] = Profile(table, aor, [binding])
-        self.services.events.append((callback, "usrloc:contact-expired", ctx))
+        self.services.events.append(ctx)
 
     # ---- what all of them need
     def _has_table(self, table: str) -> bool:

@@ -11,8 +11,8 @@ from polykemi.errors import ParseError, SipError
 from polykemi.kemi.context import RouteContext
 from polykemi.modules.base import Services
 from polykemi.modules.usrloc import Usrloc, is_valid
-from polykemi.sip.flow import Listener
 from polykemi.sip.digest import quote
+from polykemi.sip.flow import Listener
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted, unquote
 from polykemi.sip.message import Request
 from polykemi.sip.uri import parse_uri

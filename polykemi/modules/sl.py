@@ -95,12 +95,16 @@ class Sl(Module):
     @export(routes=_ON_REQUESTS)
     def sl_reply_error(self, ctx: RouteContext) -> int:
         """Reply statelessly with what went wrong last (``ctx.cache["reply_error"]``: status and reason), else with 500."""
+        if ctx.replied:  # what failed has said so itself: save() answers its own errors
+            return 1
         code, reason = _last_error(ctx)
         return self._count_error(self.reply(ctx, code, reason))
 
     @export(routes=_ON_REQUESTS)
     def send_reply_error(self, ctx: RouteContext) -> int:
         """Reply like ``sl_reply_error``, through the transaction when there is one."""
+        if ctx.replied and ctx.transaction is None:
+            return 1
         code, reason = _last_error(ctx)
         return self._count_error(self.send_reply(ctx, code, reason))
 

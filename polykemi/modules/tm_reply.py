@@ -92,6 +92,8 @@ class Replier:
         first = not t.is_answered
         if not self.layer.respond(t, status, data, now):
             return False
+        if t.relayed and t.state == State.ACCEPTED:
+            t.data = b""  # the callee sends its 2xx again, not we (RFC 6026 section 7.1)
         count = self.services.count
         count("tmx.rpl_sent")
         if not first or status < 200:
@@ -172,7 +174,8 @@ class Replier:
         earlier = self.layer.client_of_request(branch.key, "CANCEL")
         if earlier is not None:  # sent before any response (cancel_b_method 2)
             self.layer.close(earlier)
-        branch.cancel_wanted, branch.canceled = False, True
+        branch.canceled = True
+        branch.cancel_wanted = branch.state == State.CALLING  # may be ignored: once more when something comes
         data = branch.make_cancel()
         if reason:
             head, _, _ = data.partition(b"Content-Length: 0\r\n")

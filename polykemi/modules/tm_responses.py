@@ -34,8 +34,8 @@ class Responses:
         pending = branch.is_pending
         if status < 200 and pending:
             branch.status = status
-            if branch.cancel_wanted or branch.canceled:
-                branch.canceled = False  # what went out before a provisional response may have been ignored
+            if branch.cancel_wanted:
+                branch.canceled = False
                 self._replier.cancel(branch, now)
         edits = ctx.edits
         if t.on_reply:

@@ -222,8 +222,6 @@ class Transaction(ServerTransaction):
             self.raw = b""
             self.shared = _GONE
             self.source = self.flow
-        if self.state == State.ACCEPTED:
-            self.data = b""  # a retransmitted INVITE is absorbed (RFC 6026)
         self._request = self.edits = None
         self.contacts = self.reply_headers = _NONE
         self.ruri = self.dst_uri = self.path = ""

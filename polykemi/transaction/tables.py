@@ -163,6 +163,8 @@ INVITE_SERVER: Final[Table] = {
         Event.TIMER_I: Step(State.TERMINATED),
     },
     State.ACCEPTED: {
+        # RFC 6026 absorbs the INVITE here; a 2xx of our own is kept as data and sent again, in the UAS core's place
+        Event.REQUEST: Step(State.ACCEPTED, (Action.SEND,)),
         Event.SEND_2XX: Step(State.ACCEPTED, (Action.SEND,)),
         Event.TIMER_L: Step(State.TERMINATED),
     },

@@ -991,7 +991,7 @@ def test_engines_follow_each_other_in_one_process_and_leave_no_thread(bench: Ben
         bench.run(engine)
         bench.engines.pop().close()
     assert bench.said == ["0", "1", "2"]
-    assert threads() == before
+    assert threads() <= before  # one of an earlier test may have ended meanwhile
 
 
 def test_the_interpreter_ends_when_an_engine_was_not_closed() -> None:

@@ -6,9 +6,8 @@ import pytest
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.route import Route
 from polykemi.modules.corex import MAX_BRANCHES, Corex
-from polykemi.router import FAKED_MESSAGE
+from polykemi.kemi.faked import event_context
 from polykemi.sip.flow import Listener
 from tests.support import LISTENER, message, request_context, services
 
@@ -31,7 +30,7 @@ def test_user_and_user_agent() -> None:
 
 
 def test_a_made_up_message_is_told_from_a_received_one() -> None:
-    assert corex().is_faked_msg(request_context(FAKED_MESSAGE, kind=Route.EVENT)) == 1
+    assert corex().is_faked_msg(event_context("f", "e", Listener("udp", "127.0.0.1", 5060), 0.0)) == 1
     assert corex().is_faked_msg(context()) == -1
 
 
@@ -89,21 +88,10 @@ def test_extended_flags_are_shared_by_the_transaction_and_apart_from_message_fla
         ("udp:a@192.0.2.1:5060", None),
     ],
 )
-def test_sockets_are_chosen_among_our_listeners(address: str, listener: Listener | None) -> None:
-    module, ctx, other = corex(), context(), context()
+def test_the_sending_socket_is_chosen_among_our_listeners(address: str, listener: Listener | None) -> None:
+    module, ctx = corex(), context()
     assert module.set_send_socket(ctx, address) == (1 if listener else -1)
     assert ctx.force_listener == listener
-    assert module.set_recv_socket(other, address) == (1 if listener else -1)
-    assert other.flow.listener == (listener or LISTENER)
-
-
-def test_the_source_address_is_replaced() -> None:
-    module, ctx = corex(), context()
-    assert module.set_source_address(ctx, "udp:203.0.113.1:5080") == 1
-    assert ctx.flow[1:] == ("203.0.113.1", 5080)
-    assert module.set_source_address(ctx, "tcp:203.0.113.2:5080") == -1
-    assert module.set_source_address(ctx, "") == -1
-    assert ctx.flow[1:] == ("203.0.113.1", 5080)
 
 
 def test_raw_data_is_sent_as_it_is() -> None:

@@ -236,8 +236,8 @@ def test_a_full_table_takes_no_new_items() -> None:
 def test_the_timer_removes_expired_items_bit_by_bit_and_tells_an_event_route() -> None:
     made = server(params={"event_callback": "ksr_htable_event"})
     ht = made.modules["htable"]
-    ((callback, event, _),) = made.events
-    assert (callback, event) == ("ksr_htable_event", "htable:mod-init")
+    (block,) = made.events
+    assert (block.callback, block.event) == ("ksr_htable_event", "htable:mod-init")
     made.events.clear()
     for n in range(2500):
         ht.sht_setxi(at(), "a", f"k{n}", n, 10 if n else 1000)
@@ -249,9 +249,8 @@ def test_the_timer_removes_expired_items_bit_by_bit_and_tells_an_event_route() -
     ht.handle_timer(ht.next_timeout())
     assert list(ht.tables["a"].items) == ["k0"]
     assert ht.next_timeout() > NOW + 40
-    callback, event, ctx = made.events[0]
-    assert (callback, event, len(made.events)) == ("ksr_htable_event", "htable:expired:a", 2499)
-    assert ctx is not None
+    ctx = made.events[0]
+    assert (ctx.callback, ctx.event, len(made.events)) == ("ksr_htable_event", "htable:expired:a", 2499)
     assert (value(made, "$shtrecord(key)", ctx), value(made, "$shtrecord(value)", ctx)) == ("k2499", 2499)
     assert value(made, "$shtrecord(key)", at()) is None
 

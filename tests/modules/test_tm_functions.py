@@ -418,3 +418,26 @@ def test_rport_asked_for_after_the_transaction_was_made_still_counts() -> None:
     p = Proxy(route)
     options = find(p.receive(request("OPTIONS"), ("192.0.2.10", 9999)), "OPTIONS")
     assert p.receive(answer(options, 200), BOB)[0].to == ("192.0.2.10", 9999)
+
+
+def test_a_200_of_our_own_that_got_lost_is_sent_again_when_the_invite_comes_again() -> None:
+    p = Proxy(lambda p, ctx: p.tm.t_send_reply(ctx, 200, "OK"))
+    assert whats(p.receive(request("INVITE"), ALICE)) == ["200 INVITE"]
+    assert whats(p.receive(request("INVITE"), ALICE)) == ["200 INVITE"]
+
+
+def test_counters_tell_what_tm_did() -> None:
+    p, invite = ringing()
+    p.receive(answer(invite, 486), BOB)
+    p.receive(answer(invite, 486), BOB)
+    counters = {name: n for name, n in p.services.counters.items() if name.startswith("tmx.")}
+    assert counters == {
+        "tmx.UAS_transactions": 1,
+        "tmx.UAC_transactions": 1,
+        "tmx.rpl_generated": 1,
+        "tmx.rpl_sent": 3,
+        "tmx.rpl_received": 3,
+        "tmx.rpl_relayed": 2,
+        "tmx.rpl_absorbed": 1,
+        "tmx.4xx_transactions": 1,
+    }

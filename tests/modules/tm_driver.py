@@ -200,3 +200,13 @@ def to(*uris: str, **armed: str) -> Callable[[Proxy, RouteContext], None]:
         proxy.relay(ctx)
 
     return route
+
+
+def ack_of(final: Sent, branch: str = "a1") -> str:
+    """Return the ACK of the caller's transaction layer to a final response of 300 and above."""
+    return request("ACK", branch=branch, to_tag=final.message.to.tag or "")
+
+
+def answer_of(text: str) -> Request | Response:
+    """Return the message in ``text``."""
+    return parse(text.encode("latin-1"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.route import Route
 from polykemi.pv.compiler import Environment, Variables
@@ -34,7 +35,10 @@ DIFFERENT: Final = {
     # what Kamailio's documentation says; 5.6.3 has faults there
     ("invite", "$(ru{s.rafter,:})"): "5070;transport=tcp;lr?h=v",
     ("invite", "$(ru{s.fmtlines,10,0})"): "sip:bob;x=\r\n1:pw@examp\r\nle.com:507\r\n0;transpor\r\nt=tcp;lr?h\r\n=v",
-    ("invite", "$(ru{s.fmtlines,10,1})"): "sip:bob;x=\r\n 1:pw@examp\r\n le.com:507\r\n 0;transpor\r\n t=tcp;lr?h\r\n =v",
+    (
+        "invite",
+        "$(ru{s.fmtlines,10,1})",
+    ): "sip:bob;x=\r\n 1:pw@examp\r\n le.com:507\r\n 0;transpor\r\n t=tcp;lr?h\r\n =v",
     ("invite", "$(rb{line.count})"): 3,
     ("register", "$(hfl(Diversion)[1])"): "<sip:e@x>",
     # display names end where the name ends, not at the bracket

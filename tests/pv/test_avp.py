@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.pv.compiler import Variables
-
 from tests import support
 
 VARIABLES = Variables()
@@ -94,7 +94,9 @@ def test_an_xavp_is_a_stack_of_items_with_fields(ctx: RouteContext) -> None:
     assert not put(ctx, "$xavp(a[0]=>d[9])", "x")
     assert read(ctx, "$xavp(a)") == "<<xavp:a>>"
     assert read(ctx, "$xavp(a[*])") is None
-    counts = {x: read(ctx, f"$cnt($xavp({x}))") for x in ("a", "a[*]", "a[0]", "a[9]", "a=>b", "a[0]=>d", "a[0]=>d[1]", "no")}
+    counts = {
+        x: read(ctx, f"$cnt($xavp({x}))") for x in ("a", "a[*]", "a[0]", "a[9]", "a=>b", "a[0]=>d", "a[0]=>d[1]", "no")
+    }
     assert counts == {"a": 2, "a[*]": 2, "a[0]": 1, "a[9]": 0, "a=>b": 1, "a[0]=>d": 2, "a[0]=>d[1]": 1, "no": 0}
 
 

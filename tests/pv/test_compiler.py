@@ -7,10 +7,10 @@ import logging
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Accessor
 from polykemi.pv.compiler import Variables
-
 from tests import support
 
 MESSAGE = support.message(
@@ -121,7 +121,28 @@ def test_any_text_compiles_or_is_refused(text: str) -> None:
 
 
 PIECES = st.sampled_from(
-    ["$", "(", ")", "[", "]", "{", "}", ",", "=>", "ru", "hdr", "avp", "xavp", "var", "s.len", "s.substr", "x", "-1", "*", "$rm"]
+    [
+        "$",
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        "=>",
+        "ru",
+        "hdr",
+        "avp",
+        "xavp",
+        "var",
+        "s.len",
+        "s.substr",
+        "x",
+        "-1",
+        "*",
+        "$rm",
+    ]
 )
 
 
@@ -199,7 +220,9 @@ def test_classes_of_modules_are_added_and_win() -> None:
     variables = Variables()
     assert read("$si", variables) == "192.0.2.10"
     assert not variables.has_class("sht")
-    variables.add({"sht": lambda inner, index, v: Accessor(v.text(inner or "")), "si": lambda *_: Accessor(lambda ctx: 7)})
+    variables.add(
+        {"sht": lambda inner, index, v: Accessor(v.text(inner or "")), "si": lambda *_: Accessor(lambda ctx: 7)}
+    )
     assert variables.has_class("sht")
     assert read("$sht(a=>$rU@$fd)", variables) == "a=>bob@example.test"
     assert read("$si", variables) == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Route
@@ -11,7 +12,6 @@ from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import Request, parse
 from polykemi.transaction.target import Target
-
 from tests import support
 
 OTHER = Listener("udp", "2001:db8::1", 5062)
@@ -271,7 +271,9 @@ def test_variables_of_the_process_keep_what_they_are_given() -> None:
 def test_the_flow_of_a_message_over_ipv6_and_websocket() -> None:
     message = parse(support.message("OPTIONS sip:h.test SIP/2.0"))
     ctx = RouteContext(Route.REQUEST, "x", message, Flow(Listener("wss", "::1", 443), "2001:db8::9", 4444), 0.0)
-    assert {x: read(ctx, x) for x in ("$si", "$siz", "$su", "$sut", "$sas", "$Ru", "$af(name)", "$af(id)", "$prid")} == {
+    assert {
+        x: read(ctx, x) for x in ("$si", "$siz", "$su", "$sut", "$sas", "$Ru", "$af(name)", "$af(id)", "$prid")
+    } == {
         "$si": "2001:db8::9",
         "$siz": "[2001:db8::9]",
         "$su": "sip:[2001:db8::9]:4444;transport=ws",
