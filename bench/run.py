@@ -58,13 +58,9 @@ def measure(engine: str, n: int, rate: int, directory: Path) -> dict[str, float]
     polykemi = [sys.executable, "-m", "polykemi"]
     command = [*polykemi, "subscriber", "import", str(directory / "subscribers.csv"), "--data", str(data)]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    server = subprocess.Popen(
-        [*pin(0), *polykemi, "serve", "--config", str(directory / "polykemi.toml"), "--engine", engine, SCRIPTS[engine]]
-        + ["--listen", f"udp:127.0.0.1:{port}", "--domain", "bench.test", "--data", str(data)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [*pin(0), *polykemi, "serve", "--config", str(directory / "polykemi.toml"), "--engine", engine]
+    command += [SCRIPTS[engine], "--listen", f"udp:127.0.0.1:{port}", "--domain", "bench.test", "--data", str(data)]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         while (line := server.stdout.readline()) != "ready\n":
@@ -75,9 +71,10 @@ def measure(engine: str, n: int, rate: int, directory: Path) -> dict[str, float]
         sipp += ["-i", "127.0.0.1", "-p", mine, "-inf", "users.csv", "-key", "domain", "bench.test"]
         sipp += ["-key", "contact", f"127.0.0.1:{mine}", "-m", str(n), "-r", str(rate), "-l", str(n), "-nostdin"]
         sipp += ["-buff_size", "4194304", "-timer_resol", "1", "-max_recv_loops", "2000", "-max_sched_loops", "2000"]
+        sipp += ["-default_behaviors", "none", "-cp", str(free_port())]
         before, began = cpu_seconds(server.pid), time.monotonic()
         load = subprocess.Popen(
-            sipp + ["-default_behaviors", "none", "-cp", str(free_port())],
+            sipp,
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

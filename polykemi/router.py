@@ -128,7 +128,9 @@ class Router:
         items, outbox.items = outbox.items, []
         try:
             self.services.location.commit()
-        except DataError as error:  # disk full: what was staged is kept for the next commit, nobody is told that it is there
+        except (
+            DataError
+        ) as error:  # disk full: what was staged is kept for the next commit, nobody is told that it is there
             self.services.count("core.failed_commits", len(items))
             log.error("%s; %d messages are not sent", error, len(items))
         else:
@@ -143,7 +145,9 @@ class Router:
         current = self.services.current
         outer = current.ctx
         if name in stack and stack[-1] != name:
-            ctx.error = ScriptError(name, None, f"{ctx.callback}: {name} is waiting for {stack[-1]}: cannot be entered again")
+            ctx.error = ScriptError(
+                name, None, f"{ctx.callback}: {name} is waiting for {stack[-1]}: cannot be entered again"
+            )
             return
         stack.append(name)
         current.ctx = ctx
@@ -279,7 +283,7 @@ class Router:
             request = parse(b"INVALID sip:invalid SIP/2.0\r\n" + rest)
             if not isinstance(request, Request) or any(name not in request.names for name in _MANDATORY):
                 raise error
-            received, rport, target = reply_path(request, flow, False)
+            received, rport, target = reply_path(request, flow)
             reply = build.response(
                 request,
                 error.status,

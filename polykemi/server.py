@@ -180,9 +180,7 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._stop_at: float | None = None  # set while draining
         self._work = threading.Event()
-        self.transports = Transports(
-            settings.listen, self._receive, self._turn, self._failed
-        )
+        self.transports = Transports(settings.listen, self._receive, self._turn, self._failed)
         try:
             location, database = open_data(settings.data)
             try:

@@ -99,7 +99,9 @@ def test_a_response_whose_top_via_is_not_ours_is_dropped(server: ServerUnderTest
 
 
 def test_a_response_of_no_transaction_goes_to_its_second_via(server: ServerUnderTest) -> None:
-    stray = request(Via="SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKx, SIP/2.0/UDP 10.0.0.9;received=192.0.2.30;rport=7070")
+    stray = request(
+        Via="SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKx, SIP/2.0/UDP 10.0.0.9;received=192.0.2.30;rport=7070"
+    )
     stray = stray.replace(b"OPTIONS sip:b@example.test SIP/2.0", b"SIP/2.0 200 OK")
     (sent,) = server.receive(stray, PEER)
     assert sent.to == "192.0.2.30:7070"

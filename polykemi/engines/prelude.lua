@@ -1,8 +1,8 @@
 -- The Lua side of the Lua engine: the sandbox, what ends a route, and the entry into the script's functions.
 --
 -- Law: a script reaches Lua's pure libraries, KSR and the Lua files of its own directory, nothing else; and what ends a
--- route (KSR.x.exit(), the limits of time and memory) can be caught by nothing that a script can call. Both rest on this: everything
--- used below is a local of this chunk, taken before the script can change it, and only closures go out.
+-- route (KSR.x.exit(), the limits of time and memory) can be caught by nothing that a script can call. Both rest on
+-- this: everything used below is a local of this chunk, taken before the script can change it, and only closures go out.
 --
 -- Script code runs on threads (coroutines) of ours, never on the state's main thread: lupa makes every call into Lua on
 -- the main thread, which must therefore be idle when a KSR function, called by a script's coroutine, comes back in.
@@ -125,7 +125,8 @@ local function failure(e)
   return { ends and "fatal" or "error", shown, file, line, traceback("", 2), exception }
 end
 
--- Nothing when the script came to its end, else: error, timeout, memory or fatal, message, file, line, traceback, exception.
+-- Nothing when the script came to its end, else: kind (error, timeout, memory or fatal), message, file, line, traceback,
+-- exception.
 local function outcome(ok, e)
   if ok or e == EXIT then return end
   if e == "not enough memory" then
@@ -179,14 +180,16 @@ end
 local loaded = package.loaded
 
 function require(name)
-  if type(name) ~= "string" then error("bad argument #1 to 'require' (string expected, got " .. type(name) .. ")", 2) end
+  if type(name) ~= "string" then error("bad argument #1 to 'require' (string expected)", 2) end
   if loaded[name] ~= nil then return loaded[name] end
   local chunk
   if type(package.preload) == "table" then chunk = package.preload[name] end
   if not chunk then
     local path = gsub(name, "%.", "/") .. ".lua"
     local text, file = read(path)
-    if not text then error("module '" .. name .. "' not found: no file '" .. script_directory .. "/" .. path .. "'", 2) end
+    if not text then
+      error("module '" .. name .. "' not found: no file '" .. script_directory .. "/" .. path .. "'", 2)
+    end
     local problem
     chunk, problem = compile(text, "@" .. file, G)
     if not chunk then error("error loading module '" .. name .. "': " .. problem, 0) end
@@ -254,7 +257,7 @@ function entry.export(module, name, f, ends)
     ksr = ksr[module]
   end
   f = as_function(f)
-  if ends then -- a Python exception through lupa costs 4 us, this a tenth of it
+  if ends then -- an exit costs 2.4 us in this way, 3.6 us as a Python exception through lupa
     ksr[name] = function(...)
       local result = f(...)
       if result == EXIT then error(EXIT, 0) end

@@ -26,9 +26,8 @@ from polykemi.engines.python_message import ScriptMessage
 from polykemi.engines.watchdog import TimeLimit, Watchdog
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.binding import bind, expected
-from polykemi.kemi.context import Exit, RouteContext
+from polykemi.kemi.context import Exit
 from polykemi.kemi.faked import event_context
-from polykemi.kemi.route import Route
 from polykemi.sip.flow import Listener
 
 log = logging.getLogger("polykemi.script")

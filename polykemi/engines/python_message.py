@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.context import RouteContext
-from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.header import canonical_names
-from polykemi.sip.message import Request, Response, parse
+from polykemi.sip.message import Request, Response
 
 
 class ScriptMessage:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from polykemi.errors import ParseError
-from polykemi.kemi.faked import FAKED_MESSAGE
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.faked import FAKED_MESSAGE
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module

@@ -1,8 +1,8 @@
 """A server under test: no socket, no waiting. Messages go in by hand, time jumps, all that leaves and all calls are kept.
 
-    with ServerUnderTest({"lua": "routes/lua/basic.lua"}, domains=["example.test"]) as server:
-        sent = server.receive(b"OPTIONS sip:example.test SIP/2.0...", "192.0.2.10:5060")
-        assert sent[0].data.startswith(b"SIP/2.0 200")
+with ServerUnderTest({"lua": "routes/lua/basic.lua"}, domains=["example.test"]) as server:
+    sent = server.receive(b"OPTIONS sip:example.test SIP/2.0...", "192.0.2.10:5060")
+    assert sent[0].data.startswith(b"SIP/2.0 200")
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings
 from polykemi.kemi.ids import Ids
@@ -118,8 +118,10 @@ class ServerUnderTest:
         """Close engines and storage."""
         self.node.close()
 
-    def __enter__(self) -> ServerUnderTest:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

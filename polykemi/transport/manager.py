@@ -8,6 +8,7 @@ import fcntl
 import socket
 import struct
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from polykemi.sip.flow import Flow, Listener
 from polykemi.transport.resolver import Resolver
@@ -51,18 +52,19 @@ class Transports:
 
     def send(self, items: list[tuple[bytes, Flow]]) -> None:
         """Send each (data, flow); host names are resolved first, what cannot be sent goes to ``failed``."""
+        loop = self._loop
         for data, flow in items:
             udp = self._by_listener.get(flow.listener)
-            if udp is None or self._loop is None:
+            if udp is None or loop is None:
                 self._failed(data, flow)
                 continue
-            address = self._resolver.lookup(
-                flow.host, ":" in flow.listener.host, self._loop, lambda a, d=data, f=flow, u=udp: self._resolved(a, d, f, u)
-            )
+            address = self._resolver.get(flow.host, ipv6=udp.ipv6, now=loop.time())
             if address is not None:
                 self._to(address, data, flow, udp)
+            else:
+                self._resolver.ask(flow.host, ipv6=udp.ipv6, loop=loop, answer=partial(self._resolved, data, flow, udp))
 
-    def _resolved(self, address: str, data: bytes, flow: Flow, udp: UdpListener) -> None:
+    def _resolved(self, data: bytes, flow: Flow, udp: UdpListener, address: str) -> None:
         self._to(address, data, flow, udp)
         self._done()
 

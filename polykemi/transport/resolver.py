@@ -14,33 +14,34 @@ MAX_NAMES: Final = 10_000
 
 
 class Resolver:
-    """A cache of addresses; ``lookup`` answers at once where it can."""
+    """A cache of addresses: ``get`` answers at once where it can, ``ask`` asks for the rest."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, bool], tuple[str, float]] = {}
         self._waiting: dict[tuple[str, bool], list[Callable[[str], None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def lookup(
-        self, host: str, ipv6: bool, loop: asyncio.AbstractEventLoop, answer: Callable[[str], None]
-    ) -> str | None:
-        """Return the address of ``host``, "" when it has none; None when it is asked for: ``answer`` gets it then."""
-        key = (host, ipv6)
-        known = self._known.get(key)
-        if known is not None and (known[1] == 0.0 or known[1] > loop.time()):
+    def get(self, host: str, *, ipv6: bool, now: float) -> str | None:
+        """Return the address of ``host``, "" when it has none, None when it has to be asked for. ``now``: loop time."""
+        known = self._known.get((host, ipv6))
+        if known is not None and (known[1] == 0.0 or known[1] > now):
             return known[0]
-        literal = _literal(host, ipv6)
+        literal = _literal(host, ipv6=ipv6)
         if literal is not None:
-            self._keep(key, literal, 0.0)
-            return literal
+            self._keep((host, ipv6), literal, 0.0)
+        return literal
+
+    def ask(self, host: str, *, ipv6: bool, loop: asyncio.AbstractEventLoop, answer: Callable[[str], None]) -> None:
+        """Ask for the address of ``host``; ``answer`` gets it, or "" when there is none."""
+        key = (host, ipv6)
         waiting = self._waiting.get(key)
         if waiting is not None:
             waiting.append(answer)
-            return None
+            return
         self._waiting[key] = [answer]
-        family = socket.AF_INET6 if ipv6 else socket.AF_INET
-        task = loop.create_task(self._ask(key, family, loop))
-        task.add_done_callback(lambda done: done.exception())
-        return None
+        task = loop.create_task(self._ask(key, socket.AF_INET6 if ipv6 else socket.AF_INET, loop))
+        self._tasks.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, key: tuple[str, bool], family: int, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -58,7 +59,7 @@ class Resolver:
         self._known[key] = (address, until)
 
 
-def _literal(host: str, ipv6: bool) -> str | None:
+def _literal(host: str, *, ipv6: bool) -> str | None:
     """Return an IP literal as the socket wants it, "" for one of the other family, None for a name."""
     try:
         address = ipaddress.ip_address(host.strip("[]"))

@@ -36,7 +36,7 @@ class UdpListener:
     ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._socket.setblocking(False)  # noqa: FBT003
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             self._socket.setsockopt(socket.SOL_SOCKET, option, BUFFER)
         try:
@@ -45,6 +45,7 @@ class UdpListener:
             self._socket.close()
             raise UsageError(f"cannot listen on udp:{host}:{port}: {error.strerror}") from None
         self.listener = Listener("udp", host, self._socket.getsockname()[1])
+        self.ipv6 = family == socket.AF_INET6
         self._receive, self._done, self._failed = receive, done, failed
         self._unsent: deque[tuple[bytes, Flow, tuple[str, int]]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -36,14 +36,9 @@ class ServerProcess:
     def start(self) -> None:
         """Start (again) and wait until it is ready."""
         with (self.data / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "polykemi", "serve", *self._arguments, "--listen", f"udp:127.0.0.1:{self.port}"]
-                + ["--domain", DOMAIN, "--data", str(self.data)],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+            command = [sys.executable, "-m", "polykemi", "serve", *self._arguments]
+            command += ["--listen", f"udp:127.0.0.1:{self.port}", "--domain", DOMAIN, "--data", str(self.data)]
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
         self.greeting = []
         for line in self.process.stdout:
@@ -112,9 +107,7 @@ def phone(tmp_path: Path) -> Iterator[PhoneFactory]:
         directory = tmp_path / f"sipp{len(running)}"
         directory.mkdir()
         secret = PASSWORDS.get(user, "") if password is None else password
-        (directory / "users.csv").write_text(
-            f"SEQUENTIAL\n{user};[authentication username={user} password={secret}]\n"
-        )
+        (directory / "users.csv").write_text(f"SEQUENTIAL\n{user};[authentication username={user} password={secret}]\n")
         port = port or free_port()
         command = ["sipp", f"127.0.0.1:{server.port}", "-sf", str(SCENARIOS / f"{scenario}.xml"), "-i", "127.0.0.1"]
         command += ["-p", str(port), "-inf", "users.csv", "-key", "domain", DOMAIN, "-key", "callee", callee]
@@ -138,7 +131,16 @@ def make_data(directory: Path) -> Path:
     rows = "".join(f"{user},{DOMAIN},{password}\n" for user, password in PASSWORDS.items())
     (directory / "users.csv").write_text(rows)
     subprocess.run(
-        [sys.executable, "-m", "polykemi", "subscriber", "import", str(directory / "users.csv"), "--data", str(directory)],
+        [
+            sys.executable,
+            "-m",
+            "polykemi",
+            "subscriber",
+            "import",
+            str(directory / "users.csv"),
+            "--data",
+            str(directory),
+        ],
         cwd=ROOT,
         check=True,
         stdout=subprocess.DEVNULL,

@@ -6,8 +6,8 @@ import pytest
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
-from polykemi.modules.corex import MAX_BRANCHES, Corex
 from polykemi.kemi.faked import event_context
+from polykemi.modules.corex import MAX_BRANCHES, Corex
 from polykemi.sip.flow import Listener
 from tests.support import LISTENER, message, request_context, services
 

@@ -138,14 +138,22 @@ def test_send_reply_goes_through_the_transaction_when_there_is_one() -> None:
 
 def test_reply_error_says_what_went_wrong_or_500() -> None:
     made = services(Sl)
-    ctx = request_context(message(OPTIONS))
-    assert sl_of(made).sl_reply_error(ctx) == 1
-    ctx.cache["reply_error"] = (478, "Unresolvable destination")
-    assert sl_of(made).send_reply_error(ctx) == 1
+    unknown, known = request_context(message(OPTIONS)), request_context(message(OPTIONS))
+    known.cache["reply_error"] = (478, "Unresolvable destination")
+    assert sl_of(made).sl_reply_error(unknown) == 1
+    assert sl_of(made).send_reply_error(known) == 1
     first, second = replies(made)
     assert first.startswith("SIP/2.0 500 ")
     assert second.startswith("SIP/2.0 478 Unresolvable destination\r\n")
     assert made.counters["sl.sent_err_replies"] == 2
+
+
+def test_what_failed_and_replied_itself_is_not_answered_twice() -> None:
+    made = services(Sl)
+    ctx = request_context(message(OPTIONS))
+    sl_of(made).sl_send_reply(ctx, 403, "Forbidden")
+    assert [sl_of(made).sl_reply_error(ctx), sl_of(made).send_reply_error(ctx)] == [1, 1]
+    assert len(replies(made)) == 1
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ def sections(path: Path) -> list[tuple[str, str]]:
 
 def play(path: Path, server: ServerUnderTest) -> Run:
     """Run the scenario against ``server``; an ``expect`` that does not hold is an AssertionError."""
-    run, waiting, start = Run(), [], server.now
+    run, start = Run(), server.now
+    waiting: list[Sent] = []
     for heading, text in sections(path):
         words = heading.split()
         if words[0] == "subscriber":
@@ -69,7 +70,7 @@ def play(path: Path, server: ServerUnderTest) -> Run:
     return run
 
 
-def _last(peer: str, sent: list[Sent], kind: type[Request] | type[Response]) -> Request | Response:
+def _last(peer: str, sent: list[Sent], kind: type[Request | Response]) -> Request | Response:
     return next(m for s in reversed(sent) if s.to == peer and isinstance(m := parse(s.data), kind))
 
 
@@ -100,8 +101,9 @@ def _credentials(head: str, user: str, password: str, challenge: Request | Respo
     method, uri = head.split(" ")[:2]
     ha1 = digest.ha1(user, given["realm"], password, "MD5")
     if given.get("qop"):
-        more, answer = ', qop=auth, nc=00000001, cnonce="c0"', digest.response(
-            ha1, given["nonce"], method, uri, algorithm="MD5", qop="auth", nc="00000001", cnonce="c0"
+        more, answer = (
+            ', qop=auth, nc=00000001, cnonce="c0"',
+            digest.response(ha1, given["nonce"], method, uri, algorithm="MD5", qop="auth", nc="00000001", cnonce="c0"),
         )
     else:
         more, answer = "", digest.response(ha1, given["nonce"], method, uri, algorithm="MD5", qop="", nc="", cnonce="")

@@ -70,7 +70,9 @@ def test_variables_answer_as_kamailio_does(name: str) -> None:
     ctx.reply_status = message.status if isinstance(message, Response) else 0
     for variable, value in PREPARED.items():
         accessor = variables.compile(variable)
-        assert accessor is not None and accessor.set is not None and accessor.set(ctx, value)
+        assert accessor is not None
+        assert accessor.set is not None
+        assert accessor.set(ctx, value)
 
     expected = json.loads((ANSWERS / f"{name}.json").read_text("ascii"))
     expected |= {expression: value for (where, expression), value in DIFFERENT.items() if where == name}

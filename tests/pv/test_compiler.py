@@ -48,6 +48,8 @@ def put(variables: Variables, name: str, value: Xval) -> bool:
         "$(ru[0])",
         "$ru(x)",
         "$hdr",
+        "$Tb(x)",
+        "$(fs[0])",
         "$hdr()",
         "$hdr(a b)",
         "$hdr($rm x)",

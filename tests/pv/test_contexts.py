@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import random
 
 import pytest
@@ -151,7 +151,7 @@ def test_onsend_knows_where_the_message_goes() -> None:
 
 def test_the_clock_is_that_of_the_message() -> None:
     ctx = support.request_context(REQUEST, now=1_700_000_000.25)
-    local = datetime.datetime.fromtimestamp(1_700_000_000).astimezone()
+    local = dt.datetime.fromtimestamp(1_700_000_000).astimezone()
     assert [read(ctx, x) for x in ("$Ts", "$TS", "$TV(s)", "$TV(u)", "$TV(Sn)")] == [
         1_700_000_000,
         1_700_000_000,
@@ -241,7 +241,7 @@ def test_the_direction_in_a_dialog_is_that_of_our_route() -> None:
         support.message("BYE sip:h.test SIP/2.0", from_="<sip:b@b>;tag=callee", to="<sip:a@b>;tag=caller")
     )
     assert [read(ctx, x) for x in ("$rdir(id)", "$rdir(name)", "$fti", "$tti")] == [1, "downstream", "callee", "caller"]
-    ctx.cache["rr.route_params"] = "lr;ftag=caller"
+    ctx.shared.route_params = "lr;ftag=caller"
     assert [read(ctx, x) for x in ("$rdir(id)", "$rdir(name)", "$fti", "$tti")] == [2, "upstream", "caller", "callee"]
 
 
@@ -307,6 +307,36 @@ def test_contact_star_and_expiry() -> None:
 def test_broken_credentials_are_null(value: str) -> None:
     ctx = support.request_context(support.message("REGISTER sip:h SIP/2.0", f"Authorization: {value}"))
     assert [read(ctx, x) for x in ("$au", "$ar", "$AU")] == [None, None, "alice"]
+
+
+def test_a_broken_via_has_no_parts() -> None:
+    ctx = support.request_context(support.message("OPTIONS sip:h SIP/2.0", via="rubbish"))
+    assert [read(ctx, x) for x in ("$via0(host)", "$via1(host)", "$hdr(Via)")] == [None, None, "rubbish"]
+
+
+def test_a_reply_goes_where_its_second_via_says() -> None:
+    via = "SIP/2.0/UDP us;branch=z9hG4bKa, SIP/2.0/TCP host:99;branch=z9hG4bKb"
+    ctx = RouteContext(Route.REPLY, "r", parse(support.message("SIP/2.0 200 OK", via=via, cseq="1 INVITE")), PHONE, 0.0)
+    assert [read(ctx, f"$rpl({x})") for x in ("duri", "dhost", "dport", "dproto", "dprotoid", "cntvia", "cntrr")] == [
+        "sip:host:99;transport=tcp",
+        "host",
+        99,
+        "tcp",
+        2,
+        2,
+        0,
+    ]
+
+
+def test_a_variable_on_a_reply_that_no_branch_brought() -> None:
+    ctx = failure_context()
+    other = parse(REPLY)
+    assert isinstance(other, Response)
+    ctx.reply = other
+    assert read(ctx, "$T_rpl($si)") == "192.0.2.10"
+    without = failure_context()
+    without.transaction = None
+    assert read(without, "$T_rpl($rs)") == 486
 
 
 def test_the_account_is_null_when_from_is_broken() -> None:

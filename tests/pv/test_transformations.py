@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 
 import pytest
 from hypothesis import given
@@ -21,7 +21,8 @@ def transform(value: Xval, step: str) -> Xval:
     variables = Variables()
     name = f"$(vn(x){{{step}}})"
     accessor = variables.compile("$vn(x)")
-    assert accessor is not None and accessor.set is not None
+    assert accessor is not None
+    assert accessor.set is not None
     accessor.set(CTX, value)
     assert variables.compile(name) is not None, step
     return variables.getters[name](CTX)
@@ -169,7 +170,7 @@ def test_all_documented_string_transformations_give_null_for_null() -> None:
 
 
 def test_seconds_are_formatted_in_local_time() -> None:
-    expected = datetime.datetime.fromtimestamp(86400).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    expected = dt.datetime.fromtimestamp(86400).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     assert transform("86400", "s.ftime,%Y-%m-%d %H:%M:%S") == expected
 
 

@@ -28,24 +28,19 @@ def uri_or_none(text: str) -> Uri | None:
 def plain(get: Getter, put: Setter | None = None) -> Factory:
     """Return the class of one variable without name and index: ``$ru``."""
     accessor = Accessor(get, put)
+    return lambda inner, index, variables: plain_accessor(inner, index, accessor)
 
-    def factory(inner: str | None, index: str | None, variables: Variables) -> Accessor:
-        if inner is not None or index is not None:
-            raise ValueError("it takes neither name nor index")
-        return accessor
 
-    return factory
+def plain_accessor(inner: str | None, index: str | None, accessor: Accessor) -> Accessor:
+    """Return ``accessor``. Raise ValueError when there is a name or an index."""
+    if inner is not None or index is not None:
+        raise ValueError("it takes neither name nor index")
+    return accessor
 
 
 def of_environment(make: Callable[[Variables], Accessor]) -> Factory:
     """Return the class of one variable without name and index that needs the environment: ``$Tb``."""
-
-    def factory(inner: str | None, index: str | None, variables: Variables) -> Accessor:
-        if inner is not None or index is not None:
-            raise ValueError("it takes neither name nor index")
-        return make(variables)
-
-    return factory
+    return lambda inner, index, variables: plain_accessor(inner, index, make(variables))
 
 
 def keyed(accessors: Mapping[str, Getter | Accessor]) -> Factory:
@@ -75,45 +70,28 @@ def no_index(index: str | None) -> None:
         raise ValueError("it takes no index")
 
 
-def named(
-    get: Callable[[RouteContext, str], Xval], put: Callable[[RouteContext, str, Xval], bool] | None = None
-) -> Factory:
+def named(get: Callable[[RouteContext, str], Xval]) -> Factory:
     """Return the class of a variable with any name, which may be a variable: ``$hdrc(name)``."""
 
     def factory(inner: str | None, index: str | None, variables: Variables) -> Accessor:
         no_index(index)
-        return with_name(variables.name(required(inner)), get, put)
+        return Accessor(with_name(variables.name(required(inner)), get))
 
     return factory
 
 
-def with_name(
-    name: str | Getter,
-    get: Callable[[RouteContext, str], Xval],
-    put: Callable[[RouteContext, str, Xval], bool] | None = None,
-) -> Accessor:
-    """Return the accessor that calls ``get`` and ``put`` with the name: a constant, or what a variable holds then."""
+def with_name(name: str | Getter, get: Callable[[RouteContext, str], Xval]) -> Getter:
+    """Return the getter that calls ``get`` with the name: a constant, or what a variable holds then."""
     if isinstance(name, str):
         constant = name
-        if put is None:
-            return Accessor(lambda ctx: get(ctx, constant))
-        set_constant = put
-        return Accessor(lambda ctx: get(ctx, constant), lambda ctx, value: set_constant(ctx, constant, value))
+        return lambda ctx: get(ctx, constant)
     name_of = name
 
     def get_by_name(ctx: RouteContext) -> Xval:
         current = name_of(ctx)
         return None if current is None else get(ctx, str(current))
 
-    if put is None:
-        return Accessor(get_by_name)
-    set_named = put
-
-    def set_by_name(ctx: RouteContext, value: Xval) -> bool:
-        current = name_of(ctx)
-        return current is not None and set_named(ctx, str(current), value)
-
-    return Accessor(get_by_name, set_by_name)
+    return get_by_name
 
 
 def number_of(index: str | None, variables: Variables) -> int | Getter:

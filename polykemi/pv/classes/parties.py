@@ -224,10 +224,9 @@ def _to_tag_state(ctx: RouteContext) -> Xval:
 def _direction(ctx: RouteContext) -> int:
     """Return 1 for downstream, 2 for upstream.
 
-    The ftag in our Route, which rr.loose_route leaves in the cache, is the tag of the caller; before that all is
-    downstream.
+    The ftag in our Route, which rr.loose_route keeps, is the tag of the caller; before that all is downstream.
     """
-    ftag = parse_params(ctx.cache.get("rr.route_params", "")).get("ftag")
+    ftag = parse_params(ctx.shared.route_params).get("ftag")
     return 2 if ftag and ftag != _FROM_TAG(ctx) else 1
 
 

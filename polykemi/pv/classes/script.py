@@ -23,12 +23,9 @@ def _stored(store_of: Callable[[Variables], Store], initial: Xval, unset: Xval) 
 
     def factory(inner: str | None, index: str | None, variables: Variables) -> Accessor:
         no_index(index)
-        store = store_of(variables)
+        name, store = required(inner), store_of(variables)
 
-        def get(ctx: RouteContext, name: str) -> Xval:
-            return store.get(name, initial)
-
-        def put(ctx: RouteContext, name: str, value: Xval) -> bool:
+        def put(ctx: RouteContext, value: Xval) -> bool:
             value = unset if value is None else value
             if value is None:
                 store.pop(name, None)
@@ -36,7 +33,7 @@ def _stored(store_of: Callable[[Variables], Store], initial: Xval, unset: Xval) 
                 store[name] = value
             return True
 
-        return with_name(required(inner), get, put)
+        return Accessor(lambda ctx: store.get(name, initial), put)
 
     return factory
 
@@ -124,7 +121,7 @@ def _of_mapping(mapping_of: Callable[[Variables], Mapping[str, str]], *, number:
             text = texts.get(name)
             return to_int(text or "") if number else text
 
-        return with_name(required(inner), get)
+        return Accessor(with_name(variables.name(required(inner)), get))
 
     return factory
 
@@ -152,7 +149,7 @@ def _statistic(inner: str | None, index: str | None, variables: Variables) -> Ac
         suffix = "." + name
         return next((value for key, value in counters.items() if key.endswith(suffix)), None)
 
-    return with_name(variables.name(required(inner)), get)
+    return Accessor(with_name(variables.name(required(inner)), get))
 
 
 def _version(inner: str | None, index: str | None, variables: Variables) -> Accessor:

@@ -77,16 +77,17 @@ def _on_message(message_of: Callable[[RouteContext], Message | None], name: str)
 
 def _context_on(ctx: RouteContext, message: Message) -> RouteContext:
     """Return a context on another message of the same transaction, with the flow on which that came."""
-    transaction, flow = ctx.transaction, ctx.flow
-    if transaction is not None and isinstance(message, Request):
-        flow = transaction.source
-    elif transaction is not None:
-        flow = next((branch.flow for branch in transaction.branches if branch.reply is message), flow)
-    other = RouteContext(ctx.kind, ctx.callback, message, flow, ctx.now)
+    transaction = ctx.transaction
+    other = RouteContext(ctx.kind, ctx.callback, message, ctx.flow, ctx.now)
     other.shared, other.transaction, other.branch = ctx.shared, transaction, ctx.branch
     other.branch_index, other.reply_status = ctx.branch_index, ctx.reply_status
-    if transaction is not None and isinstance(message, Request):
-        other.ruri, other.dst_uri = transaction.ruri, transaction.dst_uri
+    if transaction is None:
+        return other
+    if isinstance(message, Request):
+        other.flow, other.ruri, other.dst_uri = transaction.source, transaction.ruri, transaction.dst_uri
+    else:
+        brought = [branch for branch in transaction.branches if branch.reply is message]
+        other.flow = brought[0].flow if brought else ctx.flow
     return other
 
 

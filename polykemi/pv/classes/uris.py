@@ -38,10 +38,6 @@ def _transport(uri: Uri) -> Xval:
     return uri.param("transport") or "UDP"
 
 
-def _scheme(uri: Uri) -> Xval:
-    return uri.scheme
-
-
 def _user_length(uri: Uri) -> Xval:
     return len(uri.user)
 
