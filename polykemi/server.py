@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,15 +19,15 @@ from typing import Any
 
 import uvloop
 
-from polykemi import __version__
+from polykemi import __version__, logs
 from polykemi.config import Settings, typed_params
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
-from polykemi.errors import DataError
+from polykemi.errors import DataError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.registry import Registry
-from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.kemi.route import CONFIG_NAMES, REQUEST_ROUTE, Route
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
 from polykemi.pv.accessor import Environment
@@ -118,7 +117,7 @@ def assemble(
     )
     router = Router(services, settings.routes, send, ended)
     services.routes = router
-    modules = _modules(settings, services, now)
+    modules = _modules(settings, services)
     services.modules = modules
     host = Host(
         registry=Registry(modules.values()),
@@ -134,17 +133,18 @@ def assemble(
         for one in settings.engines:
             engines[one.name] = make_engine(one.name, replace(host, limits=Limits(one.seconds, one.memory)))
             engines[one.name].load(one.script)
+        router.start(engines)
+        _must_answer_requests(settings, router)
     except BaseException:
         for engine in engines.values():
             engine.close()
         raise
-    router.start(engines)
     for module in modules.values():
         module.start(now)
     return Node(services, router, modules, engines)
 
 
-def _modules(settings: Settings, services: Services, now: float) -> dict[str, Module]:
+def _modules(settings: Settings, services: Services) -> dict[str, Module]:
     """Make the modules that the configuration loads; core, pv, hdr and x are always there, as in Kamailio."""
     names = settings.modules.load
     modules: dict[str, Module] = {}
@@ -154,6 +154,14 @@ def _modules(settings: Settings, services: Services, now: float) -> dict[str, Mo
             modules[name] = module_class(services, params)
             services.variables.add(modules[name].pv_classes())
     return modules
+
+
+def _must_answer_requests(settings: Settings, router: Router) -> None:
+    """Refuse a script without a request route: every request would stay without an answer. Raises ScriptLoadError."""
+    if not router.defines(Route.REQUEST, REQUEST_ROUTE):
+        engine = settings.routes.engine_for(Route.REQUEST, REQUEST_ROUTE)
+        script = next(one.script for one in settings.engines if one.name == engine)
+        raise ScriptLoadError(str(script), None, f"defines no function {REQUEST_ROUTE}")
 
 
 def open_data(data: Path) -> tuple[LocationStore, Database]:
@@ -304,9 +312,7 @@ def _name(kind: Route) -> str:
 
 def serve(settings: Settings, say: Callable[[str], None]) -> None:
     """Run a server in the foreground until it is told to stop, and ``say`` what it is. Raises UsageError."""
-    logging.basicConfig(
-        stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.to_stderr(settings.log_level)
     server = Server(settings)
     try:
         for line in server.describe():

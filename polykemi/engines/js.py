@@ -342,14 +342,17 @@ class JsEngine:
         self._fatal = None
         self._finished.clear()
         self._work, self._loop = work, loop
-        self._start()
         try:
+            self._start()
             while not self._finished.wait(period):
                 self._watch(seconds)
         finally:
-            if not self._finished.is_set():  # a signal's handler raised
+            if not self._finished.is_set():  # a signal's handler raised, perhaps before V8 began: one more task tells
+                self._stopping = True
                 self.stop()
-                while not self._finished.wait(period):
+                last = threading.Event()
+                self._v8.start(self._main, lambda _: last.set())
+                while not last.wait(period):
                     self._watch(seconds)
             self._loop = self._work = None
             self._stopping = False
@@ -367,8 +370,8 @@ class JsEngine:
             loop.call_soon_threadsafe(self._stop)
 
     def _stop(self) -> None:
-        self._stopping = True
         if self._loop is not None:
+            self._stopping = True
             self._loop.stop()
 
     def _start(self) -> None:

@@ -360,13 +360,14 @@ class Core(Module):
             received=received,
             rport=rport,
         )
+        target = Flow(listener, uri.host.strip("[]"), uri.effective_port)
         if services.routes.defines(Route.ONSEND, ONSEND_ROUTE):
             onsend = RouteContext(Route.ONSEND, ONSEND_ROUTE, request, ctx.flow, ctx.now)
-            onsend.shared, onsend.wire = ctx.shared, data
+            onsend.shared, onsend.wire, onsend.destination = ctx.shared, data, target
             yield onsend
             if onsend.dropped:
                 return -1
-        services.outbox.send(data, Flow(listener, uri.host.strip("[]"), uri.effective_port))
+        services.outbox.send(data, target)
         services.count("core.fwd_requests")
         return 1
 

@@ -112,6 +112,21 @@ class Rr(Module):
             edits.inserts.append((place, RecordRoute(f"Record-Route: <{scheme}:{value}>")))
         return 1
 
+    def doubled(self, edits: Edits, came_in: Listener, goes_out: Listener) -> Edits:
+        """Return ``edits`` with our Record-Route written twice: the request leaves by another listener than it came to.
+
+        Each side then finds in the route set the address that it can reach (Kamailio: enable_double_rr, ``r2=on``).
+        """
+        own = f":{_address(came_in)};"
+        for i, (place, text) in enumerate(edits.inserts):
+            if type(text) is RecordRoute and own in text and ";r2=on" not in text and self.params.enable_double_rr:
+                inner = text.replace(own, f"{own}r2=on;", 1)
+                outer = inner.replace(own, f":{_address(goes_out)};", 1)
+                edits = edits.copy()
+                edits.inserts[i : i + 1] = [(place, RecordRoute(outer)), (place, RecordRoute(inner))]
+                return edits
+        return edits
+
     @export(routes=_ON_REQUESTS)
     def add_rr_param(self, ctx: RouteContext, param: str) -> int:
         """Add ``;name=value`` to our Record-Route, whether it is there already or comes later. Answers 1 or -1.

@@ -236,6 +236,8 @@ class Relayer:
         if isinstance(flow, int):
             return flow
         branch.flow = flow
+        if flow.listener != ctx.flow.listener and "rr" in self._services.modules:
+            edits = self._services.modules["rr"].doubled(edits, ctx.flow.listener, flow.listener)
         branch.on_branch_failure = t.on_branch_failure
         branch.data = self._request_for(ctx, request, edits, branch.uri, branch.key, flow.listener, routes)
         if not (yield from self._may_send(ctx, t, branch)):
@@ -278,6 +280,7 @@ class Relayer:
         onsend.shared, onsend.transaction = ctx.shared, t
         if isinstance(branch, Branch):
             onsend.wire, onsend.branch, onsend.branch_index = branch.data, branch, branch.index
+            onsend.destination = branch.flow
             onsend.ruri, onsend.dst_uri = branch.uri, branch.dst_uri
         else:
             onsend.wire, onsend.ruri, onsend.dst_uri = branch, ctx.ruri, ctx.dst_uri
