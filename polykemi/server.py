@@ -54,17 +54,18 @@ class Node:
     router: Router
     modules: Mapping[str, Module]
     engines: Mapping[str, Engine]
+    timed: tuple[Module, ...]  # the modules that have timers
 
     def timers(self, now: float) -> None:
         """Do what is due at ``now``; the router is to be pumped afterwards."""
-        for module in self.modules.values():
+        for module in self.timed:
             process = module.handle_timer(now)
             if process is not None:
                 self.router.put(process)
 
     def next_timeout(self) -> float | None:
         """Return when ``timers`` wants to be called next, in seconds since the epoch."""
-        due = [t for m in self.modules.values() if (t := m.next_timeout()) is not None]
+        due = [t for m in self.timed if (t := m.next_timeout()) is not None]
         return min(due) if due else None
 
     def close(self) -> None:
@@ -141,7 +142,8 @@ def assemble(
         raise
     for module in modules.values():
         module.start(now)
-    return Node(services, router, modules, engines)
+    timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
+    return Node(services, router, modules, engines, timed)
 
 
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:

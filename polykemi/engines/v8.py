@@ -113,7 +113,7 @@ class V8:
         stats = json.loads(_text(dll.mr_heap_stats(context).contents))
         most = stats["heap_size_limit"] * 3 // 4
         self.memory = min(memory, most) if memory else most
-        self.limit_memory()
+        self._limit_memory()
         self._undefined = dll.mr_alloc_int_val(context, 0, _UNDEFINED)
         self._nothing = self.eval("[]")
         try:
@@ -235,13 +235,17 @@ class V8:
         self._dll.mr_cancel_task(self._context, task)
 
     # ---- memory
-    def limit_memory(self) -> None:
-        """Set the heap limit, again after it was reached."""
+    def _limit_memory(self) -> None:
         self._dll.mr_set_hard_memory_limit(self._context, self.memory)
 
     def out_of_memory(self) -> bool:
-        """Tell whether the heap limit was reached since it was set."""
+        """Tell whether a task was ended as the heap went beyond its limit; ``lift_memory_limit`` comes next."""
         return bool(self._dll.mr_hard_memory_limit_reached(self._context))
+
+    def lift_memory_limit(self) -> str:
+        """Let the next task run, under the same limit; return what the last one did, in words."""
+        self._limit_memory()
+        return f"needs more memory than its {self.memory} octets"
 
     def close(self) -> None:
         """End the isolate and its thread; what runs is cancelled."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from polykemi.errors import ParseError, SipError
@@ -62,9 +63,8 @@ class Sanity(Module):
         """
         message = ctx.message
         try:
-            for bit, check in _CHECKS:
-                if checks & bit:
-                    check(self, message, uris)
+            for check in _checks_of(checks):
+                check(self, message, uris)
             if checks & 65536 or self.params.size_checks:
                 self._check_sizes(message)
         except _Unsupported as error:
@@ -248,3 +248,9 @@ _CHECKS: Final[tuple[tuple[int, Callable[[Sanity, Message, int], None]], ...]] =
     (16384, _check_first_via),
     (32768, _check_rfc3261),
 )
+
+
+@lru_cache(maxsize=64)
+def _checks_of(checks: int) -> tuple[Callable[[Sanity, Message, int], None], ...]:
+    """Return the checks that the sum ``checks`` names."""
+    return tuple(check for bit, check in _CHECKS if checks & bit)

@@ -161,8 +161,8 @@ _QUOTED_NAME_ADDR = re.compile(r'([^"<]*+(?:"(?:[^"\\]++|\\.)*+"[^"<]*+)*+)(<)(.
 _NOT_IN_ADDR_SPEC = frozenset(LWS + '"<>?,')  # "?" and "," because such a URI must stand in brackets (section 20)
 
 
-@lru_cache(maxsize=2048)
-def _name_addr(text: str) -> NameAddr:
+def parse_name_addr(text: str) -> NameAddr:
+    """Parse one name-addr or addr-spec with its header parameters, or the ``*`` of a Contact. Raise ParseError."""
     display, bracket, rest = text.partition("<")
     if (
         '"' in display
@@ -184,11 +184,6 @@ def _name_addr(text: str) -> NameAddr:
     if not uri or (params and params[0] != ";"):
         raise ParseError("Bad name-addr")
     return NameAddr(display.strip(LWS), uri, params[1:].lstrip(LWS))
-
-
-def parse_name_addr(text: str) -> NameAddr:
-    """Parse one name-addr or addr-spec with its header parameters, or the ``*`` of a Contact. Raise ParseError."""
-    return _name_addr(text) if len(text) <= 256 else _name_addr.__wrapped__(text)
 
 
 _SENT_PROTOCOLS: Final = {f"SIP/2.0/{transport}": transport for transport in ("UDP", "TCP", "TLS", "SCTP", "WS", "WSS")}

@@ -91,7 +91,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 _NOT_IN_URI = re.compile(r'[\x00-\x20"<>\x7f]')
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16384)
 def _parse(text: str) -> Uri:
     scheme, _, rest = text.partition(":")
     if not rest or _NOT_IN_URI.search(text):

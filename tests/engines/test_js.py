@@ -1,258 +1,32 @@
-"""The JavaScript engine, in both of its ways: hosting the event loop, and called from it."""
+"""JavaScript as scripts see it: values, KSR, the end of a route, errors, blocks inside blocks."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import logging
-import os
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
-from polykemi.engines import v8
-from polykemi.engines.base import Host, Limits
-from polykemi.engines.js import JsEngine
-from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout, SipError, UsageError
-from polykemi.kemi.context import Current, Exit, Process, RouteContext
-from polykemi.kemi.registry import Registry, Xval, export
+from polykemi.engines.base import Limits
+from polykemi.errors import ScriptError, ScriptLoadError
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Route
-from polykemi.modules.base import Module
-from tests import support
-
-MESSAGE = support.message("OPTIONS sip:alice@example.test SIP/2.0")
-MAIN = "ksr_request_route"
-
-
-class Fake(Module):
-    """Exports with no server behind them; ``said`` holds what scripts have passed."""
-
-    def __init__(self, said: list[Any]) -> None:
-        self.said = said
-
-
-class Core(Fake):
-    name = ""
-
-    @export()
-    def info(self, ctx: RouteContext, text: str) -> None:
-        """Keep ``text``."""
-        self.said.append(text)
-
-    @export()
-    def set_drop(self, ctx: RouteContext) -> None:
-        """Mark the block as dropped."""
-        ctx.dropped = True
-
-
-class Pv(Fake):
-    name = "pv"
-
-    @export()
-    def get(self, ctx: RouteContext, name: str) -> Xval:
-        """Return what ``ctx.cache`` has."""
-        value: Xval = ctx.cache.get(name)
-        return value
-
-    @export()
-    def sets(self, ctx: RouteContext, name: str, value: str) -> bool:
-        """Set a text."""
-        ctx.cache[name] = value
-        return True
-
-    @export()
-    def seti(self, ctx: RouteContext, name: str, value: int) -> bool:
-        """Set a number."""
-        ctx.cache[name] = value
-        return True
-
-    @export()
-    def six(self, ctx: RouteContext, a: str, b: int, c: str, d: int, e: str, f: int) -> int:
-        """Keep all arguments."""
-        self.said.append((a, b, c, d, e, f))
-        return 6
-
-
-class Kx(Fake):
-    name = "kx"
-
-    @export(constant=True)
-    def get_method(self, ctx: RouteContext) -> Xval:
-        """Return the method, and keep that this was asked."""
-        self.said.append("asked")
-        return ctx.cache.get("method", "OPTIONS")  # type: ignore[no-any-return]
-
-
-class Tm(Fake):
-    name = "tm"
-
-    @export(routes=Route.REQUEST)
-    def t_relay(self, ctx: RouteContext) -> Process[int]:
-        """Run a branch route."""
-        block = RouteContext(Route.BRANCH, "ksr_branch_manage", ctx.message, ctx.flow, ctx.now)
-        ctx.cache["block"] = block
-        yield block
-        self.said.append("relayed")
-        return -1 if block.error or block.dropped else 1
-
-    @export()
-    def run(self, ctx: RouteContext, name: str) -> Process[int]:
-        """Run the branch route ``name``, and then an event route."""
-        ctx.cache[name] = RouteContext(Route.BRANCH, name, ctx.message, ctx.flow, ctx.now)
-        yield ctx.cache[name]
-        event = RouteContext(Route.EVENT, "on_event", ctx.message, ctx.flow, ctx.now)
-        event.event = f"ran:{name}"
-        yield event
-        return 7
-
-    @export()
-    def refuse(self, ctx: RouteContext) -> Process[int]:
-        """Fail as a process, as malformed SIP does."""
-        yield from ()
-        raise SipError(400, "Bad")
-
-
-class Odd(Fake):
-    name = "odd"
-
-    @export()
-    def crash(self, ctx: RouteContext) -> int:
-        """Fail as a bug of ours would."""
-        raise KeyError("not there")
-
-    @export()
-    def bad_sip(self, ctx: RouteContext) -> int:
-        """Fail as malformed SIP does."""
-        raise SipError(400, "Bad")
-
-    @export()
-    def leave_from_process(self, ctx: RouteContext) -> Process[int]:
-        """End the route from inside a process."""
-        yield from ()
-        raise Exit
-
-    @export()
-    def no_value(self, ctx: RouteContext) -> None:
-        """Give nothing."""
-
-
-class X(Fake):
-    name = "x"
-
-    @export()
-    def exit(self, ctx: RouteContext) -> None:
-        """End the block."""
-        raise Exit
-
-    @export()
-    def drop(self, ctx: RouteContext) -> None:
-        """Mark as dropped and end the block."""
-        ctx.dropped = True
-        raise Exit
-
-
-class Blocks:
-    """Work for a resident engine: the blocks given, then an end."""
-
-    def __init__(self, engine: JsEngine, blocks: Sequence[RouteContext]) -> None:
-        self.engine, self.blocks = engine, list(blocks)
-        self.idle: Callable[[], None] = engine.stop
-
-    def next(self) -> RouteContext | None:
-        """Return the next block."""
-        if self.blocks:
-            return self.blocks.pop(0)
-        self.idle()
-        return None
-
-
-class Bench:
-    """An engine under test, its scripts and what they said."""
-
-    def __init__(self, mode: str, directory: Path) -> None:
-        self.mode, self.directory = mode, directory
-        self.current = Current()
-        self.said: list[Any] = []
-        modules = [module(self.said) for module in (Core, Pv, Kx, Tm, Odd, X)]
-        self.host = Host(registry=Registry(modules), current=self.current, drive=self.not_driven)
-        self.engines: list[JsEngine] = []
-
-    def not_driven(self, process: Generator[RouteContext, None, Any]) -> Any:
-        raise AssertionError("V8 pulls a process, nobody drives it")
-
-    def engine(self, source: str = "", limits: Limits | None = None, **host: Any) -> JsEngine:
-        """Return a new engine with a script."""
-        engine = JsEngine(replace(self.host, limits=limits or Limits(5.0), **host))
-        self.engines.append(engine)
-        if source:
-            engine.load(self.script(source))
-        return engine
-
-    def script(self, source: str | bytes, name: str = "script.js") -> Path:
-        path = self.directory / name
-        path.write_bytes(source if isinstance(source, bytes) else source.encode())
-        return path
-
-    def block(self, callback: str = MAIN, kind: Route = Route.REQUEST) -> RouteContext:
-        ctx = support.request_context(MESSAGE, kind=kind)
-        ctx.callback = callback
-        return ctx
-
-    def run(self, engine: JsEngine, *blocks: RouteContext) -> RouteContext:
-        """Run ``blocks``, one by default, and return the last."""
-        todo = blocks or (self.block(),)
-        if self.mode == "resident":
-            loop = asyncio.new_event_loop()
-            engine.serve(loop, Blocks(engine, todo))
-            loop.close()
-        else:
-            for ctx in todo:
-                self.current.ctx = ctx
-                try:
-                    engine.call(ctx.callback, ctx.event if ctx.kind == Route.EVENT else None)
-                except ScriptError as error:
-                    ctx.error = error
-                assert self.current.ctx is ctx
-                self.current.ctx = None
-        return todo[-1]
-
-    def says(self, body: str) -> list[Any]:
-        """Run ``body`` as a request route and return what it said."""
-        ctx = self.run(self.engine(f"function {MAIN}() {{\n{body}\n}}"))
-        assert ctx.error is None, ctx.error
-        return self.said
+from tests.engines.js_bench import MAIN, Bench, benches
 
 
 @pytest.fixture(params=["resident", "hosted"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(request.param, tmp_path)
-    yield made
-    for engine in made.engines:
-        engine.close()
+    """An engine that hosts the event loop, and one that is called from it."""
+    yield from benches(request.param, tmp_path)
 
 
 @pytest.fixture
 def hosted(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench("hosted", tmp_path)
-    yield made
-    for engine in made.engines:
-        engine.close()
-
-
-@pytest.fixture
-def resident(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench("resident", tmp_path)
-    yield made
-    for engine in made.engines:
-        engine.close()
+    """An engine that is called from the event loop."""
+    yield from benches("hosted", tmp_path)
 
 
 # ---- values
@@ -654,6 +428,34 @@ def test_blocks_nest_and_events_get_their_name(bench: Bench) -> None:
     assert bench.said == ["outer", "inner", "ran:inner", "ran:outer", "got 7"]
 
 
+def test_blocks_that_nest_without_end_are_an_error_and_leave_nothing_behind(bench: Bench) -> None:
+    engine = bench.engine(
+        f"""function {MAIN}() {{ KSR.tm.run("{MAIN}"); }}
+        function fine() {{ KSR.tm.run("nowhere"); KSR.info(KSR.pv.get("who")); }}"""
+    )
+    endless, fine = bench.block(), bench.block("fine")
+    fine.cache["who"] = "fine"
+    bench.run(engine, endless, fine)
+    innermost = endless
+    while MAIN in innermost.cache:
+        innermost = innermost.cache[MAIN]
+    assert "more than 16 route blocks inside each other" in str(innermost.error)
+    assert (endless.error, fine.error, bench.said) == (None, None, ["fine"])
+
+
+def test_a_branch_route_that_finds_no_stack_leaves_nothing_behind(bench: Bench) -> None:
+    engine = bench.engine(
+        f"""function {MAIN}() {{ try {{ {MAIN}(); }} catch (e) {{ KSR.tm.t_relay(); }} }}
+        function ksr_branch_manage() {{ }}
+        function fine() {{ KSR.tm.t_relay(); KSR.info(KSR.pv.get("who")); }}"""
+    )
+    endless, fine = bench.block(), bench.block("fine")
+    fine.cache["who"] = "fine"
+    bench.run(engine, endless, fine)
+    assert fine.error is None
+    assert bench.said[-1] == "fine"
+
+
 def test_a_failing_branch_route_is_reported_and_leaves_the_request_route_unharmed(bench: Bench) -> None:
     reported: list[RouteContext] = []
     source = f"""function {MAIN}() {{ KSR.info("" + KSR.tm.t_relay()); }}
@@ -693,320 +495,3 @@ def test_blocks_of_other_engines_are_run_by_the_host(hosted: Bench) -> None:
     assert hosted.said == ["relayed", "-1"]
     assert reported == [ctx.cache["block"]]
     assert f"{MAIN}: JavaScript is waiting for this call" in str(reported[0].error)
-
-
-# ---- loading
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        f"function {MAIN}() {{ KSR.info('ran'); }}",
-        f"const {MAIN} = function () {{ KSR.info('ran'); }};",
-        f"let {MAIN} = () => KSR.info('ran')",
-        f"var {MAIN} = function () {{ KSR.info('ran'); }}",
-        f"{MAIN} = function () {{ KSR.info('ran'); }}",
-        f"this.{MAIN} = function () {{ KSR.info('ran'); }}",
-        "globalThis['ksr_' + 'request_route'] = function () { KSR.info('ran'); }",
-        f"'use strict'; function {MAIN}() {{ KSR.info('ran'); }} // the end",
-        f"#!/usr/bin/env node\nclass K {{}}\nimplicit = 1; function {MAIN}() {{ KSR.info('ran'); }}",
-        f"\ufefffunction {MAIN}() {{ KSR.info('ran'); }} //# sourceURL=other.js",
-    ],
-)
-def test_functions_are_found_however_they_are_defined(bench: Bench, source: str) -> None:
-    engine = bench.engine(source)
-    assert engine.has(MAIN)
-    assert MAIN in engine.functions()
-    bench.run(engine)
-    assert bench.said == ["ran"]
-
-
-def test_functions_lists_what_the_script_defines_and_nothing_else(hosted: Bench) -> None:
-    engine = hosted.engine(
-        "function a() {} const b = () => 1, c = 5; var d = function* () {}; class E {} let o = {f: 1}; o.g = a;"
-    )
-    assert engine.functions() == {"a", "b", "d", "E"}
-    assert not engine.has("c")
-    assert not engine.has("parseInt")
-
-
-def test_a_function_that_is_missing_is_not_run(bench: Bench) -> None:
-    assert bench.run(bench.engine("var a = 1;"), bench.block("nowhere")).error is None
-
-
-def test_callbacks_may_have_names_beyond_ascii(bench: Bench) -> None:
-    engine = bench.engine("function r\u00e9ponse() { KSR.info('ran'); }")
-    bench.run(engine, bench.block("r\u00e9ponse"), bench.block("r\u00e9ponse".encode().decode("latin-1")))
-    assert bench.said == ["ran", "ran"]
-
-
-@pytest.mark.parametrize(
-    ("source", "line", "cause"),
-    [
-        ("function a() {}\nvar x = ;\n", 2, "SyntaxError: Unexpected token ';'"),
-        ("function a( {", 1, "SyntaxError"),
-        ("function a() {\n", 2, "SyntaxError: Unexpected end of input"),
-        ("\n\nreturn 5;", 3, "SyntaxError: Illegal return statement"),
-        ("function a() {}\n}); (function () {", 2, "SyntaxError"),
-        ("let a = 1;\nlet a = 2;", 2, "SyntaxError: Identifier 'a' has already been declared"),
-        ("\n\n\nnothing.here();", 4, "ReferenceError: nothing is not defined"),
-        ("function f() {\n  nothing.here();\n}\nf();", 2, "ReferenceError: nothing is not defined"),
-        ("\nthrow 'text';", 2, "text"),
-        ("\nnew RegExp('(');", 2, "SyntaxError: Invalid regular expression"),
-        (b"var a = 1;\n// \xff\n", 2, "is not UTF-8"),
-    ],
-)
-def test_a_script_that_does_not_load_says_file_line_and_cause(
-    bench: Bench, source: str | bytes, line: int, cause: str
-) -> None:
-    engine = bench.engine(f"function {MAIN}() {{ KSR.info('old'); }}")
-    path = bench.script(source, "new.js")
-    with pytest.raises(ScriptLoadError) as caught:
-        engine.load(path)
-    assert (caught.value.file, caught.value.line) == (str(path), line)
-    assert caught.value.cause.startswith(cause)
-    bench.run(engine)
-    assert bench.said == ["old"]
-
-
-def test_a_missing_script_says_so(hosted: Bench) -> None:
-    with pytest.raises(ScriptLoadError, match=r"none\.js: No such file or directory"):
-        hosted.engine().load(hosted.directory / "none.js")
-
-
-def test_calls_while_loading_give_false_and_are_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    engine = bench.engine(
-        f"\nvar a = KSR.pv.get('x'), b = KSR.pv.sets('y');\nfunction {MAIN}() {{ KSR.info(a + ' ' + b); }}"
-    )
-    bench.run(engine)
-    assert bench.said == ["false false"]
-    assert [r.getMessage().rpartition("/")[2] for r in caplog.records] == ["script.js:2"] * 2
-
-
-def test_a_script_that_never_ends_loading_is_stopped(hosted: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polykemi.engines.js.LOAD_SECONDS", 0.05)
-    with pytest.raises(ScriptLoadError, match=r"script\.js: ran longer than 0\.05 s"):
-        hosted.engine("for (;;) {}")
-
-
-def test_a_script_can_be_replaced_while_serving(resident: Bench) -> None:
-    engine = resident.engine(f"function {MAIN}() {{ KSR.info('old'); }}")
-    new = resident.script(f"function {MAIN}() {{ KSR.info('new'); }}", "new.js")
-    broken = resident.script("function (", "broken.js")
-    work = Blocks(engine, [resident.block()])
-    errors: list[ScriptLoadError] = []
-    loop = uvloop.new_event_loop()
-
-    def reload() -> None:
-        try:
-            engine.load(broken)
-        except ScriptLoadError as error:
-            errors.append(error)
-        engine.load(new)
-        work.blocks.append(resident.block())
-        work.idle = engine.stop
-        loop.call_soon_threadsafe(loop.stop)
-
-    thread = threading.Thread(target=reload)
-
-    def begin() -> None:
-        work.idle = lambda: None
-        thread.start()
-
-    work.idle = begin
-    engine.serve(loop, work)
-    thread.join()
-    loop.close()
-    assert resident.said == ["old", "new"]
-    assert errors[0].line == 1
-
-
-def test_loading_on_the_thread_that_serves_is_refused_and_does_not_hang(resident: Bench) -> None:
-    engine = resident.engine(f"function {MAIN}() {{}}")
-    work = Blocks(engine, [])
-    work.idle = lambda: engine.load(resident.directory / "script.js")
-    loop = asyncio.new_event_loop()
-    with pytest.raises(RuntimeError, match="from another"):
-        engine.serve(loop, work)
-    loop.close()
-
-
-# ---- limits
-
-
-def test_a_route_that_runs_too_long_is_stopped_and_the_next_ones_run(bench: Bench) -> None:
-    engine = bench.engine(
-        f"""function {MAIN}() {{ KSR.info("in"); for (;;) {{ try {{ for (;;) {{}} }} catch (e) {{}} }} }}
-        function fine() {{ KSR.info(KSR.pv.get("v")); }}""",
-        Limits(0.05),
-    )
-    blocks = [bench.block("fine"), bench.block(), bench.block("fine"), bench.block(), bench.block("fine")]
-    for ctx in blocks:
-        ctx.cache["v"] = "fine"
-    bench.run(engine, *blocks)
-    assert bench.said == ["fine", "in", "fine", "in", "fine"]
-    for ctx in blocks[1::2]:
-        assert isinstance(ctx.error, ScriptTimeout)
-        assert str(ctx.error) == f"{bench.directory}/script.js: ran longer than 0.05 s"
-    assert [ctx.error for ctx in blocks[::2]] == [None] * 3
-
-
-def test_a_branch_route_that_runs_too_long_ends_the_request_route_too(bench: Bench) -> None:
-    engine = bench.engine(
-        f"function {MAIN}() {{ KSR.tm.t_relay(); KSR.info('on'); }} function ksr_branch_manage() {{ for (;;) {{}} }}",
-        Limits(0.05),
-    )
-    ctx = bench.run(engine)
-    assert isinstance(ctx.error, ScriptTimeout)
-    assert isinstance(ctx.cache["block"].error, ScriptTimeout)
-    assert bench.said == []
-    assert bench.run(engine, bench.block("nowhere")).error is None
-
-
-def test_promises_that_never_end_are_stopped(bench: Bench) -> None:
-    engine = bench.engine(
-        f"""function {MAIN}() {{ (function again() {{ Promise.resolve().then(again); }})(); }}
-        function fine() {{ KSR.info("fine"); }}""",
-        Limits(0.05),
-    )
-    endless = bench.block()
-    bench.run(engine, endless, bench.block("fine"))
-    assert isinstance(endless.error, ScriptTimeout)
-    assert bench.said == ["fine"]
-
-
-def test_results_are_not_mixed_up_after_a_stop(bench: Bench) -> None:
-    engine = bench.engine(
-        f"""function {MAIN}() {{ for (;;) KSR.pv.get("v"); }}
-        function fine() {{ KSR.info(KSR.pv.get("v") + KSR.pv.get("v") + KSR.pv.get("v")); }}""",
-        Limits(0.02),
-    )
-    blocks = [bench.block(name) for name in (MAIN, "fine") * 5]
-    for n, ctx in enumerate(blocks):
-        ctx.cache["v"] = f"<{n // 4}>"
-    bench.run(engine, *blocks)
-    assert bench.said == [f"<{n // 4}>" * 3 for n in range(1, 10, 2)]
-
-
-def test_a_route_that_needs_too_much_memory_fails_alone(bench: Bench) -> None:
-    engine = bench.engine(
-        f"""function {MAIN}() {{ var all = []; for (;;) all.push(new Array(1000).fill(all.length)); }}
-        function fine() {{ KSR.info("fine"); }}""",
-        Limits(30.0, 64 << 20),
-    )
-    failed, fine = bench.block(), bench.block("fine")
-    bench.run(engine, failed, fine)
-    assert isinstance(failed.error, ScriptError)
-    assert failed.error.cause == "needs more memory than its 67108864 octets"
-    assert bench.said == ["fine"]
-
-
-def test_memory_stays_level_over_many_calls(bench: Bench) -> None:
-    engine = bench.engine(
-        f"""var n = 0;
-        function {MAIN}() {{ for (var i = 0; i < 50; i++) {{ KSR.pv.sets("key", "value " + n++); KSR.pv.get("key"); }} }}"""
-    )
-    blocks = 300 if bench.mode == "hosted" else 1500
-
-    def resident_octets() -> int:
-        gc.collect()
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    ctx = bench.block()
-    bench.run(engine, *[ctx] * blocks)
-    before = resident_octets()
-    bench.run(engine, *[ctx] * blocks)
-    bench.run(engine, *[ctx] * blocks)
-    grown = resident_octets() - before
-    assert grown < 40 * 2 * blocks * 100 + (4 << 20)  # 100 octets a call would be lost without the message pump
-
-
-# ---- life
-
-
-def test_the_loop_runs_inside_and_stop_ends_it_from_any_thread(resident: Bench) -> None:
-    engine = resident.engine(f"function {MAIN}() {{ KSR.info('ran'); }}")
-    loop = uvloop.new_event_loop()
-    work = Blocks(engine, [])
-    work.idle = lambda: None
-
-    async def client() -> None:
-        for _ in range(3):
-            work.blocks.append(resident.block())
-            loop.stop()
-            await asyncio.sleep(0)
-        threading.Thread(target=engine.stop).start()
-
-    task = loop.create_task(client())
-    engine.serve(loop, work)
-    loop.run_until_complete(task)
-    loop.close()
-    assert resident.said == ["ran"] * 3
-
-
-def test_stop_before_serve_makes_serve_return(resident: Bench) -> None:
-    engine = resident.engine("var a;")
-    engine.stop()
-    work = Blocks(engine, [])
-    work.idle = lambda: None
-    loop = asyncio.new_event_loop()
-    engine.serve(loop, work)
-    loop.close()
-
-
-def test_a_signal_reaches_the_thread_that_serves(resident: Bench) -> None:
-    engine = resident.engine("var a;")
-    loop = asyncio.new_event_loop()
-    loop.call_soon(lambda: signal.raise_signal(signal.SIGINT))
-    work = Blocks(engine, [])
-    work.idle = lambda: None
-    with pytest.raises(KeyboardInterrupt):
-        engine.serve(loop, work)
-    loop.close()
-
-
-def test_an_error_in_the_work_ends_serve_with_that_error(resident: Bench) -> None:
-    engine = resident.engine(f"function {MAIN}() {{ KSR.info('ran'); }}")
-
-    def fail() -> None:
-        raise LookupError("broken work")
-
-    work = Blocks(engine, [])
-    work.idle = fail
-    loop = asyncio.new_event_loop()
-    with pytest.raises(LookupError, match="broken work"):
-        engine.serve(loop, work)
-    loop.close()
-    resident.run(engine)
-    assert resident.said == ["ran"]
-
-
-def test_engines_follow_each_other_in_one_process_and_leave_no_thread(bench: Bench) -> None:
-    def threads() -> int:
-        return len(list(Path("/proc/self/task").iterdir()))
-
-    before = threads()
-    for n in range(3):
-        engine = bench.engine(f"function {MAIN}() {{ KSR.info('{n}'); }}")
-        bench.run(engine)
-        bench.engines.pop().close()
-    assert bench.said == ["0", "1", "2"]
-    assert threads() <= before  # one of an earlier test may have ended meanwhile
-
-
-def test_the_interpreter_ends_when_an_engine_was_not_closed() -> None:
-    program = "from polykemi.engines.v8 import V8\nV8().eval('[]')\nprint('end')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
-    assert (done.stdout, done.stderr, done.returncode) == ("end\n", "", 0)
-
-
-def test_another_version_of_mini_racer_is_refused_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.99.0")
-    with pytest.raises(UsageError, match=r"needs the package mini-racer==0\.14\.1; 0\.99\.0 is installed"):
-        v8.V8()
-
-
-def test_a_library_without_the_entry_points_is_refused_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(v8, "_FUNCTIONS", ("mr_eval", "mr_not_there"))
-    with pytest.raises(UsageError, match=r"mini-racer 0\.14\.1 is not as expected: mr_not_there"):
-        v8.V8()

@@ -1,0 +1,231 @@
+"""What the tests of the JavaScript engine share: exports with no server behind them, and both ways to run blocks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from polykemi.engines.base import Host, Limits
+from polykemi.engines.js import JsEngine
+from polykemi.errors import ScriptError, SipError
+from polykemi.kemi.context import Current, Exit, Process, RouteContext
+from polykemi.kemi.registry import Registry, Xval, export
+from polykemi.kemi.route import Route
+from polykemi.modules.base import Module
+from tests import support
+
+MESSAGE = support.message("OPTIONS sip:alice@example.test SIP/2.0")
+MAIN = "ksr_request_route"
+
+
+class Fake(Module):
+    """Exports with no server behind them; ``said`` holds what scripts have passed."""
+
+    def __init__(self, said: list[Any]) -> None:
+        self.said = said
+
+
+class Core(Fake):
+    name = ""
+
+    @export()
+    def info(self, ctx: RouteContext, text: str) -> None:
+        """Keep ``text``."""
+        self.said.append(text)
+
+    @export()
+    def set_drop(self, ctx: RouteContext) -> None:
+        """Mark the block as dropped."""
+        ctx.dropped = True
+
+
+class Pv(Fake):
+    name = "pv"
+
+    @export()
+    def get(self, ctx: RouteContext, name: str) -> Xval:
+        """Return what ``ctx.cache`` has."""
+        value: Xval = ctx.cache.get(name)
+        return value
+
+    @export()
+    def sets(self, ctx: RouteContext, name: str, value: str) -> bool:
+        """Set a text."""
+        ctx.cache[name] = value
+        return True
+
+    @export()
+    def seti(self, ctx: RouteContext, name: str, value: int) -> bool:
+        """Set a number."""
+        ctx.cache[name] = value
+        return True
+
+    @export()
+    def six(self, ctx: RouteContext, a: str, b: int, c: str, d: int, e: str, f: int) -> int:
+        """Keep all arguments."""
+        self.said.append((a, b, c, d, e, f))
+        return 6
+
+
+class Kx(Fake):
+    name = "kx"
+
+    @export(constant=True)
+    def get_method(self, ctx: RouteContext) -> Xval:
+        """Return the method, and keep that this was asked."""
+        self.said.append("asked")
+        return ctx.cache.get("method", "OPTIONS")  # type: ignore[no-any-return]
+
+
+class Tm(Fake):
+    name = "tm"
+
+    @export(routes=Route.REQUEST)
+    def t_relay(self, ctx: RouteContext) -> Process[int]:
+        """Run a branch route."""
+        block = RouteContext(Route.BRANCH, "ksr_branch_manage", ctx.message, ctx.flow, ctx.now)
+        ctx.cache["block"] = block
+        yield block
+        self.said.append("relayed")
+        return -1 if block.error or block.dropped else 1
+
+    @export()
+    def run(self, ctx: RouteContext, name: str) -> Process[int]:
+        """Run the branch route ``name``, and then an event route."""
+        ctx.cache[name] = RouteContext(Route.BRANCH, name, ctx.message, ctx.flow, ctx.now)
+        yield ctx.cache[name]
+        event = RouteContext(Route.EVENT, "on_event", ctx.message, ctx.flow, ctx.now)
+        event.event = f"ran:{name}"
+        yield event
+        return 7
+
+    @export()
+    def refuse(self, ctx: RouteContext) -> Process[int]:
+        """Fail as a process, as malformed SIP does."""
+        yield from ()
+        raise SipError(400, "Bad")
+
+
+class Odd(Fake):
+    name = "odd"
+
+    @export()
+    def crash(self, ctx: RouteContext) -> int:
+        """Fail as a bug of ours would."""
+        raise KeyError("not there")
+
+    @export()
+    def bad_sip(self, ctx: RouteContext) -> int:
+        """Fail as malformed SIP does."""
+        raise SipError(400, "Bad")
+
+    @export()
+    def leave_from_process(self, ctx: RouteContext) -> Process[int]:
+        """End the route from inside a process."""
+        yield from ()
+        raise Exit
+
+    @export()
+    def no_value(self, ctx: RouteContext) -> None:
+        """Give nothing."""
+
+
+class X(Fake):
+    name = "x"
+
+    @export()
+    def exit(self, ctx: RouteContext) -> None:
+        """End the block."""
+        raise Exit
+
+    @export()
+    def drop(self, ctx: RouteContext) -> None:
+        """Mark as dropped and end the block."""
+        ctx.dropped = True
+        raise Exit
+
+
+class Blocks:
+    """Work for a resident engine: the blocks given, then an end."""
+
+    def __init__(self, engine: JsEngine, blocks: Sequence[RouteContext]) -> None:
+        self.engine, self.blocks = engine, list(blocks)
+        self.idle: Callable[[], None] = engine.stop
+
+    def next(self) -> RouteContext | None:
+        """Return the next block."""
+        if self.blocks:
+            return self.blocks.pop(0)
+        self.idle()
+        return None
+
+
+class Bench:
+    """An engine under test, its scripts and what they said."""
+
+    def __init__(self, mode: str, directory: Path) -> None:
+        self.mode, self.directory = mode, directory
+        self.current = Current()
+        self.said: list[Any] = []
+        modules = [module(self.said) for module in (Core, Pv, Kx, Tm, Odd, X)]
+        self.host = Host(registry=Registry(modules), current=self.current, drive=self.not_driven)
+        self.engines: list[JsEngine] = []
+
+    def not_driven(self, process: Generator[RouteContext, None, Any]) -> Any:
+        raise AssertionError("V8 pulls a process, nobody drives it")
+
+    def engine(self, source: str = "", limits: Limits | None = None, **host: Any) -> JsEngine:
+        """Return a new engine with a script."""
+        engine = JsEngine(replace(self.host, limits=limits or Limits(5.0), **host))
+        self.engines.append(engine)
+        if source:
+            engine.load(self.script(source))
+        return engine
+
+    def script(self, source: str | bytes, name: str = "script.js") -> Path:
+        path = self.directory / name
+        path.write_bytes(source if isinstance(source, bytes) else source.encode())
+        return path
+
+    def block(self, callback: str = MAIN, kind: Route = Route.REQUEST) -> RouteContext:
+        ctx = support.request_context(MESSAGE, kind=kind)
+        ctx.callback = callback
+        return ctx
+
+    def run(self, engine: JsEngine, *blocks: RouteContext) -> RouteContext:
+        """Run ``blocks``, one by default, and return the last."""
+        todo = blocks or (self.block(),)
+        if self.mode == "resident":
+            loop = asyncio.new_event_loop()
+            engine.serve(loop, Blocks(engine, todo))
+            loop.close()
+        else:
+            for ctx in todo:
+                self.current.ctx = ctx
+                try:
+                    engine.call(ctx.callback, ctx.event if ctx.kind == Route.EVENT else None)
+                except ScriptError as error:
+                    ctx.error = error
+                assert self.current.ctx is ctx
+                self.current.ctx = None
+        return todo[-1]
+
+    def says(self, body: str) -> list[Any]:
+        """Run ``body`` as a request route and return what it said."""
+        ctx = self.run(self.engine(f"function {MAIN}() {{\n{body}\n}}"))
+        assert ctx.error is None, ctx.error
+        return self.said
+
+    def close(self) -> None:
+        for engine in self.engines:
+            engine.close()
+
+
+def benches(mode: str, directory: Path) -> Iterator[Bench]:
+    """Yield one bench, for a fixture."""
+    bench = Bench(mode, directory)
+    yield bench
+    bench.close()

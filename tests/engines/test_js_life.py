@@ -1,0 +1,374 @@
+"""The life of the JavaScript engine: loading, limits, the event loop inside, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from polykemi.engines import v8
+from polykemi.engines.base import Limits
+from polykemi.engines.js_values import NUMBERED, OCTETS, SIZE, Values
+from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout, UsageError
+from polykemi.kemi.context import RouteContext
+from tests.engines.js_bench import MAIN, Bench, Blocks, benches
+
+
+@pytest.fixture(params=["resident", "hosted"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """An engine that hosts the event loop, and one that is called from it."""
+    yield from benches(request.param, tmp_path)
+
+
+@pytest.fixture
+def hosted(tmp_path: Path) -> Iterator[Bench]:
+    """An engine that is called from the event loop."""
+    yield from benches("hosted", tmp_path)
+
+
+@pytest.fixture
+def resident(tmp_path: Path) -> Iterator[Bench]:
+    """An engine that hosts the event loop."""
+    yield from benches("resident", tmp_path)
+
+
+# ---- loading
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        f"function {MAIN}() {{ KSR.info('ran'); }}",
+        f"const {MAIN} = function () {{ KSR.info('ran'); }};",
+        f"let {MAIN} = () => KSR.info('ran')",
+        f"var {MAIN} = function () {{ KSR.info('ran'); }}",
+        f"{MAIN} = function () {{ KSR.info('ran'); }}",
+        f"this.{MAIN} = function () {{ KSR.info('ran'); }}",
+        "globalThis['ksr_' + 'request_route'] = function () { KSR.info('ran'); }",
+        f"'use strict'; function {MAIN}() {{ KSR.info('ran'); }} // the end",
+        f"#!/usr/bin/env node\nclass K {{}}\nimplicit = 1; function {MAIN}() {{ KSR.info('ran'); }}",
+        f"\ufefffunction {MAIN}() {{ KSR.info('ran'); }} //# sourceURL=other.js",
+    ],
+)
+def test_functions_are_found_however_they_are_defined(bench: Bench, source: str) -> None:
+    engine = bench.engine(source)
+    assert engine.has(MAIN)
+    assert MAIN in engine.functions()
+    bench.run(engine)
+    assert bench.said == ["ran"]
+
+
+def test_functions_lists_what_the_script_defines_and_nothing_else(hosted: Bench) -> None:
+    engine = hosted.engine(
+        "function a() {} const b = () => 1, c = 5; var d = function* () {}; class E {} let o = {f: 1}; o.g = a;"
+    )
+    assert engine.functions() == {"a", "b", "d", "E"}
+    assert not engine.has("c")
+    assert not engine.has("parseInt")
+
+
+def test_a_function_that_is_missing_is_not_run(bench: Bench) -> None:
+    assert bench.run(bench.engine("var a = 1;"), bench.block("nowhere")).error is None
+
+
+def test_callbacks_may_have_names_beyond_ascii(bench: Bench) -> None:
+    engine = bench.engine("function r\u00e9ponse() { KSR.info('ran'); }")
+    bench.run(engine, bench.block("r\u00e9ponse"), bench.block("r\u00e9ponse".encode().decode("latin-1")))
+    assert bench.said == ["ran", "ran"]
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "cause"),
+    [
+        ("function a() {}\nvar x = ;\n", 2, "SyntaxError: Unexpected token ';'"),
+        ("function a( {", 1, "SyntaxError"),
+        ("function a() {\n", 2, "SyntaxError: Unexpected end of input"),
+        ("\n\nreturn 5;", 3, "SyntaxError: Illegal return statement"),
+        ("function a() {}\n}); (function () {", 2, "SyntaxError"),
+        ("let a = 1;\nlet a = 2;", 2, "SyntaxError: Identifier 'a' has already been declared"),
+        ("\n\n\nnothing.here();", 4, "ReferenceError: nothing is not defined"),
+        ("function f() {\n  nothing.here();\n}\nf();", 2, "ReferenceError: nothing is not defined"),
+        ("\nthrow 'text';", 2, "text"),
+        ("\nnew RegExp('(');", 2, "SyntaxError: Invalid regular expression"),
+        (b"var a = 1;\n// \xff\n", 2, "is not UTF-8"),
+    ],
+)
+def test_a_script_that_does_not_load_says_file_line_and_cause(
+    bench: Bench, source: str | bytes, line: int, cause: str
+) -> None:
+    engine = bench.engine(f"function {MAIN}() {{ KSR.info('old'); }}")
+    path = bench.script(source, "new.js")
+    with pytest.raises(ScriptLoadError) as caught:
+        engine.load(path)
+    assert (caught.value.file, caught.value.line) == (str(path), line)
+    assert caught.value.cause.startswith(cause)
+    bench.run(engine)
+    assert bench.said == ["old"]
+
+
+def test_a_missing_script_says_so(hosted: Bench) -> None:
+    with pytest.raises(ScriptLoadError, match=r"none\.js: No such file or directory"):
+        hosted.engine().load(hosted.directory / "none.js")
+
+
+def test_calls_while_loading_give_false_and_are_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    engine = bench.engine(
+        f"\nvar a = KSR.pv.get('x'), b = KSR.pv.sets('y');\nfunction {MAIN}() {{ KSR.info(a + ' ' + b); }}"
+    )
+    bench.run(engine)
+    assert bench.said == ["false false"]
+    assert [r.getMessage().rpartition("/")[2] for r in caplog.records] == ["script.js:2"] * 2
+
+
+def test_a_script_that_never_ends_loading_is_stopped(hosted: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polykemi.engines.js.LOAD_SECONDS", 0.05)
+    with pytest.raises(ScriptLoadError, match=r"script\.js: ran longer than 0\.05 s"):
+        hosted.engine("for (;;) {}")
+
+
+def test_a_script_that_needs_too_much_memory_to_load_is_refused(hosted: Bench) -> None:
+    engine = hosted.engine(f"function {MAIN}() {{ KSR.info('old'); }}", Limits(5.0, 64 << 20))
+    with pytest.raises(ScriptLoadError, match=r"script\.js: needs more memory than its 67108864 octets"):
+        engine.load(hosted.script("var all = []; for (;;) all.push(new Array(1000).fill(0));"))
+    hosted.run(engine)
+    assert hosted.said == ["old"]
+
+
+def test_a_script_can_be_replaced_while_serving(resident: Bench) -> None:
+    engine = resident.engine(f"function {MAIN}() {{ KSR.info('old'); }}")
+    new = resident.script(f"function {MAIN}() {{ KSR.info('new'); }}", "new.js")
+    broken = resident.script("function (", "broken.js")
+    work = Blocks(engine, [resident.block()])
+    errors: list[ScriptLoadError] = []
+    loop = uvloop.new_event_loop()
+
+    def reload() -> None:
+        try:
+            engine.load(broken)
+        except ScriptLoadError as error:
+            errors.append(error)
+        engine.load(new)
+        work.blocks.append(resident.block())
+        work.idle = engine.stop
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=reload)
+
+    def begin() -> None:
+        work.idle = lambda: None
+        thread.start()
+
+    work.idle = begin
+    engine.serve(loop, work)
+    thread.join()
+    loop.close()
+    assert resident.said == ["old", "new"]
+    assert errors[0].line == 1
+
+
+def test_loading_on_the_thread_that_serves_is_refused_and_does_not_hang(resident: Bench) -> None:
+    engine = resident.engine(f"function {MAIN}() {{}}")
+    work = Blocks(engine, [])
+    work.idle = lambda: engine.load(resident.directory / "script.js")
+    loop = asyncio.new_event_loop()
+    with pytest.raises(RuntimeError, match="from another"):
+        engine.serve(loop, work)
+    loop.close()
+
+
+# ---- limits
+
+
+def test_a_route_that_runs_too_long_is_stopped_and_the_next_ones_run(bench: Bench) -> None:
+    engine = bench.engine(
+        f"""function {MAIN}() {{ KSR.info("in"); for (;;) {{ try {{ for (;;) {{}} }} catch (e) {{}} }} }}
+        function fine() {{ KSR.info(KSR.pv.get("v")); }}""",
+        Limits(0.05),
+    )
+    blocks = [bench.block("fine"), bench.block(), bench.block("fine"), bench.block(), bench.block("fine")]
+    for ctx in blocks:
+        ctx.cache["v"] = "fine"
+    bench.run(engine, *blocks)
+    assert bench.said == ["fine", "in", "fine", "in", "fine"]
+    for ctx in blocks[1::2]:
+        assert isinstance(ctx.error, ScriptTimeout)
+        assert str(ctx.error) == f"{bench.directory}/script.js: ran longer than 0.05 s"
+    assert [ctx.error for ctx in blocks[::2]] == [None] * 3
+
+
+def test_a_branch_route_that_runs_too_long_ends_the_request_route_too(bench: Bench) -> None:
+    engine = bench.engine(
+        f"function {MAIN}() {{ KSR.tm.t_relay(); KSR.info('on'); }} function ksr_branch_manage() {{ for (;;) {{}} }}",
+        Limits(0.05),
+    )
+    ctx = bench.run(engine)
+    assert isinstance(ctx.error, ScriptTimeout)
+    assert isinstance(ctx.cache["block"].error, ScriptTimeout)
+    assert bench.said == []
+    assert bench.run(engine, bench.block("nowhere")).error is None
+
+
+def test_promises_that_never_end_are_stopped(bench: Bench) -> None:
+    engine = bench.engine(
+        f"""function {MAIN}() {{ (function again() {{ Promise.resolve().then(again); }})(); }}
+        function fine() {{ KSR.info("fine"); }}""",
+        Limits(0.05),
+    )
+    endless = bench.block()
+    bench.run(engine, endless, bench.block("fine"))
+    assert isinstance(endless.error, ScriptTimeout)
+    assert bench.said == ["fine"]
+
+
+def test_results_are_not_mixed_up_after_a_stop(bench: Bench) -> None:
+    engine = bench.engine(
+        f"""function {MAIN}() {{ for (;;) KSR.pv.get("v"); }}
+        function fine() {{ KSR.info(KSR.pv.get("v") + KSR.pv.get("v") + KSR.pv.get("v")); }}""",
+        Limits(0.02),
+    )
+    blocks = [bench.block(name) for name in (MAIN, "fine") * 5]
+    for n, ctx in enumerate(blocks):
+        ctx.cache["v"] = f"<{n // 4}>"
+    bench.run(engine, *blocks)
+    assert bench.said == [f"<{n // 4}>" * 3 for n in range(1, 10, 2)]
+
+
+def test_a_result_is_sent_whole_again_after_javascript_was_stopped() -> None:
+    values = Values(memoryview(bytearray(SIZE)))
+    assert [values.put("text") for _ in range(3)] == [OCTETS, OCTETS, NUMBERED]
+    values.forget()
+    assert values.put("text") == OCTETS
+
+
+def test_a_route_that_needs_too_much_memory_fails_alone(bench: Bench) -> None:
+    engine = bench.engine(
+        f"""function {MAIN}() {{ var all = []; for (;;) all.push(new Array(1000).fill(all.length)); }}
+        function fine() {{ KSR.info("fine"); }}""",
+        Limits(30.0, 64 << 20),
+    )
+    failed, fine = bench.block(), bench.block("fine")
+    bench.run(engine, failed, fine)
+    assert isinstance(failed.error, ScriptError)
+    assert failed.error.cause == "needs more memory than its 67108864 octets"
+    assert bench.said == ["fine"]
+
+
+class Measured(Blocks):
+    """Work that keeps how much memory the process has, every 500 blocks."""
+
+    octets: list[int]
+
+    def next(self) -> RouteContext | None:
+        """Return the next block."""
+        if len(self.blocks) % 500 == 0:
+            self.octets.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+        return super().next()
+
+
+def test_memory_stays_level_over_many_calls(resident: Bench) -> None:
+    engine = resident.engine(f"function {MAIN}() {{ for (var i = 0; i < 100; i++) KSR.odd.no_value(); }}")
+    work = Measured(engine, [resident.block()] * 3000)
+    work.octets = []
+    loop = asyncio.new_event_loop()
+    engine.serve(loop, work)
+    loop.close()
+    assert work.octets[-1] - work.octets[1] < 12 << 20  # without V8's message pump each call would leave 100 octets
+
+
+# ---- life
+
+
+def test_the_loop_runs_inside_and_stop_ends_it_from_any_thread(resident: Bench) -> None:
+    engine = resident.engine(f"function {MAIN}() {{ KSR.info('ran'); }}")
+    loop = uvloop.new_event_loop()
+    work = Blocks(engine, [])
+    work.idle = lambda: None
+
+    async def client() -> None:
+        for _ in range(3):
+            work.blocks.append(resident.block())
+            loop.stop()
+            await asyncio.sleep(0)
+        threading.Thread(target=engine.stop).start()
+
+    task = loop.create_task(client())
+    engine.serve(loop, work)
+    loop.run_until_complete(task)
+    loop.close()
+    assert resident.said == ["ran"] * 3
+
+
+def test_stop_before_serve_makes_serve_return(resident: Bench) -> None:
+    engine = resident.engine("var a;")
+    engine.stop()
+    work = Blocks(engine, [])
+    work.idle = lambda: None
+    loop = asyncio.new_event_loop()
+    engine.serve(loop, work)
+    loop.close()
+
+
+def test_a_signal_reaches_the_thread_that_serves(resident: Bench) -> None:
+    engine = resident.engine("var a;")
+    loop = asyncio.new_event_loop()
+    loop.call_soon(lambda: signal.raise_signal(signal.SIGINT))
+    work = Blocks(engine, [])
+    work.idle = lambda: None
+    with pytest.raises(KeyboardInterrupt):
+        engine.serve(loop, work)
+    loop.close()
+
+
+def test_an_error_in_the_work_ends_serve_with_that_error(resident: Bench) -> None:
+    engine = resident.engine(f"function {MAIN}() {{ KSR.info('ran'); }}")
+
+    def fail() -> None:
+        raise LookupError("broken work")
+
+    work = Blocks(engine, [])
+    work.idle = fail
+    loop = asyncio.new_event_loop()
+    with pytest.raises(LookupError, match="broken work"):
+        engine.serve(loop, work)
+    loop.close()
+    resident.run(engine)
+    assert resident.said == ["ran"]
+
+
+def test_engines_follow_each_other_in_one_process_and_leave_no_thread(bench: Bench) -> None:
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before = threads()
+    for n in range(3):
+        engine = bench.engine(f"function {MAIN}() {{ KSR.info('{n}'); }}")
+        bench.run(engine)
+        bench.engines.pop().close()
+    assert bench.said == ["0", "1", "2"]
+    assert threads() <= before  # one of an earlier test may have ended meanwhile
+
+
+def test_the_interpreter_ends_when_an_engine_was_not_closed() -> None:
+    program = "from polykemi.engines.v8 import V8\nV8().eval('[]')\nprint('end')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("end\n", "", 0)
+
+
+def test_another_version_of_mini_racer_is_refused_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.99.0")
+    with pytest.raises(UsageError, match=r"needs the package mini-racer==0\.14\.1; 0\.99\.0 is installed"):
+        v8.V8()
+
+
+def test_a_library_without_the_entry_points_is_refused_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(v8, "_FUNCTIONS", ("mr_eval", "mr_not_there"))
+    with pytest.raises(UsageError, match=r"mini-racer 0\.14\.1 is not as expected: mr_not_there"):
+        v8.V8()
