@@ -1,7 +1,7 @@
 // The JavaScript side of polykemi/engines/js.py: binds KSR, loads scripts, runs their functions.
 //
-// Evaluated once for each isolate; called with the entries (functions that call Python) as arguments and, as `this`, a
-// JSON text: {"cache": bool, "exports": [[module, name, parameter types such as "si", constant], ...]}.
+// Evaluated once for each isolate; called with the shared buffer and the entries (functions that call Python) and, as
+// `this`, a JSON text: {"cache": bool, "exports": [[module, name, parameter types such as "si", constant], ...]}.
 //
 // A call into Python carries nothing but the number of its entry. Arguments and results travel through one
 // SharedArrayBuffer, which Python sees as well:
@@ -11,8 +11,10 @@
 //   words[1]       of a call: four bits an argument: 0 the word itself (an int, the number of a text), 1 a text of one
 //                  octet a character, 2 a text of UTF-16, 3 a text that went ahead in pieces
 //   words[2..7]    of a call: the arguments; of a text in TEXT: its length
-//   words[8..13]   of a call: the number to keep a text under from now on (-1: none)
-//   words[3..4]    of a route block: the number of the script's function (or STOP when there is none), the kind of its argument
+//   words[8..13]   of a call: the number to keep a text under from now on (-1: none); [8..9] of a piece that goes ahead:
+//                  which argument it belongs to, and where in it
+//   words[3..4]    of a route block: the number of the script's function (STOP: there is none; ENTERED: it has begun), the
+//                  kind of its argument
 //   words[14]      1 while a route block or the loading of a script may call KSR
 //   doubles[0]     a number that is no Int32
 //   octets, units  the text area: one octet or one UTF-16 code unit a character

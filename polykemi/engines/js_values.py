@@ -140,7 +140,7 @@ class Values:
     def forget(self) -> None:
         """JavaScript was stopped: it may not call on, and it may have missed the number of a result."""
         self.words[_OPEN] = 0
-        pass
+        self._numbers.clear()
 
     def close(self) -> None:
         """Let go of the buffer before its memory goes."""

@@ -248,7 +248,7 @@ class V8:
         return f"needs more memory than its {self.memory} octets"
 
     def close(self) -> None:
-        """End the isolate and its thread; what runs is cancelled."""
+        """End the isolate and its thread, once what runs has ended."""
         if self._finalizer.alive:
             self._call(self._leave)
             self._finalizer()

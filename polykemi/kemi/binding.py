@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
+from functools import cache
+from types import CodeType
 from typing import Any, Final, Protocol
 
 from polykemi.errors import SipError
@@ -114,10 +116,15 @@ def bind(
         to_str=conversion.to_str,
         trace=trace,
     )
-    source = "\n".join(_source(export, conversion, driven=drive is not None, traced=trace is not None))
-    exec(compile(source, BOUND_CODE, "exec"), scope)
+    exec(_code("\n".join(_source(export, conversion, driven=drive is not None, traced=trace is not None))), scope)
     bound: Callable[..., Any] = scope[f"{export.name}_"]
     return bound
+
+
+@cache
+def _code(source: str) -> CodeType:
+    """Compile, once in a process: a reload binds the same functions again."""
+    return compile(source, BOUND_CODE, "exec")
 
 
 def _helpers(export: Export, conversion: Conversion, trace: Trace | None) -> dict[str, Any]:

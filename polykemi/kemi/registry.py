@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, TypeVar, get_type_hints
 
 from polykemi.kemi.context import Process, RouteContext
@@ -69,6 +70,11 @@ def export(*, routes: Route = Route.ANY, constant: bool = False, name: str = "")
 
 def exports_of(module: type) -> dict[str, tuple[Export, str]]:
     """Return KSR name -> (export, attribute name) of a module class. Raise TypeError for a declaration that KEMI cannot hold."""
+    return _exports_of(module)
+
+
+@cache
+def _exports_of(module: type) -> dict[str, tuple[Export, str]]:
     out: dict[str, tuple[Export, str]] = {}
     for attribute, method in inspect.getmembers(module, inspect.isfunction):
         mark = getattr(method, "__kemi__", None)

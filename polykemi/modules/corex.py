@@ -5,6 +5,7 @@ set_recv_socket and set_source_address are left out: where a message came from d
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from polykemi.errors import ParseError
@@ -16,6 +17,8 @@ from polykemi.modules.base import Module
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
+
+log = logging.getLogger("polykemi.corex")
 
 MAX_BRANCHES: Final = 31  # besides the Request-URI, as Kamailio's max_branches allows at most
 
@@ -96,18 +99,25 @@ class Corex(Module):
     # ---- the sending socket
     @export()
     def set_send_socket(self, ctx: RouteContext, address: str) -> int:
-        """Send from our listener ``proto:host:port``. Answers 1, or -1 when there is none."""
-        listener = self._listener(address)
-        if listener is None:
+        """Send from our listener ``proto:host:port``, "" for any. Answers 1, or -1 for what is no address.
+
+        When we have no such listener, that is logged and nothing changes.
+        """
+        if not address:
+            ctx.force_listener = None
+            return 1
+        parts = _socket_address(address)
+        if not parts[1]:
             return -1
-        ctx.force_listener = listener
+        ctx.force_listener = self._listener(parts) or ctx.force_listener
         return 1
 
-    def _listener(self, address: str) -> Listener | None:
-        proto, host, port = _socket_address(address)
+    def _listener(self, parts: tuple[str, str, int]) -> Listener | None:
+        proto, host, port = parts
         for listener in self.services.listeners:
             if listener.host == host and listener.port == port and proto in ("", listener.proto):
                 return listener
+        log.warning("we do not listen on %s:%s:%d", proto or "any", host, port)
         return None
 
     # ---- raw data
@@ -118,9 +128,15 @@ class Corex(Module):
 
     @export()
     def sendx(self, ctx: RouteContext, uri: str, address: str, data: str) -> int:
-        """Send ``data`` as it is to the SIP URI ``uri`` from our listener ``proto:host:port``. Answers 1 or -1."""
-        listener = self._listener(address)
-        return -1 if listener is None else self._send(listener, uri, data)
+        """Send ``data`` as it is to the SIP URI ``uri`` from our listener ``proto:host:port``. Answers 1 or -1.
+
+        When we have no such listener, that is logged and ``send_data`` chooses one.
+        """
+        parts = _socket_address(address)
+        if address and not parts[1]:
+            return -1
+        listener = self._listener(parts) if address else None
+        return self.send_data(ctx, uri, data) if listener is None else self._send(listener, uri, data)
 
     def _send(self, listener: Listener, uri: str, data: str) -> int:
         target = parse_uri(uri)

@@ -93,10 +93,10 @@ class NatHelper(Module):
 
     @export()
     def add_contact_alias(self, ctx: RouteContext) -> int:
-        """Add the alias when the Contact names another address than the source. Answers 1, 2 (not needed) or -1."""
+        """Add the alias when the Contact names another address than the source. Answers 1, or 2 (not needed, no Contact)."""
         contact = _first_contact(ctx.message)
         if contact is None:
-            return -1
+            return 2
         uri, flow = parse_uri(contact.uri), ctx.flow
         same = uri.host.strip("[]") == flow.host and uri.effective_port == flow.port
         if same and (uri.transport or "udp") == flow.listener.proto:
@@ -122,13 +122,15 @@ class NatHelper(Module):
 
     @export()
     def set_alias_to_pv(self, ctx: RouteContext, variable: str) -> int:
-        """Store the alias in the Contact, as a SIP URI, in the variable named ``variable``. Answers 1 or -1."""
+        """Store the alias in the Contact, as a SIP URI with transport, in the variable named ``variable``. Answers 1 or -1."""
         contact = _first_contact(ctx.message)
         if contact is None:
             return -1
         uri = _alias_uri(without_alias(parse_uri(contact.uri), first=True)[1])
         if not uri:
             return -1
+        if ";transport=" not in uri:
+            uri += ";transport=udp"
         accessor = self.services.variables.compile(variable)
         return 1 if accessor is not None and accessor.set is not None and accessor.set(ctx, uri) else -1
 

@@ -98,16 +98,16 @@ class SipUtils(Module):
     def hdr_date_check(self, ctx: RouteContext, seconds: int) -> int:
         """Tell whether the Date header is at most ``seconds`` old.
 
-        Answers 1, -1 (malformed), -2 (no Date), -3 (older).
+        Answers 1, -1 (no Date, or a malformed one), -4 (older).
         """
         value = ctx.message.get("date")
         if not value:
-            return -2
+            return -1
         try:
             date = parsedate_to_datetime(value).timestamp()
         except (ValueError, TypeError, OverflowError, IndexError):
             return -1
-        return -3 if ctx.now > date + seconds else 1
+        return -4 if ctx.now > date + seconds else 1
 
     @export(routes=Route.REQUEST)
     def options_reply(self, ctx: RouteContext) -> int:

@@ -61,15 +61,18 @@ class ServerUnderTest:
         listeners: Iterable[Listener] = (Listener("udp", "192.0.2.1", 5060),),
         modules: Mapping[str, Mapping[str, Any]] | None = None,
         load: Iterable[str] | None = None,
+        database: Database | None = None,
         seed: int = 0,
     ) -> None:
         """``scripts``: engine -> script; the first engine runs all route blocks unless ``routes`` says otherwise.
 
-        ``modules``: parameters by module; ``load``: the modules to load, all by default.
+        ``modules``: parameters by module; ``load``: the modules to load, all by default; ``database``: what is provisioned
+        before the server starts, as permissions needs it.
+        ``database``: what modules find provisioned when they start; it is closed with the server.
         """
         self.now = START
         self.calls: list[Call] = []
-        self.database = Database(":memory:")
+        self.database = database or Database()
         self._sent: list[Sent] = []
         self._listeners = tuple(listeners)
         settings = Settings(

@@ -4,26 +4,38 @@ One file a module (``core.txt``: the functions on KSR itself), a list of cases; 
 
     === what it does, in words; unique in the file
     --- config              TOML with tables [modules.<name>]
-    --- message INVITE      a default message: OPTIONS (also without the section), INVITE (with SDP), REGISTER, 180
-    --- message             ... or the lines of one, an empty line before its body. Via, From, To, Call-ID and CSeq are
-                            those of the default unless they are given, Content-Length is added; lines end with CRLF
+    --- sql                 statements that fill the database before the server starts, one a line
+    --- address 1 192.0.2.0/24 5060 carrier
+                            a row of the address table: group, net, and if given port and tag
+    --- sql                 statements, one a line, that fill the database before the server starts
+    --- message INVITE sip:bob@192.0.2.20
+                            a request comes; OPTIONS without method, to sip:example.test or sip:bob@example.test without URI.
+                            Its lines change the default ones: "Name: value" replaces, "+Name: value" adds, "-Name" takes
+                            away; an empty line stands before a body. Or they are a whole message, start-line and all.
+                            Via, From, To, Call-ID and CSeq are added when they are missing, Content-Length too; CRLF ends
+                            lines. {credentials user password} answers the last challenge (tests/parity/scenario.py)
     --- from 192.0.2.77:5080
-                            where the message comes from; 192.0.2.10:5060 otherwise
-    --- route branch        the block that makes the calls: request (also without the section), reply, event, or one of a
-                            surrounding INVITE that is relayed to 192.0.2.20: branch, onreply (of a 180), failure (of a 486)
-    --- calls
+                            where this message comes from; 192.0.2.10:5060 otherwise
+    --- reply 192.0.2.20:5060 180 Ringing
+                            the peer there answers the last request that it was sent; header lines may follow
+    --- wait 30             seconds pass
+    --- calls               the calls that the request route makes for the message above, the default one if there is none
     KSR.pv.get("$rU") -> "bob"
                             arguments are integers and texts with the escapes \" \\ \r \n. Results: an integer, a text, true,
                             false, null, none (a function without parameters that gives nothing), ends (the block ends
                             here), * (cannot be foretold; a comment says why). ``#`` lines are comments
-    --- sent                what leaves, in order; without the section nothing does but what the surrounding call sends
+    --- calls NAME          the calls of another route block: ksr_reply_route or a name given to tm.t_on_...; it has to run
+    --- route branch        short for a story around one ``calls``: reply (a 180 without transaction), event, or a block of an
+                            INVITE that is relayed to 192.0.2.20: branch, onreply (of a 180), failure (of a 486)
+    --- sent                what leaves in this step (with ``route``: in all of them), in order; nothing if it is empty
     192.0.2.10:5060 SIP/2.0 200 OK
     + Server: ...           a header line that is there; "..." stands for any text
     - Contact: ...          a header line that is not there
     = "v=0\r\n"             the body
     --- log                 texts that occur in the log
 
-The server listens on 192.0.2.1:5060, its domain is example.test, its subscriber alice with the password wonderland.
+A second message without calls must not reach the script. The server listens on 192.0.2.1:5060, its domain is example.test,
+its subscriber alice with the password wonderland; its log is at level debug.
 """
 
 from __future__ import annotations
@@ -34,21 +46,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-ROUTES: Final = ("request", "reply", "event", "branch", "onreply", "failure")
 SOURCE: Final = "192.0.2.10:5060"
 CALLEE: Final = "192.0.2.20:5060"
+REQUEST: Final = "ksr_request_route"
+BLOCK: Final = "ksr_case"  # of ``route``
 
+_ARM: Final = {"branch": "t_on_branch", "onreply": "t_on_reply", "failure": "t_on_failure"}
+_ROUTES: Final = ("request", "reply", "event", *_ARM)
 _SDP: Final = "v=0\no=alice 1 1 IN IP4 192.0.2.10\ns=-\nc=IN IP4 192.0.2.10\nt=0 0\nm=audio 4000 RTP/AVP 0"
-MESSAGES: Final = {
-    "OPTIONS": "OPTIONS sip:bob@example.test SIP/2.0\nMax-Forwards: 70\nContact: <sip:alice@192.0.2.10:5060>\nUser-Agent: phone",
-    "INVITE": "INVITE sip:bob@example.test SIP/2.0\nMax-Forwards: 70\nContact: <sip:alice@192.0.2.10:5060>\nUser-Agent: phone\n"
-    f"Content-Type: application/sdp\n\n{_SDP}",
-    "REGISTER": "REGISTER sip:example.test SIP/2.0\nTo: <sip:alice@example.test>\nMax-Forwards: 70\n"
-    "Contact: <sip:alice@192.0.2.10:5060>\nExpires: 3600\nUser-Agent: phone",
-    "180": "SIP/2.0 180 Ringing\nVia: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKours\n"
-    "Via: SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKcase\nTo: <sip:bob@example.test>;tag=b1\n"
-    "Contact: <sip:bob@192.0.2.20:5060>",
+_PHONE: Final = "Max-Forwards: 70\nContact: <sip:alice@192.0.2.10:5060>\nUser-Agent: phone"
+_DEFAULTS: Final = {  # by method: URI, header lines, body
+    "OPTIONS": ("sip:example.test", _PHONE, ""),
+    "INVITE": ("sip:bob@example.test", f"{_PHONE}\nContent-Type: application/sdp", _SDP),
+    "REGISTER": ("sip:example.test", f"To: <sip:alice@example.test>\n{_PHONE}\nExpires: 3600", ""),
 }
+_REPLY: Final = (  # of ``route reply``
+    "SIP/2.0 180 Ringing\nVia: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKours\n"
+    "Via: SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKcase\nTo: <sip:bob@example.test>;tag=b1\n"
+    "Contact: <sip:bob@192.0.2.20:5060>\nCSeq: 1 INVITE"
+)
 _MANDATORY: Final = {
     "via": "Via: SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKcase",
     "from": "From: <sip:alice@example.test>;tag=a1",
@@ -57,14 +73,26 @@ _MANDATORY: Final = {
     "cseq": "CSeq: 1 {method}",
     "content-length": "Content-Length: {length}",
 }
-_COMPACT: Final = {"v": "via", "f": "from", "t": "to", "i": "call-id", "l": "content-length"}
+_COMPACT: Final = {"v": "via", "f": "from", "t": "to", "i": "call-id", "l": "content-length", "m": "contact"}
 
 _TEXT: Final = r'"(?:[^"\\]|\\["\\rn])*"'
 _LITERAL: Final = rf"(?:{_TEXT}|-?\d+)"
 _CALL: Final = re.compile(rf"((KSR(?:\.\w+)+)\((?:{_LITERAL}(?:, {_LITERAL})*)?\)) -> (.+)")
 _RESULT: Final = re.compile(rf"{_LITERAL}|true|false|null|none|ends|\*")
-_SENT: Final = re.compile(r"\S+:\d+ .+")
-_SECTIONS: Final = ("config", "message", "from", "route", "calls", "sent", "log")
+_ARGUMENTS: Final = {  # of each section
+    "config": r"",
+    "sql": r"",
+    "sql": r"",
+    "address": r"\d+ \S+/\d+( \d+( \S+)?)?",
+    "message": r"([A-Z]+( \S+)?)?",
+    "from": r"\S+:\d+",
+    "reply": r"\S+:\d+ \d{3} .+",
+    "wait": r"\d+",
+    "calls": r"\w*",
+    "route": "|".join(_ROUTES),
+    "sent": r"",
+    "log": r"",
+}
 
 
 class CaseError(Exception):
@@ -77,7 +105,7 @@ class Call:
 
     source: str  # the expression, the same text in all three languages
     path: str
-    expected: str  # what ``seen`` makes of the result; "ends" and "*" as written
+    expected: str  # the result as scripts show it; "none", "ends" and "*" as written
 
 
 @dataclass
@@ -91,19 +119,31 @@ class Expected:
 
 
 @dataclass
+class Step:
+    """Something that comes to the server."""
+
+    kind: str  # message, reply or wait
+    head: str = ""  # of a message: start-line and headers; of a reply: its further headers
+    body: str = ""
+    peer: str = SOURCE
+    status: str = ""  # of a reply: "180 Ringing"
+    seconds: int = 0
+    sent: list[Expected] | None = None
+
+
+@dataclass
 class Case:
     """One case."""
 
     module: str
     name: str
-    where: str  # file:line
     config: dict[str, dict[str, Any]] = field(default_factory=dict)
-    message: bytes = b""
-    source: str = SOURCE
-    route: str = "request"
-    calls: list[Call] = field(default_factory=list)
-    sent: list[Expected] | None = None
+    sql: list[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    blocks: dict[tuple[str, int], list[Call]] = field(default_factory=dict)  # by name and step
+    sent: list[Expected] | None = None  # in all steps
     log: list[str] = field(default_factory=list)
+    paths: set[str] = field(default_factory=set)  # of the functions that it tests
 
 
 @dataclass
@@ -112,6 +152,11 @@ class _Section:
     name: str
     argument: str
     lines: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def full_lines(self) -> list[tuple[int, str]]:
+        """The lines that hold something: no comment, not empty."""
+        return [(n, line) for n, line in self.lines if line and not line.startswith("#")]
 
 
 class _Reader:
@@ -127,17 +172,12 @@ class _Reader:
     def read(self) -> list[Case]:
         titles: list[tuple[int, str, list[_Section]]] = []
         for number, line in enumerate(self._path.read_text("utf-8").split("\n"), 1):
-            if line.startswith("=== "):
-                titles.append((number, line[4:].strip(" "), []))
-            elif line.startswith("--- "):
+            if line.startswith("==="):
+                titles.append((number, line[3:].strip(" "), []))
+            elif line.startswith("---"):
                 if not titles:
                     self.fail(number, "a section before the first case")
-                name, _, argument = line[4:].strip(" ").partition(" ")
-                if name not in _SECTIONS:
-                    self.fail(number, f"no section {name!r}, only {', '.join(_SECTIONS)}")
-                if any(s.name == name for s in titles[-1][2]):
-                    self.fail(number, f"a second section {name!r}")
-                titles[-1][2].append(_Section(number, name, argument.strip(" ")))
+                titles[-1][2].append(self._section(number, line))
             elif titles and titles[-1][2]:
                 titles[-1][2][-1].lines.append((number, line))
             elif line and not line.startswith("#"):
@@ -150,40 +190,92 @@ class _Reader:
             self.fail(1, "no case")
         return self.cases
 
+    def _section(self, number: int, line: str) -> _Section:
+        name, _, argument = line[3:].strip(" ").partition(" ")
+        if name not in _ARGUMENTS:
+            self.fail(number, f"no section {name!r}, only {', '.join(_ARGUMENTS)}")
+        if not re.fullmatch(_ARGUMENTS[name], argument):
+            self.fail(number, f"{name} does not take {argument!r}")
+        return _Section(number, name, argument)
+
     def _case(self, number: int, name: str, sections: list[_Section]) -> Case:
-        case = Case(self._path.stem, name, f"{self._path.name}:{number}")
-        given = {s.name: s for s in sections}
-        if "calls" not in given:
+        case = Case(self._path.stem, name)
+        route = "request"
+        if not any(s.name == "calls" for s in sections):
             self.fail(number, "a case without calls")
+        for one in [s for s in sections if s.name == "route"]:
+            if len(sections) != len({s.name for s in sections}) or any(s.name in ("reply", "wait") for s in sections):
+                self.fail(one.number, "route stands for the whole story: one section of each kind, no reply, no wait")
+            route = one.argument
         for section in sections:
-            if section.argument and section.name not in ("message", "from", "route"):
-                self.fail(section.number, f"{section.name} takes no argument")
-            if section.name in ("from", "route"):
-                self._lines(section, most=0)
-        if "route" in given:
-            case.route = given["route"].argument
-            if case.route not in ROUTES:
-                self.fail(given["route"].number, f"no route {case.route!r}, only {', '.join(ROUTES)}")
-        if "from" in given:
-            case.source = given["from"].argument
-            if not re.fullmatch(r"\S+:\d+", case.source):
-                self.fail(given["from"].number, "expected host:port")
-        if "config" in given:
-            case.config = self._config(given["config"])
-        case.message = self._message(given.get("message"), case.route)
-        case.calls = self._calls(given["calls"])
-        if "sent" in given:
-            case.sent = self._sent(given["sent"])
-        if "log" in given:
-            case.log = [line for _, line in self._lines(given["log"])]
+            if section.name in ("route", "from", "wait", "address") and section.full_lines:
+                self.fail(section.full_lines[0][0], f"{section.name} takes no lines")
+            self._add(case, section, route)
+        if route != "request":
+            self._surround(case, route)
         return case
 
-    def _lines(self, section: _Section, most: int | None = None) -> list[tuple[int, str]]:
-        """Return the lines of a section that hold something: no comment, not empty."""
-        lines = [(n, line) for n, line in section.lines if line and not line.startswith("#")]
-        if most is not None and len(lines) > most:
-            self.fail(lines[most][0], f"{section.name} takes no lines")
-        return lines
+    def _add(self, case: Case, section: _Section, route: str) -> None:
+        """Add what one section says to the case."""
+        argument, steps = section.argument, case.steps
+        if section.name == "config":
+            case.config = self._config(section)
+        elif section.name == "sql":
+            case.sql += [line for _, line in section.full_lines]
+        elif section.name == "address":
+            group, net, *more = argument.split(" ")
+            address, _, mask = net.partition("/")
+            port, tag = [*more, "0", ""][:2] if len(more) != 1 else [*more, ""]
+            columns = "grp, ip_addr, mask, port, tag"
+            case.sql.append(f"INSERT INTO address ({columns}) VALUES ({group}, '{address}', {mask}, {port}, '{tag}')")
+        elif section.name == "sql":
+            case.sql += [line for _, line in section.full_lines]
+        elif section.name == "log":
+            case.log += [line for _, line in section.full_lines]
+        elif section.name == "message":
+            steps.append(Step("message", *self._message(section)))
+        elif section.name == "reply":
+            peer, _, status = argument.partition(" ")
+            steps.append(Step("reply", "\n".join(line for _, line in section.full_lines), peer=peer, status=status))
+        elif section.name == "wait":
+            steps.append(Step("wait", seconds=int(argument)))
+        elif section.name != "route":
+            if not steps:
+                steps.append(Step("message", *self._default(route)))
+            if section.name == "from":
+                steps[-1].peer = argument
+            elif section.name == "calls":
+                key = (argument or REQUEST, len(steps) - 1)
+                if key in case.blocks or (not argument and steps[-1].kind != "message"):
+                    self.fail(section.number, "calls of no message, or a second time")
+                case.blocks[key] = self._calls(section)
+                case.paths |= {call.path for call in case.blocks[key]}
+            elif steps[-1].sent is not None:
+                self.fail(section.number, "sent a second time in one step")
+            else:
+                steps[-1].sent = self._sent(section)
+
+    def _surround(self, case: Case, route: str) -> None:
+        """Make a story out of a case whose only ``calls`` stand in a block of another kind."""
+        calls = case.blocks.pop((REQUEST, 0), None)
+        if calls is None or case.blocks:
+            raise CaseError(f"{self._path.name}: {case.name}: with route, calls have no name")
+        case.sent, case.steps[0].sent = case.steps[0].sent, None
+        before: list[Call] = []
+        if route == "event":
+            case.config = {**case.config, "htable": {**case.config.get("htable", {}), "event_callback": BLOCK}}
+        elif route in _ARM:
+            before = [
+                Call(f'KSR.tm.{_ARM[route]}("{BLOCK}")', "", "num 1"),
+                Call('KSR.seturi("sip:bob@192.0.2.20:5060")', "", "true"),
+                Call("KSR.tm.t_relay()", "", "num 1"),
+            ]
+        case.blocks["ksr_reply_route" if route == "reply" else BLOCK, 0] = calls
+        if route != "reply":
+            case.blocks[REQUEST, 0] = before
+        if route in ("onreply", "failure"):
+            status = "180 Ringing" if route == "onreply" else "486 Busy Here"
+            case.steps.append(Step("reply", peer=CALLEE, status=status))
 
     def _config(self, section: _Section) -> dict[str, dict[str, Any]]:
         try:
@@ -195,23 +287,45 @@ class _Reader:
             self.fail(section.number, "expected tables [modules.<name>]")
         return modules
 
-    def _message(self, section: _Section | None, route: str) -> bytes:
-        default = {"request": "OPTIONS", "event": "OPTIONS", "reply": "180"}.get(route, "INVITE")
-        text = MESSAGES[default]
-        if section is not None and section.argument:
-            if section.argument not in MESSAGES:
-                self.fail(section.number, f"no default message {section.argument!r}, only {', '.join(MESSAGES)}")
-            self._lines(section, most=0)
-            text = MESSAGES[section.argument]
-        elif section is not None:
-            text = "\n".join(line for _, line in section.lines).strip("\n")
-            if not text:
-                self.fail(section.number, "a message without lines")
-        return complete(text)
+    def _default(self, route: str) -> tuple[str, str]:
+        if route == "reply":
+            return _complete(_REPLY, "")
+        return self._message(_Section(0, "message", "INVITE" if route in _ARM else ""))
+
+    def _message(self, section: _Section) -> tuple[str, str]:
+        """Return head and body."""
+        text = "\n".join(line for _, line in section.lines).rstrip("\n")
+        head, _, body = text.partition("\n\n")
+        if head.startswith("SIP/2.0 ") or re.match(r"\S+ .* SIP/2\.0$", head, re.MULTILINE):
+            if section.argument:
+                self.fail(section.number, "a start-line here and below")
+            return _complete(head, body)
+        method, _, uri = section.argument.partition(" ")
+        method = method or "OPTIONS"
+        default_uri, lines, default_body = _DEFAULTS.get(method, ("sip:bob@example.test", _PHONE, ""))
+        headers = [m.format(method=method) for name, m in _MANDATORY.items() if name != "content-length"]
+        for line in lines.split("\n"):
+            _replace(headers, line)
+        removed, replaced = [], set()
+        for number, line in section.lines[: len(head.split("\n")) if head else 0]:
+            if line.startswith("#"):
+                continue
+            if line.startswith("-"):
+                removed.append(_name(line[1:]))
+            elif ":" not in line:
+                self.fail(number, "expected a header, +header or -name")
+            elif line.startswith("+") or _name(line) in replaced:
+                headers.append(line.removeprefix("+"))
+            else:
+                _replace(headers, line)
+                replaced.add(_name(line))
+        headers = [h for h in headers if _name(h) not in removed]
+        start = f"{method} {uri or default_uri} SIP/2.0"
+        return _complete("\n".join([start, *headers]), body or default_body, leave=removed)
 
     def _calls(self, section: _Section) -> list[Call]:
         calls: list[Call] = []
-        for number, line in self._lines(section):
+        for number, line in section.full_lines:
             match = _CALL.fullmatch(line)
             if match is None:
                 self.fail(number, 'expected KSR.module.function("text", 1) -> result')
@@ -227,10 +341,10 @@ class _Reader:
 
     def _sent(self, section: _Section) -> list[Expected]:
         sent: list[Expected] = []
-        for number, line in self._lines(section):
+        for number, line in section.full_lines:
             mark, rest = line[:2], line[2:]
             if mark not in ("+ ", "- ", "= "):
-                if not _SENT.fullmatch(line):
+                if not re.fullmatch(r"\S+:\d+ .+", line):
                     self.fail(number, "expected host:port and a start-line, or '+ ', '- ', '= '")
                 sent.append(Expected(line))
             elif not sent:
@@ -255,6 +369,11 @@ def unescape(literal: str) -> str:
     return text.encode().decode("latin-1")
 
 
+def holds(pattern: str, line: str) -> bool:
+    """Tell whether ``line`` is ``pattern``, in which ``...`` stands for any text."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("..."))), line, re.DOTALL) is not None
+
+
 def _seen(result: str) -> str:
     """Return the result as scripts show it."""
     if result.startswith('"'):
@@ -262,22 +381,26 @@ def _seen(result: str) -> str:
     return f"num {result}" if result.lstrip("-").isdecimal() else result
 
 
-def complete(text: str) -> bytes:
-    """Return the message, with the mandatory headers that ``text`` lacks."""
-    head, _, body = text.partition("\n\n")
-    if body:
-        body += "\n"
+def _name(line: str) -> str:
+    name = line.partition(":")[0].strip(" ").lower()
+    return _COMPACT.get(name, name)
+
+
+def _replace(headers: list[str], line: str) -> None:
+    """Put ``line`` where the first header of its name stands, or at the end; others of the name go."""
+    places = [i for i, header in enumerate(headers) if _name(header) == _name(line)]
+    for place in reversed(places[1:]):
+        del headers[place]
+    headers[slice(*(places[0], places[0] + 1) if places else (len(headers), None))] = [line]
+
+
+def _complete(head: str, body: str, leave: list[str] | None = None) -> tuple[str, str]:
+    """Return head and body, with the mandatory headers that ``head`` lacks, but those to ``leave`` out."""
+    body = f"{body}\n".replace("\n", "\r\n") if body else ""
     lines = head.split("\n")
-    names = {name for line in lines[1:] if (name := line.partition(":")[0].strip(" ").lower())}
-    names = {_COMPACT.get(name, name) for name in names}
-    method = "INVITE" if lines[0].startswith("SIP/") else lines[0].partition(" ")[0]
-    body_octets = body.replace("\n", "\r\n").encode()
+    names = {_name(line) for line in lines[1:]} | set(leave or ())
+    method = lines[0].partition(" ")[0]
     for name, line in _MANDATORY.items():
         if name not in names:
-            lines.append(line.format(method=method, length=len(body_octets)))
-    return "\r\n".join([*lines, "", ""]).encode() + body_octets
-
-
-def holds(pattern: str, line: str) -> bool:
-    """Tell whether ``line`` is ``pattern``, in which ``...`` stands for any text."""
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("..."))), line, re.DOTALL) is not None
+            lines.append(line.format(method=method, length=len(body.encode())))
+    return "\n".join(lines), body

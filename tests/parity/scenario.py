@@ -58,10 +58,10 @@ def play(path: Path, server: ServerUnderTest) -> Run:
             continue
         now = server.advance(start + float(words[0]) - server.now)
         if words[1] == "from":
-            now += server.receive(_message(text, words[2], run.sent), words[2])
+            now += server.receive(message_of(text, words[2], run.sent), words[2])
         elif words[1].startswith("reply"):
             method = words[1].removeprefix("reply").removeprefix("-to-")
-            reply = _reply(text, words[2], int(words[3]), " ".join(words[4:]), method, run.sent)
+            reply = reply_of(text, words[2], int(words[3]), " ".join(words[4:]), method, run.sent)
             now += server.receive(reply, words[2])
         run.sent += now
         waiting += now
@@ -74,7 +74,8 @@ def _last(peer: str, sent: list[Sent], kind: type[Request | Response]) -> Reques
     return next(m for s in reversed(sent) if s.to == peer and isinstance(m := parse(s.data), kind))
 
 
-def _message(text: str, peer: str, sent: list[Sent]) -> bytes:
+def message_of(text: str, peer: str, sent: list[Sent]) -> bytes:
+    """Return the message that ``text`` describes, which comes from ``peer`` when ``sent`` has left."""
     head, _, body = text.strip("\n").partition("\n\n")
     lines: list[str] = []
     for line in head.split("\n"):
@@ -113,7 +114,8 @@ def _credentials(head: str, user: str, password: str, challenge: Request | Respo
     )
 
 
-def _reply(text: str, peer: str, status: int, reason: str, method: str, sent: list[Sent]) -> bytes:
+def reply_of(text: str, peer: str, status: int, reason: str, method: str, sent: list[Sent]) -> bytes:
+    """Return the answer of ``peer`` to the last request ("" or with ``method``) that was sent to it."""
     requests = (m for s in reversed(sent) if s.to == peer and isinstance(m := parse(s.data), Request))
     request = next(r for r in requests if method in ("", r.method))
     headers, _, body = text.strip("\n").partition("\n\n")
