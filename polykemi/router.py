@@ -58,7 +58,7 @@ class Router:
         self._process: Process[None] | None = None
         self._ran: RouteContext | None = None  # what next() gave out last
         self._stack: list[str] = []  # engines that run now, the innermost last
-        self._engine_of: dict[tuple[Route, str], str] = {}
+        self._engine_of: dict[tuple[int, str], str] = {}
         self._tm: Any = None
         self._sl: Any = None
 
@@ -72,6 +72,7 @@ class Router:
     # ---- work comes in
     def receive(self, data: bytes, flow: Flow, now: float) -> None:
         """Take one datagram."""
+        self.services.database.refresh(now)
         try:
             message = parse(data)
         except ParseError as error:
@@ -179,11 +180,12 @@ class Router:
         return self.engines[self._engine_name(kind, callback)].has(callback)
 
     def _engine_name(self, kind: Route, callback: str) -> str:
-        name = self._engine_of.get((kind, callback))
+        key = (kind._value_, callback)  # the hash of an enum is a Python call
+        name = self._engine_of.get(key)
         if name is None:
             name = self._table.engine_for(kind, callback)
             if len(self._engine_of) < 1024:  # names come from scripts and may be made there
-                self._engine_of[kind, callback] = name
+                self._engine_of[key] = name
         return name
 
     def report(self, ctx: RouteContext) -> None:

@@ -271,3 +271,17 @@ def test_ten_thousand_rows_are_imported_in_less_than_two_seconds(tmp_path: Path,
     assert database.import_csv(path) == 10_000
     assert time.process_time() - begin < 2
     assert database.credentials("subscriber", "password", "u09999") == "pw-09999"
+
+
+def test_look_ups_of_a_busy_server_see_new_subscribers_after_a_tenth_of_a_second(tmp_path: Path) -> None:
+    with Database.at(tmp_path) as server, Database.at(tmp_path) as operator:
+        server.refresh(100.0)
+        assert server.credentials("subscriber", "password", "alice") is None
+        operator.add_subscriber("alice", "", "wonderland")
+        server.refresh(100.05)
+        assert server.credentials("subscriber", "password", "alice") is None
+        server.refresh(100.1)
+        assert server.credentials("subscriber", "password", "alice") == "wonderland"
+        server.add_subscriber("bob", "", "builder")  # a write of its own is not in the way
+        server.refresh(99.0)  # nor a clock that was set back
+        assert server.credentials("subscriber", "password", "bob") == "builder"

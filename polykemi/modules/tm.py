@@ -208,7 +208,7 @@ class Tm(TmSettings, TmStatus):
         CANCEL: 1 when its INVITE is here, else -1; a reply: 1 or -1; in route blocks of a transaction 1.
         """
         message = ctx.message
-        if ctx.kind & ~(Route.REQUEST | Route.REPLY):
+        if ctx.kind is not Route.REQUEST and ctx.kind is not Route.REPLY:
             return 1 if ctx.transaction is not None else -1
         if isinstance(message, Response):
             return 1 if self.layer.client_of(message) is not None else -1

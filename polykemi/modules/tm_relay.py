@@ -24,6 +24,9 @@ from polykemi.transaction.target import Target
 log = logging.getLogger("polykemi.tm")
 
 # what t_relay answers when nothing could be sent (Kamailio: core/error.h)
+_NO_RELAY: Final = (Route.REPLY, Route.ONREPLY, Route.ONSEND, Route.BRANCH)
+_ON_FAILURE: Final = (Route.FAILURE, Route.BRANCH_FAILURE)
+
 E_UNSPEC: Final = -1
 E_CFG: Final = -6  # the branch routes dropped all branches
 E_NO_SOCKET: Final = -7  # no listener of the transport that the URI asks for
@@ -122,7 +125,7 @@ class Relayer:
 
         Return 1, 0 for a retransmission, or one of the negative numbers above.
         """
-        if ctx.kind & (Route.REPLY | Route.ONREPLY | Route.ONSEND | Route.BRANCH):
+        if ctx.kind in _NO_RELAY:
             return E_UNSPEC
         t = ctx.transaction
         if t is None:
@@ -175,7 +178,7 @@ class Relayer:
                 reason = "Unresolvable destination" if status == 478 else "Server Internal Error"
                 t.error = ctx.cache["reply_error"] = (status, reason)
             return error
-        if ctx.kind & (Route.FAILURE | Route.BRANCH_FAILURE) and self._params.failure_reply_mode:
+        if ctx.kind in _ON_FAILURE and self._params.failure_reply_mode:
             drop_replies(t, "l" if self._params.failure_reply_mode == 2 else "a")
         t.new_branches = start
         t.relayed = True

@@ -35,7 +35,7 @@ class Tmx(Module):
     @export(constant=True)
     def t_is_reply_route(self, ctx: RouteContext) -> int:
         """Tell whether this is reply_route or an onreply route: 1 or -1."""
-        return 1 if ctx.kind & (Route.REPLY | Route.ONREPLY) else -1
+        return 1 if ctx.kind in (Route.REPLY, Route.ONREPLY) else -1
 
     @export(constant=True)
     def t_is_failure_route(self, ctx: RouteContext) -> int:

@@ -43,6 +43,8 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns)
         tag VARCHAR(64)""",
     ),
 }
+SNAPSHOT: Final = 0.1  # seconds
+
 _UPSERT: Final = """INSERT INTO subscriber (username, domain, password, ha1, ha1b) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (username, domain) DO UPDATE
     SET domain = excluded.domain, password = excluded.password, ha1 = excluded.ha1, ha1b = excluded.ha1b"""
@@ -82,25 +84,31 @@ class Database:
     def __init__(self, path: Path | str = IN_MEMORY) -> None:
         self.name = str(path)
         self._statements: dict[tuple[str, str, str, str, bool], str] = {}
+        self._seen = 0.0  # when the reader's transaction began
         try:
             if self.name != IN_MEMORY:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # passwords are nobody else's business
-            self._connection = sqlite3.connect(self.name, check_same_thread=False, isolation_level=None)
+            self._connection = self._reader = self._connect()
         except (OSError, sqlite3.Error) as error:
             raise DataError(f"{self.name}: {getattr(error, 'strerror', None) or error}") from None
         try:
             self._create_tables()
+            if self.name != IN_MEMORY:
+                self._reader = self._connect()
             # one cursor for all look-ups: a new one for each costs more than 1 us
-            self._select = self._connection.cursor().execute
+            self._select = self._reader.cursor().execute
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
 
     @classmethod
     def at(cls, data: Path) -> Database:
         """Open the database of the data directory ``data``."""
         return cls(data / FILE_NAME)
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.name, check_same_thread=False, isolation_level=None)
 
     def _create_tables(self) -> None:
         try:
@@ -119,6 +127,21 @@ class Database:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise DataError(f"{self.name}: {error}") from None
+
+    def refresh(self, now: float) -> None:
+        """Let look-ups see what was written by others, if they have not for ``SNAPSHOT`` seconds.
+
+        They share one read transaction until then: opening one for each doubles what a look-up costs.
+        """
+        if self._seen <= now < self._seen + SNAPSHOT or self._reader is self._connection:
+            return
+        self._seen = now
+        try:
+            if self._reader.in_transaction:
+                self._reader.execute("ROLLBACK")
+            self._reader.execute("BEGIN")
+        except sqlite3.Error:  # the next look-up has the same trouble, and somebody to tell
+            pass
 
     def credentials(
         self,
@@ -226,6 +249,7 @@ class Database:
 
     def close(self) -> None:
         """Close the file; the database is not used afterwards."""
+        self._reader.close()
         self._connection.close()
 
 

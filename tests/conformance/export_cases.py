@@ -18,6 +18,8 @@ One file a module (``core.txt``: the functions on KSR itself), a list of cases; 
                             where this message comes from; 192.0.2.10:5060 otherwise
     --- reply 192.0.2.20:5060 180 Ringing
                             the peer there answers the last request that it was sent; header lines may follow
+    --- reply to INVITE 192.0.2.20:5060 487 Request Terminated
+                            ... the last INVITE that it was sent
     --- wait 30             seconds pass
     --- calls               the calls that the request route makes for the message above, the default one if there is none
     KSR.pv.get("$rU") -> "bob"
@@ -86,7 +88,7 @@ _ARGUMENTS: Final = {  # of each section
     "address": r"\d+ \S+/\d+( \d+( \S+)?)?",
     "message": r"([A-Z]+( \S+)?)?",
     "from": r"\S+:\d+",
-    "reply": r"\S+:\d+ \d{3} .+",
+    "reply": r"(to [A-Z]+ )?\S+:\d+ \d{3} .+",
     "wait": r"\d+",
     "calls": r"\w*",
     "route": "|".join(_ROUTES),
@@ -127,6 +129,7 @@ class Step:
     body: str = ""
     peer: str = SOURCE
     status: str = ""  # of a reply: "180 Ringing"
+    method: str = ""  # of the request that is replied to, "" for any
     seconds: int = 0
     sent: list[Expected] | None = None
 
@@ -213,6 +216,8 @@ class _Reader:
             self._add(case, section, route)
         if route != "request":
             self._surround(case, route)
+        elif (REQUEST, 0) not in case.blocks:
+            self.fail(number, "the first message has no calls (sections about a message stand behind it)")
         return case
 
     def _add(self, case: Case, section: _Section, route: str) -> None:
@@ -235,8 +240,10 @@ class _Reader:
         elif section.name == "message":
             steps.append(Step("message", *self._message(section)))
         elif section.name == "reply":
-            peer, _, status = argument.partition(" ")
-            steps.append(Step("reply", "\n".join(line for _, line in section.full_lines), peer=peer, status=status))
+            method = argument.split(" ")[1] if argument.startswith("to ") else ""
+            peer, _, status = argument.removeprefix(f"to {method} ").partition(" ")
+            head = "\n".join(line for _, line in section.full_lines)
+            steps.append(Step("reply", head, peer=peer, status=status, method=method))
         elif section.name == "wait":
             steps.append(Step("wait", seconds=int(argument)))
         elif section.name != "route":
@@ -268,7 +275,7 @@ class _Reader:
             before = [
                 Call(f'KSR.tm.{_ARM[route]}("{BLOCK}")', "", "num 1"),
                 Call('KSR.seturi("sip:bob@192.0.2.20:5060")', "", "true"),
-                Call("KSR.tm.t_relay()", "", "num 1"),
+                Call("KSR.tm.t_relay()", "", "*" if route == "branch" else "num 1"),  # the branch may drop itself
             ]
         case.blocks["ksr_reply_route" if route == "reply" else BLOCK, 0] = calls
         if route != "reply":
@@ -295,7 +302,7 @@ class _Reader:
     def _message(self, section: _Section) -> tuple[str, str]:
         """Return head and body."""
         text = "\n".join(line for _, line in section.lines).rstrip("\n")
-        head, _, body = text.partition("\n\n")
+        head, _, body = text.partition("\n\n") if not text.startswith("\n") else ("", "", text[1:])
         if head.startswith("SIP/2.0 ") or re.match(r"\S+ .* SIP/2\.0$", head, re.MULTILINE):
             if section.argument:
                 self.fail(section.number, "a start-line here and below")
@@ -312,6 +319,7 @@ class _Reader:
                 continue
             if line.startswith("-"):
                 removed.append(_name(line[1:]))
+                headers = [h for h in headers if _name(h) != removed[-1]]
             elif ":" not in line:
                 self.fail(number, "expected a header, +header or -name")
             elif line.startswith("+") or _name(line) in replaced:
@@ -319,7 +327,6 @@ class _Reader:
             else:
                 _replace(headers, line)
                 replaced.add(_name(line))
-        headers = [h for h in headers if _name(h) not in removed]
         start = f"{method} {uri or default_uri} SIP/2.0"
         return _complete("\n".join([start, *headers]), body or default_body, leave=removed)
 

@@ -160,7 +160,7 @@ def play(step: Step, server: ServerUnderTest, before: list[Sent]) -> list[Sent]:
         return server.advance(step.seconds)
     if step.kind == "reply":
         status, _, reason = step.status.partition(" ")
-        return server.receive(reply_of(step.head, step.peer, int(status), reason, "", before), step.peer)
+        return server.receive(reply_of(step.head, step.peer, int(status), reason, step.method, before), step.peer)
     head = message_of(step.head.replace("{credentials ", "{"), step.peer, before)
     return server.receive(head + step.body.encode(), step.peer)
 

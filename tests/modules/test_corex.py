@@ -77,21 +77,23 @@ def test_extended_flags_are_shared_by_the_transaction_and_apart_from_message_fla
 
 
 @pytest.mark.parametrize(
-    ("address", "listener"),
+    ("address", "result", "listener"),
     [
-        ("udp:192.0.2.1:5060", LISTENER),
-        ("192.0.2.1", LISTENER),
-        ("udp:[2001:db8::1]:5070", SECOND),
-        ("tcp:192.0.2.1:5060", None),
-        ("udp:192.0.2.1:5061", None),
-        ("udp:[", None),
-        ("udp:a@192.0.2.1:5060", None),
+        ("udp:192.0.2.1:5060", 1, LISTENER),
+        ("192.0.2.1", 1, LISTENER),
+        ("udp:[2001:db8::1]:5070", 1, SECOND),
+        ("tcp:192.0.2.1:5060", 1, None),  # not ours: logged, nothing changes
+        ("udp:192.0.2.1:5061", 1, None),
+        ("udp:[", -1, None),
+        ("udp:a@192.0.2.1:5060", -1, None),
     ],
 )
-def test_the_sending_socket_is_chosen_among_our_listeners(address: str, listener: Listener | None) -> None:
+def test_the_sending_socket_is_chosen_among_our_listeners(address: str, result: int, listener: Listener | None) -> None:
     module, ctx = corex(), context()
-    assert module.set_send_socket(ctx, address) == (1 if listener else -1)
+    assert module.set_send_socket(ctx, address) == result
     assert ctx.force_listener == listener
+    assert module.set_send_socket(ctx, "") == 1
+    assert ctx.force_listener is None
 
 
 def test_raw_data_is_sent_as_it_is() -> None:
@@ -103,4 +105,6 @@ def test_raw_data_is_sent_as_it_is() -> None:
     assert sent == [(b"ping\xff", LISTENER, "203.0.113.1", 5080), (b"pong", SECOND, "2001:db8::9", 5060)]
     assert module.send_data(ctx, "sip:203.0.113.1;transport=tcp", "ping") == -1
     assert module.send_data(ctx, "tel:1", "ping") == -1
-    assert module.sendx(ctx, "sip:203.0.113.1", "udp:203.0.113.2:1", "ping") == -1
+    assert module.sendx(ctx, "sip:203.0.113.1", "udp:[", "ping") == -1
+    assert module.sendx(ctx, "sip:203.0.113.1", "udp:203.0.113.2:1", "ping") == 1
+    assert outbox.items[-1][1].listener == LISTENER

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from polykemi.pv.compiler import Variables
     from polykemi.transaction.forking import Branch
 
-_OF_REPLY: Final = Route.FAILURE | Route.BRANCH_FAILURE | Route.ONREPLY
+_OF_REPLY: Final = (Route.FAILURE, Route.BRANCH_FAILURE, Route.ONREPLY)
 
 
 def _reply_code(ctx: RouteContext) -> Xval:
@@ -32,7 +32,7 @@ def _reply_of(ctx: RouteContext) -> Response | None:
     if ctx.reply is not None:
         return ctx.reply
     message = ctx.message
-    return message if isinstance(message, Response) and ctx.kind & _OF_REPLY else None
+    return message if isinstance(message, Response) and ctx.kind in _OF_REPLY else None
 
 
 def _reply_reason(ctx: RouteContext) -> Xval:
@@ -93,7 +93,7 @@ def _context_on(ctx: RouteContext, message: Message) -> RouteContext:
 
 def _reply_type(ctx: RouteContext) -> Xval:
     """Return 1 for a reply of our own (408), 0 for one that came in."""
-    return None if not ctx.kind & _OF_REPLY else int(_reply_of(ctx) is None)
+    return None if ctx.kind not in _OF_REPLY else int(_reply_of(ctx) is None)
 
 
 def _of_branch(part: Callable[[Branch], Xval]) -> Getter:
@@ -110,7 +110,7 @@ CLASSES: Final[dict[str, Factory]] = {
     "T_reply_code": plain(_reply_code),
     "T_reply_last": plain(lambda ctx: None if ctx.transaction is None else ctx.reply_status or None),
     "T_reply_reason": plain(_reply_reason),
-    "T_reply_ruid": plain(lambda ctx: ctx.ruid if ctx.kind & _OF_REPLY else ""),
+    "T_reply_ruid": plain(lambda ctx: ctx.ruid if ctx.kind in _OF_REPLY else ""),
     "T_rpl": _on_message(_reply_of, "T_rpl"),
     "T_req": _on_message(_request_of, "T_req"),
     "T": keyed(
