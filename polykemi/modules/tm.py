@@ -125,7 +125,8 @@ class Tm(TmSettings, TmStatus):
         """Forward the request statefully to its destination set.
 
         Answers 1, 0 for a retransmission, else why nothing was sent: -1, -6 (dropped by the script), -7 (no listener for
-        the transport), -400 (bad URI), -478 (bad address). A request that cannot be sent is answered when the route ends.
+        the transport), -400 (bad URI), -478 (bad address). A request that cannot be sent is answered when the route ends,
+        or by the script after ``t_set_disable_internal_reply``: -4.
         """
         return (yield from self.relayer.relay(ctx))
 
@@ -264,10 +265,10 @@ class Tm(TmSettings, TmStatus):
         self.services.outbox.send(t.data, t.flow)
         return 1
 
-    @export()
+    @export(routes=Route.REQUEST)
     def t_release(self, ctx: RouteContext) -> int:
-        """Say that the script is done with the transaction: 1, or -1 when there is none."""
-        return 1 if ctx.transaction is not None else -1
+        """Say that the script is done with the transaction. Answers 1: the end of the route does what there is to do."""
+        return 1
 
     @export()
     def t_is_canceled(self, ctx: RouteContext) -> int:

@@ -23,11 +23,12 @@ from polykemi.transaction.target import Target
 
 log = logging.getLogger("polykemi.tm")
 
-# what t_relay answers when nothing could be sent (Kamailio: core/error.h)
 _NO_RELAY: Final = (Route.REPLY, Route.ONREPLY, Route.ONSEND, Route.BRANCH)
 _ON_FAILURE: Final = (Route.FAILURE, Route.BRANCH_FAILURE)
 
+# what t_relay answers when nothing could be sent (Kamailio: core/error.h)
 E_UNSPEC: Final = -1
+E_NOT_ANSWERED: Final = -4  # for any of these reasons, and t_set_disable_internal_reply leaves the answer to the script
 E_CFG: Final = -6  # the branch routes dropped all branches
 E_NO_SOCKET: Final = -7  # no listener of the transport that the URI asks for
 E_BAD_URI: Final = -400
@@ -93,6 +94,7 @@ class Relayer:
                 setattr(t, slot, callback)
             t.disable_6xx = settings.disable_6xx
             t.no_internal_reply = settings.no_internal_reply
+            t.no_e2e_cancel_reason = settings.no_e2e_cancel_reason
             own = settings.max_inv if t.method == "INVITE" else settings.max_noninv
             lifetime = own if own >= 0 else lifetime
         t.expires = ctx.now + lifetime / 1000 if lifetime else 0.0
@@ -159,8 +161,7 @@ class Relayer:
             self.remember(ctx, t)
         ctx.cache["tm.consumed"] = (ctx.ruri, ctx.dst_uri)
         ctx.branches = []
-        if t.method == "INVITE" and t.status == 0 and self._wants_100(ctx):
-            self._replier.reply(t, 100, self._params.auto_inv_100_reason, ctx.now)
+        self.answer_100(ctx, t)
         on_branch, t.on_branch = t.on_branch, ""
         start = len(t.branches)
         error = E_UNSPEC
@@ -177,8 +178,8 @@ class Relayer:
                 status = 478 if error == E_BAD_ADDRESS else 500
                 reason = "Unresolvable destination" if status == 478 else "Server Internal Error"
                 t.error = ctx.cache["reply_error"] = (status, reason)
-            return error
-        if ctx.kind in _ON_FAILURE and self._params.failure_reply_mode:
+            return E_NOT_ANSWERED if t.no_internal_reply and not replicate else error
+        if ctx.kind in _ON_FAILURE and self._params.failure_reply_mode and "tm.keep_replies" not in ctx.cache:
             drop_replies(t, "l" if self._params.failure_reply_mode == 2 else "a")
         t.new_branches = start
         t.relayed = True
@@ -191,11 +192,14 @@ class Relayer:
         self._services.count("tmx.UAC_transactions", len(branches))
         return 1
 
-    def _wants_100(self, ctx: RouteContext) -> bool:
+    def answer_100(self, ctx: RouteContext, t: Transaction) -> None:
+        """Answer an INVITE that has no response yet with 100, unless auto_inv_100 or the script says not to."""
+        if t.method != "INVITE" or t.status:
+            return
         settings: Settings | None = ctx.cache.get("tm.settings")
-        if settings is not None and settings.auto_inv_100 >= 0:
-            return bool(settings.auto_inv_100)
-        return bool(self._params.auto_inv_100)
+        wanted = self._params.auto_inv_100 if settings is None or settings.auto_inv_100 < 0 else settings.auto_inv_100
+        if wanted:
+            self._replier.reply(t, 100, self._params.auto_inv_100_reason, ctx.now)
 
     def remember(self, ctx: RouteContext, t: Transaction) -> None:
         """Keep the request as the request route left it: failure routes start from there."""
@@ -366,8 +370,7 @@ class Relayer:
         if invite.is_answered:
             return 1
         invite.canceled = True
-        settings: Settings | None = ctx.cache.get("tm.settings")
-        passes_reason = self._params.e2e_cancel_reason and not (settings and settings.no_e2e_cancel_reason)
+        passes_reason = self._params.e2e_cancel_reason and not invite.no_e2e_cancel_reason
         reason = request.get("reason") if passes_reason else None
         if invite.suspended is not None:
             self._layer.close(invite.suspended)

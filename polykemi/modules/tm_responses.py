@@ -30,7 +30,6 @@ class Responses:
         if not isinstance(client, Branch) or client.transaction is None:
             return  # a response to our own CANCEL, or one that comes after all is decided
         branch, t, status = client, client.transaction, response.status
-        branch.replied = True
         pending = branch.is_pending
         if status < 200 and pending:
             branch.status = status
@@ -43,6 +42,9 @@ class Responses:
             onreply.edits = edits
             yield onreply
             branch.bflags = onreply.bflags
+        if status < 300:
+            branch.replied = True  # for the next one's route blocks: the current reply does not count
+        if t.on_reply:
             if onreply.dropped and status < 200:
                 self._count("core.drop_replies")
                 return
@@ -58,6 +60,7 @@ class Responses:
             if status >= 600 and not (t.disable_6xx or self._params.disable_6xx_block):
                 self._replier.cancel_branches(t, now, f"SIP;cause={status}")
             yield from self._ended(branch, t, ctx.flow, now)
+            branch.replied = True
 
     def failed(self, client: ClientTransaction, status: int, now: float) -> Process[None]:
         """Take a timeout (408) or transport error (503) as if it were a final response (RFC 3261 section 16.8, 17.1.4)."""

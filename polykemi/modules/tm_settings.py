@@ -169,8 +169,10 @@ class TmSettings(Module):
 
     @export(routes=Route.REQUEST)
     def t_set_no_e2e_cancel_reason(self, ctx: RouteContext, state: int) -> int:
-        """Keep the Reason of this CANCEL to ourselves (1), or let it go along (0). Answers 1."""
+        """For this INVITE keep the Reason of its CANCEL to ourselves (1), or let it go along (0). Answers 1."""
         self.settings_of(ctx).no_e2e_cancel_reason = bool(state)
+        if ctx.transaction is not None:
+            ctx.transaction.no_e2e_cancel_reason = bool(state)
         return 1
 
     @export()

@@ -56,12 +56,19 @@ class TmStatus(Module):
 
     @export()
     def t_get_branch_index(self, ctx: RouteContext) -> int:
-        """Return the index of the branch that the route block is about, -1 without one."""
-        return ctx.branch_index if ctx.transaction is not None else -1
+        """Return the index of the branch that the route block is about, -1 without one.
+
+        In request and failure routes it is that of the branch that would be added next.
+        """
+        if ctx.kind is Route.REQUEST:
+            return len(ctx.branches)
+        if ctx.transaction is None:
+            return -1
+        return ctx.branch_index + len(ctx.branches) if ctx.kind is Route.FAILURE else ctx.branch_index
 
     @export()
     def t_any_replied(self, ctx: RouteContext) -> int:
-        """Tell whether any branch has answered: 1 or -1."""
+        """Tell whether any branch has answered before the reply that is being processed: 1 or -1."""
         t = ctx.transaction
         return 1 if t is not None and any(branch.replied for branch in t.branches) else -1
 
@@ -73,7 +80,7 @@ class TmStatus(Module):
 
     @export(routes=_REPLIED)
     def t_branch_replied(self, ctx: RouteContext) -> int:
-        """Tell whether the branch of this block (failure route: the best one) has answered at all: 1 or -1."""
+        """Tell whether the branch of this block (failure route: the best one) has answered before: 1 or -1."""
         return 1 if isinstance(ctx.branch, Branch) and ctx.branch.replied else -1
 
     @export(routes=_REPLIED)
@@ -83,11 +90,14 @@ class TmStatus(Module):
 
     @export(routes=Route.FAILURE)
     def t_drop_replies(self, ctx: RouteContext, mode: str) -> int:
-        """Forget replies, so that none of them is sent upstream: ``a`` all, ``l`` those of the last t_relay, ``n`` none."""
-        if ctx.transaction is None or mode not in ("a", "l", "n"):
-            return -1
-        if mode != "n":
-            drop_replies(ctx.transaction, mode)
+        """Forget replies, so that none of them is sent upstream: ``l`` those of the last t_relay, else all.
+
+        With ``n`` none is forgotten, whatever failure_reply_mode says. Answers 1.
+        """
+        if mode[:1] == "n":
+            ctx.cache["tm.keep_replies"] = True
+        elif ctx.transaction is not None:
+            drop_replies(ctx.transaction, mode[:1])
         return 1
 
     @export(routes=Route.FAILURE)
@@ -98,6 +108,8 @@ class TmStatus(Module):
     @export()
     def t_save_lumps(self, ctx: RouteContext) -> int:
         """Let failure routes start from the message as it is changed now: 1, or -1 without a transaction."""
+        if ctx.kind is not Route.REQUEST:
+            return 1
         if ctx.transaction is None:
             return -1
         ctx.transaction.edits = ctx.edits.copy()

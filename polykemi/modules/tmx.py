@@ -109,20 +109,22 @@ class Tmx(Module):
     # ---- branches
     @export(routes=Route.REQUEST | Route.REPLY | Route.ONREPLY | Route.FAILURE)
     def t_cancel_branches(self, ctx: RouteContext, which: str) -> int:
-        """Cancel pending branches: ``all``, ``others`` (than that of this reply) or ``this``. Answers 1 or -1."""
-        t = ctx.transaction
+        """Cancel pending branches: ``all``, ``others`` (than that of this reply) or ``this``.
+
+        Answers 1, or -1 when there is none.
+        """
+        t, which = ctx.transaction, which.lower()
         if t is None or which not in ("all", "others", "this"):
             return -1
         own = ctx.branch if isinstance(ctx.branch, Branch) else None
         if which == "this":
-            if own is None:
+            if own is None or not own.is_pending:
                 return -1
             self.tm.replier.cancel(own, ctx.now)
-        else:
-            self.tm.replier.cancel_branches(t, ctx.now, keep=own if which == "others" else None)
-        return 1
+            return 1
+        return 1 if self.tm.replier.cancel_branches(t, ctx.now, keep=own if which == "others" else None) else -1
 
-    @export(routes=Route.FAILURE | Route.BRANCH_FAILURE)
+    @export(routes=Route.BRANCH_FAILURE)
     def t_reuse_branch(self, ctx: RouteContext) -> int:
         """Take Request-URI, destination and path of the failed branch as this block's: 1, or -1 without one."""
         branch = ctx.branch
@@ -138,7 +140,7 @@ class Tmx(Module):
     def t_suspend(self, ctx: RouteContext) -> int:
         """Keep the transaction open until ``t_continue`` or fr_inv_timer; $T(id_index) and $T(id_label) name it.
 
-        Answers 1, or -1 when there cannot be a transaction.
+        An INVITE is answered with 100 as by t_relay. Answers 1, or -1 when there cannot be a transaction.
         """
         t = ctx.transaction
         if t is None:
@@ -146,8 +148,11 @@ class Tmx(Module):
                 return -1
             t = ctx.transaction
         assert t is not None
-        if t.suspended is not None or t.is_answered:
+        if t.is_answered:
             return -1
+        if t.suspended is not None:
+            return 1
+        self.tm.relayer.answer_100(ctx, t)
         t.suspended = Branch(t, self.services.ids.branch(), "INVITE", t.flow, t.timings, Target(ctx.ruri))
         t.suspended.expires = t.expires
         self.tm.relayer.remember(ctx, t)

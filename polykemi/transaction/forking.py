@@ -60,7 +60,7 @@ class Branch(ClientTransaction):
         self.status = 0  # of the last response, of our own too (408, 503)
         self.reply: Response | None = None  # the final response of 300 and above, None for one of our own
         self.reply_edits: Edits | None = None  # what the routes changed in it
-        self.replied = False  # anything came back
+        self.replied = False  # anything came back before the reply that is being processed
         self.timed_out = False
         self.dropped = False  # t_drop_replies: its response is not to be chosen
         self.cancel_wanted = False  # a CANCEL goes out as soon as there is a provisional response (section 9.1)
@@ -92,6 +92,7 @@ class Transaction(ServerTransaction):
         "label",
         "method",
         "new_branches",
+        "no_e2e_cancel_reason",
         "no_internal_reply",
         "on_branch",
         "on_branch_failure",
@@ -138,6 +139,7 @@ class Transaction(ServerTransaction):
         self.suspended: Branch | None = None  # t_suspend: stands for the script that is to go on
         self.disable_6xx = False
         self.no_internal_reply = False
+        self.no_e2e_cancel_reason = False  # the Reason of a received CANCEL stays here
         self.on_branch = ""  # callbacks of the armed route blocks
         self.on_failure = ""
         self.on_reply = ""
