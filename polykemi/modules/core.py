@@ -213,12 +213,12 @@ class Core(Module):
 
     @export()
     def setbiflag(self, ctx: RouteContext, flag: int, branch: int) -> bool:
-        """Set a flag (0..31) of the branch with number ``branch``, 0 for the first."""
+        """Set a flag (0..31) of the branch with number ``branch``, 0 for the first; nothing happens when it is not there."""
         return self._change_bflags(ctx, flag, branch, on=True)
 
     @export()
     def resetbiflag(self, ctx: RouteContext, flag: int, branch: int) -> bool:
-        """Clear a flag (0..31) of the branch with number ``branch``, 0 for the first."""
+        """Clear a flag (0..31) of the branch with number ``branch``, 0 for the first; nothing happens when it is not there."""
         return self._change_bflags(ctx, flag, branch, on=False)
 
     @export()
@@ -230,8 +230,10 @@ class Core(Module):
         return bool(flags >> flag & 1)
 
     def _change_bflags(self, ctx: RouteContext, flag: int, branch: int, *, on: bool) -> bool:
-        if not 0 <= flag <= 31 or not 0 <= branch <= len(ctx.branches):
+        if not 0 <= flag <= 31 or branch < 0:
             return False
+        if branch > len(ctx.branches):
+            return True
         flags = ctx.branches[branch - 1].flags if branch else ctx.bflags
         flags = flags | 1 << flag if on else flags & ~(1 << flag)
         if branch:
@@ -374,8 +376,8 @@ class Core(Module):
     # ---- method, transport, addresses
     @export(constant=True)
     def is_method(self, ctx: RouteContext, method: str) -> bool:
-        """Tell whether the method is ``method``; of a reply, that of its CSeq."""
-        return ctx.method == method
+        """Tell whether the method is ``method``, in any case; of a reply, that of its CSeq."""
+        return ctx.method == method or ctx.method.lower() == method.lower()
 
     @export(constant=True)
     def is_method_in(self, ctx: RouteContext, letters: str) -> bool:

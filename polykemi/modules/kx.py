@@ -321,19 +321,17 @@ class Kx(Module):
     @export(constant=True)
     def get_body(self, ctx: RouteContext) -> Xval:
         """Return the body; null when there is none."""
-        return self._body(ctx)
+        return self._body(ctx) or None
 
     @export(constant=True)
     def getw_body(self, ctx: RouteContext) -> Xval:
         """Return the body; ``<null>`` when there is none."""
-        value = self._body(ctx)
-        return "<null>" if value is None else value
+        return self._body(ctx) or "<null>"
 
     @export(constant=True)
     def gete_body(self, ctx: RouteContext) -> Xval:
         """Return the body; empty when there is none."""
-        value = self._body(ctx)
-        return "" if value is None else value
+        return self._body(ctx) or ""
 
     @export(constant=True)
     def get_callid(self, ctx: RouteContext) -> Xval:
@@ -358,9 +356,9 @@ class Kx(Module):
 
     @export(constant=True)
     def get_status(self, ctx: RouteContext) -> int:
-        """Return the status of the reply, 0 for a request."""
+        """Return the status of the reply, -1 for a request."""
         message = ctx.message
-        return message.status if isinstance(message, Response) else 0
+        return message.status if isinstance(message, Response) else -1
 
     @export(constant=True)
     def gets_status(self, ctx: RouteContext) -> Xval:

@@ -102,18 +102,21 @@ class TextOps(Module):
 
     @export()
     def replace_str(self, ctx: RouteContext, old: str, new: str, mode: str) -> int:
-        """Replace the string ``old`` in headers and body: once (``mode`` "f") or always ("a"). Answers 1 or -1."""
-        return self._change_message(ctx, _string_replacer(old, new), 0 if mode == "a" else 1)
+        """Replace the string ``old`` in headers and body: once (``mode`` "f") or always ("a"). Answers 1, found or not."""
+        self._change_message(ctx, _string_replacer(old, new), 0 if mode == "a" else 1)
+        return 1
 
     @export()
     def replace_hdrs_str(self, ctx: RouteContext, old: str, new: str, mode: str) -> int:
-        """Replace the string ``old`` in the headers: once (``mode`` "f") or always ("a"). Answers 1 or -1."""
-        return 1 if _change_headers(ctx, _string_replacer(old, new), 0 if mode == "a" else 1) else -1
+        """Replace the string ``old`` in the headers: once (``mode`` "f") or always ("a"). Answers 1, found or not."""
+        _change_headers(ctx, _string_replacer(old, new), 0 if mode == "a" else 1)
+        return 1
 
     @export()
     def replace_body_str(self, ctx: RouteContext, old: str, new: str, mode: str) -> int:
-        """Replace the string ``old`` in the body: once (``mode`` "f") or always ("a"). Answers 1 or -1."""
-        return 1 if _change_body(ctx, _string_replacer(old, new), 0 if mode == "a" else 1) else -1
+        """Replace the string ``old`` in the body: once (``mode`` "f") or always ("a"). Answers 1, found or not, -1 without body."""
+        _change_body(ctx, _string_replacer(old, new), 0 if mode == "a" else 1)
+        return 1 if ctx.message.body else -1
 
     # ---- substitute
     @export()
@@ -202,12 +205,15 @@ class TextOps(Module):
 
     @export()
     def regex_substring(self, ctx: RouteContext, text: str, pattern: str, index: int, count: int, variable: str) -> int:
-        """Store group ``index`` of the first match of ``pattern``, which has ``count`` groups, in ``variable``. Answers 1 or -1."""
+        """Store group ``index`` of the first match of ``pattern`` in ``variable``. Answers 1 or -1.
+
+        ``count``: how many groups are looked at, the whole match (group 0) included.
+        """
         try:
             match = compile_posix(pattern, re.MULTILINE | re.ASCII).search(text)
         except BadPattern:
             return -1
-        if match is None or not 0 <= index <= min(count, match.re.groups):
+        if match is None or not 0 <= index < min(count, match.re.groups + 1):
             return -1
         return self._store(ctx, variable, match[index] or "")
 
@@ -235,8 +241,9 @@ class TextOps(Module):
 
     @export()
     def remove_hf(self, ctx: RouteContext, name: str) -> int:
-        """Remove all headers ``name``, compact forms included. Answers 1, or -1 when there is none."""
-        return _remove(ctx, ctx.message.indexes(canonical_names[name]))
+        """Remove all headers ``name``, compact forms included. Answers 1, found or not."""
+        ctx.edits.removed.update(ctx.message.indexes(canonical_names[name]))
+        return 1
 
     @export()
     def remove_hf_re(self, ctx: RouteContext, pattern: str) -> int:
@@ -251,21 +258,23 @@ class TextOps(Module):
 
     @export()
     def remove_hf_idx(self, ctx: RouteContext, name: str, index: int) -> int:
-        """Remove the header ``name`` with number ``index``: 0 is the first, -1 the last. Answers 1, or -1 when there is none."""
+        """Remove the header ``name`` with number ``index``: 0 is the first, -1 the last. Answers 1, or 2 when there is none."""
         found = ctx.message.indexes(canonical_names[name])
-        return _remove(ctx, [found[index]] if -len(found) <= index < len(found) else [])
+        return _remove(ctx, [found[index]] if -len(found) <= index < len(found) else [], none=2)
 
     @export()
     def remove_hf_match(self, ctx: RouteContext, name: str, operator: str, text: str) -> int:
         """Remove the headers ``name`` whose value equals (eq), does not equal (ne), includes (in) or matches (re) ``text``.
 
-        Answers 1, or -1 when there is none.
+        Answers 1, -2 when there is none, -1 for another operator.
         """
         test = _VALUE_TESTS.get(operator)
         if test is None:
             return -1
         message = ctx.message
-        return _remove(ctx, [i for i in message.indexes(canonical_names[name]) if test(message.value(i), text)])
+        return _remove(
+            ctx, [i for i in message.indexes(canonical_names[name]) if test(message.value(i), text)], none=-2
+        )
 
     @export(constant=True)
     def is_privacy(self, ctx: RouteContext, kind: str) -> int:
@@ -331,43 +340,43 @@ class TextOps(Module):
     # ---- strings
     @export()
     def in_list(self, ctx: RouteContext, text: str, items: str, separator: str) -> int:
-        """Tell whether ``text`` is one of ``items``, which ``separator`` parts. Answers 1 or -1."""
-        return 1 if separator and text in items.split(separator) else -1
+        """Tell whether ``text`` is one of ``items``, which ``separator`` and blanks part. Answers 1 or -1."""
+        return 1 if text in _items(items, separator) else -1
 
     @export()
     def in_list_prefix(self, ctx: RouteContext, text: str, items: str, separator: str) -> int:
-        """Tell whether ``text`` starts with one of ``items``, which ``separator`` parts. Answers 1 or -1."""
-        return 1 if separator and any(item and text.startswith(item) for item in items.split(separator)) else -1
+        """Tell whether ``text`` starts with one of ``items``, which ``separator`` and blanks part. Answers 1 or -1."""
+        return 1 if text.startswith(tuple(_items(items, separator))) else -1
 
     @export()
     def cmp_str(self, ctx: RouteContext, one: str, other: str) -> int:
-        """Tell whether two strings are equal. Answers 1 or -1."""
-        return 1 if one == other else -1
+        """Compare two strings. Answers 1 when they are equal, -1 when ``one`` is greater, -2 when it is less."""
+        return _compare(one, other)
 
     @export()
     def cmp_istr(self, ctx: RouteContext, one: str, other: str) -> int:
-        """Tell whether two strings are equal but for the case of ASCII letters. Answers 1 or -1."""
-        return 1 if _lower(one) == _lower(other) else -1
+        """Compare two strings without the case of ASCII letters. Answers like ``cmp_str``."""
+        return _compare(_lower(one), _lower(other))
 
     @export()
     def starts_with(self, ctx: RouteContext, text: str, start: str) -> int:
-        """Tell whether ``text`` starts with ``start``. Answers 1 or -1."""
-        return 1 if text.startswith(start) else -1
+        """Tell whether ``text`` starts with ``start``. Answers 1, -1 when ``text`` is too short, -2 when it is another."""
+        return 1 if text.startswith(start) else -1 if len(text) < len(start) else -2
 
     @export()
     def ends_with(self, ctx: RouteContext, text: str, end: str) -> int:
-        """Tell whether ``text`` ends with ``end``. Answers 1 or -1."""
-        return 1 if text.endswith(end) else -1
+        """Tell whether ``text`` ends with ``end``. Answers 1, -1 when ``text`` is too short, -2 when it is another."""
+        return 1 if text.endswith(end) else -1 if len(text) < len(end) else -2
 
     @export()
     def str_find(self, ctx: RouteContext, text: str, part: str) -> int:
-        """Tell whether ``text`` contains ``part``. Answers 1 or -1."""
-        return 1 if part and part in text else -1
+        """Return where ``text`` contains ``part``, 1 being its first octet; -1 when it does not."""
+        return _position(text, part)
 
     @export()
     def str_ifind(self, ctx: RouteContext, text: str, part: str) -> int:
-        """Tell whether ``text`` contains ``part``, whatever the case of ASCII letters. Answers 1 or -1."""
-        return 1 if part and _lower(part) in _lower(text) else -1
+        """Return where ``text`` contains ``part``, whatever the case of ASCII letters, 1 being its first octet; else -1."""
+        return _position(_lower(text), _lower(part))
 
     @export()
     def str_any_in(self, ctx: RouteContext, text: str, characters: str) -> int:
@@ -404,6 +413,19 @@ def _lower(text: str) -> str:
     return text.encode("latin-1").lower().decode("latin-1")
 
 
+def _compare(one: str, other: str) -> int:
+    return 1 if one == other else -1 if one > other else -2
+
+
+def _position(text: str, part: str) -> int:
+    return (text.find(part) + 1 if part else 0) or -1
+
+
+def _items(text: str, separator: str) -> list[str]:
+    """Return the items of a list, without the blanks around them; empty ones are none."""
+    return [item for part in text.split(separator) if (item := part.strip(" \t\r\n"))] if separator else []
+
+
 def _chosen(items: list[T], flags: str) -> list[T]:
     return items[:1] if flags[:1] == "f" else items[-1:] if flags[:1] == "l" else items
 
@@ -414,9 +436,10 @@ def _header_names(ctx: RouteContext) -> Iterator[tuple[int, str]]:
         yield i, line.partition(":")[0].rstrip(LWS)
 
 
-def _remove(ctx: RouteContext, indexes: list[int]) -> int:
+def _remove(ctx: RouteContext, indexes: list[int], *, none: int = -1) -> int:
+    """Remove header lines; return 1, or ``none`` when there are none."""
     ctx.edits.removed.update(indexes)
-    return 1 if indexes else -1
+    return 1 if indexes else none
 
 
 # ---- changes

@@ -168,13 +168,10 @@ class Tm(TmSettings, TmStatus):
         return (yield from self.relayer.relay(ctx, hop, replicate=True))
 
     def _relay_flags(self, ctx: RouteContext, flags: int) -> None:
-        settings = self.settings_of(ctx)
         if flags & 1:
-            settings.auto_inv_100 = 0
+            self.settings_of(ctx).auto_inv_100 = 0
         if flags & 2:
-            settings.no_internal_reply = True
-            if ctx.transaction is not None:
-                ctx.transaction.no_internal_reply = True
+            ctx.cache["tm.no_internal_reply"] = True
 
     def _relay_over(self, ctx: RouteContext, proto: str) -> Process[int]:
         hop = self.relayer.hop(ctx.dst_uri or ctx.ruri, ctx.force_listener or ctx.flow.listener)

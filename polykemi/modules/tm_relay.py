@@ -174,7 +174,7 @@ class Relayer:
             else:
                 error = branch
         if not branches:
-            if ctx.kind is Route.REQUEST and not t.no_internal_reply:
+            if ctx.kind is Route.REQUEST and not t.no_internal_reply and "tm.no_internal_reply" not in ctx.cache:
                 status = 478 if error == E_BAD_ADDRESS else 500
                 reason = "Unresolvable destination" if status == 478 else "Server Internal Error"
                 t.error = ctx.cache["reply_error"] = (status, reason)

@@ -71,19 +71,16 @@ class Xlog(Module):
 
     @export()
     def xlog(self, ctx: RouteContext, level: str, text: str) -> int:
-        """Log ``text``, its variables expanded, at ``level`` (``L_INFO``, ``INFO``, ...); -1 for an unknown level."""
-        number = _LEVELS.get(level.upper().removeprefix("L_"))
-        if number is None:
-            log.error("xlog: there is no level %r", level)
-            return -1
-        return self._log(ctx, number, text)
+        """Log ``text``, its variables expanded, at ``level`` (``L_INFO``, ``INFO``, ...); anything else is an error."""
+        return self._log(ctx, _level(level), text)
 
     @export()
     def xlog_facility(self, ctx: RouteContext, facility: str, level: str, text: str) -> int:
         """Log like ``xlog``; the facility (``LOG_LOCAL0``, ...) stands in front of the text."""
-        if not log.isEnabledFor(_LEVELS.get(level.upper().removeprefix("L_"), logging.CRITICAL)):
+        number = _level(level)
+        if not log.isEnabledFor(number):
             return 1
-        return self.xlog(ctx, level, f"[{facility.replace('$', '$$')}] {text}")
+        return self._log(ctx, number, f"[{facility.replace('$', '$$')}] {text}")
 
     def _log(self, ctx: RouteContext, level: int, text: str) -> int:
         if not log.isEnabledFor(level):
@@ -95,3 +92,7 @@ class Xlog(Module):
             return -1
         log.log(level, "%s", expand(ctx).rstrip("\r\n"))
         return 1
+
+
+def _level(name: str) -> int:
+    return _LEVELS.get(name.upper().removeprefix("L_"), logging.ERROR)

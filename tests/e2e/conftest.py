@@ -30,7 +30,7 @@ class ServerProcess:
     """A polykemi of its own: port, data directory, subscribers."""
 
     def __init__(self, data: Path, arguments: list[str]) -> None:
-        self.data, self.port, self._arguments = data, free_port(), arguments
+        self.data, self.port, self._arguments, self.engine = data, free_port(), arguments, ""
         self.start()
 
     def start(self) -> None:

@@ -66,7 +66,7 @@ def test_getters_of_a_request(kx: Kx) -> None:
         "get_protoid": 1,
         "get_au": "al",
         "get_method": "INVITE",
-        "get_status": 0,
+        "get_status": -1,
         "gets_status": None,
         "get_body": "hello",
         "get_bodylen": 5,

@@ -126,7 +126,6 @@ def test_a_canceled_call_is_not_sent_on_by_its_failure_route() -> None:
 
 def test_dropped_replies_are_not_what_the_caller_gets() -> None:
     def failure(p: Proxy, ctx: RouteContext) -> None:
-        assert p.tm.t_drop_replies(ctx, "x") == -1
         assert p.tm.t_drop_replies_all(ctx) == 1
 
     p = Proxy(to(BOB_URI, failure="FAIL"), FAIL=failure)
@@ -414,7 +413,7 @@ def test_a_suspended_request_goes_on_when_it_is_continued() -> None:
         assert p.relay(ctx) == 1
 
     p = Proxy(route, GO_ON=go_on)
-    assert p.receive(request("INVITE"), ALICE) == []
+    assert whats(p.receive(request("INVITE"), ALICE)) == ["100 INVITE"]
     assert p.wait(10) == []
     out = p.receive(request("OPTIONS", branch="o1"), CAROL)
     assert [(s.what, s.to) for s in out if s.what == "INVITE"] == [("INVITE", BOB)]

@@ -45,9 +45,13 @@ def test_the_level_may_be_named(xlog: Xlog, caplog: pytest.LogCaptureFixture, na
     assert caplog.record_tuples == [("polykemi.script", logging.INFO, "x")]
 
 
-def test_an_unknown_level_is_refused(xlog: Xlog) -> None:
-    assert xlog.xlog(CTX, "LOUD", "x") == -1
-    assert xlog.xlog_facility(CTX, "LOG_LOCAL0", "LOUD", "x") == -1
+def test_an_unknown_level_is_an_error(xlog: Xlog, caplog: pytest.LogCaptureFixture) -> None:
+    assert xlog.xlog(CTX, "LOUD", "x") == 1
+    assert xlog.xlog_facility(CTX, "LOG_LOCAL0", "LOUD", "y") == 1
+    assert [(level, text) for _, level, text in caplog.record_tuples] == [
+        (logging.ERROR, "x"),
+        (logging.ERROR, "[LOG_LOCAL0] y"),
+    ]
 
 
 def test_the_facility_stands_in_front(xlog: Xlog, caplog: pytest.LogCaptureFixture) -> None:
