@@ -55,7 +55,13 @@ def test_each_make_target_that_is_shown_exists() -> None:
 
 
 def test_each_file_that_is_shown_exists() -> None:
-    shown = {*re.findall(r"\]\(([^)#:]+)\)", README), *re.findall(r"\broutes/[a-z/.]+", README)}
+    shown = {*re.findall(r"\]\(([^)#:]+)\)", README), *re.findall(r"\broutes/[a-z/.]*[a-z]", README)}
     assert {"LICENSE", "routes/lua/basic.lua", "routes/js/basic.js", "routes/py/basic.py"} <= shown
     for path in shown:
         assert (ROOT / path).exists(), path
+
+
+def test_the_example_test_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})

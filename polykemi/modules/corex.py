@@ -62,8 +62,8 @@ class Corex(Module):
         """Add ``uri`` as another branch with the priority ``q`` ("0" to "1", at most three decimals). Answers 1 or -1."""
         if not uri:
             return self.append_branch(ctx)
-        thousandths = _thousandths(q) if q else 1000
-        if thousandths < 0:
+        thousandths = _thousandths(q) if q else -1
+        if q and thousandths < 0:
             return -1
         parse_uri(uri)
         return self._append(ctx, Target(uri, q=thousandths, flags=ctx.bflags))

@@ -15,7 +15,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import export
 from polykemi.kemi.substitution import Substitution
-from polykemi.modules.base import Module
+from polykemi.modules.textops_strings import StringFunctions
 from polykemi.sip.header import LWS, canonical_names
 from polykemi.sip.rewrite import edited_value
 from polykemi.sip.uri import parse_uri
@@ -31,7 +31,7 @@ def _substitution(expression: str) -> Substitution:
     return Substitution(expression)
 
 
-class TextOps(Module):
+class TextOps(StringFunctions):
     """Text operations on messages."""
 
     name = "textops"
@@ -337,57 +337,6 @@ class TextOps(Module):
                 return 2
         return -1
 
-    # ---- strings
-    @export()
-    def in_list(self, ctx: RouteContext, text: str, items: str, separator: str) -> int:
-        """Tell whether ``text`` is one of ``items``, which ``separator`` and blanks part. Answers 1 or -1."""
-        return 1 if text in _items(items, separator) else -1
-
-    @export()
-    def in_list_prefix(self, ctx: RouteContext, text: str, items: str, separator: str) -> int:
-        """Tell whether ``text`` starts with one of ``items``, which ``separator`` and blanks part. Answers 1 or -1."""
-        return 1 if text.startswith(tuple(_items(items, separator))) else -1
-
-    @export()
-    def cmp_str(self, ctx: RouteContext, one: str, other: str) -> int:
-        """Compare two strings. Answers 1 when they are equal, -1 when ``one`` is greater, -2 when it is less."""
-        return _compare(one, other)
-
-    @export()
-    def cmp_istr(self, ctx: RouteContext, one: str, other: str) -> int:
-        """Compare two strings without the case of ASCII letters. Answers like ``cmp_str``."""
-        return _compare(_lower(one), _lower(other))
-
-    @export()
-    def starts_with(self, ctx: RouteContext, text: str, start: str) -> int:
-        """Tell whether ``text`` starts with ``start``. Answers 1, -1 when ``text`` is too short, -2 when it is another."""
-        return 1 if text.startswith(start) else -1 if len(text) < len(start) else -2
-
-    @export()
-    def ends_with(self, ctx: RouteContext, text: str, end: str) -> int:
-        """Tell whether ``text`` ends with ``end``. Answers 1, -1 when ``text`` is too short, -2 when it is another."""
-        return 1 if text.endswith(end) else -1 if len(text) < len(end) else -2
-
-    @export()
-    def str_find(self, ctx: RouteContext, text: str, part: str) -> int:
-        """Return where ``text`` contains ``part``, 1 being its first octet; -1 when it does not."""
-        return _position(text, part)
-
-    @export()
-    def str_ifind(self, ctx: RouteContext, text: str, part: str) -> int:
-        """Return where ``text`` contains ``part``, whatever the case of ASCII letters, 1 being its first octet; else -1."""
-        return _position(_lower(text), _lower(part))
-
-    @export()
-    def str_any_in(self, ctx: RouteContext, text: str, characters: str) -> int:
-        """Tell whether one of ``characters`` is in ``text``. Answers 1 or -1."""
-        return 1 if any(c in text for c in characters) else -1
-
-    @export()
-    def str_all_in(self, ctx: RouteContext, text: str, characters: str) -> int:
-        """Tell whether all ``characters`` are in ``text``. Answers 1 or -1."""
-        return 1 if characters and all(c in text for c in characters) else -1
-
 
 _HOLD_ADDRESS = re.compile(r"(?m)^c=IN IP4 ([0-9.]+)")
 _DIRECTION = re.compile(r"(?m)^a=(sendonly|inactive|sendrecv|recvonly)\r?$")
@@ -406,24 +355,6 @@ _VALUE_TESTS: dict[str, Callable[[str, str], bool]] = {
     "in": lambda value, text: text in value,
     "re": lambda value, text: _search(text, value) > 0,
 }
-
-
-def _lower(text: str) -> str:
-    """Return ``text`` with ASCII letters in lower case: octets above 0x7F stay."""
-    return text.encode("latin-1").lower().decode("latin-1")
-
-
-def _compare(one: str, other: str) -> int:
-    return 1 if one == other else -1 if one > other else -2
-
-
-def _position(text: str, part: str) -> int:
-    return (text.find(part) + 1 if part else 0) or -1
-
-
-def _items(text: str, separator: str) -> list[str]:
-    """Return the items of a list, without the blanks around them; empty ones are none."""
-    return [item for part in text.split(separator) if (item := part.strip(" \t\r\n"))] if separator else []
 
 
 def _chosen(items: list[T], flags: str) -> list[T]:

@@ -36,6 +36,9 @@ class Responses:
             if branch.cancel_wanted:
                 branch.canceled = False
                 self._replier.cancel(branch, now)
+            if branch.canceled:
+                self._count("tmx.rpl_absorbed")
+                return  # nobody waits for it any more
         edits = ctx.edits
         if t.on_reply:
             onreply = self._context(Route.ONREPLY, t.on_reply, t, branch, response, ctx.flow, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Final
 
 from polykemi.kemi.context import RouteContext
@@ -188,33 +189,44 @@ class TmSettings(Module):
     def t_load_contacts(self, ctx: RouteContext) -> int:
         """Sort the destination set by q into groups that ``t_next_contacts`` takes one after the other. Answers 1.
 
-        With one destination, or the same q everywhere, nothing is to be done.
+        Those with the same q are called at the same time, those without q last. One destination is left as it is.
         """
         return self._load_contacts(ctx)
 
     @export(routes=Route.REQUEST)
     def ki_t_load_contacts_mode(self, ctx: RouteContext, mode: int) -> int:
-        """Sort like ``t_load_contacts``; mode 0: by q; mode 1: each destination is a group of its own."""
+        """Sort like ``t_load_contacts``; mode 1: each destination by itself, at random, with q as its weight. Answers 1."""
         return self._load_contacts(ctx, one_by_one=mode == 1)
 
     def _load_contacts(self, ctx: RouteContext, *, one_by_one: bool = False) -> int:
         if not ctx.branches:
             return 1
-        q = ctx.cache.get("ruri_q", 1000)
+        q = ctx.cache.get("ruri_q", -1)
         first = Target(
             ctx.ruri, ctx.dst_uri, path=ctx.path, q=q, flags=ctx.bflags, instance=ctx.instance, ruid=ctx.ruid
         )
-        targets = sorted([first, *ctx.branches], key=lambda target: -target.q)
-        groups: list[list[Target]] = []
-        for target in targets:
-            if groups and not one_by_one and groups[-1][0].q == target.q:
-                groups[-1].append(target)
-            else:
-                groups.append([target])
-        if len(groups) > 1:
-            ctx.cache["tm.contacts"] = groups
-            ctx.branches = []
+        targets = [first, *ctx.branches]
+        if one_by_one:
+            groups = [[target] for target in self._by_weight(targets)]
+        else:
+            targets.sort(key=lambda target: -target.q)
+            groups = [list(group) for _, group in groupby(targets, key=lambda target: target.q)]
+        ctx.cache["tm.contacts"] = groups
+        ctx.branches = []
         return 1
+
+    def _by_weight(self, targets: list[Target]) -> list[Target]:
+        """Return ``targets`` in random order, a higher q more likely to be before a lower one; those without q come last."""
+        out, left = [], [target for target in targets if target.q > 0]
+        while left:
+            at = int(self.services.ids.tag(), 16) % sum(target.q for target in left)
+            for target in left:
+                at -= target.q
+                if at < 0:
+                    break
+            left.remove(target)
+            out.append(target)
+        return out + [target for target in targets if target.q <= 0]
 
     @export(routes=Route.REQUEST | Route.FAILURE)
     def t_next_contacts(self, ctx: RouteContext) -> int:

@@ -35,7 +35,7 @@ class Target:
         dst_uri: str = "",
         *,
         path: str = "",
-        q: int = 1000,
+        q: int = -1,
         flags: int = 0,
         listener: Listener | None = None,
         instance: str = "",
@@ -45,7 +45,7 @@ class Target:
         self.uri = uri
         self.dst_uri = dst_uri  # $du of this branch, "" when there is none
         self.path = path  # Route values, comma-separated, "" when there are none
-        self.q = q  # thousandths: 0..1000
+        self.q = q  # thousandths: 0..1000, -1 for none
         self.flags = flags  # branch flags
         self.listener = listener  # socket to send from, None: chosen by the transport
         self.instance = instance

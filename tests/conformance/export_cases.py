@@ -7,7 +7,6 @@ One file a module (``core.txt``: the functions on KSR itself), a list of cases; 
     --- sql                 statements that fill the database before the server starts, one a line
     --- address 1 192.0.2.0/24 5060 carrier
                             a row of the address table: group, net, and if given port and tag
-    --- sql                 statements, one a line, that fill the database before the server starts
     --- message INVITE sip:bob@192.0.2.20
                             a request comes; OPTIONS without method, to sip:example.test or sip:bob@example.test without URI.
                             Its lines change the default ones: "Name: value" replaces, "+Name: value" adds, "-Name" takes
@@ -83,7 +82,6 @@ _CALL: Final = re.compile(rf"((KSR(?:\.\w+)+)\((?:{_LITERAL}(?:, {_LITERAL})*)?\
 _RESULT: Final = re.compile(rf"{_LITERAL}|true|false|null|none|ends|\*")
 _ARGUMENTS: Final = {  # of each section
     "config": r"",
-    "sql": r"",
     "sql": r"",
     "address": r"\d+ \S+/\d+( \d+( \S+)?)?",
     "message": r"([A-Z]+( \S+)?)?",
@@ -233,8 +231,6 @@ class _Reader:
             port, tag = [*more, "0", ""][:2] if len(more) != 1 else [*more, ""]
             columns = "grp, ip_addr, mask, port, tag"
             case.sql.append(f"INSERT INTO address ({columns}) VALUES ({group}, '{address}', {mask}, {port}, '{tag}')")
-        elif section.name == "sql":
-            case.sql += [line for _, line in section.full_lines]
         elif section.name == "log":
             case.log += [line for _, line in section.full_lines]
         elif section.name == "message":

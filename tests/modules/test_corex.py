@@ -43,10 +43,10 @@ def test_branches_are_added_with_their_priority() -> None:
     assert module.append_branch_uri(ctx, "") == 1
     found = [(target.uri, target.dst_uri, target.q, target.flags) for target in ctx.branches]
     assert found == [
-        ("sip:bob@example.test", "sip:192.0.2.7", 1000, 1 << 6),
-        ("sip:carol@example.test", "", 1000, 1 << 6),
+        ("sip:bob@example.test", "sip:192.0.2.7", -1, 1 << 6),
+        ("sip:carol@example.test", "", -1, 1 << 6),
         ("sip:dave@example.test", "", 500, 1 << 6),
-        ("sip:bob@example.test", "sip:192.0.2.7", 1000, 1 << 6),
+        ("sip:bob@example.test", "sip:192.0.2.7", -1, 1 << 6),
     ]
 
 
