@@ -52,7 +52,9 @@ class Services:
     location: LocationStore
     database: Database
     routes: Routes
-    modules: Mapping[str, Any] = field(default_factory=dict)  # the loaded modules by name; complete before the first message
+    modules: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # the loaded modules by name; complete before the first message
     counters: dict[str, int] = field(default_factory=dict)  # "sl.sent_replies" -> n: names are Kamailio's group.name
     events: list[RouteContext] = field(default_factory=list)  # event route blocks waiting to run
     server_header: str = "polykemi"
@@ -62,9 +64,7 @@ class Services:
         host = host.lower().strip("[]")
         if host in self.domains:
             return True
-        return any(
-            host == x.host and port in (0, x.port) and proto in ("", x.proto) for x in self.listeners
-        )
+        return any(host == x.host and port in (0, x.port) and proto in ("", x.proto) for x in self.listeners)
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to the counter ``name`` (``group.name``)."""

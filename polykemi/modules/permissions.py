@@ -96,7 +96,7 @@ class Permissions(Module):
             raise DataError(f"permissions: {table!r} is no name of a table")
         try:
             rows = self.services.database.query(
-                f'SELECT src_ip, proto, from_pattern, ruri_pattern, tag FROM [{table}] ORDER BY priority DESC'
+                f"SELECT src_ip, proto, from_pattern, ruri_pattern, tag FROM [{table}] ORDER BY priority DESC"
             )
         except DataError as error:  # the table is optional
             log.debug("allow_trusted will match nothing: %s", error)

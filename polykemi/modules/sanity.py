@@ -17,6 +17,7 @@ from polykemi.sip.message import Message, Request
 from polykemi.sip.uri import parse_uri
 
 _ERROR: Final = "sanity.error"  # ctx.cache: status, reason and header lines of the check that failed
+_NOTHING_FOUND: Final = (500, "Server Internal Error", ())
 
 _SCHEMES: Final = frozenset(("sip", "sips", "tel", "tels", "urn"))
 _REQUIRED: Final = ("to", "from", "cseq", "call-id", "via")
@@ -80,9 +81,14 @@ class Sanity(Module):
 
     @export()
     def sanity_reply(self, ctx: RouteContext) -> int:
-        """Reply with what the last check found (for ``noreply`` 1). Answers 1, or -1 when there is nothing to reply."""
-        error = ctx.cache.get(_ERROR)
-        return -1 if error is None or not self.params.noreply else self._reply(ctx, *error)
+        """Reply with what the last check found, 500 when it found nothing (for ``noreply`` 1). Answers 1, or -1.
+
+        Without ``noreply``, and for replies and ACK, there is nothing to do: 1.
+        """
+        message = ctx.message
+        if not self.params.noreply or not isinstance(message, Request) or message.method == "ACK":
+            return 1
+        return self._reply(ctx, *ctx.cache.get(_ERROR, _NOTHING_FOUND))
 
     def _fail(self, ctx: RouteContext, error: SipError, headers: tuple[str, ...] = ()) -> int:
         ctx.cache[_ERROR] = (error.status, error.reason, headers)

@@ -24,7 +24,7 @@ One file a module (``core.txt``: the functions on KSR itself), a list of cases; 
     KSR.pv.get("$rU") -> "bob"
                             arguments are integers and texts with the escapes \" \\ \r \n. Results: an integer, a text, true,
                             false, null, none (a function without parameters that gives nothing), ends (the block ends
-                            here), * (cannot be foretold; a comment says why). ``#`` lines are comments
+                            here), * (cannot be foretold; a comment beside says why). ``#`` lines are comments
     --- calls NAME          the calls of another route block: ksr_reply_route or a name given to tm.t_on_...; it has to run
     --- route branch        short for a story around one ``calls``: reply (a 180 without transaction), event, or a block of an
                             INVITE that is relayed to 192.0.2.20: branch, onreply (of a 180), failure (of a 486)
@@ -335,6 +335,8 @@ class _Reader:
             source, path, result = match.groups()
             if not _RESULT.fullmatch(result):
                 self.fail(number, f"no result {result!r}")
+            if result == "*" and not any(line.startswith("#") for n, line in section.lines if abs(n - number) == 1):
+                self.fail(number, "a comment beside the line has to say why its result cannot be foretold")
             if calls and calls[-1].expected == "ends":
                 self.fail(number, "a call after one that ends the block")
             calls.append(Call(source, path, _seen(result)))

@@ -291,6 +291,7 @@ def test_every_file_can_be_read_and_is_named_after_a_module(module: str) -> None
         ("=== one\n--- calls\nKSR.pv.get($ru) -> 1\n", "3: expected KSR.module.function"),
         ('=== one\n--- calls\nKSR.pv.get("$ru") -> maybe\n', "3: no result 'maybe'"),
         ('=== one\n--- calls\nKSR.x.exit() -> ends\nKSR.info("x") -> 0\n', "4: a call after one that ends the block"),
+        ('=== one\n--- calls\nKSR.pv.get("$Tb") -> *\n', "3: a comment beside the line has to say why"),
         ("=== one\n--- sent\n", "1: a case without calls"),
         ("=== one\n--- call\n", "2: no section 'call'"),
         ("=== one\n--- route somewhere\n--- calls\nKSR.forward() -> 1\n", "2: route does not take 'somewhere'"),

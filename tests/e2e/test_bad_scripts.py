@@ -132,7 +132,14 @@ def test_a_script_that_wants_to_exit_ends_its_route_only(server: ServerProcess, 
 
 
 def test_noise_from_the_network_is_no_trouble(server: ServerProcess, peer: Peer) -> None:
-    for noise in (b"\0", b"\r\n\r\n", b"x" * 60_000, b"INVITE sip:a SIP/2.0\r\n\r\n", b"SIP/2.0 200 OK\r\n\r\n", b"\xff" * 9):
+    for noise in (
+        b"\0",
+        b"\r\n\r\n",
+        b"x" * 60_000,
+        b"INVITE sip:a SIP/2.0\r\n\r\n",
+        b"SIP/2.0 200 OK\r\n\r\n",
+        b"\xff" * 9,
+    ):
         peer.send(noise)
     assert peer.ask("OPTIONS") == "SIP/2.0 200 OK"
     assert peer.is_silent()

@@ -109,13 +109,15 @@ def test_an_ack_and_a_reply_are_refused_without_an_answer() -> None:
 def test_the_script_may_reply_itself() -> None:
     made = services(Sl, Sanity, params={"sanity": {"noreply": 1}})
     sanity, ctx = made.modules["sanity"], request_context(message(INVITE, "Expires: x"))
-    assert sanity.sanity_reply(ctx) == -1
+    assert sanity.sanity_reply(ctx) == 1
+    assert replies(made)[0].startswith("SIP/2.0 500 ")  # nothing was checked
     assert (sanity.sanity_check(ctx, 256, 0), replies(made)) == (-1, [])
     assert sanity.sanity_reply(ctx) == 1
     assert replies(made)[0].startswith("SIP/2.0 400 Bad Expires\r\n")
     replying = services(Sl, Sanity)
     replying.modules["sanity"].sanity_check(ctx, 256, 0)
-    assert replying.modules["sanity"].sanity_reply(ctx) == -1  # it has replied already
+    assert replying.modules["sanity"].sanity_reply(ctx) == 1  # the check has replied already
+    assert len(replies(replying)) == 1
 
 
 def test_defaults_are_parameters() -> None:
