@@ -13,9 +13,6 @@ from polykemi.kemi.binding import BOUND_CODE
 
 _raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _raise_in.argtypes = [ctypes.c_ulong, ctypes.py_object]
-_clear_in = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
-    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
-)
 
 _INTERVALS: Final = 10  # looks per time limit; what swallows the exception meets it again at the next one
 _AGAIN: Final = 0.002  # seconds until the next look when the script was inside of a KSR function
@@ -69,9 +66,15 @@ class Watchdog:
         self._thread = None
 
     def _take_back(self) -> None:
+        # Clearing the exception would leave CPython 3.11's interrupt flag set for ever: slow, and an endless loop under a
+        # debugger or coverage. One that arrives here resets the flag, and replaces one that is still on its way.
         with self._lock:
-            _clear_in(self._thread_id, None)
-            self._struck = False
+            try:
+                _raise_in(threading.get_ident(), TimeLimit)
+                while True:
+                    pass
+            except TimeLimit:
+                self._struck = False
 
     def _watch(self) -> None:
         wait = self._seconds / _INTERVALS

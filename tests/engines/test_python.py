@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -302,6 +303,25 @@ def test_the_time_limit_comes_again_when_a_bare_except_takes_it(tmp_path: Path) 
         assert (caught.value.file, caught.value.line) == (str(bench.path), 6)
     finally:
         bench.engine.close()
+
+
+def test_a_stopped_route_leaves_no_interrupt_behind(tmp_path: Path) -> None:
+    bench = Bench("python", tmp_path, Limits(seconds=0.02))
+    traced: list[str] = []
+
+    def tracer(frame: FrameType, event: str, _: object) -> None:
+        traced.append(event)
+
+    outer = sys.gettrace()
+    try:
+        with pytest.raises(ScriptTimeout):
+            bench.route(python="while True: pass")
+        sys.settrace(tracer)  # with an interrupt still set, CPython 3.11 would not come out of the next traced call
+        (lambda: None)()
+    finally:
+        sys.settrace(outer)
+        bench.engine.close()
+    assert traced[0] == "call"
 
 
 def test_the_time_limit_does_not_leave_an_export_half_done(tmp_path: Path) -> None:
