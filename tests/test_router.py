@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from polykemi.config import RouteSettings
+from polykemi.errors import DataError
+from polykemi.kemi.context import RouteContext
+from polykemi.kemi.route import Route
+from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.message import parse
 from polykemi.testing import ServerUnderTest
 
 SCRIPT = """
@@ -19,6 +26,7 @@ function ksr_request_route()
 end
 """
 PEER = "192.0.2.10:5060"
+LISTENER = Listener("udp", "192.0.2.1", 5060)
 
 
 def request(method: str = "OPTIONS", **headers: str) -> bytes:
@@ -112,3 +120,65 @@ def test_a_draining_server_takes_no_new_work_but_knows_its_dialogs(server: Serve
     server.node.router.draining = True
     assert lines(server, request("INVITE")) == ["SIP/2.0 503 Service Unavailable"]
     assert lines(server, request("BYE", To="<sip:b@example.test>;tag=b")) == ["SIP/2.0 200 OK"]
+
+
+def test_what_could_not_be_stored_is_not_promised(
+    server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise DataError("location: disk full")
+
+    monkeypatch.setattr(server.node.services.location, "commit", fail)
+    assert lines(server, request()) == []
+    assert "location: disk full; 1 messages are not sent" in caplog.text
+    monkeypatch.undo()
+    assert lines(server, request()) == ["SIP/2.0 200 OK"]
+
+
+def test_a_bug_of_ours_costs_one_message(
+    server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> bool:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(server.node.modules["tm"], "absorb", fail)
+    assert lines(server, request()) == []
+    assert "internal error" in caplog.text
+    assert server.node.services.counters["core.internal_errors"] == 1
+    monkeypatch.undo()
+    assert lines(server, request()) == ["SIP/2.0 200 OK"]
+
+
+def test_what_the_network_does_not_take_ends_its_branch(tmp_path: Path) -> None:
+    script = tmp_path / "relay.lua"
+    script.write_text("function ksr_request_route() KSR.pv.sets('$du', 'sip:nowhere.invalid') KSR.tm.t_relay() end")
+    with ServerUnderTest({"lua": script}) as server:
+        (sent,) = server.receive(request(), PEER)
+        tm: Any = server.node.modules["tm"]
+        server.node.router.put(tm.transport_error(sent.flow, sent.data))
+        assert [s.start_line for s in server.advance(0)] == ["SIP/2.0 500 Server Internal Error"]
+
+
+def test_an_engine_that_waits_for_another_one_cannot_be_entered_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lua, python = tmp_path / "r.lua", tmp_path / "r.py"
+    lua.write_text("function ksr_request_route() KSR.tm.t_on_branch('b') KSR.tm.t_relay() end\nfunction c() end")
+    python.write_text("import KSR\ndef b():\n    pass\n")
+    routes = RouteSettings("lua", by_kind={Route.BRANCH: "python"})
+    with ServerUnderTest({"lua": lua, "python": python}, routes=routes) as server:
+        router = server.node.router
+
+        def enter_again(*args: Any) -> None:
+            inner = RouteContext(Route.FAILURE, "c", parse(request()), Flow(LISTENER, "192.0.2.9", 5060), 0.0)
+            router.run(inner)
+            assert inner.error is not None
+            errors.append(str(inner.error))
+            call(*args)
+
+        errors: list[str] = []
+        engine: Any = server.node.engines["python"]
+        call = engine.call
+        engine.call = enter_again
+        server.receive(request(), PEER)
+        assert errors == ["lua: c: lua is waiting for python: cannot be entered again"]
