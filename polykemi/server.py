@@ -59,9 +59,13 @@ class Node:
     def timers(self, now: float) -> None:
         """Do what is due at ``now``; the router is to be pumped afterwards."""
         for module in self.timed:
-            process = module.handle_timer(now)
-            if process is not None:
-                self.router.put(process)
+            try:
+                process = module.handle_timer(now)
+            except DataError as error:  # the disk is full, say: the other modules' timers run all the same
+                log.error("%s: %s", module.name, error)
+            else:
+                if process is not None:
+                    self.router.put(process)
 
     def next_timeout(self) -> float | None:
         """Return when ``timers`` wants to be called next, in seconds since the epoch."""

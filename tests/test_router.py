@@ -182,3 +182,15 @@ def test_an_engine_that_waits_for_another_one_cannot_be_entered_again(
         engine.call = enter_again
         server.receive(request(), PEER)
         assert errors == ["lua: c: lua is waiting for python: cannot be entered again"]
+
+
+def test_a_timer_that_cannot_read_its_data_neither_stops_the_others_nor_spins(
+    server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> list[str]:
+        raise DataError("location: cannot be read")
+
+    monkeypatch.setattr(server.node.services.location, "expired", fail)
+    server.advance(120)
+    assert 1 <= caplog.text.count("usrloc: location: cannot be read") <= 3
+    assert lines(server, request()) == ["SIP/2.0 200 OK"]

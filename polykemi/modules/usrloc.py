@@ -97,13 +97,13 @@ class Usrloc(Module):
         if self._due is None or now < self._due:
             return
         location = self.services.location
-        again = False
+        self._due = now + max(self.params.timer_interval, 1)
         for table in self.params.preload:
             for aor in location.expired(table, now, _BATCH):
                 self._remove_expired(table, aor, now)
             first = location.next_expiry(table)
-            again = again or (first is not None and first <= now)
-        self._due = now + (_PAUSE if again else max(self.params.timer_interval, 1))
+            if first is not None and first <= now:
+                self._due = now + _PAUSE
 
     def _remove_expired(self, table: str, aor: str, now: float) -> None:
         location = self.services.location
