@@ -81,7 +81,7 @@ def message_of(text: str, peer: str, sent: list[Sent]) -> bytes:
     for line in head.split("\n"):
         match = re.fullmatch(r"((?:Proxy-)?Authorization): \{(\S+) (\S+)\}", line)
         if match:
-            lines.append(f"{match[1]}: {_credentials(head, match[2], match[3], _last(peer, sent, Response))}")
+            lines.append(f"{match[1]}: {_credentials(head, match[2], match[3], _challenge(peer, sent))}")
         elif line == "{routes}":
             lines += [f"Route: {r}" for r in reversed(_last(peer, sent, Response).list("record-route"))]
         else:
@@ -93,6 +93,12 @@ def message_of(text: str, peer: str, sent: list[Sent]) -> bytes:
     if not any(line.startswith("Content-Length:") for line in lines):
         lines.append(f"Content-Length: {len(body.encode())}")
     return "\r\n".join([*lines, "", ""]).encode() + body.encode()
+
+
+def _challenge(peer: str, sent: list[Sent]) -> Response:
+    """Return the last challenge that ``peer`` was sent: phones use its nonce for as long as it is taken."""
+    responses = (m for s in reversed(sent) if s.to == peer and isinstance(m := parse(s.data), Response))
+    return next(r for r in responses if r.status in (401, 407))
 
 
 def _credentials(head: str, user: str, password: str, challenge: Request | Response) -> str:
