@@ -52,12 +52,10 @@ class Work(Protocol):
 class Engine(Protocol):
     """A script language. One instance holds one script; ``load`` again replaces it when the new one loads.
 
-    ``name`` is lua, js or python. An engine whose ``hosts_loop`` is true runs the event loop inside of itself
-    (``LoopHost``) when it is the only engine; all others are called from the loop.
+    ``name`` is lua, js or python. Engines are called from the event loop; a ``LoopHost`` may host it instead.
     """
 
     name: str
-    hosts_loop: bool
 
     def load(self, path: Path) -> None:
         """Load the script at ``path``. Raise ScriptLoadError with file and line; the running script stays then."""
@@ -80,7 +78,7 @@ class Engine(Protocol):
 
 @runtime_checkable
 class LoopHost(Engine, Protocol):
-    """An engine with ``hosts_loop``: its language cannot be called from outside cheaply, so it calls out for work."""
+    """An engine whose language cannot be called from outside cheaply: alone, it hosts the event loop and pulls the work."""
 
     def serve(self, loop: asyncio.AbstractEventLoop, work: Work) -> None:
         """Run ``loop`` until ``stop``, pulling ``work``."""

@@ -31,7 +31,6 @@ class JsEngine:
     """A script in V8 (see ``engines/base.py``)."""
 
     name = "js"
-    hosts_loop = True
 
     def __init__(self, host: Host) -> None:
         self._host = host

@@ -232,7 +232,6 @@ class LuaEngine:
     """Runs one Lua script."""
 
     name = "lua"
-    hosts_loop = False
 
     def __init__(self, host: Host) -> None:
         self._host = host

@@ -149,7 +149,6 @@ class PythonEngine:
     """Runs one Python script."""
 
     name = "python"
-    hosts_loop = False
 
     def __init__(self, host: Host) -> None:
         self._host = host
