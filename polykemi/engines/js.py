@@ -169,8 +169,12 @@ class JsEngine:
         outcomes: list[Outcome] = []
 
         def done(outcome: Outcome) -> None:
-            outcomes.append(outcome)
-            ended.release()
+            try:
+                if outcome.failed:  # here, on V8's thread: what a stopped block left to do may run when this has returned
+                    self._values.forget()
+            finally:
+                outcomes.append(outcome)
+                ended.release()
 
         task = self._v8.start(function, done, this)
         expired = False
