@@ -170,7 +170,9 @@ class JsEngine:
 
         def done(outcome: Outcome) -> None:
             try:
-                if outcome.failed:  # here, on V8's thread: what a stopped block left to do may run when this has returned
+                if (
+                    outcome.failed
+                ):  # here, on V8's thread: what a stopped block left to do may run when this has returned
                     self._values.forget()
             finally:
                 outcomes.append(outcome)
