@@ -23,7 +23,7 @@ from polykemi import __version__, logs
 from polykemi.config import Settings, typed_params
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
-from polykemi.errors import DataError, ScriptLoadError
+from polykemi.errors import ConfigError, DataError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.registry import Registry
@@ -40,6 +40,8 @@ from polykemi.storage.provisioned import Database
 from polykemi.transport.manager import Transports
 
 log = logging.getLogger("polykemi.server")
+
+_ALWAYS_LOADED = ("core", "pv", "hdr", "x")  # as in Kamailio
 
 DRAIN_SECONDS = 5.0  # how long a stopping server waits for open transactions
 
@@ -153,9 +155,15 @@ def assemble(
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
     """Make the modules that the configuration loads; core, pv, hdr and x are always there, as in Kamailio."""
     names = settings.modules.load
+    loaded = [name for name in MODULES if names is None or name in names or name in _ALWAYS_LOADED]
     modules: dict[str, Module] = {}
     for name, module_class in MODULES.items():
-        if names is None or name in names or name in ("core", "pv", "hdr", "x"):
+        if name in loaded:
+            for other in module_class.requires:
+                if other not in loaded:
+                    raise ConfigError(
+                        f"{settings.file}: [modules] load: {name} needs {other}, which is not in the list"
+                    )
             params = typed_params(module_class, settings.modules.params.get(name, {}), settings.file)
             modules[name] = module_class(services, params)
             services.variables.add(modules[name].pv_classes())

@@ -142,6 +142,7 @@ class Auth(Module):
     """Digest authentication."""
 
     name = "auth"
+    requires = ("sl",)
     Params = AuthParams
 
     def __init__(self, services: Services, params: Any = None) -> None:

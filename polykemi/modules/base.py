@@ -81,6 +81,7 @@ class Module:
 
     name: ClassVar[str] = ""
     Params: ClassVar[type[Any]] = NoParams
+    requires: ClassVar[tuple[str, ...]] = ()  # the modules that this one cannot do without
 
     def __init__(self, services: Services, params: Any = None) -> None:
         self.services = services

@@ -43,6 +43,7 @@ class Registrar(Module):
     """Keeps the bindings of addresses of record and finds them."""
 
     name = "registrar"
+    requires = ("sl",)
     Params = RegistrarParams
 
     def __init__(self, services: Services, params: Any = None) -> None:

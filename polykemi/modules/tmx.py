@@ -20,6 +20,7 @@ class Tmx(Module):
     """Extensions to tm."""
 
     name = "tmx"
+    requires = ("tm",)
 
     def start(self, now: float) -> None:
         """Find tm, without which there is nothing here to do."""
