@@ -110,11 +110,10 @@ function is_retransmission() {
 
 // Our users prove who they are; strangers may call our users, nobody else.
 function authenticate() {
-    if (!KSR.auth) return true;
     var register = KSR.is_REGISTER();
     if (KSR.permissions && !register && KSR.permissions.allow_source_address(1) > 0) return true;
     var from_us = KSR.is_myself_furi();
-    if (register || from_us) {
+    if (KSR.auth && (register || from_us)) {
         var realm = KSR.kx.gete_fhost();
         if (KSR.auth_db.auth_check(realm, "subscriber", 1) < 0) {
             KSR.auth.auth_challenge(realm, 0);
@@ -122,7 +121,7 @@ function authenticate() {
         }
         if (!register) KSR.auth.consume_credentials();
     }
-    if (!from_us && !KSR.is_myself_ruri()) {
+    if (!(KSR.auth && from_us) && !KSR.is_myself_ruri()) { // unproved, anybody is a stranger
         KSR.sl.sl_send_reply(403, "Not relaying");
         return false;
     }

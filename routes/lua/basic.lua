@@ -110,11 +110,10 @@ end
 
 -- Our users prove who they are; strangers may call our users, nobody else.
 function authenticate()
-    if not KSR.auth then return true end
     local register = KSR.is_REGISTER()
     if KSR.permissions and not register and KSR.permissions.allow_source_address(1) > 0 then return true end
     local from_us = KSR.is_myself_furi()
-    if register or from_us then
+    if KSR.auth and (register or from_us) then
         local realm = KSR.kx.gete_fhost()
         if KSR.auth_db.auth_check(realm, "subscriber", 1) < 0 then
             KSR.auth.auth_challenge(realm, 0)
@@ -122,7 +121,7 @@ function authenticate()
         end
         if not register then KSR.auth.consume_credentials() end
     end
-    if not from_us and not KSR.is_myself_ruri() then
+    if not (KSR.auth and from_us) and not KSR.is_myself_ruri() then -- unproved, anybody is a stranger
         KSR.sl.sl_send_reply(403, "Not relaying")
         return false
     end

@@ -143,20 +143,19 @@ def is_retransmission():
 
 def authenticate():
     """Our users prove who they are; strangers may call our users, nobody else."""
-    if not hasattr(KSR, "auth"):
-        return True
+    has_auth = hasattr(KSR, "auth")
     is_register = KSR.is_REGISTER()
     if hasattr(KSR, "permissions") and not is_register and KSR.permissions.allow_source_address(1) > 0:
         return True
     from_us = KSR.is_myself_furi()
-    if is_register or from_us:
+    if has_auth and (is_register or from_us):
         realm = KSR.kx.gete_fhost()
         if KSR.auth_db.auth_check(realm, "subscriber", 1) < 0:
             KSR.auth.auth_challenge(realm, 0)
             return False
         if not is_register:
             KSR.auth.consume_credentials()
-    if not from_us and not KSR.is_myself_ruri():
+    if not (has_auth and from_us) and not KSR.is_myself_ruri():  # unproved, anybody is a stranger
         KSR.sl.sl_send_reply(403, "Not relaying")
         return False
     return True
