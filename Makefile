@@ -47,8 +47,9 @@ lock: $(STAMP) ## write the locks anew; newer versions: make lock ARGS=--upgrade
 	CUSTOM_COMPILE_COMMAND="make lock" $(COMPILE) --output-file requirements-dev.txt $(ARGS) \
 		--extra dev --allow-unsafe --constraint requirements.txt pyproject.toml
 
-# no registry's name and no path of this machine goes into a lock
-COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras \
+# no registry's name and no path of this machine goes into a lock; extras stay, or an old pip takes the newest
+# coverage[toml] for one that is not pinned
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --no-strip-extras \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .PHONY: clean

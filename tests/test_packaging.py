@@ -16,7 +16,7 @@ LOCKS = ("requirements.txt", "requirements-dev.txt")
 def pins(lock: str) -> dict[str, str]:
     """Return the names in a lock and what is pinned for each: version and hashes."""
     text = (ROOT / lock).read_text().replace("\\\n", " ")
-    return {line.partition("==")[0]: line for line in re.findall(r"^[a-z0-9].*$", text, re.MULTILINE)}
+    return {re.split(r"==|\[", line)[0]: line for line in re.findall(r"^[a-z0-9].*$", text, re.MULTILINE)}
 
 
 def project() -> dict[str, Any]:
@@ -32,7 +32,7 @@ def names(requirements: list[str]) -> set[str]:
 def test_each_pin_has_a_version_and_hashes(lock: str) -> None:
     assert pins(lock)
     for pin in pins(lock).values():
-        assert re.fullmatch(r"[a-z0-9-]+==[^ ]+(?: +--hash=sha256:[0-9a-f]{64})+", pin.rstrip()), pin
+        assert re.fullmatch(r"[a-z0-9-]+(?:\[[a-z0-9,-]+\])?==[^ ]+(?: +--hash=sha256:[0-9a-f]{64})+", pin.rstrip()), pin
 
 
 @pytest.mark.parametrize("lock", LOCKS)
