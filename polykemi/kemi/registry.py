@@ -7,11 +7,14 @@ A missing docstring, a type that KEMI does not have or a name that is taken fail
 
 from __future__ import annotations
 
+import ast
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, TypeVar, get_type_hints
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar, get_origin, get_type_hints
 
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import Route
@@ -54,6 +57,17 @@ class Export:
         return f"{self.path}({', '.join(p.type for p in self.params)}) -> {self.returns}"
 
 
+class _Mark(NamedTuple):
+    """What ``@export`` was told."""
+
+    routes: Route
+    constant: bool
+    name: str
+
+
+_marks: Final[dict[Callable[..., Any], _Mark]] = {}  # beside the methods: compiled ones take no attributes
+
+
 def export(*, routes: Route = Route.ANY, constant: bool = False, name: str = "") -> Callable[[F], F]:
     """Mark a method ``(self, ctx, ...)`` of a module as a KSR function.
 
@@ -62,7 +76,7 @@ def export(*, routes: Route = Route.ANY, constant: bool = False, name: str = "")
     """
 
     def mark(method: F) -> F:
-        method.__kemi__ = (routes, constant, name or method.__name__)  # type: ignore[attr-defined]
+        _marks[method] = _Mark(routes, constant, name or method.__name__)
         return method
 
     return mark
@@ -76,41 +90,68 @@ def exports_of(module: type) -> dict[str, tuple[Export, str]]:
 @cache
 def _exports_of(module: type) -> dict[str, tuple[Export, str]]:
     out: dict[str, tuple[Export, str]] = {}
-    for attribute, method in inspect.getmembers(module, inspect.isfunction):
-        mark = getattr(method, "__kemi__", None)
+    for attribute, method in inspect.getmembers(module, callable):
+        try:
+            mark = _marks.get(method)
+        except TypeError:  # unhashable: no method
+            continue
         if mark is None:
             continue
-        routes, constant, name = mark
         where = f"{module.__name__}.{attribute}"
-        if not method.__doc__:
+        params, returns, doc = _declared(method)
+        if not doc:
             raise TypeError(f"{where}: an export needs a docstring")
-        if name in out:
-            raise TypeError(f"{where}: the name {name} is taken")
-        hints = get_type_hints(method)
-        is_process = inspect.isgeneratorfunction(method)
-        returns = hints.pop("return", None)
+        if mark.name in out:
+            raise TypeError(f"{where}: the name {mark.name} is taken")
+        is_process = get_origin(returns) is Generator
         if is_process:
             returns = returns.__args__[2]  # Generator[yields, sends, returns]
-        params = list(inspect.signature(method).parameters)[2:]
-        for p in params:
-            if hints.get(p) not in _PARAMS:
+        for p, hint in params.items():
+            if hint not in _PARAMS:
                 raise TypeError(f"{where}: parameter {p} must be int or str")
         if returns not in _RETURNS:
             raise TypeError(f"{where}: return type must be int, bool, Xval or None")
-        out[name] = (
+        out[mark.name] = (
             Export(
                 module=module.name,  # type: ignore[attr-defined]
-                name=name,
-                params=tuple(Param(p, _PARAMS[hints[p]]) for p in params),
+                name=mark.name,
+                params=tuple(Param(p, _PARAMS[hint]) for p, hint in params.items()),
                 returns=_RETURNS[returns],
-                routes=routes,
-                constant=constant,
+                routes=mark.routes,
+                constant=mark.constant,
                 is_process=is_process,
-                doc=inspect.getdoc(method) or "",
+                doc=doc,
             ),
             attribute,
         )
     return out
+
+
+def _declared(method: Any) -> tuple[dict[str, Any], Any, str]:
+    """Return the parameters behind ``(self, ctx)`` with their types, the return type and the documentation.
+
+    A compiled method keeps none of them: they are read from its source, which stands beside the compiled module.
+    """
+    if inspect.isfunction(method):
+        hints = get_type_hints(method)
+        returns = hints.pop("return", None)
+        params = {p: hints.get(p) for p in list(inspect.signature(method).parameters)[2:]}
+        return params, returns, inspect.getdoc(method) or ""
+    owner: type = method.__objclass__
+    names = vars(sys.modules[owner.__module__])
+    source = _declarations(names["__file__"])[owner.__name__, method.__name__]
+    params = {a.arg: eval(ast.unparse(a.annotation), names) for a in source.args.args[2:] if a.annotation}
+    returns = eval(ast.unparse(source.returns), names) if source.returns else None
+    return params, type(None) if returns is None else returns, ast.get_docstring(source) or ""
+
+
+@cache
+def _declarations(file: str) -> dict[tuple[str, str], ast.FunctionDef]:
+    """Return (class, method) -> declaration of a module, compiled or not."""
+    path = Path(file)
+    source = path.with_name(path.name.partition(".")[0] + ".py")
+    classes = [node for node in ast.parse(source.read_bytes()).body if isinstance(node, ast.ClassDef)]
+    return {(c.name, f.name): f for c in classes for f in c.body if isinstance(f, ast.FunctionDef)}
 
 
 class Registry:

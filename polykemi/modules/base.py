@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.route import Route
@@ -76,6 +78,7 @@ class NoParams:
     """The parameters of a module that has none."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # not every module is compiled
 class Module:
     """Base of all modules. ``name`` is that of KSR ("" for the core), ``Params`` its parameters' dataclass."""
 

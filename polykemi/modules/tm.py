@@ -17,7 +17,6 @@ from polykemi.modules.tm_relay import E_UNSPEC, Relayer
 from polykemi.modules.tm_reply import Replier, TmParams, reply_of
 from polykemi.modules.tm_responses import Responses
 from polykemi.modules.tm_settings import TmSettings
-from polykemi.modules.tm_status import TmStatus
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request, Response, parse
 from polykemi.transaction.forking import Transaction
@@ -27,12 +26,11 @@ from polykemi.transaction.machine import ClientTransaction, Timings
 _E_SCRIPT: Final = -10
 
 
-class Tm(TmSettings, TmStatus):
+class Tm(TmSettings):
     """Transactions: stateful forwarding and replies."""
 
     name = "tm"
     Params = TmParams
-    params: TmParams
 
     def __init__(self, services: Services, params: TmParams | None = None) -> None:
         super().__init__(services, params)

@@ -8,9 +8,8 @@ from typing import Final
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import CONFIG_NAMES, Route
-from polykemi.modules.base import Module
 from polykemi.modules.tm_relay import Relayer, Settings
-from polykemi.modules.tm_reply import TmParams
+from polykemi.modules.tm_status import TmStatus
 from polykemi.transaction.layer import TransactionLayer
 from polykemi.transaction.target import Target
 
@@ -22,10 +21,9 @@ _SLOTS: Final = {
 }
 
 
-class TmSettings(Module):
+class TmSettings(TmStatus):
     """What a script sets for a transaction."""
 
-    params: TmParams
     layer: TransactionLayer
     relayer: Relayer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from polykemi.kemi.registry import exports_of
 from polykemi.modules.usrloc import Usrloc
 from polykemi.storage.location import Binding
 from tests.modules.test_registrar import register, server, uris
@@ -58,4 +59,4 @@ def test_contacts_of_the_same_q_come_in_the_order_of_their_time() -> None:
 
 
 def test_usrloc_exports_no_functions() -> None:
-    assert not [name for name in dir(Usrloc) if hasattr(getattr(Usrloc, name), "__kemi__")]
+    assert not exports_of(Usrloc)
