@@ -24,7 +24,6 @@ from polykemi.sip.reply_path import reply_path, response_target
 
 log = logging.getLogger("polykemi.router")
 
-_MANDATORY = ("via", "from", "to", "call-id", "cseq")
 _FIXED_NAMES = {Route.REQUEST: REQUEST_ROUTE, Route.REPLY: REPLY_ROUTE, Route.ONSEND: ONSEND_ROUTE}
 
 
@@ -201,9 +200,8 @@ class Router:
         services = self.services
         services.count("core.rcv_requests")
         try:
-            for name in _MANDATORY:
-                if name not in request.names:
-                    raise ParseError(f"Missing {name.title()}")
+            if request.shape.missing:
+                raise ParseError(f"Missing {request.shape.missing.title()}")
             if request.cseq[1] != request.method:
                 raise ParseError("CSeq method does not match")
             if self._tm is not None and self._tm.absorb(request, flow, now):
@@ -283,7 +281,7 @@ class Router:
             return
         try:
             request = parse(b"INVALID sip:invalid SIP/2.0\r\n" + rest)
-            if not isinstance(request, Request) or any(name not in request.names for name in _MANDATORY):
+            if not isinstance(request, Request) or request.shape.missing:
                 raise error
             received, rport, target = reply_path(request, flow)
             reply = build.response(

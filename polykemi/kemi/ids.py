@@ -35,5 +35,5 @@ class Ids:
 
     def stateless_tag(self, request: Request) -> str:
         """Return the To tag of stateless replies: the same for each retransmission (RFC 3261 section 8.2.7)."""
-        seed = f"{request.get('call-id')}{request.via.branch}{request.via.text}"
+        seed = (request.get("call-id") or "") + request.via.text
         return f"{self._tag_prefix}.{zlib.crc32(seed.encode('latin-1')):08x}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2s
 from hmac import compare_digest
@@ -78,7 +77,7 @@ class Nonces:
     """Makes and checks nonces: time, serial number and a MAC of both. Remembers the counts of those that were used."""
 
     def __init__(self, key: bytes, serial: int, params: AuthParams) -> None:
-        self._key = key
+        self._keyed = blake2s(digest_size=12, key=key)
         self._serial = serial
         self._params = params
         self._used: dict[str, tuple[int, int]] = {}  # nonce -> nc and the hash of the request, the oldest nonce first
@@ -91,7 +90,9 @@ class Nonces:
         return stamp + self._mac(stamp, extra)
 
     def _mac(self, stamp: str, extra: str) -> str:
-        return blake2s((stamp + extra).encode("latin-1"), digest_size=12, key=self._key).hexdigest()
+        mac = self._keyed.copy()
+        mac.update((stamp + extra).encode("latin-1"))
+        return mac.hexdigest()
 
     def check(self, credentials: Credentials, extra: str, request: Request, now: float) -> int:
         """Return OK, NONCE_EXPIRED (also for one that is not ours, or an old nc), NONCE_REUSED or ERROR."""
@@ -99,7 +100,7 @@ class Nonces:
         stamp = nonce[:_STAMP]
         if len(nonce) != _STAMP + 24:
             return NONCE_EXPIRED
-        if not compare_digest(self._mac(stamp, extra).encode(), nonce[_STAMP:].encode("latin-1")):
+        if not nonce.isascii() or not compare_digest(self._mac(stamp, extra), nonce[_STAMP:]):
             return NONCE_EXPIRED
         age = now - int(stamp[:8], 16)
         if age > self._params.nonce_expire or age < -self._params.nonce_auth_max_drift:
@@ -231,7 +232,7 @@ class Auth(Module):
         if status == 407:
             name, reason = ("Proxy-Authenticate", "Proxy Authentication Required")
         before = ctx.reply_headers
-        ctx.reply_headers = [*before, *(f"{name}: {value}" for value in self._values(ctx, realm, flags))]
+        ctx.reply_headers = before + [f"{name}: {value}" for value in self._values(ctx, realm, flags)]
         sl = self.services.modules["sl"]
         try:
             if self.params.force_stateless_reply:
@@ -240,15 +241,17 @@ class Auth(Module):
         finally:
             ctx.reply_headers = before
 
-    def _values(self, ctx: RouteContext, realm: str, flags: int) -> Iterable[str]:
+    def _values(self, ctx: RouteContext, realm: str, flags: int) -> list[str]:
+        """Return the values of the challenge, one for each algorithm on offer."""
         request = ctx.request
         checks = self._checks(request)
         extra = _extra(ctx, request, checks) if checks else ""
         qop = "auth-int" if flags & _QOP_AUTH_INT else "auth" if flags & _QOP_AUTH else ""
         stale = bool(flags & _STALE) or "auth.stale" in ctx.cache
-        for algorithm in self._offered:
-            nonce = self.nonces.make(extra, ctx.now)
-            yield digest.challenge(realm, nonce, algorithm=algorithm, qop=qop, stale=stale)
+        return [
+            digest.challenge(realm, self.nonces.make(extra, ctx.now), algorithm=algorithm, qop=qop, stale=stale)
+            for algorithm in self._offered
+        ]
 
     @export()
     def auth_get_www_authenticate(self, ctx: RouteContext, realm: str, flags: int, pvdest: str) -> int:
@@ -339,18 +342,16 @@ class Auth(Module):
 
 def find_credentials(request: Request, realm: str, header: str) -> Found | None:
     """Return the first credentials for ``realm`` among the headers ``header``; malformed ones do not count."""
-    names, line = request.names, -1
-    try:
-        while True:
-            line = names.index(header, line + 1)
-            try:
-                credentials = parse_credentials(request.value(line))
-            except ParseError:
-                continue
-            if credentials.realm == realm:
-                return Found(credentials, line)
-    except ValueError:
+    if not request.has(header):
         return None
+    for line in request.indexes(header):
+        try:
+            credentials = parse_credentials(request.value(line))
+        except ParseError:
+            continue
+        if credentials.realm == realm:
+            return Found(credentials, line)
+    return None
 
 
 def _algorithms(text: str) -> tuple[str, ...] | None:

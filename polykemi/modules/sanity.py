@@ -11,6 +11,7 @@ from polykemi.errors import ParseError, SipError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
+from polykemi.sip.constants import SIP_VERSION
 from polykemi.sip.digest import parse_credentials
 from polykemi.sip.header import parse_name_addr, split_quoted
 from polykemi.sip.message import Message, Request
@@ -111,7 +112,7 @@ class Sanity(Module):
             ctx.reply_headers = before
 
     def _check_proxy_require(self, message: Message, _: int) -> None:
-        if "proxy-require" not in message.names:
+        if not message.has("proxy-require"):
             return
         supported = {option.strip(" ").lower() for option in self.params.proxy_require.split(",")}
         unsupported = [option for option in message.list("proxy-require") if option.lower() not in supported]
@@ -148,7 +149,7 @@ class _Unsupported(SipError):
 
 
 def _check_version(_s: Sanity, message: Message, _: int) -> None:
-    if isinstance(message, Request) and message.version.upper() != "SIP/2.0":
+    if isinstance(message, Request) and message.version != SIP_VERSION and message.version.upper() != SIP_VERSION:
         raise ParseError("Version Not Supported", 505)
 
 
@@ -158,10 +159,8 @@ def _check_scheme(_s: Sanity, message: Message, _: int) -> None:
 
 
 def _check_required(_s: Sanity, message: Message, _: int) -> None:
-    names = message.names
-    for name in _REQUIRED:
-        if name not in names:
-            raise ParseError(f"Missing {name.title()} Header")
+    if message.shape.missing:
+        raise ParseError(f"Missing {next(name for name in _REQUIRED if not message.has(name)).title()} Header")
 
 
 def _check_cseq_method(_s: Sanity, message: Message, _: int) -> None:

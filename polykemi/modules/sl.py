@@ -54,7 +54,7 @@ class Sl(Module):
             to_tag=self._to_tag(request),
             received=received,
             rport=rport,
-            headers=[*ctx.reply_headers, *headers],
+            headers=[*ctx.reply_headers, *headers] if headers else ctx.reply_headers,
             body=body,
             server=services.server_header,
         )

@@ -29,27 +29,20 @@ def response(
     The top Via gets ``received`` and ``rport`` (RFC 3261 section 18.2.1, RFC 3581) when given; the To gets ``to_tag``
     when it has none and the status is not 100. ``headers`` are whole lines without CRLF.
     """
-    out = [f"SIP/2.0 {status} {reason}"]
-    wanted = _IN_PROVISIONAL_AND_2XX if 100 < status < 300 else _IN_ALL
-    needs_tag = status > 100 and bool(to_tag)
-    mark = received or rport
-    for name, line in zip(request.names, request.lines, strict=True):
-        if name in wanted:
-            if name == "via":
-                if mark:
-                    line, mark = mark_via(line, received, rport), 0
-            elif name == "to" and needs_tag and _lacks_tag(request):
-                line, needs_tag = f"{line};tag={to_tag}", False
-            out.append(line)
+    shape, lines = request.shape, request.lines
+    repeated = shape.in_early_reply if 100 < status < 300 else shape.in_reply
+    out = [lines[i] for i in repeated.lines]
+    via, to = repeated.via, repeated.to
+    if (received or rport) and via >= 0:
+        out[via] = mark_via(out[via], received, rport)
+    if to_tag and status > 100 and to >= 0 and _lacks_tag(request):
+        out[to] += ";tag=" + to_tag
+    out.insert(0, f"SIP/2.0 {status} {reason}")
     out += headers
     if server:
         out.append("Server: " + server)
     out.append(f"Content-Length: {len(body)}\r\n\r\n")
     return "\r\n".join(out).encode("latin-1") + body
-
-
-_IN_ALL: Final = frozenset(("via", "to", "from", "call-id", "cseq"))
-_IN_PROVISIONAL_AND_2XX: Final = _IN_ALL | {"record-route"}  # section 12.1.1
 
 
 def _lacks_tag(request: Request) -> bool:

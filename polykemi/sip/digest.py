@@ -226,7 +226,8 @@ def check(credentials: Credentials, ha1: str, method: str, body: bytes = b"") ->
         cnonce=credentials.cnonce,
         body_hash=_hash(algorithm, body.decode("latin-1")) if qop.lower() == "auth-int" else "",
     )
-    return hmac.compare_digest(expected.encode(), credentials.response.lower().encode())
+    given = credentials.response
+    return given.isascii() and hmac.compare_digest(expected, given.lower())
 
 
 def challenge(

@@ -183,11 +183,37 @@ def parse_name_addr(text: str) -> NameAddr:
     uri, params = uri.strip(LWS), params.strip(LWS)
     if not uri or (params and params[0] != ";"):
         raise ParseError("Bad name-addr")
-    return NameAddr(display.strip(LWS), uri, params[1:].lstrip(LWS))
+    return NameAddr(display.strip(LWS) if display else "", uri, params[1:].lstrip(LWS))
 
 
 _SENT_PROTOCOLS: Final = {f"SIP/2.0/{transport}": transport for transport in ("UDP", "TCP", "TLS", "SCTP", "WS", "WSS")}
 _WHITE_SPACE = re.compile(r"[ \t\r\n]+")
+
+
+class _Senders(dict[str, tuple[str, str, int]]):
+    """``SIP/2.0/UDP host:port`` -> transport, host, port. Fills itself; bounded, for it comes from the network."""
+
+    def __missing__(self, head: str) -> tuple[str, str, int]:
+        sender = _sender(head)
+        if len(head) <= 96:
+            if len(self) >= 16384:
+                self.clear()
+            self[head] = sender
+        return sender
+
+
+def _sender(head: str) -> tuple[str, str, int]:
+    protocol, _, sent_by = head.partition(" ")
+    transport = _SENT_PROTOCOLS.get(protocol)
+    if transport is None:
+        transport, sent_by = _sent_protocol(head)
+    host, colon, port = sent_by.partition(":")
+    if not is_host(host) or (colon and to_port(port) < 0):
+        host, colon, port = _sent_by(sent_by)
+    return transport, host, int(port) if colon else 0
+
+
+_senders: Final = _Senders()
 
 
 class Via:
@@ -195,19 +221,14 @@ class Via:
 
     __slots__ = ("_parsed", "branch", "host", "params", "port", "text", "transport")
 
+    transport: str  # upper case
+    host: str  # as written; IPv6 with its brackets
+    port: int  # 0 when absent
+
     def __init__(self, text: str) -> None:
         head, _, params = text.partition(";")
-        protocol, _, sent_by = head.partition(" ")
-        transport = _SENT_PROTOCOLS.get(protocol)
-        if transport is None:
-            transport, sent_by = _sent_protocol(head)
-        host, colon, port = sent_by.partition(":")
-        if not is_host(host) or (colon and to_port(port) < 0):
-            host, colon, port = _sent_by(sent_by)
+        self.transport, self.host, self.port = _senders[head]
         self.text = text
-        self.transport = transport  # upper case
-        self.host = host  # as written; IPv6 with its brackets
-        self.port = int(port) if colon else 0  # 0 when absent
         self.params = params  # "branch=z9hG4bK1;rport" without the first ";"
         self._parsed = parse_params(params)
         self.branch = self._parsed.get("branch") or ""

@@ -28,27 +28,84 @@ from polykemi.sip.uri import Uri, parse_uri
 MAX_HEADERS: Final = 4096
 
 
+class ReplyLines:
+    """The lines of a request that a reply repeats, by number, and where among them the first Via and To stand (-1: nowhere)."""
+
+    __slots__ = ("lines", "to", "via")
+
+    def __init__(self, names: tuple[str, ...], wanted: frozenset[str]) -> None:
+        self.lines = [i for i, name in enumerate(names) if name in wanted]
+        picked = [names[i] for i in self.lines]
+        self.via = picked.index("via") if "via" in picked else -1
+        self.to = picked.index("to") if "to" in picked else -1
+
+
+_IN_ALL: Final = frozenset(("via", "to", "from", "call-id", "cseq"))  # RFC 3261 section 8.2.6.2
+_IN_EARLY: Final = _IN_ALL | {"record-route"}  # replies that make a dialog, early or not: section 12.1.1
+_MANDATORY: Final = ("via", "from", "to", "call-id", "cseq")
+
+
+class Shape:
+    """What the names of header lines, in their order, mean. Messages of one kind of phone share one.
+
+    ``names``: long and in lower case, ``first``: name -> the number of its first line, ``starts``: where in each line the
+    value begins, ``repeated``: the names that stand there more than once, ``missing``: the first header that every message
+    must have and this has not, "" for none.
+    """
+
+    __slots__ = ("first", "in_early_reply", "in_reply", "is_folded", "missing", "names", "repeated", "starts")
+
+    def __init__(self, written: tuple[str, ...]) -> None:
+        names = tuple([canonical_names[name] for name in written])
+        self.names = names
+        self.is_folded = FOLDED in names
+        self.starts = [len(name) + 1 for name in written]
+        self.first: dict[str, int] = {}
+        for i, name in enumerate(names):
+            self.first.setdefault(name, i)
+        self.repeated = frozenset([name for i, name in enumerate(names) if self.first[name] != i])
+        self.missing = next((name for name in _MANDATORY if name not in self.first), "")
+        self.in_reply = ReplyLines(names, _IN_ALL)
+        self.in_early_reply = ReplyLines(names, _IN_EARLY)
+
+
+class _Shapes(dict[tuple[str, ...], Shape]):
+    """Header names as written -> shape. Fills itself; bounded, for names come from the network."""
+
+    def __missing__(self, written: tuple[str, ...]) -> Shape:
+        shape = Shape(written)
+        if len(written) <= 64 and sum(map(len, written)) <= 1024:
+            if len(self) >= 1024:
+                self.clear()
+            self[written] = shape
+        return shape
+
+
+shapes: Final = _Shapes()
+
+
 class Message:
     """What requests and responses share. Never changed once it is made.
 
     ``raw`` are all octets, ``lines`` the header lines as they came (without CRLF; a folded header is one of them, its
-    line breaks kept), ``names`` their long lower-case names, "" for a line that is no header.
+    line breaks kept), ``names`` their long lower-case names, "" for a line that is no header,
+    ``shape`` what these mean.
     """
 
-    __slots__ = ("_body_at", "_cseq", "_from", "_to", "_via", "lines", "names", "raw", "start_line")
+    __slots__ = ("_body_at", "_cseq", "_from", "_to", "_via", "lines", "names", "raw", "shape", "start_line")
 
     is_request = False
 
     def __init__(self, raw: bytes, start_line: str, lines: list[str], body_at: int) -> None:
-        name = canonical_names
-        names = [name[line.partition(":")[0]] for line in lines]
-        if FOLDED in names:
+        shape = shapes[tuple([line.partition(":")[0] for line in lines])]
+        if shape.is_folded:
             lines = join_folded(lines)
-            names = [name[line.partition(":")[0]] for line in lines]
+            shape = shapes[tuple([line.partition(":")[0] for line in lines])]
         self.raw = raw
         self.start_line = start_line
         self.lines = lines
-        self.names = names
+        self.shape = shape
+        self.names = shape.names
         self._body_at = body_at
         self._via: Via | None = None
         self._from: NameAddr | None = None
@@ -58,23 +115,24 @@ class Message:
     # ---- header access
     def value(self, index: int) -> str:
         """Return the value of header line ``index``, trimmed and unfolded."""
-        line = self.lines[index]
-        value = line[line.find(":") + 1 :].strip(LWS)
+        value = self.lines[index][self.shape.starts[index] :].strip(LWS)
         return unfold(value) if "\n" in value else value
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is a header ``name`` (long, lower case)."""
+        return name in self.shape.first
 
     def get(self, name: str) -> str | None:
         """Return the value of the first header ``name`` (long, lower case), None when there is none."""
-        try:
-            index = self.names.index(name)
-        except ValueError:
+        index = self.shape.first.get(name)
+        if index is None:
             return None
-        line = self.lines[index]
-        value = line[line.find(":") + 1 :].strip(LWS)
+        value = self.lines[index][self.shape.starts[index] :].strip(LWS)
         return unfold(value) if "\n" in value else value
 
     def indexes(self, name: str) -> list[int]:
         """Return the line numbers of the headers ``name``."""
-        return [i for i, n in enumerate(self.names) if n == name] if name in self.names else []
+        return [i for i, n in enumerate(self.names) if n == name] if name in self.shape.first else []
 
     def all(self, name: str) -> list[str]:
         """Return the value of each header line ``name``."""
@@ -125,16 +183,13 @@ class Message:
     @property
     def cseq(self) -> tuple[int, str]:
         """CSeq number and method. Raise ParseError when it is missing, malformed or over 2**32-1."""
-        if self._cseq is None:
-            number, _, method = (self.get("cseq") or "").replace("\t", " ").partition(" ")
-            method = method.strip(LWS)
-            if not number.isdecimal() or len(number) > 20 or (method not in METHODS and not is_token(method)):
-                raise ParseError("Bad CSeq")
-            sequence = int(number)
-            if sequence >= 1 << 32:
-                raise ParseError("Bad CSeq")
-            self._cseq = sequence, method
-        return self._cseq
+        cseq = self._cseq
+        if cseq is None:
+            number, _, method = (self.get("cseq") or "").partition(" ")
+            if method not in METHODS or len(number) > 9 or not number.isdecimal():
+                number, method = _cseq(f"{number} {method}")
+            cseq = self._cseq = int(number), method
+        return cseq
 
     @property
     def call_id(self) -> str:
@@ -152,7 +207,7 @@ class Message:
             return None
         if not value.isdecimal() or len(value) > 10:
             raise ParseError("Bad Content-Length")
-        if self.names.count("content-length") > 1 and any(other != value for other in self.all("content-length")):
+        if "content-length" in self.shape.repeated and any(v != value for v in self.all("content-length")):
             raise ParseError("Bad Content-Length")
         return int(value)
 
@@ -172,6 +227,17 @@ class Message:
     def has_whole_body(self) -> bool:
         """Whether all of the Content-Length arrived."""
         return (self.content_length or 0) <= len(self.raw) - self._body_at
+
+
+def _cseq(value: str) -> tuple[str, str]:
+    """Return number and method of a CSeq that does not look like most of them. Raise ParseError."""
+    number, _, method = value.replace("\t", " ").partition(" ")
+    method = method.strip(LWS)
+    if not number.isdecimal() or len(number) > 20 or int(number) >= 1 << 32:
+        raise ParseError("Bad CSeq")
+    if method not in METHODS and not is_token(method):
+        raise ParseError("Bad CSeq")
+    return number, method
 
 
 class Request(Message):
