@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
 from polykemi.errors import ParseError
 from polykemi.sip.constants import MAX_FORWARDS
