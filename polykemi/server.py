@@ -133,6 +133,7 @@ def assemble(
         run=router.run,
         engine_of=router.engine_of,
         report=router.report,
+        ran=router.ran,
         trace=trace,
     )
     engines: dict[str, Engine] = {}
