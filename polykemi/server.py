@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import uvloop
 
 from polykemi import __version__, logs
 from polykemi.config import Settings, typed_params
+from polykemi.control.plane import ControlPlane
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
 from polykemi.errors import ConfigError, DataError, ScriptLoadError
@@ -203,27 +205,26 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._stop_at: float | None = None  # set while draining
         self._work = threading.Event()
-        self.transports = Transports(settings.listen, self._receive, self._turn, self._failed)
-        try:
+        self._started = time.time()
+        with ExitStack() as undo:
+            undo.callback(self.loop.close)
+            self.transports = Transports(settings.listen, self._receive, self._turn, self._failed)
+            undo.callback(self.transports.close)
             location, database = open_data(settings.data)
-            try:
-                self.node = assemble(
-                    settings,
-                    listeners=self.transports.listeners,
-                    location=location,
-                    database=database,
-                    send=self.transports.send,
-                    ended=self._arm,
-                    now=time.time(),
-                )
-            except BaseException:
-                location.close()
-                database.close()
-                raise
-        except BaseException:
-            self.transports.close()
-            self.loop.close()
-            raise
+            undo.callback(location.close)
+            undo.callback(database.close)
+            self.control = ControlPlane(settings.data)
+            undo.callback(self.control.close)
+            self.node = assemble(
+                settings,
+                listeners=self.transports.listeners,
+                location=location,
+                database=database,
+                send=self.transports.send,
+                ended=self._arm,
+                now=self._started,
+            )
+            undo.pop_all()
         self.router = self.node.router
         engines = list(self.node.engines.values())
         # a single engine that hosts the loop (JavaScript) pulls the work itself; else the loop calls the engines
@@ -265,6 +266,7 @@ class Server:
     # ---- life
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then let open transactions finish."""
+        self.control.open(self.loop, self.router, self._started)
         self.transports.open(self.loop)
         self._arm()
         gc.collect()
@@ -303,6 +305,7 @@ class Server:
     def close(self) -> None:
         """Close everything; what was stored is committed."""
         self.transports.close()
+        self.control.close()
         self.node.close()
         self.loop.close()
 
