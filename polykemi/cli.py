@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         commands.main(arguments, prog_name="polykemi", standalone_mode=False)
     except RpcError as error:
-        _fail(from_octets(to_octets(str(error))), 1)
+        _fail(str(error), 1)
     except UsageError as error:
         _fail(str(error))
     except click.ClickException as error:

@@ -61,7 +61,7 @@ class JsonRpc:
             return failure(INVALID_REQUEST, "expected a method, a text, and an id, a text or a number", _id_of(request))
         try:
             result = self._call(method, request.get("params", []))
-            answer = _encode({"jsonrpc": "2.0", "result": result, "id": ident})
+            answer = _encode("result", result, ident)
         except RpcError as error:
             answer = failure(error.code, str(error), ident)
         except UsageError as error:
@@ -84,7 +84,7 @@ class JsonRpc:
 
 def failure(code: int, message: str, ident: Any = None) -> bytes:
     """Return the octets of an error."""
-    return _encode({"jsonrpc": "2.0", "error": {"code": code, "message": message}, "id": ident})
+    return _encode("error", {"code": code, "message": message}, ident)
 
 
 def _id_of(request: Any) -> Any:
@@ -100,9 +100,9 @@ def _finite(text: str) -> float:
     return value
 
 
-def _encode(answer: Mapping[str, Any]) -> bytes:
-    ident = answer["id"]  # goes back as it came
-    return json.dumps({**_unicode(answer), "id": ident}, separators=(",", ":"), allow_nan=False).encode()
+def _encode(name: str, value: Any, ident: Any) -> bytes:
+    answer = {"jsonrpc": "2.0", name: _unicode(value), "id": ident}  # the id goes back as it came
+    return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _octets(value: Any) -> Any:
@@ -111,7 +111,10 @@ def _octets(value: Any) -> Any:
 
 def _unicode(value: Any) -> Any:
     if isinstance(value, str):
-        return value if value.isascii() else from_octets(value)
+        try:
+            return value if value.isascii() else from_octets(value)
+        except UnicodeEncodeError:  # Unicode already, such as the path in an error
+            return value
     if isinstance(value, Mapping):
         return {_unicode(key): _unicode(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

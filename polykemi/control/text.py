@@ -43,4 +43,4 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 def _cell(value: Any) -> str:
     """Return ``value`` on one line; what came from the network must not steer a terminal."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return text.translate(_ESCAPES)
+    return text.translate(_ESCAPES).encode("utf-8", "backslashreplace").decode()
