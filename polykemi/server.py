@@ -213,7 +213,7 @@ class Server:
             location, database = open_data(settings.data)
             undo.callback(location.close)
             undo.callback(database.close)
-            self.control = ControlPlane(settings.data)
+            self.control = ControlPlane(settings.data, settings.metrics)
             undo.callback(self.control.close)
             self.node = assemble(
                 settings,
@@ -322,7 +322,7 @@ class Server:
             lines.append(f"{name}: {engine} {scripts[engine]}")
         lines += [f"{_name(kind)}:{callback}: {e} {scripts[e]}" for (kind, callback), e in routes.by_name.items()]
         lines.append(f"data in {self.settings.data}")
-        return lines
+        return lines + self.control.describe()
 
 
 def _name(kind: Route) -> str:
