@@ -33,8 +33,8 @@ lint: $(STAMP) ## format, lint, types, import contracts
 check: lint test ## what has to pass before a change goes in: lint and test
 
 .PHONY: bench
-bench: $(STAMP) ## measure the server; options through ARGS
-	$(BIN)/python bench/run.py $(ARGS)
+bench: $(STAMP) ## measure the server, and Kamailio beside it where it is installed; options: make bench ARGS=--help
+	$(BIN)/python -m bench $(ARGS)
 
 .PHONY: format
 format: $(STAMP) ## format the sources and repair what ruff can
