@@ -36,6 +36,10 @@ check: lint test ## what has to pass before a change goes in: lint and test
 bench: $(STAMP) ## measure the server, and Kamailio beside it where it is installed; options: make bench ARGS=--help
 	$(BIN)/python -m bench $(ARGS)
 
+.PHONY: guard
+guard: $(STAMP) ## count the instructions of the REGISTER path, and fail when they have grown; make guard ARGS=--update
+	$(BIN)/python -m bench.guard $(ARGS)
+
 .PHONY: format
 format: $(STAMP) ## format the sources and repair what ruff can
 	$(BIN)/ruff check --fix-only --quiet .
