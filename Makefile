@@ -33,8 +33,12 @@ lint: $(STAMP) ## format, lint, types, import contracts
 check: lint test ## what has to pass before a change goes in: lint and test
 
 .PHONY: bench
-bench: $(STAMP) ## measure the server; options through ARGS
-	$(BIN)/python bench/run.py $(ARGS)
+bench: $(STAMP) ## measure the server, and Kamailio beside it where it is installed; options: make bench ARGS=--help
+	$(BIN)/python -m bench $(ARGS)
+
+.PHONY: guard
+guard: $(STAMP) ## count the instructions of the REGISTER path, and fail when they have grown; make guard ARGS=--update
+	$(BIN)/python -m bench.guard $(ARGS)
 
 .PHONY: format
 format: $(STAMP) ## format the sources and repair what ruff can

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from polykemi import __version__, config
-from polykemi.errors import DataError, UsageError
+from polykemi.errors import DataError, RpcError, UsageError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.registry import exports_of
 from polykemi.storage.provisioned import Database, Subscriber
@@ -25,9 +25,11 @@ _data_option = click.option(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 interrupted, 2 a user's mistake."""
+    """Run the command line and exit: 0 done, 1 interrupted or refused by the server, 2 a user's mistake."""
     try:
         commands.main(arguments, prog_name="polykemi", standalone_mode=False)
+    except RpcError as error:
+        _fail(str(error), 1)
     except UsageError as error:
         _fail(str(error))
     except click.ClickException as error:
@@ -39,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 2) -> None:
     click.echo(f"polykemi: {' '.join(message.splitlines())}", err=True)
-    sys.exit(2)
+    sys.exit(code)
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -138,6 +140,25 @@ def remove(user: str, file: Path | None, data: Path | None) -> None:
             hint = f", did you mean {' or '.join(others)}?" if others else ""
             raise DataError(f"no subscriber {_shown(who)} in {database.name}{hint}")
     click.echo(f"removed {_shown(who)}")
+
+
+@commands.command()
+@click.argument("method")
+@click.argument("arguments", metavar="[ARGS]...", nargs=-1)
+@click.option("--socket", type=_FILE, help="The server's control socket.  [default: control.sock in its data]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@_config_option
+@_data_option
+def rpc(
+    method: str, arguments: tuple[str, ...], socket: Path | None, as_json: bool, file: Path | None, data: Path | None
+) -> None:
+    """Ask a running server; system.listMethods says what. Numbers in ARGS are sent as numbers, s:5060 as a text."""
+    from polykemi.control import client, text
+
+    path = socket or _storage_settings(file, data).data / client.SOCKET
+    result = client.call(path, method, [client.argument(one) for one in arguments])
+    for line in [text.as_json(result)] if as_json else text.readable(result):
+        click.echo(line)
 
 
 @commands.command()

@@ -26,7 +26,7 @@ DATA: Final = Path("polykemi.data")
 ENGINES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}  # name -> suffix of its scripts
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
-_TABLES: Final = ("listen", "domains", "data", "engines", "routes", "modules", "log")
+_TABLES: Final = ("listen", "domains", "data", "engines", "routes", "modules", "log", "metrics")
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
 _PROTOCOLS: Final = ("udp", "tcp", "tls", "ws", "wss", "sctp")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
@@ -80,6 +80,7 @@ class Settings:
     routes: RouteSettings = RouteSettings("")
     modules: ModuleSettings = ModuleSettings()
     log_level: str = "info"
+    metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
     file: Path | None = None
 
 
@@ -117,6 +118,7 @@ def load(
         routes=routes,
         modules=_modules(root.table("modules")),
         log_level=_log_level(root.table("log")),
+        metrics=_metrics(root.table("metrics")),
         file=path,
     )
 
@@ -128,20 +130,26 @@ def parse_listen(text: str) -> Listener:
     proto, rest = (head.lower(), rest) if colon and head.lower() in _PROTOCOLS else ("udp", text)
     if proto != "udp":
         raise ValueError(f"{proto} is not supported yet, {expected}")
-    if rest[:1] == "[":
-        host, bracket, port = rest[1:].partition("]")
+    return Listener(proto, *_host_and_port(rest, 5060, expected))
+
+
+def _host_and_port(text: str, default: int | None, expected: str) -> tuple[str, int]:
+    """Split ``HOST:PORT``, or ``HOST`` where there is a default port. Raise ValueError that begins with ``expected``."""
+    if text[:1] == "[":
+        host, bracket, port = text[1:].partition("]")
         valid = bool(bracket) and _is_ip6(host) and port[:1] in ("", ":")
         colon, port = port[:1], port[1:]
     else:
-        host, colon, port = rest.partition(":")
+        host, colon, port = text.partition(":")
         valid = _is_host(host)
-    if not valid:
-        raise ValueError(f"{expected}{' (an IPv6 address stands in brackets)' if _is_ip6(rest) else ''}")
+    if not valid or not (colon or default is not None):
+        raise ValueError(f"{expected}{' (an IPv6 address stands in brackets)' if _is_ip6(text) else ''}")
     if not colon:
-        return Listener(proto, host, 5060)
+        assert default is not None
+        return host, default
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65535):
         raise ValueError(f"expected a port from 0 to 65535, got {port!r}")
-    return Listener(proto, host, int(port))
+    return host, int(port)
 
 
 def typed_params(module_class: type[Any], given: Mapping[str, Any], file: Path | None = None) -> Any:
@@ -341,6 +349,17 @@ def _log_level(table: _Table) -> str:
     if level not in LOG_LEVELS:
         table.fail("level", f"{level} is {unknown(level, LOG_LEVELS)}")
     return level
+
+
+def _metrics(table: _Table) -> tuple[str, int] | None:
+    table.only(("listen",))
+    address: str | None = table.get("listen", str)
+    if address is None:
+        return None
+    try:
+        return _host_and_port(from_octets(address), None, f"expected HOST:PORT, got {from_octets(address)!r}")
+    except ValueError as error:
+        table.fail("listen", str(error))
 
 
 def _flags(flag: str, given: Iterable[str], parse: Callable[[str], T]) -> tuple[T, ...]:

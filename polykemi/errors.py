@@ -9,6 +9,7 @@ PolykemiError
         ParseError          malformed SIP
     ScriptError             a script that failed while it ran: file, line, cause
         ScriptTimeout       ... because it ran longer than its limit
+    RpcError                an RPC command that is answered with an error: its code and what to say
 """
 
 
@@ -61,3 +62,11 @@ class ScriptError(PolykemiError):
 
 class ScriptTimeout(ScriptError):
     """A route that ran longer than its limit and was stopped."""
+
+
+class RpcError(PolykemiError):
+    """An RPC command that cannot be done; ``code`` is JSON-RPC's (-32xxx) or Kamailio's (400, 404, 500)."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code

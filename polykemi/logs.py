@@ -11,8 +11,8 @@ from polykemi.kemi.binding import from_octets
 NOTICE: Final = 25  # KSR.notice(): between INFO and WARNING
 
 # control characters are written as escapes: what comes from the network must not steer a terminal or forge a line
-_CONTROLS: Final[dict[int, str]] = {n: f"\\x{n:02x}" for n in (*range(9), *range(11, 32), 127)}
-_CONTROLS.update((n, f"\\x{n - 0xDC00:02x}") for n in range(0xDC80, 0xDD00))  # octets that are no UTF-8
+CONTROLS: Final[dict[int, str]] = {n: f"\\x{n:02x}" for n in (*range(9), *range(11, 32), 127)}
+CONTROLS.update((n, f"\\x{n - 0xDC00:02x}") for n in range(0xDC80, 0xDD00))  # octets that are no UTF-8
 
 
 class LineFormatter(logging.Formatter):
@@ -26,7 +26,7 @@ class LineFormatter(logging.Formatter):
                 text = from_octets(text)
             except UnicodeEncodeError:  # Unicode already
                 pass
-        record.message = text.translate(_CONTROLS)
+        record.message = text.translate(CONTROLS)
         return super().formatMessage(record)
 
 

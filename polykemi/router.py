@@ -8,6 +8,7 @@ called from the event loop are driven by ``pump``; an engine that hosts the loop
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from polykemi.engines.base import Engine
 from polykemi.errors import DataError, ParseError, ScriptError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import ONSEND_ROUTE, REPLY_ROUTE, REQUEST_ROUTE, ROUTE_NAMES, Route
+from polykemi.kemi.route_stats import RouteStats
 from polykemi.modules.base import Services
 from polykemi.sip import build
 from polykemi.sip.flow import Flow
@@ -46,18 +48,19 @@ class Router:
         table: RouteTable,
         send: Callable[[list[tuple[bytes, Flow]]], None],
         ended: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.services = services
+        self.stats = RouteStats(table.engine_for)
         self.draining = False
         self.engines: Mapping[str, Engine] = {}
-        self._table = table
         self._send = send
         self._ended = ended
+        self._clock = clock
         self._queue: deque[Process[None]] = deque()
         self._process: Process[None] | None = None
         self._ran: RouteContext | None = None  # what next() gave out last
         self._stack: list[str] = []  # engines that run now, the innermost last
-        self._engine_of: dict[tuple[int, str], str] = {}
         self._tm: Any = None
         self._sl: Any = None
 
@@ -66,7 +69,6 @@ class Router:
         self.engines = engines
         self._tm = self.services.modules.get("tm")
         self._sl = self.services.modules.get("sl")
-        self._engine_of.clear()
 
     # ---- work comes in
     def receive(self, data: bytes, flow: Flow, now: float) -> None:
@@ -140,7 +142,9 @@ class Router:
     # ---- route blocks
     def run(self, ctx: RouteContext) -> None:
         """Run one block in the engine that the configuration names for it; a failing script sets ``ctx.error``."""
-        name = self.engine_of(ctx)
+        block = self.stats.of(ctx.kind, ctx.callback)
+        name = block.engine
+        clock = self._clock
         stack = self._stack
         current = self.services.current
         outer = current.ctx
@@ -151,13 +155,19 @@ class Router:
             return
         stack.append(name)
         current.ctx = ctx
+        began = clock()
         try:
             self.engines[name].call(ctx.callback, ctx.event if ctx.kind is Route.EVENT else None)
         except ScriptError as error:
             ctx.error = error
         finally:
+            block.add(clock() - began)
             current.ctx = outer
             stack.pop()
+
+    def ran(self, ctx: RouteContext, seconds: float) -> None:
+        """Count a block that an engine ran by itself, without ``run``."""
+        self.stats.of(ctx.kind, ctx.callback).add(seconds)
 
     def drive(self, process: Process[Any]) -> Any:
         """Run a Process, with the blocks that it asks for, to its end and return its value."""
@@ -172,20 +182,11 @@ class Router:
 
     def engine_of(self, ctx: RouteContext) -> str:
         """Return the name of the engine that runs this block."""
-        return self._engine_name(ctx.kind, ctx.callback)
+        return self.stats.of(ctx.kind, ctx.callback).engine
 
     def defines(self, kind: Route, callback: str) -> bool:
         """Tell whether the script that runs blocks of this kind has the function (``modules.base.Routes``)."""
-        return self.engines[self._engine_name(kind, callback)].has(callback)
-
-    def _engine_name(self, kind: Route, callback: str) -> str:
-        key = (kind._value_, callback)  # the hash of an enum is a Python call
-        name = self._engine_of.get(key)
-        if name is None:
-            name = self._table.engine_for(kind, callback)
-            if len(self._engine_of) < 1024:  # names come from scripts and may be made there
-                self._engine_of[key] = name
-        return name
+        return self.engines[self.stats.of(kind, callback).engine].has(callback)
 
     def report(self, ctx: RouteContext) -> None:
         """Log and count a script error."""

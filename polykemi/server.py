@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import uvloop
 
 from polykemi import __version__, logs
 from polykemi.config import Settings, typed_params
+from polykemi.control.plane import ControlPlane
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
 from polykemi.errors import ConfigError, DataError, ScriptLoadError
@@ -133,6 +135,7 @@ def assemble(
         run=router.run,
         engine_of=router.engine_of,
         report=router.report,
+        ran=router.ran,
         trace=trace,
     )
     engines: dict[str, Engine] = {}
@@ -202,27 +205,26 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._stop_at: float | None = None  # set while draining
         self._work = threading.Event()
-        self.transports = Transports(settings.listen, self._receive, self._turn, self._failed)
-        try:
+        self._started = time.time()
+        with ExitStack() as undo:
+            undo.callback(self.loop.close)
+            self.transports = Transports(settings.listen, self._receive, self._turn, self._failed)
+            undo.callback(self.transports.close)
             location, database = open_data(settings.data)
-            try:
-                self.node = assemble(
-                    settings,
-                    listeners=self.transports.listeners,
-                    location=location,
-                    database=database,
-                    send=self.transports.send,
-                    ended=self._arm,
-                    now=time.time(),
-                )
-            except BaseException:
-                location.close()
-                database.close()
-                raise
-        except BaseException:
-            self.transports.close()
-            self.loop.close()
-            raise
+            undo.callback(location.close)
+            undo.callback(database.close)
+            self.control = ControlPlane(settings.data, settings.metrics)
+            undo.callback(self.control.close)
+            self.node = assemble(
+                settings,
+                listeners=self.transports.listeners,
+                location=location,
+                database=database,
+                send=self.transports.send,
+                ended=self._arm,
+                now=self._started,
+            )
+            undo.pop_all()
         self.router = self.node.router
         engines = list(self.node.engines.values())
         # a single engine that hosts the loop (JavaScript) pulls the work itself; else the loop calls the engines
@@ -264,6 +266,7 @@ class Server:
     # ---- life
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then let open transactions finish."""
+        self.control.open(self.loop, self.router, self._started)
         self.transports.open(self.loop)
         self._arm()
         gc.collect()
@@ -302,6 +305,7 @@ class Server:
     def close(self) -> None:
         """Close everything; what was stored is committed."""
         self.transports.close()
+        self.control.close()
         self.node.close()
         self.loop.close()
 
@@ -318,7 +322,7 @@ class Server:
             lines.append(f"{name}: {engine} {scripts[engine]}")
         lines += [f"{_name(kind)}:{callback}: {e} {scripts[e]}" for (kind, callback), e in routes.by_name.items()]
         lines.append(f"data in {self.settings.data}")
-        return lines
+        return lines + self.control.describe()
 
 
 def _name(kind: Route) -> str:

@@ -24,7 +24,7 @@ def test_every_package_and_top_level_module_has_a_room() -> None:
 
 
 def test_every_file_of_a_described_package_is_named_in_its_room() -> None:
-    for package in ("sip", "transaction", "kemi", "pv", "engines", "storage", "transport"):
+    for package in ("sip", "transaction", "kemi", "pv", "engines", "storage", "transport", "control"):
         room = next(text for name, text in ROOMS.items() if name == f"`{package}/`")
         named = {n.split(".")[0] for n in re.findall(r"`([A-Za-z0-9_.]+)`", room)}
         assert names(package) <= named, package

@@ -94,6 +94,8 @@ load = ["sl", "registrar"]
 max_contacts = 5
 [log]
 level = "debug"
+[metrics]
+listen = "[::1]:9090"
 """
 
 
@@ -110,6 +112,7 @@ def test_everything_of_the_file_arrives(tmp_path: Path) -> None:
     assert settings.modules.load == ("sl", "registrar")
     assert settings.modules.params == {"registrar": {"max_contacts": 5}}
     assert settings.log_level == "debug"
+    assert settings.metrics == ("::1", 9090)
     assert settings.file == tmp_path / "polykemi.toml"
 
 
@@ -249,7 +252,7 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
     [
         ('\nlistens = ["udp:127.0.0.1"]', "2: listens: unknown, did you mean listen?"),
         ("[engine]", "1: [engine]: unknown, did you mean engines?"),
-        ("[zoo]", "1: [zoo]: unknown, expected listen, domains, data, engines, routes, modules or log"),
+        ("[zoo]", "1: [zoo]: unknown, expected listen, domains, data, engines, routes, modules, log or metrics"),
         ('listen = "udp:127.0.0.1:x"', "1: listen: expected a port from 0 to 65535, got 'x'"),
         ("listen = 5060", "1: listen: expected a list of texts, got 5060"),
         ("domains = [1]", "1: domains: expected a text, got 1"),
@@ -322,6 +325,14 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ("[modules.core]\nx = 1", "2: [modules.core] x: unknown"),
         ("[log]\nlevel = 'loud'", "2: [log] level: loud is unknown, expected debug, info, warning, error or critical"),
         ("[log]\nlevels = 'info'", "2: [log] levels: unknown, did you mean level?"),
+        ("[metrics]\nlisten = 9090", "2: [metrics] listen: expected a text, got 9090"),
+        ("[metrics]\nlisten = '9090'", "2: [metrics] listen: expected HOST:PORT, got '9090'"),
+        ("[metrics]\nlisten = '127.0.0.1'", "2: [metrics] listen: expected HOST:PORT, got '127.0.0.1'"),
+        ("[metrics]\nlisten = 'a:b'", "2: [metrics] listen: expected a port from 0 to 65535, got 'b'"),
+        ("[metrics]\nlisten = '::1'", "2: [metrics] listen: expected HOST:PORT, got '::1' (an IPv6 address stands in"),
+        ("[metrics]\nlisten = 'http://a:1'", "2: [metrics] listen: expected a port from 0 to 65535, got '//a:1'"),
+        ("[metrics]\nport = 9090", "2: [metrics] port: unknown, expected listen"),
+        ("metrics = true", "1: metrics: expected a table, got true"),
         ("listen = [\n  'udp:127.0.0.1',\n  'udp:?',\n]", "1: listen: expected udp:HOST:PORT, got 'udp:?'"),
         ("data = 'x'\n\n# a note\nlisten = [\n  5]", "4: listen: expected a text, got 5"),
     ],

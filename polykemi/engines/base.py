@@ -37,6 +37,8 @@ class Host:
     engine_of: Callable[[RouteContext], str] | None = None
     run: Callable[[RouteContext], None] | None = None
     report: Callable[[RouteContext], None] | None = None
+    # counts a block that the engine did not run for ``Engine.call``: it took so many seconds
+    ran: Callable[[RouteContext, float], None] = lambda ctx, seconds: None
 
 
 class Work(Protocol):

@@ -41,7 +41,6 @@ class JsEngine:
         self._loop: asyncio.AbstractEventLoop | None = None  # while serving
         self._work: Work | None = None
         self._running: RouteContext | None = None
-        self._started = 0.0  # of the running block, time.monotonic()
         self._expired: RouteContext | None = None
         self._again: RouteContext | None = None  # was to run when V8 was stopped
         self._stopping = False
@@ -234,14 +233,21 @@ class JsEngine:
     def _watch(self, seconds: float) -> None:
         """End a block that runs too long. ``_next`` gives out none once ``_expired`` is set, so that only this one is hit."""
         running = self._running
-        if running is not None and seconds > 0 and self._expired is None and time.monotonic() - self._started > seconds:
+        if (
+            running is not None
+            and seconds > 0
+            and self._expired is None
+            and time.monotonic() - running.started > seconds
+        ):
             self._expired = running
             if self._running is running:
                 self._v8.cancel(self._task)
 
     def _next(self) -> None:
         """Give JavaScript the next block to run, waiting for it in the event loop."""
-        self._running = None
+        running, self._running = self._running, None
+        if running is not None:
+            self._host.ran(running, time.monotonic() - running.started)
         self._end_run()
         self._current.ctx = None
         if self._expired is not None and self._expired.error is None:  # V8 stopped its promises only
@@ -270,7 +276,6 @@ class JsEngine:
                 loop.run_forever()
             elif (number := self._calls.functions.get(block.callback)) is not None:
                 self._calls.order(block, number)
-                self._started = time.monotonic()
                 self._running = block
                 return block
         return None
@@ -282,6 +287,7 @@ class JsEngine:
         if outcome.failed and running is not None:
             if self._calls.processes or self._values.words[3] == ENTERED:
                 running.error = self._stopped(outcome, expired=expired)
+                self._host.ran(running, time.monotonic() - running.started)
             else:  # V8 was stopped a moment too late, or between two blocks
                 self._again = running
             self._current.ctx = None

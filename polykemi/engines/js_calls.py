@@ -8,6 +8,7 @@ JavaScript runs the route block that it wants and then resumes it.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Generator
 from types import GeneratorType
 from typing import Any, Final
@@ -159,7 +160,7 @@ class Calls:
         block = self.host.current.ctx
         export, _, self.host.current.ctx = self.processes[-1]
         try:
-            self._report(block)
+            self._ended(block)
             self.values.words[0] = self._step()
         except BaseException as error:  # noqa: BLE001
             self.values.words[0] = self._raised(error, export, lambda: None, list)
@@ -189,12 +190,19 @@ class Calls:
         if block is not None and block.error is not None and self.host.report is not None:
             self.host.report(block)
 
+    def _ended(self, block: RouteContext | None) -> None:
+        """A block that a Process wanted has run."""
+        if block is not None:
+            self.host.ran(block, time.monotonic() - block.started)
+        self._report(block)
+
     def order(self, block: RouteContext, number: int) -> None:
         """Tell JavaScript to run ``block``, whose function has this number."""
         words = self.values.words
         words[3] = number
         words[4] = self.values.put(from_octets(block.event)) if block.kind == Route.EVENT else NULL
         self.host.current.ctx = block
+        block.started = time.monotonic()
 
     def unwind(self, error: ScriptError) -> None:
         """JavaScript will not come back: end the Processes that wait."""
@@ -203,7 +211,7 @@ class Calls:
             export, process, outer = self.processes.pop()
             if current.ctx is not None:
                 current.ctx.error = error
-                self._report(current.ctx)
+                self._ended(current.ctx)
             current.ctx = outer
             try:
                 process.close()

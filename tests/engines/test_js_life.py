@@ -216,6 +216,24 @@ def test_a_branch_route_that_runs_too_long_ends_the_request_route_too(bench: Ben
     assert bench.run(engine, bench.block("nowhere")).error is None
 
 
+def test_what_v8_runs_by_itself_is_counted_once_whether_it_ends_or_is_stopped(bench: Bench) -> None:
+    ran: list[tuple[str, float]] = []
+    engine = bench.engine(
+        f"""function {MAIN}() {{ KSR.tm.t_relay(); }} function ksr_branch_manage() {{}}
+        function outer() {{ KSR.tm.run("endless"); }} function endless() {{ for (;;) {{}} }}""",
+        Limits(0.05),
+        ran=lambda ctx, seconds: ran.append((ctx.callback, seconds)),
+    )
+    by_pull = 1 if bench.mode == "resident" else 0  # otherwise whoever calls the engine counts what it calls
+    bench.run(engine, bench.block("nowhere"), bench.block(), bench.block())
+    assert [name for name, _ in ran] == ["ksr_branch_manage", *[MAIN] * by_pull] * 2
+    assert all(0 < seconds < 5 for _, seconds in ran)
+    ran.clear()
+    bench.run(engine, bench.block("outer"), bench.block())
+    assert [name for name, _ in ran] == ["endless", *["outer"] * by_pull, "ksr_branch_manage", *[MAIN] * by_pull]
+    assert all(0.04 < seconds < 5 for name, seconds in ran if name in ("endless", "outer"))
+
+
 def test_promises_that_never_end_are_stopped(bench: Bench) -> None:
     engine = bench.engine(
         f"""function {MAIN}() {{ (function again() {{ Promise.resolve().then(again); }})(); }}

@@ -1,0 +1,122 @@
+"""JSON-RPC 2.0 (https://www.jsonrpc.org/specification): the octets of a request to the octets of its answer.
+
+No sockets here: whatever brings requests (a Unix socket today) calls ``answer``. JSON is Unicode, text inside is octets;
+this is the border between the two.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from polykemi.config import unknown
+from polykemi.errors import RpcError, UsageError
+from polykemi.kemi.binding import from_octets, to_octets
+from polykemi.kemi.rpc import INVALID_PARAMS, Command, commands_of
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INTERNAL_ERROR: Final = -32603
+SERVER_ERROR: Final = -32000
+LARGEST_BATCH: Final = 64  # requests that are answered in one go, while no message is
+
+log = logging.getLogger("polykemi.control")
+
+
+class JsonRpc:
+    """Answers requests from a table of commands."""
+
+    def __init__(self) -> None:
+        self.commands: dict[str, Command] = {}
+
+    def add(self, *parts: object) -> None:
+        """Take the commands of ``parts`` (``kemi/rpc.py``). Raise TypeError when a name is taken."""
+        for command in (command for part in parts for command in commands_of(part)):
+            if command.name in self.commands:
+                raise TypeError(f"{command.name} is there twice")
+            self.commands[command.name] = command
+
+    def answer(self, data: bytes) -> bytes | None:
+        """Return the answer to a request or a batch, without a newline; None when none is wanted (notifications)."""
+        try:
+            request = json.loads(data, parse_constant=_finite, parse_float=_finite)
+        except (ValueError, RecursionError):
+            return failure(PARSE_ERROR, "Parse error")
+        if not isinstance(request, list):
+            return self._one(request)
+        if not 0 < len(request) <= LARGEST_BATCH:
+            return failure(INVALID_REQUEST, f"expected a batch of 1 to {LARGEST_BATCH} requests, got {len(request)}")
+        answers = [answer for one in request if (answer := self._one(one)) is not None]
+        return b"[" + b",".join(answers) + b"]" if answers else None
+
+    def _one(self, request: Any) -> bytes | None:
+        if not isinstance(request, dict) or request.get("jsonrpc") != "2.0":
+            return failure(INVALID_REQUEST, 'expected an object with "jsonrpc": "2.0"', _id_of(request))
+        method, ident, silent = request.get("method"), request.get("id"), "id" not in request
+        if not isinstance(method, str) or type(ident) not in (str, int, float, type(None)):
+            return failure(INVALID_REQUEST, "expected a method, a text, and an id, a text or a number", _id_of(request))
+        try:
+            result = self._call(method, request.get("params", []))
+            answer = _encode("result", result, ident)
+        except RpcError as error:
+            answer = failure(error.code, str(error), ident)
+        except UsageError as error:
+            answer = failure(SERVER_ERROR, str(error), ident)
+        except Exception:
+            log.exception("%s: internal error", to_octets(method))
+            answer = failure(INTERNAL_ERROR, "Internal error", ident)
+        return None if silent else answer
+
+    def _call(self, method: str, params: Any) -> Any:
+        command = self.commands.get(method)
+        if command is None:
+            raise RpcError(METHOD_NOT_FOUND, f"method {to_octets(method)}: {unknown(method, self.commands)}")
+        if isinstance(params, dict):
+            return command.run({name: _octets(value) for name, value in params.items()})
+        if isinstance(params, list):
+            return command.run([_octets(value) for value in params])
+        raise RpcError(INVALID_PARAMS, f"{method}: expected params to be a list or an object")
+
+
+def failure(code: int, message: str, ident: Any = None) -> bytes:
+    """Return the octets of an error."""
+    return _encode("error", {"code": code, "message": message}, ident)
+
+
+def _id_of(request: Any) -> Any:
+    """Return the id of an invalid request where it has a usable one."""
+    ident = request.get("id") if isinstance(request, dict) else None
+    return ident if type(ident) in (str, int, float) else None
+
+
+def _finite(text: str) -> float:
+    """Return a number that JSON can hold; Python's parser takes NaN and Infinity too."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
+
+
+def _encode(name: str, value: Any, ident: Any) -> bytes:
+    answer = {"jsonrpc": "2.0", name: _unicode(value), "id": ident}  # the id goes back as it came
+    return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _octets(value: Any) -> Any:
+    return to_octets(value) if isinstance(value, str) else value  # what is no scalar fits no parameter
+
+
+def _unicode(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return value if value.isascii() else from_octets(value)
+        except UnicodeEncodeError:  # Unicode already, such as the path in an error
+            return value
+    if isinstance(value, Mapping):
+        return {_unicode(key): _unicode(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_unicode(one) for one in value]
+    return value

@@ -1,0 +1,212 @@
+"""The control plane's Unix socket: requests and answers are lines of JSON. Only the server's own user can connect.
+
+The event loop serves it, and everything else has its turn between two requests. What a client can make the server hold is
+bounded: connections, the length of a request, requests not yet answered, answers not yet read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from polykemi.control.jsonrpc import INVALID_REQUEST, SERVER_ERROR, failure
+from polykemi.errors import UsageError
+
+NAME: Final = "control.sock"  # in the data directory
+LONGEST: Final = 65536  # octets of a request
+MOST: Final = 32  # connections at a time
+_LONGEST_PATH: Final = 107  # octets that a socket's address has room for (struct sockaddr_un)
+
+Answer = Callable[[bytes], bytes | None]
+
+
+class ControlSocket:
+    """The socket that a server is asked through, from its start to its end."""
+
+    def __init__(self, path: Path) -> None:
+        """Bind ``path`` with mode 0600; a socket that nobody listens on any more is replaced. Raise UsageError."""
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._server: asyncio.AbstractServer | None = None
+        self._connections: set[_Connection] = set()
+        try:
+            self._bind()
+        except OSError as error:
+            self._socket.close()
+            raise UsageError(f"cannot listen on {path}: {error.strerror}") from None
+        except UsageError:
+            self._socket.close()
+            raise
+
+    def _bind(self) -> None:
+        os.fchmod(self._socket.fileno(), 0o600)  # on Linux the file gets the mode that the socket has when it is bound
+        with _directory(self.path) as directory:
+            fcntl.flock(directory, fcntl.LOCK_EX)  # one server at a time looks whether a socket is stale
+            address = _address(self.path, directory)
+            try:
+                self._socket.bind(address)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                _remove_stale(self.path, address)
+                self._socket.bind(address)
+            self._file = self.path.lstat()
+            self._socket.listen()
+
+    def open(self, loop: asyncio.AbstractEventLoop, answer: Answer) -> None:
+        """Begin to answer; called before ``loop`` runs."""
+        connection = partial(_Connection, loop, answer, self._connections)
+        self._server = loop.run_until_complete(loop.create_unix_server(connection, sock=self._socket))
+
+    def close(self) -> None:
+        """Drop all connections and remove the socket; called when the loop runs no more."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.abort()
+        self._socket.close()
+        try:
+            if os.path.samestat(self.path.lstat(), self._file):
+                self.path.unlink()
+        except OSError:  # it is gone already, perhaps with its directory
+            pass
+
+
+def connect(path: Path, seconds: float) -> socket.socket:
+    """Return a connection to the server whose socket is ``path``; each call on it may take ``seconds``. Raise OSError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(seconds)
+        with _directory(path) as directory:
+            sock.connect(_address(path, directory))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[int]:
+    """Give a descriptor of the directory that ``path`` is in."""
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _address(path: Path, directory: int) -> str:
+    """Return the address of ``path``: by way of its directory's descriptor where it is too long for one."""
+    return str(path) if len(os.fsencode(path)) <= _LONGEST_PATH else f"/proc/self/fd/{directory}/{path.name}"
+
+
+def _remove_stale(path: Path, address: str) -> None:
+    """Remove the socket of a server that was killed. Raise UsageError when one listens there, or when it is no socket."""
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise UsageError(f"cannot listen on {path}: there is a file that is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(address)
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:  # somebody listens and is busy
+            pass
+    raise UsageError(f"cannot listen on {path}: a server that runs already has this data directory")
+
+
+class _Connection(asyncio.Protocol):
+    """One client. Its requests are answered in their order, one in a pass of the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, answer: Answer, connections: set[_Connection]) -> None:
+        self._loop, self._answer, self._connections = loop, answer, connections
+        self._received = bytearray()
+        self._reading = True
+        self._ended = False  # the client sends no more
+        self._full = False  # the client does not read what it asked for
+        self._next: asyncio.Handle | None = None
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: Any) -> None:  # uvloop's transports are not derived from asyncio's
+        """Take a client."""
+        self._transport = transport
+        if len(self._connections) < MOST:
+            self._connections.add(self)
+        else:
+            self._refuse(SERVER_ERROR, f"expected at most {MOST} connections")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the client."""
+        self._connections.discard(self)
+        if self._next is not None:
+            self._next.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Take octets, and no more of them while there is a request's length."""
+        self._received += data
+        if len(self._received) > LONGEST:
+            self._reading = False
+            self._transport.pause_reading()
+        self._go_on()
+
+    def eof_received(self) -> bool:
+        """Answer what is there, then close: a last request may come without a newline."""
+        self._ended = True
+        self._go_on()
+        return True
+
+    def pause_writing(self) -> None:
+        """Answer no more until the client has read."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._full = False
+        self._go_on()
+
+    def abort(self) -> None:
+        """Drop the client."""
+        self._transport.abort()
+
+    def _go_on(self) -> None:
+        if self._next is None and not self._full and not self._transport.is_closing():
+            self._step()
+
+    def _step(self) -> None:
+        """Answer one request; the next one has to wait for the loop's next pass."""
+        self._next = None
+        end = self._received.find(b"\n")
+        if end > LONGEST or (end < 0 and len(self._received) > LONGEST):
+            self._refuse(INVALID_REQUEST, f"expected a request of at most {LONGEST} octets")
+            return
+        if end < 0 and not (self._ended and self._received):
+            self._wait()
+            return
+        request = bytes(self._received[: end if end >= 0 else None])
+        del self._received[: len(request) + 1]
+        answer = self._answer(request) if request.strip() else None
+        if answer is not None:
+            self._transport.write(answer + b"\n")  # may call pause_writing
+        if not self._full:
+            self._next = self._loop.call_soon(self._step)
+
+    def _wait(self) -> None:
+        """All is answered."""
+        if self._ended:
+            self._transport.close()
+        elif not self._reading:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _refuse(self, code: int, cause: str) -> None:
+        self._transport.write(failure(code, cause) + b"\n")
+        self._transport.close()

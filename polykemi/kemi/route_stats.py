@@ -1,0 +1,78 @@
+"""How often each route block ran and how long it took: always counted, so a run costs two reads of a clock and ``add``.
+
+A block's time is wall time from its call to its return. It includes the blocks that ran inside of it (the branch route
+of a ``t_relay``), as Kamailio's latency does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from polykemi.kemi.route import Route
+
+OTHERS: Final = "(others)"  # the name that all blocks beyond the limit are counted under
+_LIMIT: Final = 1024  # names come from scripts and may be made there
+
+
+class BlockStats:
+    """The counters of one route block in one engine; times are seconds."""
+
+    __slots__ = ("callback", "cnt", "engine", "kind", "max", "min", "sum")
+
+    cnt: int
+    sum: float
+    min: float
+    max: float
+
+    def __init__(self, kind: Route, callback: str, engine: str) -> None:
+        self.kind, self.callback, self.engine = kind, callback, engine
+        self.reset()
+
+    def add(self, seconds: float) -> None:
+        """Count a run that took ``seconds``."""
+        self.cnt += 1
+        self.sum += seconds
+        if seconds < self.min:
+            self.min = seconds
+        if seconds > self.max:
+            self.max = seconds
+
+    def reset(self) -> None:
+        """Begin anew; ``min`` is infinite until the block has run."""
+        self.cnt, self.sum, self.min, self.max = 0, 0.0, float("inf"), 0.0
+
+
+class RouteStats:
+    """The counters of all route blocks, at most ``_LIMIT`` and one more for each kind and engine."""
+
+    def __init__(self, engine_for: Callable[[Route, str], str]) -> None:
+        """``engine_for(kind, callback)``: the name of the engine that runs a block."""
+        self._engine_for = engine_for
+        self._blocks: dict[tuple[int, str], BlockStats] = {}
+        self._others: dict[tuple[int, str], BlockStats] = {}  # by kind and engine
+
+    def of(self, kind: Route, callback: str) -> BlockStats:
+        """Return the counters of a block, and with them the name of its engine."""
+        block = self._blocks.get((kind._value_, callback))  # the hash of an enum is a Python call
+        return block if block is not None else self._new(kind, callback)
+
+    def _new(self, kind: Route, callback: str) -> BlockStats:
+        engine = self._engine_for(kind, callback)
+        if len(self._blocks) < _LIMIT:
+            block = self._blocks[kind._value_, callback] = BlockStats(kind, callback, engine)
+            return block
+        others = self._others.get((kind._value_, engine))
+        if others is None:
+            others = self._others[kind._value_, engine] = BlockStats(kind, OTHERS, engine)
+        return others
+
+    def __iter__(self) -> Iterator[BlockStats]:
+        """Give the blocks that have run, in the order in which they were first asked for."""
+        return (block for table in (self._blocks, self._others) for block in table.values() if block.cnt)
+
+    def reset(self) -> None:
+        """Set all counters to zero."""
+        for table in (self._blocks, self._others):
+            for block in table.values():
+                block.reset()

@@ -1,0 +1,95 @@
+"""What can be asked of a running server: a method marked with ``@rpc`` is the only declaration of an RPC command.
+
+As with ``@export``, names, types and documentation are read from the Python signature. Modules and the control plane mark
+their commands alike; names and answers are Kamailio's where Kamailio has the command (RPC exports, core/rpc.h).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter, Signature
+from typing import Any, Final, TypeVar
+
+from polykemi.errors import RpcError
+
+INVALID_PARAMS: Final = -32602  # JSON-RPC 2.0 section 5.1
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_EXPECTED: Final[dict[Any, str]] = {int: "an integer", float: "a number", str: "a text"}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: ``run`` checks what came and calls it; what it returns goes out as JSON, text being octets."""
+
+    name: str  # "core.version"
+    doc: str
+    function: Callable[..., Any]
+    signature: Signature
+
+    @property
+    def usage(self) -> str:
+        """The parameters for a reader: ``table key [value] [more...]``."""
+        return " ".join(map(_shown, self.signature.parameters.values())) or "no parameters"
+
+    def run(self, given: Sequence[Any] | Mapping[str, Any]) -> Any:
+        """Call it with parameters by position or by name. Raise RpcError."""
+        try:
+            if isinstance(given, Mapping):
+                bound = self.signature.bind(**given)
+            else:
+                bound = self.signature.bind(*given)
+        except TypeError:
+            raise RpcError(INVALID_PARAMS, f"{self.name}: expected {self.usage}") from None
+        arguments: list[Any] = []
+        for name, value in bound.arguments.items():
+            parameter = self.signature.parameters[name]
+            values = value if parameter.kind is Parameter.VAR_POSITIONAL else [value]
+            arguments += [self._convert(parameter, one) for one in values]
+        return self.function(*arguments)
+
+    def _convert(self, parameter: Parameter, value: Any) -> Any:
+        """Return ``value`` as the parameter's type: a number is a text too (users are named 1001), the reverse is not so."""
+        kind, given = parameter.annotation, type(value)
+        if given is kind:
+            return value
+        if given is int and kind is float:
+            return float(value)
+        if given in (int, float) and kind is str:
+            return str(value)
+        raise RpcError(INVALID_PARAMS, f"{self.name}: {parameter.name}: expected {_EXPECTED[kind]}")
+
+
+def rpc(name: str) -> Callable[[F], F]:
+    """Mark a method as the command ``name`` (``group.command``). Parameters are int, float or str; ``*names`` takes any number."""
+
+    def mark(method: F) -> F:
+        method.__rpc__ = name  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+def commands_of(part: object) -> Iterator[Command]:
+    """Give the commands of an object. Raise TypeError for a declaration that cannot be called."""
+    for attribute, method in inspect.getmembers(type(part), inspect.isfunction):
+        name = getattr(method, "__rpc__", None)
+        if name is None:
+            continue
+        function = getattr(part, attribute)
+        if not method.__doc__:
+            raise TypeError(f"{name}: a command needs a docstring")
+        signature = inspect.signature(function, eval_str=True)
+        for parameter in signature.parameters.values():
+            if parameter.annotation not in _EXPECTED or parameter.kind is Parameter.KEYWORD_ONLY:
+                raise TypeError(f"{name}: parameter {parameter.name} must be int, float or str, by position")
+        yield Command(name, inspect.getdoc(method) or "", function, signature)
+
+
+def _shown(parameter: Parameter) -> str:
+    if parameter.kind is Parameter.VAR_POSITIONAL:
+        return f"[{parameter.name}...]"
+    return parameter.name if parameter.default is Parameter.empty else f"[{parameter.name}]"

@@ -1,0 +1,101 @@
+"""Commands of a running server: what a declaration must have, and what a call must bring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from polykemi.errors import RpcError
+from polykemi.kemi.rpc import INVALID_PARAMS, Command, commands_of, rpc
+
+
+class Part:
+    """Commands with every shape of parameters."""
+
+    @rpc("part.all")
+    def all(self, text: str, number: int, share: float = 0.5, *more: str) -> tuple[Any, ...]:
+        """Return what came."""
+        return (text, number, share, *more)
+
+    @rpc("part.none")
+    def none(self) -> int:
+        """Return 1."""
+        return 1
+
+    def no_command(self) -> None:
+        """Not reachable."""
+
+
+COMMANDS = {command.name: command for command in commands_of(Part())}
+ALL = COMMANDS["part.all"]
+
+
+def refused(command: Command, given: Any) -> str:
+    with pytest.raises(RpcError) as raised:
+        command.run(given)
+    assert raised.value.code == INVALID_PARAMS
+    return str(raised.value)
+
+
+def test_what_is_marked_is_a_command_with_its_documentation() -> None:
+    assert set(COMMANDS) == {"part.all", "part.none"}
+    assert COMMANDS["part.none"].doc == "Return 1."
+    assert ALL.usage == "text number [share] [more...]"
+    assert COMMANDS["part.none"].usage == "no parameters"
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments"),
+    [
+        (["a", 1], ("a", 1, 0.5)),
+        (["a", 1, 2], ("a", 1, 2.0)),
+        (["a", 1, 0.25, "b", 3], ("a", 1, 0.25, "b", "3")),
+        ([1001, 1], ("1001", 1, 0.5)),
+        ({"number": 1, "text": "a"}, ("a", 1, 0.5)),
+    ],
+)
+def test_parameters_come_by_position_or_by_name(given: Any, arguments: tuple[Any, ...]) -> None:
+    assert ALL.run(given) == arguments
+
+
+@pytest.mark.parametrize("given", [[], ["a"], {"text": "a"}, {"text": "a", "number": 1, "other": 2}, {"more": []}])
+def test_too_few_and_unknown_parameters_are_answered_with_those_expected(given: Any) -> None:
+    assert refused(ALL, given) == "part.all: expected text number [share] [more...]"
+
+
+def test_too_many_parameters_are_refused() -> None:
+    assert refused(COMMANDS["part.none"], [1]) == "part.none: expected no parameters"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a", "1"], "number: expected an integer"),
+        (["a", 1.5], "number: expected an integer"),
+        (["a", True], "number: expected an integer"),
+        (["a", 1, "x"], "share: expected a number"),
+        ([None, 1], "text: expected a text"),
+        ([["a"], 1], "text: expected a text"),
+        (["a", 1, 1, "b", {}], "more: expected a text"),
+    ],
+)
+def test_a_parameter_of_the_wrong_type_is_named(given: Any, expected: str) -> None:
+    assert refused(ALL, given) == f"part.all: {expected}"
+
+
+def test_a_command_without_documentation_or_with_another_type_is_no_command() -> None:
+    class Silent:
+        @rpc("x.silent")
+        def silent(self) -> int:
+            return 1
+
+    class Odd:
+        @rpc("x.odd")
+        def odd(self, table: dict[str, int]) -> int:
+            """Take a table."""
+            return len(table)
+
+    for part, cause in ((Silent(), "docstring"), (Odd(), "parameter table")):
+        with pytest.raises(TypeError, match=cause):
+            list(commands_of(part))
