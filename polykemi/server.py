@@ -20,7 +20,7 @@ from typing import Any
 
 import uvloop
 
-from polykemi import __version__, logs
+from polykemi import __version__, compiled, logs
 from polykemi.config import Settings, typed_params
 from polykemi.control.plane import ControlPlane
 from polykemi.engines import make_engine
@@ -311,7 +311,7 @@ class Server:
 
     def describe(self) -> list[str]:
         """Return the lines that tell what this server is: addresses, route blocks, data."""
-        lines = [f"polykemi {__version__}"]
+        lines = [f"polykemi {__version__}{', compiled' if compiled else ''}"]
         lines += [f"listening on {listener}" for listener in self.transports.listeners]
         if self.settings.domains:
             lines.append(f"domains: {', '.join(self.settings.domains)}")
