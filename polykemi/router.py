@@ -59,6 +59,7 @@ class Router:
         self._clock = clock
         self._queue: deque[Process[None]] = deque()
         self._process: Process[None] | None = None
+        self._now = 0.0  # of the datagram before
         self._ran: RouteContext | None = None  # what next() gave out last
         self._stack: list[str] = []  # engines that run now, the innermost last
         self._tm: Any = None
@@ -73,7 +74,9 @@ class Router:
     # ---- work comes in
     def receive(self, data: bytes, flow: Flow, now: float) -> None:
         """Take one datagram."""
-        self.services.database.refresh(now)
+        if now != self._now:  # another pass
+            self._now = now
+            self.services.database.refresh(now)
         try:
             message = parse(data)
         except ParseError as error:
@@ -108,16 +111,15 @@ class Router:
                     return None
                 process = self._process = self._queue.popleft()
             try:
-                ctx = process.send(None)
-            except StopIteration:
-                self._process = None
+                ctx = next(process, None)
             except Exception:
-                self._process = None
+                ctx = None
                 self.services.count("core.internal_errors")
                 log.exception("internal error; the message it happened on is lost")
-            else:
+            if ctx is not None:
                 self._ran = ctx
                 return ctx
+            self._process = None
 
     def pump(self) -> None:
         """Do all that is to be done, calling engines from here."""

@@ -53,12 +53,23 @@ class Shape:
     must have and this has not, "" for none.
     """
 
-    __slots__ = ("first", "in_early_reply", "in_reply", "is_folded", "missing", "names", "repeated", "starts")
+    __slots__ = (
+        "first",
+        "in_early_reply",
+        "in_reply",
+        "is_folded",
+        "missing",
+        "names",
+        "repeated",
+        "starts",
+        "written",
+    )
 
     def __init__(self, written: tuple[str, ...]) -> None:
         names = tuple([canonical_names[name] for name in written])
         self.names = names
         self.is_folded = FOLDED in names
+        self.written = [name + ":" for name in written]
         self.starts = [len(name) + 1 for name in written]
         self.first: dict[str, int] = {}
         for i, name in enumerate(names):
@@ -81,7 +92,23 @@ class _Shapes(dict[tuple[str, ...], Shape]):
         return shape
 
 
-shapes: Final = _Shapes()
+_shapes: Final = _Shapes()
+_likely: Final[dict[int, Shape]] = {}  # number of lines -> the shape that the last message with so many had
+
+
+def shape_of(lines: list[str]) -> Shape:
+    """Return the shape of header lines: mostly that of the last message with as many."""
+    shape = _likely.get(len(lines))
+    if shape is not None:
+        for line, written in zip(lines, shape.written, strict=False):
+            if not line.startswith(written):
+                break
+        else:
+            return shape
+    shape = _shapes[tuple([line.partition(":")[0] for line in lines])]
+    if len(lines) <= 64:
+        _likely[len(lines)] = shape
+    return shape
 
 
 class Message:
@@ -97,10 +124,10 @@ class Message:
     is_request = False
 
     def __init__(self, raw: bytes, start_line: str, lines: list[str], body_at: int) -> None:
-        shape = shapes[tuple([line.partition(":")[0] for line in lines])]
+        shape = shape_of(lines)
         if shape.is_folded:
             lines = join_folded(lines)
-            shape = shapes[tuple([line.partition(":")[0] for line in lines])]
+            shape = shape_of(lines)
         self.raw = raw
         self.start_line = start_line
         self.lines = lines
