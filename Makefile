@@ -5,7 +5,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-lock
+COMPILED := build/compiled
 ARGS ?=
+
+# once it has been built, the compiled form is what runs; it is built anew when a source has changed
+ifneq ($(wildcard $(COMPILED)/.made),)
+RUNNING := $(COMPILED)/.made
+export PYTHONPATH := $(CURDIR)/$(COMPILED)
+endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -15,12 +22,19 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
 
 .PHONY: serve
-serve: $(STAMP) ## run the server with the Lua sample script; more options: make serve ARGS="--listen udp:127.0.0.1:5070"
+serve: $(STAMP) $(RUNNING) ## run the server with the Lua sample script; more options: make serve ARGS="--listen udp:127.0.0.1:5070"
 	@$(BIN)/polykemi serve --engine lua routes/lua/basic.lua $(ARGS)
+
+.PHONY: compile
+compile: $(COMPILED)/.made ## build the compiled form (a C compiler is needed); `make serve` runs it from then on
 
 .PHONY: test
 test: $(STAMP) ## run the tests; some of them: make test ARGS="tests/test_cli.py -k version"
 	$(BIN)/pytest $(ARGS)
+
+.PHONY: testcompiled
+testcompiled: $(COMPILED)/.made ## run the tests on the compiled form
+	$(BIN)/pytest -o pythonpath="$(COMPILED) ." $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## format, lint, types, import contracts
@@ -33,7 +47,7 @@ lint: $(STAMP) ## format, lint, types, import contracts
 check: lint test ## what has to pass before a change goes in: lint and test
 
 .PHONY: bench
-bench: $(STAMP) ## measure the server, and Kamailio beside it where it is installed; options: make bench ARGS=--help
+bench: $(STAMP) $(RUNNING) ## measure the server, and Kamailio beside it where it is installed; options: make bench ARGS=--help
 	$(BIN)/python -m bench $(ARGS)
 
 .PHONY: micro
@@ -62,8 +76,15 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --no-strip-extras \
 
 .PHONY: clean
 clean: ## remove what make and the tools made, .venv too
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks .coverage dist
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks .coverage dist
 	find polykemi tests bench routes -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(COMPILED)/.made: $(STAMP) hatch_build.py $(shell find polykemi -name '*.py' -o -name '*.lua' -o -name '*.js')
+	@echo "compiling into $(COMPILED), this takes a minute or two ..."
+	@rm -rf $(COMPILED)
+	@POLYKEMI_COMPILE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--target $(COMPILED) .
+	@touch $@
 
 $(STAMP): requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "polykemi needs Python 3.11 or later; say which: make PYTHON=...")'

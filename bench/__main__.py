@@ -110,7 +110,7 @@ def chosen_subjects(engines: list[str], forms: list[str], *, peer: bool) -> tupl
         for form in forms:
             if actual_form(form) == form or not form:
                 subjects.append(Subject("polykemi", engine, form))
-            elif (reason := "polykemi compiled: this working copy has no compiled modules") not in skipped:
+            elif (reason := "polykemi compiled: `make compile` has not been run") not in skipped:
                 skipped.append(reason)
         if peer:
             if reason := kamailio_server.why_not(engine):

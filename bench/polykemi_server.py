@@ -32,27 +32,22 @@ htable = ["pw=>size=14;dbtable=passwords"]
 [log]
 level = "warning"
 """
-POLYKEMI = [sys.executable, "-m", "polykemi"]
-ASK_FORM = """
-import polykemi
-compiled = getattr(polykemi, "compiled", False)
-print("compiled" if (compiled() if callable(compiled) else compiled) else "pure")
-"""
+PYTHON = [sys.executable, "-P"]  # what PYTHONPATH says goes before the working directory
+POLYKEMI = [*PYTHON, "-m", "polykemi"]
+ASK_FORM = "import polykemi; print('compiled' if polykemi.compiled else 'pure')"
 
 
 def environment(form: str) -> dict[str, str]:
     """Return the environment in which polykemi runs in ``form``; empty: as it would by itself."""
     variables = dict(os.environ)
-    if form == "pure":
-        variables["POLYKEMI_PURE"] = "1"
-    elif form == "compiled":
-        variables.pop("POLYKEMI_PURE", None)
+    if form:
+        variables["PYTHONPATH"] = str(ROOT if form == "pure" else ROOT / "build" / "compiled")
     return variables
 
 
 def actual_form(form: str) -> str:
     """Return what ``form`` turns out to be: compiled where compiled modules are built and wanted, else pure."""
-    command = [sys.executable, "-c", ASK_FORM]
+    command = [*PYTHON, "-c", ASK_FORM]
     return subprocess.run(
         command, cwd=ROOT, env=environment(form), check=True, capture_output=True, text=True
     ).stdout.strip()

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from polykemi import __version__, config
+from polykemi import __version__, compiled, config
 from polykemi.errors import DataError, RpcError, UsageError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.registry import exports_of
@@ -47,7 +47,7 @@ def _fail(message: str, code: int = 2) -> None:
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="polykemi %(version)s")
+@click.version_option(__version__, message=f"polykemi %(version)s{', compiled' if compiled else ''}")
 def commands() -> None:
     """A SIP server whose routing logic is a script in Lua, JavaScript or Python, written against KSR."""
 

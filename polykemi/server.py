@@ -20,7 +20,7 @@ from typing import Any
 
 import uvloop
 
-from polykemi import __version__, logs
+from polykemi import __version__, compiled, logs
 from polykemi.config import Settings, typed_params
 from polykemi.control.plane import ControlPlane
 from polykemi.engines import make_engine
@@ -264,22 +264,27 @@ class Server:
         self._turn()
 
     # ---- life
-    def run(self) -> None:
-        """Serve until SIGINT or SIGTERM, then let open transactions finish."""
+    def open(self) -> None:
+        """Get ready for ``run``: from now on signals end it, and what comes in is answered then."""
         self.control.open(self.loop, self.router, self._started)
         self.transports.open(self.loop)
+        for number in (signal.SIGINT, signal.SIGTERM):  # not the loop's handlers: they miss what comes before it runs
+            signal.signal(number, self._signalled)
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM, then let open transactions finish."""
         self._arm()
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)  # messages leave no cycles behind; looking for some costs 5 % of a call
         if self._resident is not None:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: self.loop.call_soon_threadsafe(self._drain))
             self._resident.serve(self.loop, self.router)
         else:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.loop.add_signal_handler(number, self._drain)
             self.loop.run_forever()
+
+    def _signalled(self, *_: object) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._drain)
 
     def _drain(self) -> None:
         """Take no new work and stop as soon as no transaction is open; a second signal stops at once."""
@@ -311,7 +316,7 @@ class Server:
 
     def describe(self) -> list[str]:
         """Return the lines that tell what this server is: addresses, route blocks, data."""
-        lines = [f"polykemi {__version__}"]
+        lines = [f"polykemi {__version__}{', compiled' if compiled else ''}"]
         lines += [f"listening on {listener}" for listener in self.transports.listeners]
         if self.settings.domains:
             lines.append(f"domains: {', '.join(self.settings.domains)}")
@@ -334,6 +339,7 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     logs.to_stderr(settings.log_level)
     server = Server(settings)
     try:
+        server.open()
         for line in server.describe():
             say(line)
         say("ready")

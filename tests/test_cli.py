@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pytest
 
 import polykemi
 from polykemi.cli import main
 from polykemi.config import EngineSettings, Settings
+from polykemi.control.unix import ControlSocket
 from polykemi.errors import DataError, ScriptLoadError
 from polykemi.kemi.binding import to_octets
 from polykemi.sip.flow import Listener
@@ -236,6 +240,65 @@ def test_a_wrong_row_imports_nothing(run: Run, tmp_path: Path) -> None:
 def test_a_data_directory_that_is_a_file_is_named(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "'file' is a file" in one_line(run("subscriber", "list", "--data", "file"))
+
+
+# ---- rpc
+
+
+class Answering:
+    """A control socket in a data directory that gives each request the answer it is told."""
+
+    def __init__(self, data: Path, member: str) -> None:
+        data.mkdir(exist_ok=True)
+        self.requests: list[dict[str, Any]] = []
+        self._answer = f'{{"jsonrpc":"2.0",{member},"id":1}}'.encode()
+        self._socket = ControlSocket(data / "control.sock")
+        self._loop = asyncio.new_event_loop()
+        self._socket.open(self._loop, self._take)
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def _take(self, request: bytes) -> bytes:
+        self.requests.append(json.loads(request))
+        return self._answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._socket.close()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+
+def test_rpc_asks_the_server_of_the_data_directory_and_prints_a_table(run: Run, tmp_path: Path) -> None:
+    with Answering(tmp_path / "polykemi.data", '"result":[{"block":"main","cnt":2}]') as server:
+        assert run("rpc", "route.stats", "a", "5", "s:6") == Ran(0, "block  cnt\nmain     2\n", "")
+        assert json.loads(run("rpc", "route.stats", "--json").out) == [{"block": "main", "cnt": 2}]
+    assert [(r["method"], r["params"]) for r in server.requests] == [
+        ("route.stats", ["a", 5, "6"]),
+        ("route.stats", []),
+    ]
+
+
+def test_rpc_finds_the_server_by_socket_data_or_configuration(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text('data = "state"\n')
+    with Answering(tmp_path / "state", '"result":"here"'):
+        for place in (("--socket", "state/control.sock"), ("--data", "state"), ("--config", "my.toml")):
+            assert run("rpc", "core.version", *place) == Ran(0, "here\n", "")
+
+
+def test_an_error_of_the_server_is_one_line_and_exit_code_1(run: Run, tmp_path: Path) -> None:
+    with Answering(tmp_path / "polykemi.data", '"error":{"code":404,"message":"not\\nhere"}'):
+        assert run("rpc", "ul.lookup") == Ran(1, "", "polykemi: not here\n")
+
+
+def test_a_server_that_cannot_be_reached_is_one_line_and_exit_code_2(run: Run) -> None:
+    line = one_line(run("rpc", "core.version"))
+    assert line == "cannot reach a server: polykemi.data/control.sock is not there"
+    assert "METHOD" in one_line(run("rpc"))
 
 
 # ---- functions

@@ -40,8 +40,8 @@ def test_the_mistake_that_is_shown_looks_like_this(tmp_path: Path) -> None:
 
 
 def test_each_command_that_is_shown_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = set(re.findall(r"^\.venv/bin/polykemi (serve|functions|[a-z]+ [a-z]+)\b", README, re.MULTILINE))
-    assert commands >= {"serve", "functions", "subscriber add", "subscriber import", "subscriber remove"}
+    commands = set(re.findall(r"^\.venv/bin/polykemi (serve|functions|rpc|[a-z]+ [a-z]+)\b", README, re.MULTILINE))
+    assert commands >= {"serve", "functions", "rpc", "subscriber add", "subscriber import", "subscriber remove"}
     for command in sorted(commands):
         main([*command.split(" "), "--help"])
         assert capsys.readouterr().out.startswith(f"Usage: polykemi {command} ")

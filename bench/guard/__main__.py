@@ -86,7 +86,7 @@ def count() -> Counts:
         command += [f"--dump-before={name}" for name in MARKS]
         command += [sys.executable, "-m", "bench.guard.register_path"]
         variables = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT)}
-        variables |= {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "POLYKEMI_PURE": "1"}
+        variables |= {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(f"guard: {(done.stdout + done.stderr).strip()[-2000:]}")

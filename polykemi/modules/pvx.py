@@ -269,7 +269,7 @@ class Pvx(XavpFunctions):
         branch = self._environment.static_branch
         if not branch.uri:
             return -1
-        ctx.branches.append(copy.copy(branch))
+        ctx.branches.append(branch.copy())
         return 1
 
     @export()

@@ -69,8 +69,8 @@ class Sanity(Module):
                 check(self, message, uris)
             if checks & 65536 or self.params.size_checks:
                 self._check_sizes(message)
-        except _Unsupported as error:
-            return self._fail(ctx, error, (f"Unsupported: {error.options}",))
+        except _Unsupported as unsupported:
+            return self._fail(ctx, unsupported, (f"Unsupported: {unsupported.options}",))
         except SipError as error:
             return self._fail(ctx, error)
         return 1

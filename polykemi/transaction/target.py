@@ -51,3 +51,17 @@ class Target:
         self.instance = instance
         self.ruid = ruid
         self.user_agent = user_agent
+
+    def copy(self) -> Target:
+        """Return an independent copy."""
+        return Target(
+            self.uri,
+            self.dst_uri,
+            path=self.path,
+            q=self.q,
+            flags=self.flags,
+            listener=self.listener,
+            instance=self.instance,
+            ruid=self.ruid,
+            user_agent=self.user_agent,
+        )

@@ -10,7 +10,7 @@ import pytest
 from bench import kamailio_server, polykemi_server
 from bench.__main__ import chosen_subjects, parse
 from bench.maximum import highest_rate
-from bench.servers import CALLEES, USERS, RouteTime, Subject, copy_database, make_database
+from bench.servers import CALLEES, ROOT, USERS, RouteTime, Subject, copy_database, make_database
 from polykemi.storage.provisioned import Database
 
 
@@ -36,13 +36,10 @@ def test_polykemis_answer_tells_the_time_in_the_request_route() -> None:
 
 
 def test_the_form_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POLYKEMI_PURE", "1")
-    assert polykemi_server.environment("")["POLYKEMI_PURE"] == "1"
-    assert "POLYKEMI_PURE" not in polykemi_server.environment("compiled")
-    monkeypatch.delenv("POLYKEMI_PURE")
-    assert "POLYKEMI_PURE" not in polykemi_server.environment("")
-    assert polykemi_server.environment("pure")["POLYKEMI_PURE"] == "1"
-    assert polykemi_server.actual_form("pure") == "pure"
+    monkeypatch.setenv("PYTHONPATH", "anything")
+    assert polykemi_server.environment("")["PYTHONPATH"] == "anything"
+    assert polykemi_server.environment("pure")["PYTHONPATH"] == str(ROOT)
+    assert polykemi_server.environment("compiled")["PYTHONPATH"] == str(ROOT / "build" / "compiled")
 
 
 def test_both_servers_find_their_tables_in_one_database(tmp_path: Path) -> None:

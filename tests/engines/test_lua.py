@@ -455,6 +455,7 @@ def test_the_engine_may_be_called_from_another_thread_than_the_one_that_made_it(
     assert lua.seen == ["str x"] * 100
 
 
+@pytest.mark.pure
 def test_a_reload_gives_the_old_script_back(lua: Bench) -> None:
     assert isinstance(lua.engine, LuaEngine)
     states: list[weakref.ref[Any]] = []

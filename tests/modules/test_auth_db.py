@@ -53,6 +53,7 @@ def test_a_subscriber_is_let_in_with_the_right_password_only() -> None:
     )
 
 
+@pytest.mark.pure
 def test_an_unknown_user_costs_one_response_like_a_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
     from polykemi.sip import digest
 

@@ -305,6 +305,7 @@ def test_headers_that_the_script_added_go_into_the_reply_once() -> None:
     assert ctx.reply_headers == ["X-Mine: 1"]
 
 
+@pytest.mark.pure
 def test_save_replies_through_the_transaction_when_there_is_one() -> None:
     class Tm:
         name = "tm"

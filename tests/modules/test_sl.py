@@ -122,6 +122,7 @@ def test_headers_and_body_that_a_script_gave_for_the_reply_are_in_it() -> None:
     assert ctx.replied
 
 
+@pytest.mark.pure
 def test_send_reply_goes_through_the_transaction_when_there_is_one() -> None:
     made = services(Sl)
     tm = FakeTm()
