@@ -47,8 +47,12 @@ lint: $(STAMP) ## format, lint, types, import contracts
 check: lint test ## what has to pass before a change goes in: lint and test
 
 .PHONY: bench
-bench: $(STAMP) ## measure the server, and Kamailio beside it where it is installed; options: make bench ARGS=--help
+bench: $(STAMP) $(RUNNING) ## measure the server, and Kamailio beside it where it is installed; options: make bench ARGS=--help
 	$(BIN)/python -m bench $(ARGS)
+
+.PHONY: micro
+micro: $(STAMP) ## time the parts: parser, digest, storage, a KSR call; some of them: make micro ARGS="-k uri"
+	$(BIN)/pytest bench/micro --benchmark-max-time=0.4 --benchmark-sort=name --benchmark-columns=median,iqr,min,rounds $(ARGS)
 
 .PHONY: guard
 guard: $(STAMP) ## count the instructions of the REGISTER path, and fail when they have grown; make guard ARGS=--update
@@ -72,7 +76,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --no-strip-extras \
 
 .PHONY: clean
 clean: ## remove what make and the tools made, .venv too
-	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage dist
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks .coverage dist
 	find polykemi tests bench routes -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(COMPILED)/.made: $(STAMP) hatch_build.py $(shell find polykemi -name '*.py' -o -name '*.lua' -o -name '*.js')

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import os
-import random
 import re
 import sys
 import tempfile
@@ -17,19 +16,15 @@ from collections.abc import Iterable
 from hashlib import md5
 from pathlib import Path
 
+from bench.node import NOW, PHONE, make_node, register
 from bench.servers import DOMAIN, SCRIPTS
-from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings
-from polykemi.kemi.ids import Ids
-from polykemi.server import Node, assemble, open_data
 from polykemi.sip import digest
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow
 
 SECTIONS = ("challenge", "save", "calibration")  # each between a mark and the next
 WARM = 50  # registrations and rounds before anything is counted: the interpreter has specialised its code then
 N = 200  # counted ones
-NOW, STEP = 1_800_000_000.0, 0.000_25  # seconds; 4,000 messages a second
-LISTENER = Listener("udp", "192.0.2.1", 5060)
-PHONE = Flow(LISTENER, "192.0.2.10", 5060)
+STEP = 0.000_25  # seconds; 4,000 messages a second
 
 _NONCE = re.compile(rb'nonce="([^"]+)"')
 _HEADERS = "\r\n".join(f"Name-{i}: value {i}; parameter={i * 7}" for i in range(10))
@@ -45,27 +40,10 @@ class Phones:
 
     def __init__(self, data: Path, users: int) -> None:
         self.now, self.answers = NOW, list[bytes]()
-        location, database = open_data(data)
-        for i in range(users):
-            database.add_subscriber(f"u{i:05}", DOMAIN, f"pw-{i:05}")
-        settings = Settings(
-            listen=(LISTENER,),
-            domains=(DOMAIN,),
-            data=data,
-            engines=(EngineSettings("lua", SCRIPTS["lua"]),),
-            routes=RouteSettings("lua"),
-            modules=ModuleSettings(params={"registrar": {"max_contacts": 1}}),
-            log_level="warning",
-        )
-        self.node: Node = assemble(
-            settings,
-            listeners=(LISTENER,),
-            location=location,
-            database=database,
-            send=lambda items: self.answers.extend(data for data, _ in items),
-            now=NOW,
-            ids=Ids(random.Random(0)),
-        )
+        self.node = make_node(data, "lua", SCRIPTS["lua"], self._take, users)
+
+    def _take(self, items: list[tuple[bytes, Flow]]) -> None:
+        self.answers += [data for data, _ in items]
 
     def exchange(self, requests: list[bytes]) -> list[bytes]:
         """Let ``requests`` come in, one in each pass over the socket, and return the answers."""
@@ -76,25 +54,6 @@ class Phones:
             receive(request, PHONE, self.now)
             pump()
         return self.answers
-
-
-def register(i: int, cseq: int, *more: str) -> bytes:
-    """Return a REGISTER of user ``i``, as sipp sends it."""
-    lines = [
-        f"REGISTER sip:{DOMAIN} SIP/2.0",
-        f"Via: SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bK-{i}-{cseq}",
-        "Max-Forwards: 70",
-        f"From: <sip:u{i:05}@{DOMAIN}>;tag=4711r{i}",
-        f"To: <sip:u{i:05}@{DOMAIN}>",
-        f"Call-ID: {i}-4711@192.0.2.10",
-        f"CSeq: {cseq} REGISTER",
-        f"Contact: <sip:u{i:05}@192.0.2.10:5060>",
-        *more,
-        "Expires: 3600",
-        "User-Agent: bench",
-        "Content-Length: 0",
-    ]
-    return "\r\n".join([*lines, "", ""]).encode()
 
 
 def authorization(i: int, challenge: bytes) -> str:
