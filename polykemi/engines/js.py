@@ -63,10 +63,10 @@ class JsEngine:
         v8, values, calls = self._v8, self._values, self._calls
         rows, exports = calls.bind()
         own = (self._next, self._failed, calls.resume, calls.told, values.piece, values.rest, calls.misfit)
-        entries = [v8.entry(function) for function in (*own, *exports)]
+        entries = v8.entries((*own, *exports))
         source = resources.files("polykemi.engines").joinpath("js_runtime.js").read_text("utf-8")
         spec = json.dumps({"cache": self._host.trace is None, "exports": rows})
-        return v8.make(v8.eval(source), spec, v8.array([shared, v8.array(entries)]))
+        return v8.make(v8.eval(source), spec, v8.array([shared, entries]))
 
     def _failed(self) -> None:
         """A route block failed."""

@@ -1,13 +1,15 @@
 """V8 with synchronous Python functions: all that touches entry points of mini_racer which are not public.
 
 mini_racer's Python API gives JavaScript asynchronous functions only. Its library, however, calls the C callback that
-``mr_init_context`` was given on the isolate's own thread and holds JavaScript until the callback returns. Three laws follow:
+``mr_init_context`` was given on the isolate's own thread and holds JavaScript until the callback returns; that makes a
+handle for each call and takes 0.85 us. It also exports V8's own C++ interface, whose functions call a C callback and
+nothing else: 0.07 us. So the first way is taken once, to get onto the thread, and the second to make ``entries``.
 
-* nothing may call into V8 from inside a callback: it would wait for itself. ``start`` only queues and may be called there;
-* the isolate's thread takes its Python thread state once and keeps it until ``close`` (otherwise one is made and
-  destroyed for every call: 9 us instead of 1 us);
-* mini_racer frees the handles that callbacks leave behind only in V8's message pump: a task that runs for long must come
-  back to it now and then (otherwise 100 octets leak at every call).
+* Nothing may call mini_racer from inside a callback: it would wait for itself. ``start`` only queues and may be called
+  there.
+* The isolate's thread takes its Python thread state once and keeps it until ``close`` (otherwise one is made and
+  destroyed for every call: 9 us).
+* V8 does some of its housekeeping in its message pump only: a task that runs for long must come back to it now and then.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import json
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,7 +49,23 @@ _FUNCTIONS: Final = (
 # gives js_runtime.js the word for "run what promises have to do now": mini_racer does that outside of every task, where
 # it could not be stopped
 _FLAG: Final = "--allow-natives-syntax"
-_ENTRY: Final = 1 << 40  # callback numbers of entries start here, those of tasks below
+_ERRAND: Final = 1 << 40  # number of the callback of ``_on_thread``; those of tasks are below
+# v8-isolate.h, v8-context.h, v8-object.h, v8-function.h (V8 14.4, Itanium C++ ABI): a Local is a pointer
+_V8_FUNCTIONS: Final = {
+    "isolate": "_ZN2v87Isolate10GetCurrentEv",
+    "context": "_ZN2v87Isolate17GetCurrentContextEv",
+    "globals": "_ZN2v87Context6GlobalEv",
+    "set": "_ZN2v86Object3SetENS_5LocalINS_7ContextEEEjNS1_INS_5ValueEEE",
+    "function": "_ZN2v88Function3NewENS_5LocalINS_7ContextEEEPFvRKNS_20FunctionCallbackInfoINS_5ValueEEEENS1_INS_4DataEEEi"
+    "NS_19ConstructorBehaviorENS_14SideEffectTypeE",
+}
+
+_ENTRY: Final = ctypes.CFUNCTYPE(None)  # V8 passes its FunctionCallbackInfo, which nobody needs here
+_TAKE_FROM_GLOBALS: Final = """(() => {
+  const out = [];
+  for (let i = 0; i in globalThis; i++) { out.push(globalThis[i]); delete globalThis[i]; }
+  return out;
+})()"""
 
 # types of mini_racer's values (value.h)
 _UNDEFINED: Final = 11
@@ -81,7 +99,7 @@ def _library() -> Any:
         fields = [name for name, _ in value._fields_]
     except (ImportError, AttributeError, TypeError) as error:
         raise UsageError(f"mini-racer {VERSION} is not as expected: {error}") from None
-    missing = [name for name in _FUNCTIONS if not hasattr(library, name)]
+    missing = [name for name in (*_FUNCTIONS, *_V8_FUNCTIONS.values()) if not hasattr(library, name)]
     if missing or fields != ["value", "len", "type"]:
         raise UsageError(f"mini-racer {VERSION} is not as expected: {', '.join(missing) or 'the layout of its values'}")
     return library
@@ -96,20 +114,19 @@ class V8:
     def __init__(self, memory: int = 0) -> None:
         self._dll = dll = _library()
         self._value = dll.mr_free_value.argtypes[1]
-        self._entries: list[Callable[[], None]] = []
         self._tasks: dict[int, tuple[Callable[[Outcome], None], bool]] = {}  # done, keep the result
         self._numbers = itertools.count(1)
-        free = ctypes.PyDLL(dll._name)["mr_free_value"]  # PyDLL: the GIL stays with the caller, as it is brief
-        free.argtypes, free.restype = [ctypes.c_uint64, ctypes.c_void_p], None
-        self._free = free
-        signature = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_void_p)
         # prototypes of our own, as other users of mini_racer in this process share the library object
+        self._brief = brief = ctypes.PyDLL(dll._name)  # the GIL stays with the caller
+        self._free = brief["mr_free_value"]
+        self._free.argtypes, self._free.restype = [ctypes.c_uint64, ctypes.c_void_p], None
+        signature = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_void_p)
         init = ctypes.CDLL(dll._name)["mr_init_context"]
         init.argtypes, init.restype = [signature], ctypes.c_uint64
         self._context = 0
-        callback = signature(self._dispatcher())
-        self._context = context = init(callback)
-        self._finalizer = weakref.finalize(self, _free_context, dll, context, callback)
+        self._callbacks: list[Any] = [signature(self._dispatcher())]  # what V8 may call until the context is freed
+        self._context = context = init(self._callbacks[0])
+        self._finalizer = weakref.finalize(self, _free_context, dll, context, self._callbacks)
         stats = json.loads(_text(dll.mr_heap_stats(context).contents))
         most = stats["heap_size_limit"] * 3 // 4
         self.memory = min(memory, most) if memory else most
@@ -122,8 +139,8 @@ class V8:
             self._finalizer()
             raise UsageError(f"V8 was started in this process without its flag {_FLAG}") from None
         self.thread = 0  # the identifier of the isolate's thread
-        self._call(self.entry(self._settle))
-        self._leave = self.entry(_give_thread_state_back)
+        self._onto_thread = dll.mr_make_js_callback(context, _ERRAND)
+        self._on_thread(self._settle)
 
     def _settle(self) -> None:
         """Take the GIL state once more than the callback gives it back, so that the thread keeps its thread state."""
@@ -131,12 +148,12 @@ class V8:
         self.thread = threading.get_ident()
 
     def _dispatcher(self) -> Callable[[int, int], None]:
-        entries, tasks, free, value_type = self._entries, self._tasks, self._free, self._value
+        tasks, free, value_type = self._tasks, self._free, self._value
 
         def dispatch(number: int, raw: int) -> None:  # on the isolate's thread
-            if number >= _ENTRY:
+            if number == _ERRAND:
                 free(self._context, raw)
-                entries[number - _ENTRY]()
+                self._errand()
                 return
             value = ctypes.cast(raw, value_type).contents
             kind = value.type
@@ -156,10 +173,28 @@ class V8:
         return dispatch
 
     # ---- set-up; each of these waits for the isolate's thread
-    def entry(self, function: Callable[[], None]) -> Handle:
-        """Return a JavaScript function that calls ``function``, which must not raise."""
-        self._entries.append(function)
-        return self._dll.mr_make_js_callback(self._context, _ENTRY + len(self._entries) - 1)
+    def entries(self, functions: Iterable[Callable[[], None]]) -> Handle:
+        """Return a JavaScript array of functions that call ``functions``, which must not raise."""
+        callbacks = [_ENTRY(function) for function in functions]
+        self._callbacks += callbacks
+        self._on_thread(lambda: self._show(callbacks))
+        return self.eval(_TAKE_FROM_GLOBALS)
+
+    def _show(self, callbacks: Sequence[Any]) -> None:
+        """Make JavaScript functions of ``callbacks`` and lay them down in the global object, by number."""
+        function, local, number, enum = _ENTRY, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int
+        context = self._v8("context", local, local)(self._v8("isolate", local)())
+        globals_ = self._v8("globals", local, local)(context)
+        make = self._v8("function", local, local, function, local, enum, enum, enum)
+        put = self._v8("set", ctypes.c_uint16, local, local, number, local)
+        for i, callback in enumerate(callbacks):
+            put(globals_, context, i, make(context, callback, None, 0, 0, 0))
+
+    def _v8(self, name: str, result: Any, *arguments: Any) -> Any:
+        """Return a function of V8's interface, for its thread."""
+        function = self._brief[_V8_FUNCTIONS[name]]
+        function.argtypes, function.restype = arguments, result
+        return function
 
     def array(self, items: Sequence[Handle]) -> Handle:
         """Return a JavaScript array of ``items``."""
@@ -187,9 +222,13 @@ class V8:
         value = shared.contents
         return memoryview((ctypes.c_ubyte * value.len).from_address(value.value.value_ptr)).cast("B")
 
-    def _call(self, function: Handle) -> Handle:
-        return self._wait(
-            lambda number: self._dll.mr_call_function(self._context, function, self._undefined, self._nothing, number)
+    def _on_thread(self, errand: Callable[[], None]) -> None:
+        """Run ``errand`` on the isolate's thread."""
+        self._errand = errand
+        self._wait(
+            lambda number: self._dll.mr_call_function(
+                self._context, self._onto_thread, self._undefined, self._nothing, number
+            )
         )
 
     def _wait(self, begin: Callable[[int], int]) -> Handle:
@@ -250,18 +289,18 @@ class V8:
     def close(self) -> None:
         """End the isolate and its thread, once what runs has ended."""
         if self._finalizer.alive:
-            self._call(self._leave)
+            self._on_thread(_give_thread_state_back)
             self._finalizer()
-            self._entries.clear()
 
 
 def _text(value: Any) -> str:
     return bytes(value.value.bytes_val[: value.len]).decode("utf-8", "replace")
 
 
-def _free_context(dll: Any, context: int, callback: object) -> None:
-    """Free the context; ``callback`` must live until then."""
+def _free_context(dll: Any, context: int, callbacks: list[Any]) -> None:
+    """Free the context; ``callbacks`` must live until then."""
     dll.mr_free_context(context)
+    callbacks.clear()
 
 
 def _give_thread_state_back() -> None:

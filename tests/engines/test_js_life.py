@@ -372,3 +372,9 @@ def test_a_library_without_the_entry_points_is_refused_clearly(monkeypatch: pyte
     monkeypatch.setattr(v8, "_FUNCTIONS", ("mr_eval", "mr_not_there"))
     with pytest.raises(UsageError, match=r"mini-racer 0\.14\.1 is not as expected: mr_not_there"):
         v8.V8()
+
+
+def test_a_library_without_v8s_own_interface_is_refused_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(v8._V8_FUNCTIONS, "function", "_ZN2v88Function8NotThereEv")
+    with pytest.raises(UsageError, match=r"mini-racer 0\.14\.1 is not as expected: _ZN2v88Function8NotThereEv"):
+        v8.V8()
