@@ -130,9 +130,6 @@ def assemble(
         registry=Registry(modules.values()),
         current=current,
         drive=router.drive,
-        run=router.run,
-        engine_of=router.engine_of,
-        report=router.report,
         trace=trace,
     )
     engines: dict[str, Engine] = {}
@@ -224,19 +221,15 @@ class Server:
             self.loop.close()
             raise
         self.router = self.node.router
-        engines = list(self.node.engines.values())
-        # a single engine that hosts the loop (JavaScript) pulls the work itself; else the loop calls the engines
-        self._resident: LoopHost | None = engines[0] if len(engines) == 1 and isinstance(engines[0], LoopHost) else None
+        # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it
+        self._resident = next((one for one in self.node.engines.values() if isinstance(one, LoopHost)), None)
 
     def _receive(self, data: bytes, flow: Flow, now: float) -> None:
         self.router.receive(data, flow, now)
 
     def _turn(self) -> None:
         """Do what has come in."""
-        if self._resident is not None:
-            self.loop.stop()
-        else:
-            self.router.pump()
+        self.router.pump()
 
     def _failed(self, data: bytes, flow: Flow) -> None:
         """Tell the transaction layer that the network did not take ``data``."""
@@ -272,7 +265,7 @@ class Server:
         if self._resident is not None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: self.loop.call_soon_threadsafe(self._drain))
-            self._resident.serve(self.loop, self.router)
+            self._resident.serve(self.loop)
         else:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.loop.add_signal_handler(number, self._drain)

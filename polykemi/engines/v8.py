@@ -1,15 +1,14 @@
 """V8 with synchronous Python functions: all that touches entry points of mini_racer which are not public.
 
 mini_racer's Python API gives JavaScript asynchronous functions only. Its library, however, calls the C callback that
-``mr_init_context`` was given on the isolate's own thread and holds JavaScript until the callback returns; that makes a
-handle for each call and takes 0.85 us. It also exports V8's own C++ interface, whose functions call a C callback and
-nothing else: 0.07 us. So the first way is taken once, to get onto the thread, and the second to make ``entries``.
+``mr_init_context`` was given on the isolate's own thread and holds JavaScript until the callback returns. That is the way
+onto the thread (``errand``); what is done there is done by V8's own interface (``v8_native.py``). Three laws follow:
 
-* Nothing may call mini_racer from inside a callback: it would wait for itself. ``start`` only queues and may be called
-  there.
-* The isolate's thread takes its Python thread state once and keeps it until ``close`` (otherwise one is made and
-  destroyed for every call: 9 us).
-* V8 does some of its housekeeping in its message pump only: a task that runs for long must come back to it now and then.
+* nothing may wait for mini_racer on the isolate's thread: it would wait for itself. ``start`` and ``errand`` only queue;
+* the isolate's thread takes its Python thread state once and keeps it until ``close`` (otherwise one is made and
+  destroyed for every call: 9 us);
+* what calls of JavaScript leave behind (8 octets each) goes when the errand ends, and V8 does some of its housekeeping
+  only then: an errand that runs for long must come to an end now and then.
 """
 
 from __future__ import annotations
@@ -21,10 +20,12 @@ import json
 import logging
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from polykemi.engines.v8_native import NAMES, Callback, Native
 from polykemi.errors import UsageError
 
 log = logging.getLogger("polykemi.engines.v8")
@@ -49,22 +50,13 @@ _FUNCTIONS: Final = (
 # gives js_runtime.js the word for "run what promises have to do now": mini_racer does that outside of every task, where
 # it could not be stopped
 _FLAG: Final = "--allow-natives-syntax"
-_ERRAND: Final = 1 << 40  # number of the callback of ``_on_thread``; those of tasks are below
-# v8-isolate.h, v8-context.h, v8-object.h, v8-function.h (V8 14.4, Itanium C++ ABI): a Local is a pointer
-_V8_FUNCTIONS: Final = {
-    "isolate": "_ZN2v87Isolate10GetCurrentEv",
-    "context": "_ZN2v87Isolate17GetCurrentContextEv",
-    "globals": "_ZN2v87Context6GlobalEv",
-    "set": "_ZN2v86Object3SetENS_5LocalINS_7ContextEEEjNS1_INS_5ValueEEE",
-    "function": "_ZN2v88Function3NewENS_5LocalINS_7ContextEEEPFvRKNS_20FunctionCallbackInfoINS_5ValueEEEENS1_INS_4DataEEEi"
-    "NS_19ConstructorBehaviorENS_14SideEffectTypeE",
-}
-
-_ENTRY: Final = ctypes.CFUNCTYPE(None)  # V8 passes its FunctionCallbackInfo, which nobody needs here
-_TAKE_FROM_GLOBALS: Final = """(() => {
-  const out = [];
-  for (let i = 0; i in globalThis; i++) { out.push(globalThis[i]); delete globalThis[i]; }
-  return out;
+_ERRAND: Final = 1 << 40  # the number of the callback that runs errands; those of tasks are below
+# values go between mini_racer's handles and V8's own interface by way of the global object
+_TO_GLOBAL: Final = "(function (values) { values.forEach((value, i) => { globalThis[i] = value; }); return values; })"
+_FROM_GLOBAL: Final = """(() => {
+  const values = [];
+  for (let i = 0; i in globalThis; i++) { values.push(globalThis[i]); delete globalThis[i]; }
+  return values;
 })()"""
 
 # types of mini_racer's values (value.h)
@@ -99,7 +91,7 @@ def _library() -> Any:
         fields = [name for name, _ in value._fields_]
     except (ImportError, AttributeError, TypeError) as error:
         raise UsageError(f"mini-racer {VERSION} is not as expected: {error}") from None
-    missing = [name for name in (*_FUNCTIONS, *_V8_FUNCTIONS.values()) if not hasattr(library, name)]
+    missing = [name for name in (*_FUNCTIONS, *NAMES) if not hasattr(library, name)]
     if missing or fields != ["value", "len", "type"]:
         raise UsageError(f"mini-racer {VERSION} is not as expected: {', '.join(missing) or 'the layout of its values'}")
     return library
@@ -115,10 +107,11 @@ class V8:
         self._dll = dll = _library()
         self._value = dll.mr_free_value.argtypes[1]
         self._tasks: dict[int, tuple[Callable[[Outcome], None], bool]] = {}  # done, keep the result
+        self._errands: deque[Callable[[], None]] = deque()
         self._numbers = itertools.count(1)
+        self._native = Native(dll._name)
         # prototypes of our own, as other users of mini_racer in this process share the library object
-        self._brief = brief = ctypes.PyDLL(dll._name)  # the GIL stays with the caller
-        self._free = brief["mr_free_value"]
+        self._free = ctypes.PyDLL(dll._name)["mr_free_value"]  # PyDLL: the GIL stays with the caller, as it is brief
         self._free.argtypes, self._free.restype = [ctypes.c_uint64, ctypes.c_void_p], None
         signature = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_void_p)
         init = ctypes.CDLL(dll._name)["mr_init_context"]
@@ -139,13 +132,14 @@ class V8:
             self._finalizer()
             raise UsageError(f"V8 was started in this process without its flag {_FLAG}") from None
         self.thread = 0  # the identifier of the isolate's thread
-        self._onto_thread = dll.mr_make_js_callback(context, _ERRAND)
+        self._run_errand = dll.mr_make_js_callback(context, _ERRAND)
         self._on_thread(self._settle)
 
     def _settle(self) -> None:
         """Take the GIL state once more than the callback gives it back, so that the thread keeps its thread state."""
         ctypes.pythonapi.PyGILState_Ensure()
         self.thread = threading.get_ident()
+        self._native.attach()
 
     def _dispatcher(self) -> Callable[[int, int], None]:
         tasks, free, value_type = self._tasks, self._free, self._value
@@ -153,7 +147,7 @@ class V8:
         def dispatch(number: int, raw: int) -> None:  # on the isolate's thread
             if number == _ERRAND:
                 free(self._context, raw)
-                self._errand()
+                self._errands.popleft()()
                 return
             value = ctypes.cast(raw, value_type).contents
             kind = value.type
@@ -175,26 +169,21 @@ class V8:
     # ---- set-up; each of these waits for the isolate's thread
     def entries(self, functions: Iterable[Callable[[], None]]) -> Handle:
         """Return a JavaScript array of functions that call ``functions``, which must not raise."""
-        callbacks = [_ENTRY(function) for function in functions]
+        callbacks = [Callback(function) for function in functions]
         self._callbacks += callbacks
-        self._on_thread(lambda: self._show(callbacks))
-        return self.eval(_TAKE_FROM_GLOBALS)
+        self._on_thread(lambda: self._native.put(callbacks))
+        return self.eval(_FROM_GLOBAL)
 
-    def _show(self, callbacks: Sequence[Any]) -> None:
-        """Make JavaScript functions of ``callbacks`` and lay them down in the global object, by number."""
-        function, local, number, enum = _ENTRY, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int
-        context = self._v8("context", local, local)(self._v8("isolate", local)())
-        globals_ = self._v8("globals", local, local)(context)
-        make = self._v8("function", local, local, function, local, enum, enum, enum)
-        put = self._v8("set", ctypes.c_uint16, local, local, number, local)
-        for i, callback in enumerate(callbacks):
-            put(globals_, context, i, make(context, callback, None, 0, 0, 0))
+    def callers(self, functions: Sequence[Handle]) -> list[Callable[[], Any]]:
+        """Return Python functions that call JavaScript's, for errands and for what JavaScript calls in them.
 
-    def _v8(self, name: str, result: Any, *arguments: Any) -> Any:
-        """Return a function of V8's interface, for its thread."""
-        function = self._brief[_V8_FUNCTIONS[name]]
-        function.argtypes, function.restype = arguments, result
-        return function
+        They return None when V8 was stopped meanwhile, or the function threw.
+        """
+        self.make(self.eval(_TO_GLOBAL), "", self.array([self.array(functions)]))
+        out: list[Callable[[], Any]] = []
+        self._on_thread(lambda: out.extend(self._native.take(len(functions))))
+        self.eval(_FROM_GLOBAL)
+        return out
 
     def array(self, items: Sequence[Handle]) -> Handle:
         """Return a JavaScript array of ``items``."""
@@ -223,13 +212,9 @@ class V8:
         return memoryview((ctypes.c_ubyte * value.len).from_address(value.value.value_ptr)).cast("B")
 
     def _on_thread(self, errand: Callable[[], None]) -> None:
-        """Run ``errand`` on the isolate's thread."""
-        self._errand = errand
-        self._wait(
-            lambda number: self._dll.mr_call_function(
-                self._context, self._onto_thread, self._undefined, self._nothing, number
-            )
-        )
+        ended = threading.Event()
+        self.errand(errand, lambda _: ended.set())
+        ended.wait()
 
     def _wait(self, begin: Callable[[int], int]) -> Handle:
         ended = threading.Event()
@@ -266,12 +251,22 @@ class V8:
         )
         return task
 
-    def cancel(self, task: int) -> None:
-        """End ``task`` wherever it is; nothing happens when it has ended.
+    def errand(self, function: Callable[[], None], done: Callable[[Outcome], None]) -> None:
+        """Queue a call of ``function``, which must not raise, on the isolate's thread; then ``done`` is called there."""
+        self._errands.append(function)
+        self.start(self._run_errand, done)
 
-        V8 may notice only in the next task when this one ends at the same moment: see ``JsEngine``.
-        """
+    def cancel(self, task: int) -> None:
+        """End ``task`` wherever it is; nothing happens when it has ended."""
         self._dll.mr_cancel_task(self._context, task)
+
+    def stop(self) -> None:
+        """Stop the JavaScript that an errand has called; from any thread. What is called next is stopped too, if it ended."""
+        self._native.stop()
+
+    def go_on(self) -> None:
+        """Let JavaScript run again after ``stop``, or when it used too much memory; from an errand."""
+        self._native.go_on()
 
     # ---- memory
     def _limit_memory(self) -> None:
