@@ -167,10 +167,6 @@ class Router:
             current.ctx = outer
             stack.pop()
 
-    def ran(self, ctx: RouteContext, seconds: float) -> None:
-        """Count a block that an engine ran by itself, without ``run``."""
-        self.stats.of(ctx.kind, ctx.callback).add(seconds)
-
     def drive(self, process: Process[Any]) -> Any:
         """Run a Process, with the blocks that it asks for, to its end and return its value."""
         try:
@@ -181,10 +177,6 @@ class Router:
                     self.report(ctx)
         except StopIteration as end:
             return end.value
-
-    def engine_of(self, ctx: RouteContext) -> str:
-        """Return the name of the engine that runs this block."""
-        return self.stats.of(ctx.kind, ctx.callback).engine
 
     def defines(self, kind: Route, callback: str) -> bool:
         """Tell whether the script that runs blocks of this kind has the function (``modules.base.Routes``)."""
