@@ -15,7 +15,7 @@ from polykemi.sip.message import Edits, Request, Response
 from polykemi.transaction.forking import Branch, Transaction
 from polykemi.transaction.layer import TransactionLayer, dialog_key
 from polykemi.transaction.machine import ClientTransaction
-from polykemi.transaction.tables import State
+from polykemi.transaction.tables import ACCEPTED, CALLING, PROCEEDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Replier:
         first = not t.is_answered
         if not self.layer.respond(t, status, data, now):
             return False
-        if t.relayed and t.state == State.ACCEPTED:
+        if t.relayed and t.state == ACCEPTED:
             t.data = b""  # the callee sends its 2xx again, not we (RFC 6026 section 7.1)
         count = self.services.count
         count("tmx.rpl_sent")
@@ -161,7 +161,7 @@ class Replier:
         """Cancel one branch: at once when it has answered provisionally, else as cancel_b_method says (section 9.1)."""
         if branch.canceled or branch.method != "INVITE":
             return
-        if branch.state == State.CALLING:
+        if branch.state == CALLING:
             if self.params.cancel_b_method == 1:
                 branch.cancel_wanted = True
                 return
@@ -169,13 +169,13 @@ class Replier:
                 self.layer.close(branch)
                 branch.status = 487
                 return
-        if branch.state not in (State.CALLING, State.PROCEEDING):
+        if branch.state not in (CALLING, PROCEEDING):
             return
         earlier = self.layer.client_of_request(branch.key, "CANCEL")
         if earlier is not None:  # sent before any response (cancel_b_method 2)
             self.layer.close(earlier)
         branch.canceled = True
-        branch.cancel_wanted = branch.state == State.CALLING  # may be ignored: once more when something comes
+        branch.cancel_wanted = branch.state == CALLING  # may be ignored: once more when something comes
         data = branch.make_cancel()
         if reason:
             head, _, _ = data.partition(b"Content-Length: 0\r\n")

@@ -9,7 +9,7 @@ from polykemi.sip.flow import Flow
 from polykemi.sip.message import Edits, Response
 from polykemi.transaction.forking import Branch, Transaction
 from polykemi.transaction.machine import ClientTransaction
-from polykemi.transaction.tables import State
+from polykemi.transaction.tables import PROCEEDING
 
 
 class Responses:
@@ -76,7 +76,7 @@ class Responses:
             t.branches.append(branch)
         branch.timed_out = status == 408
         branch.status = status
-        if branch.state == State.PROCEEDING:
+        if branch.state == PROCEEDING:
             self._replier.cancel(branch, now)
         yield from self._ended(branch, t, t.source, now)
 
