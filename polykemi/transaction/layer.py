@@ -147,12 +147,9 @@ class TransactionLayer:
         """Send the request of ``client`` and start its timers."""
         self._clients[client.key] = client
         self._send(client.data, client.flow)
-        if client.method == "INVITE":
-            self._start(client, TIMER_A, now)
-            self._start(client, TIMER_B, now)
-        else:
-            self._start(client, TIMER_E, now)
-            self._start(client, TIMER_F, now)
+        is_invite = client.method == "INVITE"
+        self._resend_after(client, client.timings.t1, TIMER_A if is_invite else TIMER_E, now)
+        self._start(client, TIMER_B if is_invite else TIMER_F, now)
 
     def client_of(self, response: Response) -> ClientTransaction | None:
         """Return the client transaction of ``response``: by branch and CSeq method (section 17.1.3). Raise ParseError."""
@@ -221,8 +218,6 @@ class TransactionLayer:
                 self._start(machine, action, now)
             elif action == STOP:
                 machine.resend_at = machine.limit_at = 0.0
-            elif action == PASS or action == FAIL:
-                result = action
             elif action == SEND:
                 if machine.data:
                     self._send(machine.data, machine.flow)
@@ -236,6 +231,8 @@ class TransactionLayer:
                 self._resend_after(machine, interval, event, now)
             elif action == SLOW_DOWN:
                 self._resend_after(machine, machine.timings.t2, event, now)
+            else:  # PASS, FAIL
+                result = action
         if machine.state == TERMINATED:
             self._stop(machine)
             self._forget(machine)
@@ -243,7 +240,7 @@ class TransactionLayer:
 
     def _start(self, machine: Machine, event: int, now: float) -> None:
         length = machine.timings.lengths[event]
-        if event == TIMER_A or event == TIMER_E or event == TIMER_G:
+        if event == TIMER_A or event == TIMER_E or event == TIMER_G:  # noqa: SIM109  # "in" would make a tuple
             self._resend_after(machine, length, event, now)
             return
         if event == TIMER_C and machine.limit_at and machine.limit == TIMER_B:

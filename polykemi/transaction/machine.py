@@ -108,7 +108,9 @@ class Machine:
         self.flow = flow
         self.timings = timings
         self.data = b""
-        self.expires = 0.0  # when it ends at the latest (seconds since the epoch), 0: no limit; Kamailio: max_inv_lifetime
+        self.expires = (
+            0.0  # when it ends at the latest (seconds since the epoch), 0: no limit; Kamailio: max_inv_lifetime
+        )
         self.resend = 0  # Timer A, E or G
         self.resend_at = 0.0
         self.interval = 0.0  # seconds between the last two times

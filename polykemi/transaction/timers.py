@@ -25,7 +25,9 @@ class Timers:
     __slots__ = ("_first", "_heap", "_queues", "_serial")
 
     def __init__(self, lengths: Iterable[float]) -> None:
-        self._queues: dict[float, deque[Entry]] = {length: deque() for length in sorted({*lengths, LAP}) if length <= LAP}
+        self._queues: dict[float, deque[Entry]] = {
+            length: deque() for length in sorted({*lengths, LAP}) if length <= LAP
+        }
         self._heap: list[tuple[float, int, Machine]] = []
         self._serial = 0  # keeps the order of equal times in the heap
         self._first = math.inf  # nothing is due before
