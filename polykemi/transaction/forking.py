@@ -177,7 +177,10 @@ class Transaction(ServerTransaction):
     @property
     def is_waiting(self) -> bool:
         """Whether a branch can still bring a final response."""
-        return self.suspended is not None or any(branch.status < 200 for branch in self.branches)
+        for branch in self.branches:
+            if branch.status < 200:
+                return True
+        return self.suspended is not None
 
     @property
     def needs_answer(self) -> bool:
