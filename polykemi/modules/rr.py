@@ -16,6 +16,7 @@ from polykemi.sip.flow import Listener
 from polykemi.sip.header import parse_name_addr, parse_params, split_quoted
 from polykemi.sip.message import Edits, Message
 from polykemi.sip.uri import Uri, parse_uri
+from polykemi.transaction.target import Shared
 
 _ON_REQUESTS: Final = Route.REQUEST | Route.BRANCH | Route.FAILURE
 
@@ -24,12 +25,6 @@ _PLAIN_PARAMS: Final = re.compile(r"(?:(?![Tt][Rr])[A-Za-z0-9\-._!~*'()+%=]*+(?:
 _MAX_KNOWN: Final = 4096
 
 _PENDING: Final = "rr.pending"  # ctx.cache: parameters given to add_rr_param before record_route
-
-
-class RecordRoute(str):
-    """The text of a Record-Route line that we have added: found again among the edits by its type."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +113,9 @@ class Rr(Module):
         return f";ftag={tag}" if tag else ""
 
     def _insert(self, ctx: RouteContext, values: tuple[str, ...]) -> int:
-        message, inserts = ctx.message, ctx.edits.inserts
-        for _, text in inserts:
-            if type(text) is RecordRoute:
-                return -1
+        message, inserts, shared = ctx.message, ctx.edits.inserts, ctx.shared
+        if shared.record_routes and _own_inserts(inserts, shared):
+            return -1
         sips = ctx.ruri[:5].lower() == "sips:" and not self.params.ignore_sips
         scheme = "sips" if sips else "sip"
         first = message.shape.first
@@ -129,21 +123,26 @@ class Rr(Module):
         if place < 0:  # behind the Vias
             place = message.indexes("via")[-1] + 1 if "via" in first else 0
         for value in values:
-            inserts.append((place, RecordRoute(f"Record-Route: <{scheme}:{value}>")))
+            line = f"Record-Route: <{scheme}:{value}>"
+            shared.record_routes += (line,)
+            inserts.append((place, line))
         return 1
 
-    def doubled(self, edits: Edits, came_in: Listener, goes_out: Listener) -> Edits:
+    def doubled(self, edits: Edits, shared: Shared, came_in: Listener, goes_out: Listener) -> Edits:
         """Return ``edits`` with our Record-Route written twice: the request leaves by another listener than it came to.
 
         Each side then finds in the route set the address that it can reach (Kamailio: enable_double_rr, ``r2=on``).
         """
+        if not self.params.enable_double_rr:
+            return edits
         own = f":{self._address(came_in)};"
-        for i, (place, text) in enumerate(edits.inserts):
-            if type(text) is RecordRoute and own in text and ";r2=on" not in text and self.params.enable_double_rr:
+        for i in _own_inserts(edits.inserts, shared):
+            place, text = edits.inserts[i]
+            if own in text and ";r2=on" not in text:
                 inner = text.replace(own, f"{own}r2=on;", 1)
                 outer = inner.replace(own, f":{self._address(goes_out)};", 1)
                 edits = edits.copy()
-                edits.inserts[i : i + 1] = [(place, RecordRoute(outer)), (place, RecordRoute(inner))]
+                edits.inserts[i : i + 1] = [(place, outer), (place, inner)]
                 return edits
         return edits
 
@@ -155,20 +154,22 @@ class Rr(Module):
         """
         if any(c in param for c in "<>\r\n "):
             return -1
-        inserts = ctx.edits.inserts
-        found = False
-        for i, (place, text) in enumerate(inserts):
-            if type(text) is RecordRoute:
-                inserts[i] = (place, RecordRoute(f"{text[:-1]}{param}>"))
-                found = True
-        if not found:
+        inserts, shared = ctx.edits.inserts, ctx.shared
+        own = _own_inserts(inserts, shared)
+        for i in own:
+            place, text = inserts[i]
+            line = f"{text[:-1]}{param}>"
+            shared.record_routes += (line,)
+            inserts[i] = (place, line)
+        if not own:
             ctx.cache[_PENDING] = ctx.cache.get(_PENDING, "") + param
         return 1
 
     @export(routes=_ON_REQUESTS)
     def remove_record_route(self, ctx: RouteContext) -> int:
         """Take back the Record-Route that was added by these functions. Answers 1."""
-        ctx.edits.inserts[:] = [insert for insert in ctx.edits.inserts if type(insert[1]) is not RecordRoute]
+        own = ctx.shared.record_routes
+        ctx.edits.inserts[:] = [insert for insert in ctx.edits.inserts if insert[1] not in own]
         return 1
 
     # ---- Route
@@ -291,6 +292,11 @@ class Rr(Module):
         ftag = parse_params(ctx.shared.route_params).get("ftag")
         upstream = bool(ftag) and ftag != ctx.message.from_.tag
         return 1 if upstream == (wanted == "upstream") else -1
+
+
+def _own_inserts(inserts: list[tuple[int, str]], shared: Shared) -> list[int]:
+    """Return which of ``inserts`` are Record-Routes that we have added."""
+    return [i for i, (_, text) in enumerate(inserts) if text in shared.record_routes]
 
 
 def _transport(listener: Listener) -> str:
