@@ -32,7 +32,9 @@ def names(requirements: list[str]) -> set[str]:
 def test_each_pin_has_a_version_and_hashes(lock: str) -> None:
     assert pins(lock)
     for pin in pins(lock).values():
-        assert re.fullmatch(r"[a-z0-9-]+(?:\[[a-z0-9,-]+\])?==[^ ]+(?: +--hash=sha256:[0-9a-f]{64})+", pin.rstrip()), pin
+        assert re.fullmatch(r"[a-z0-9-]+(?:\[[a-z0-9,-]+\])?==[^ ]+(?: +--hash=sha256:[0-9a-f]{64})+", pin.rstrip()), (
+            pin
+        )
 
 
 @pytest.mark.parametrize("lock", LOCKS)
