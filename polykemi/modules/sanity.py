@@ -201,7 +201,7 @@ def _check_uris(message: Message, uris: int) -> None:
         _check_uri(message.uri, "Request URI")
     if uris & 2:
         _check_uri(message.from_.uri, "From URI")
-    if uris & 4:
+    if uris & 4 and not (uris & 2 and message.to.uri == message.from_.uri):  # as in nearly every REGISTER
         _check_uri(message.to.uri, "To URI")
     if uris & 8:
         for value in message.list("contact"):

@@ -100,8 +100,9 @@ def shape_of(lines: list[str]) -> Shape:
     """Return the shape of header lines: mostly that of the last message with as many."""
     shape = _likely.get(len(lines))
     if shape is not None:
-        for line, written in zip(lines, shape.written, strict=False):
-            if not line.startswith(written):
+        written = shape.written
+        for i, line in enumerate(lines):
+            if not line.startswith(written[i]):
                 break
         else:
             return shape
@@ -331,7 +332,7 @@ def parse(data: bytes) -> Request | Response:
     start_line = lines.pop(0)
     if len(lines) > MAX_HEADERS:
         raise ParseError("Too many headers", 513)
-    if start_line[:8].upper() == "SIP/2.0 ":
+    if start_line[3:4] == "/" and start_line[:8].upper() == "SIP/2.0 ":
         return Response(data, start_line, lines, end + 4)
     return Request(data, start_line, lines, end + 4)
 
