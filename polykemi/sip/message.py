@@ -321,11 +321,17 @@ def parse(data: bytes) -> Request | Response:
     Lines that end in a bare LF are taken too, empty lines before the start line are skipped (section 7.5), and the
     empty line behind the headers may be missing when there is no body.
     """
-    end = data.find(b"\r\n\r\n")
+    end = len(data) - 4
+    if data[end:] != b"\r\n\r\n":
+        end = data.find(b"\r\n\r\n")
     if end < 0 or data[0] in b"\r\n":
         data, end = _tidy(data)
     head = str(data[:end], "latin-1")
     lines = head.split("\r\n")
+    if "" in lines:  # a body that ends like headers
+        end = data.find(b"\r\n\r\n")
+        head = str(data[:end], "latin-1")
+        lines = head.split("\r\n")
     if head.count("\n") >= len(lines):  # there is a bare LF
         data, end = _tidy(data)
         lines = str(data[:end], "latin-1").split("\r\n")

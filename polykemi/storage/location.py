@@ -14,26 +14,63 @@ MAX_AOR: Final = 480  # octets; LMDB holds keys of up to 511
 NEVER: Final = float("inf")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Binding:
     """One contact of an AoR: the columns of Kamailio's location table."""
 
     uri: str  # the contact's URI as registered
     expires: float  # seconds since the epoch, 0: permanent
-    q: int = -1  # thousandths, -1: not given
-    call_id: str = ""
-    cseq: int = 0
-    user_agent: str = ""
-    received: str = ""  # source URI when the phone is behind NAT, "" when not
-    path: str = ""  # Path values, comma-separated
-    listener: str = ""  # the listener that took the REGISTER: udp:127.0.0.1:5060
-    methods: int = 0xFFFFFFFF
-    flags: int = 0
-    bflags: int = 0
-    instance: str = ""
-    reg_id: int = 0
-    ruid: str = ""
-    modified: float = 0.0
+    q: int  # thousandths, -1: not given
+    call_id: str
+    cseq: int
+    user_agent: str
+    received: str  # source URI when the phone is behind NAT, "" when not
+    path: str  # Path values, comma-separated
+    listener: str  # the listener that took the REGISTER: udp:127.0.0.1:5060
+    methods: int
+    flags: int
+    bflags: int
+    instance: str
+    reg_id: int
+    ruid: str
+    modified: float
+
+    # written out: the one that dataclasses makes is never compiled
+    def __init__(
+        self,
+        uri: str,
+        expires: float,
+        q: int = -1,
+        call_id: str = "",
+        cseq: int = 0,
+        user_agent: str = "",
+        received: str = "",
+        path: str = "",
+        listener: str = "",
+        methods: int = 0xFFFFFFFF,
+        flags: int = 0,
+        bflags: int = 0,
+        instance: str = "",
+        reg_id: int = 0,
+        ruid: str = "",
+        modified: float = 0.0,
+    ) -> None:
+        self.uri = uri
+        self.expires = expires
+        self.q = q
+        self.call_id = call_id
+        self.cseq = cseq
+        self.user_agent = user_agent
+        self.received = received
+        self.path = path
+        self.listener = listener
+        self.methods = methods
+        self.flags = flags
+        self.bflags = bflags
+        self.instance = instance
+        self.reg_id = reg_id
+        self.ruid = ruid
+        self.modified = modified
 
 
 class LocationStore(Protocol):
