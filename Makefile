@@ -81,9 +81,9 @@ clean: ## remove what make and the tools made, .venv too
 
 $(COMPILED)/.made: $(STAMP) hatch_build.py $(shell find polykemi -name '*.py' -o -name '*.lua' -o -name '*.js')
 	@echo "compiling into $(COMPILED), this takes a minute or two ..."
-	@rm -rf $(COMPILED)
-	@POLYKEMI_COMPILE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-		--target $(COMPILED) .
+	@rm -rf build
+	@POLYKEMI_COMPILE=1 $(BIN)/python -m hatchling build --target wheel --directory build
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(COMPILED) build/*.whl
 	@touch $@
 
 $(STAMP): requirements-dev.txt pyproject.toml

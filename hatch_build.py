@@ -50,7 +50,7 @@ class CompileHook(BuildHookInterface[Any]):
         shutil.copytree(Path(self.root) / "polykemi", copy / "polykemi", ignore=shutil.ignore_patterns("*.so"))
         (copy / "mypy.ini").write_text(MYPY)
         (copy / "setup.py").write_text(SETUP)
-        files = sorted(str(f.relative_to(copy)) for pattern in self.config["modules"] for f in copy.glob(pattern))
+        files = sorted({str(f.relative_to(copy)) for pattern in self.config["modules"] for f in copy.glob(pattern)})
         result = subprocess.run(
             [sys.executable, "setup.py", "build_ext", *files], cwd=copy, capture_output=True, text=True, check=False
         )

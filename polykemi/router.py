@@ -16,17 +16,17 @@ from typing import Any, Protocol
 from polykemi.engines.base import Engine
 from polykemi.errors import DataError, ParseError, ScriptError
 from polykemi.kemi.context import Process, RouteContext
-from polykemi.kemi.route import ONSEND_ROUTE, REPLY_ROUTE, REQUEST_ROUTE, ROUTE_NAMES, Route
+from polykemi.kemi.route import REPLY_ROUTE, REQUEST_ROUTE, ROUTE_NAMES, Route
 from polykemi.kemi.route_stats import RouteStats
 from polykemi.modules.base import Services
+from polykemi.modules.sl import Sl
+from polykemi.modules.tm import Tm
 from polykemi.sip import build
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request, Response, parse
 from polykemi.sip.reply_path import reply_path, response_target
 
 log = logging.getLogger("polykemi.router")
-
-_FIXED_NAMES = {Route.REQUEST: REQUEST_ROUTE, Route.REPLY: REPLY_ROUTE, Route.ONSEND: ONSEND_ROUTE}
 
 
 class RouteTable(Protocol):
@@ -59,10 +59,11 @@ class Router:
         self._clock = clock
         self._queue: deque[Process[None]] = deque()
         self._process: Process[None] | None = None
+        self._now = 0.0  # of the datagram before
         self._ran: RouteContext | None = None  # what next() gave out last
         self._stack: list[str] = []  # engines that run now, the innermost last
-        self._tm: Any = None
-        self._sl: Any = None
+        self._tm: Tm | None = None
+        self._sl: Sl | None = None
 
     def start(self, engines: Mapping[str, Engine]) -> None:
         """Take the loaded engines; the first message may come."""
@@ -73,7 +74,9 @@ class Router:
     # ---- work comes in
     def receive(self, data: bytes, flow: Flow, now: float) -> None:
         """Take one datagram."""
-        self.services.database.refresh(now)
+        if now != self._now:  # another pass
+            self._now = now
+            self.services.database.refresh(now)
         try:
             message = parse(data)
         except ParseError as error:
@@ -108,16 +111,15 @@ class Router:
                     return None
                 process = self._process = self._queue.popleft()
             try:
-                ctx = process.send(None)
-            except StopIteration:
-                self._process = None
+                ctx = next(process, None)
             except Exception:
-                self._process = None
+                ctx = None
                 self.services.count("core.internal_errors")
                 log.exception("internal error; the message it happened on is lost")
-            else:
+            if ctx is not None:
                 self._ran = ctx
                 return ctx
+            self._process = None
 
     def pump(self) -> None:
         """Do all that is to be done, calling engines from here."""
@@ -165,10 +167,6 @@ class Router:
             current.ctx = outer
             stack.pop()
 
-    def ran(self, ctx: RouteContext, seconds: float) -> None:
-        """Count a block that an engine ran by itself, without ``run``."""
-        self.stats.of(ctx.kind, ctx.callback).add(seconds)
-
     def drive(self, process: Process[Any]) -> Any:
         """Run a Process, with the blocks that it asks for, to its end and return its value."""
         try:
@@ -179,10 +177,6 @@ class Router:
                     self.report(ctx)
         except StopIteration as end:
             return end.value
-
-    def engine_of(self, ctx: RouteContext) -> str:
-        """Return the name of the engine that runs this block."""
-        return self.stats.of(ctx.kind, ctx.callback).engine
 
     def defines(self, kind: Route, callback: str) -> bool:
         """Tell whether the script that runs blocks of this kind has the function (``modules.base.Routes``)."""
@@ -205,7 +199,8 @@ class Router:
                 raise ParseError(f"Missing {request.shape.missing.title()}")
             if request.cseq[1] != request.method:
                 raise ParseError("CSeq method does not match")
-            if self._tm is not None and self._tm.absorb(request, flow, now):
+            tm = self._tm
+            if tm is not None and tm.absorb(request, flow, now):
                 return
             if request.method == "ACK" and self._sl is not None and self._sl.is_own_ack(request):
                 return
@@ -219,14 +214,14 @@ class Router:
         yield ctx
         if ctx.error is not None:
             self._reply(ctx, 500, "Server Internal Error")
-        if ctx.transaction is not None:
-            self._tm.finish(ctx, now)
+        if ctx.transaction is not None and tm is not None:
+            tm.finish(ctx, now)
 
     def _reply(self, ctx: RouteContext, status: int, reason: str) -> None:
         """Answer for the script, unless it has answered itself."""
         if ctx.method == "ACK" or self._sl is None:
             return
-        if ctx.transaction is not None:
+        if ctx.transaction is not None and self._tm is not None:
             self._tm.fail(ctx, status, reason)
         elif not ctx.replied:
             self._sl.reply(ctx, status, reason)
@@ -249,7 +244,7 @@ class Router:
             if ctx.dropped:
                 services.count("core.drop_replies")
                 return
-        if branch is not None:
+        if branch is not None and self._tm is not None:
             yield from self._tm.handle_response(branch, response, ctx, now)
         else:
             self._forward_statelessly(response, ctx)

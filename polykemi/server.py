@@ -132,10 +132,6 @@ def assemble(
         registry=Registry(modules.values()),
         current=current,
         drive=router.drive,
-        run=router.run,
-        engine_of=router.engine_of,
-        report=router.report,
-        ran=router.ran,
         trace=trace,
     )
     engines: dict[str, Engine] = {}
@@ -226,19 +222,15 @@ class Server:
             )
             undo.pop_all()
         self.router = self.node.router
-        engines = list(self.node.engines.values())
-        # a single engine that hosts the loop (JavaScript) pulls the work itself; else the loop calls the engines
-        self._resident: LoopHost | None = engines[0] if len(engines) == 1 and isinstance(engines[0], LoopHost) else None
+        # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it
+        self._resident = next((one for one in self.node.engines.values() if isinstance(one, LoopHost)), None)
 
     def _receive(self, data: bytes, flow: Flow, now: float) -> None:
         self.router.receive(data, flow, now)
 
     def _turn(self) -> None:
         """Do what has come in."""
-        if self._resident is not None:
-            self.loop.stop()
-        else:
-            self.router.pump()
+        self.router.pump()
 
     def _failed(self, data: bytes, flow: Flow) -> None:
         """Tell the transaction layer that the network did not take ``data``."""
@@ -278,7 +270,7 @@ class Server:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)  # messages leave no cycles behind; looking for some costs 5 % of a call
         if self._resident is not None:
-            self._resident.serve(self.loop, self.router)
+            self._resident.serve(self.loop)
         else:
             self.loop.run_forever()
 

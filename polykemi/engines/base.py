@@ -1,4 +1,4 @@
-"""The contract of an engine, and the work that an engine which hosts the event loop pulls (DESIGN: engines)."""
+"""The contract of an engine (DESIGN: engines)."""
 
 from __future__ import annotations
 
@@ -31,24 +31,6 @@ class Host:
     drive: Callable[[Generator[RouteContext, None, Any]], Any]  # runs a Process to its end, returns its value
     limits: Limits = Limits()
     trace: Callable[[str, tuple[Any, ...], Any], None] | None = None
-    # For an engine that pulls a Process step by step instead of driving it (V8, which cannot be called from inside an
-    # export): ``engine_of`` names the engine of a block, ``run`` runs the block there (sets ``current``, puts a script's
-    # failure into ``error``), ``report`` logs and counts the failure of a block. None: the engine is the only one.
-    engine_of: Callable[[RouteContext], str] | None = None
-    run: Callable[[RouteContext], None] | None = None
-    report: Callable[[RouteContext], None] | None = None
-    # counts a block that the engine did not run for ``Engine.call``: it took so many seconds
-    ran: Callable[[RouteContext, float], None] = lambda ctx, seconds: None
-
-
-class Work(Protocol):
-    """What is to be done, pulled by whoever runs route blocks (``router.Router``)."""
-
-    def next(self) -> RouteContext | None:
-        """Go on until a route block has to run and return its context; None when there is nothing left to do.
-
-        Called again when that block has run: its ``error`` is set when the script failed.
-        """
 
 
 class Engine(Protocol):
@@ -80,10 +62,10 @@ class Engine(Protocol):
 
 @runtime_checkable
 class LoopHost(Engine, Protocol):
-    """An engine whose language cannot be called from outside cheaply: alone, it hosts the event loop and pulls the work."""
+    """An engine whose language lives on a thread of its own: to be called cheaply, it runs the event loop there."""
 
-    def serve(self, loop: asyncio.AbstractEventLoop, work: Work) -> None:
-        """Run ``loop`` until ``stop``, pulling ``work``."""
+    def serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run ``loop`` until ``stop``."""
 
     def stop(self) -> None:
         """Make ``serve`` return when the running route block has ended; called on the loop's thread."""

@@ -1,8 +1,7 @@
-"""JavaScript in V8. Two ways of one engine: it hosts the event loop (``serve``), or it is called from it (``call``).
+"""JavaScript in V8, which has a thread of its own: there route blocks are called, also from inside of an export.
 
-Nothing can call into V8 from inside an export. So when JavaScript is the only engine, the loop runs inside V8's thread:
-JavaScript asks ``_next`` for a route block, which runs the loop until there is one. Otherwise the caller's thread hands a
-block to V8's thread and waits; only one of the two ever runs.
+``serve`` runs the event loop on V8's thread, so that blocks are called as in every other engine. Without it ``call``
+hands a block over to that thread and waits; only one of the two threads ever runs. The thread that waits watches the time.
 """
 
 from __future__ import annotations
@@ -13,18 +12,22 @@ import threading
 import time
 from importlib import resources
 from pathlib import Path
+from threading import get_ident
 from typing import Final
 
-from polykemi.engines.base import Host, Work
+from polykemi.engines.base import Host
 from polykemi.engines.js_calls import Calls
 from polykemi.engines.js_sources import Sources, read
-from polykemi.engines.js_values import ENTERED, NULL, SIZE, STOP, Values
+from polykemi.engines.js_values import ENTERED, NULL, OPEN, RUN, SIZE, Values
 from polykemi.engines.v8 import V8, Handle, Outcome
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.binding import from_octets, to_octets
-from polykemi.kemi.context import RouteContext
 
 LOAD_SECONDS: Final = 10.0  # for the top level of a script
+
+_DEEPEST: Final = 16  # route blocks inside each other
+_BETWEEN_PAUSES: Final = 1 << 14  # route blocks until V8's message pump has its turn
+_LAST: Final = 1 << 30  # number of a route block; then they start again
 
 
 class JsEngine:
@@ -34,56 +37,57 @@ class JsEngine:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._current = host.current
+        seconds = host.limits.seconds
+        self._period = (
+            min(max(seconds / 8, 0.005), 0.25) if seconds > 0 else 0.25
+        )  # between two looks of a thread that waits
         self._names: frozenset[str] = frozenset()
-        self._error: ScriptError | None = None  # of the block that was called
+        self._functions: dict[str, int] = {}  # the script's, with their numbers in JavaScript
+        # of the route blocks that run now
+        self._depth = 0  # how many, inside each other
+        self._block = 0  # number of the last that began
+        self._run = 0  # number of the outermost, 0: none
+        self._struck = 0  # number of the outermost that is being stopped as its time is over
+        self._strike = threading.Lock()
+        self._seen = (0, 0.0)  # the outermost at the last look, and when it was seen first
+        self._error: ScriptError | None = None  # of the block that has just failed
+        # of the threads
         self._busy = False  # a call waits
         self._loop: asyncio.AbstractEventLoop | None = None  # while serving
-        self._work: Work | None = None
-        self._running: RouteContext | None = None
-        self._expired: RouteContext | None = None
-        self._again: RouteContext | None = None  # was to run when V8 was stopped
         self._stopping = False
         self._fatal: BaseException | None = None
         self._finished = threading.Event()
         self._paused: threading.Event | None = None  # a load waits for the loop to pause
-        self._task = 0
         self._loading = threading.Lock()
+
         self._v8 = v8 = V8(host.limits.memory)
         shared = v8.eval(f"new SharedArrayBuffer({SIZE})")
         self._values = Values(v8.memoryview(shared))
+        self._words = self._values.words
         self._sources = Sources()
-        self._calls = Calls(host, self._values, self._sources, self.name)
         runtime = self._boot(shared)
-        self._main, self._run_block, self._load_script = (v8.item(runtime, n) for n in ("main", "runBlock", "load"))
+        self._load_script = v8.item(runtime, "load")
+        self._run_block, self._drain, self._tell_stack = v8.callers(
+            [v8.item(runtime, name) for name in ("runBlock", "drain", "tellStack")]
+        )
 
     def _boot(self, shared: Handle) -> Handle:
         """Bind the registry and return what ``js_runtime.js`` gives: its functions."""
-        v8, values, calls = self._v8, self._values, self._calls
+        v8, values = self._v8, self._values
+        calls = Calls(self._host, values, self._where)
         rows, exports = calls.bind()
-        own = (self._next, self._failed, calls.resume, calls.told, values.piece, values.rest, calls.misfit)
-        entries = [v8.entry(function) for function in (*own, *exports)]
+        entries = v8.entries((self._failed, values.piece, values.rest, calls.misfit, *exports))
         source = resources.files("polykemi.engines").joinpath("js_runtime.js").read_text("utf-8")
         spec = json.dumps({"cache": self._host.trace is None, "exports": rows})
-        return v8.make(v8.eval(source), spec, v8.array([shared, v8.array(entries)]))
+        return v8.make(v8.eval(source), spec, v8.array([shared, entries]))
 
-    def _failed(self) -> None:
-        """A route block failed."""
-        error = self._calls.failure()
-        if error is None:
-            return
-        if self._running is not None:
-            self._running.error = error
-        else:
-            self._error = error
-
-    # ---- the engine
+    # ---- the script
     def load(self, path: Path) -> None:
         """Load the script at ``path``. Raise ScriptLoadError; the running script stays then.
 
         While serving, from another thread than the loop's (``run_in_executor``); else from the one that calls.
         """
-        if threading.get_ident() == self._v8.thread:
+        if get_ident() == self._v8.thread:
             raise RuntimeError("V8 waits for this thread: load the script from another one")
         source = read(path)
         with self._loading:
@@ -104,11 +108,10 @@ class JsEngine:
         name = self._sources.add(file)
         text = self._v8.text(f"{name}\n{source}")
         try:
-            outcome, expired = self._perform(self._load_script, LOAD_SECONDS, text)
+            outcome, expired = self._perform(self._load_script, text)
         finally:
             self._v8.release(text)
         if outcome.failed:
-            self._values.forget()
             if expired:
                 raise ScriptLoadError(file, None, f"ran longer than {LOAD_SECONDS:g} s")
             if self._v8.out_of_memory():
@@ -117,9 +120,29 @@ class JsEngine:
         self._sources.live = file
         names = outcome.text.split("\n")[:-1]
         self._names = frozenset(names)
-        self._calls.functions = {to_octets(name): i for i, name in enumerate(names)} | {
-            name: i for i, name in enumerate(names)
-        }
+        self._functions = {to_octets(name): i for i, name in enumerate(names)} | {n: i for i, n in enumerate(names)}
+
+    def _perform(self, function: Handle, this: Handle) -> tuple[Outcome, bool]:
+        """Run ``function`` as a task and wait; tell whether it ran longer than LOAD_SECONDS and was stopped."""
+        ended = threading.Event()
+        outcomes: list[Outcome] = []
+
+        def done(outcome: Outcome) -> None:
+            if outcome.failed:  # here, on V8's thread: what it left to do may run when this has returned
+                self._words[OPEN] = 0
+                self._values.forget()
+            outcomes.append(outcome)
+            ended.set()
+
+        task = self._v8.start(function, done, this)
+        expired = False
+        try:
+            expired = not ended.wait(LOAD_SECONDS)
+        finally:
+            if not outcomes:  # too long, or a signal's handler raised
+                self._v8.cancel(task)
+                ended.wait()
+        return outcomes[0], expired
 
     def functions(self) -> frozenset[str]:
         """Return the names of the functions that the script defines."""
@@ -127,99 +150,177 @@ class JsEngine:
 
     def has(self, function: str) -> bool:
         """Tell whether the script defines ``function``."""
-        return function in self._calls.functions
+        return function in self._functions
 
+    # ---- route blocks
     def call(self, function: str, argument: str | None = None) -> None:
-        """Call ``function`` on V8's thread and wait. Raise ScriptError; nothing happens when there is no such function."""
-        number = self._calls.functions.get(function)
+        """Call ``function``. Raise ScriptError; nothing happens when there is no such function."""
+        number = self._functions.get(function)
         if number is None:
             return
+        if get_ident() != self._v8.thread:
+            self._hand_over(function, argument)
+            return
+        depth, words = self._depth, self._words
+        if depth:
+            self._may_nest(function)
+        outer = words[RUN]
+        words[4] = NULL if argument is None else self._values.put(from_octets(argument))
+        words[3] = number
+        words[RUN] = self._block = block = self._block % _LAST + 1
+        words[OPEN] = 1
+        if not depth:
+            self._run = block
+        self._depth = depth + 1
+        ended = self._run_block()
+        self._depth = depth
+        if not depth:
+            self._run = 0
+        words[OPEN] = 1 if depth else 0
+        words[RUN] = outer
+        if not block % _BETWEEN_PAUSES and self._loop is not None:
+            self._loop.stop()
+        if ended is None or self._struck or self._error is not None:
+            error = self._failure(block, stopped=ended is None)
+            if error is None and words[3] == number:  # stopped before it began
+                self.call(function, argument)
+            elif error is not None:
+                raise error
+
+    def _may_nest(self, function: str) -> None:
+        """Raise ScriptError when no route block may begin inside of the one that runs."""
+        if self._struck == self._run:
+            raise self._overtime()
+        if self._depth >= _DEEPEST:
+            cause = f"{function}: more than {_DEEPEST} route blocks inside each other"
+            raise ScriptError(self._sources.live, None, cause)
+
+    def _failure(self, block: int, *, stopped: bool) -> ScriptError | None:
+        """Return the error of the route block that has just ended, and clear up behind it."""
+        v8, nested = self._v8, self._depth > 0
+        error, self._error = self._error, None
+        struck = self._struck == self._run if nested else self._end_strike(block)
+        if stopped:
+            self._values.forget()
+            if struck:
+                error = self._overtime()
+                if nested:
+                    v8.stop()  # the blocks around it have no time left either
+            elif v8.out_of_memory():
+                v8.go_on()
+                cause = v8.lift_memory_limit()
+                entered = self._words[3] == ENTERED  # else the block before it has used the memory, in its last breath
+                error = ScriptError(self._sources.live, None, cause) if entered else None
+            else:
+                error = ScriptError(self._sources.live, None, "ran out of stack")
+            if not nested:
+                self._drop_promises(block)
+        elif struck and not nested and error is None:  # V8 has stopped its promises only
+            error = self._overtime()
+        return error
+
+    def _drop_promises(self, block: int) -> None:
+        """Let what a stopped block has left to its promises run now, when KSR is closed; V8 drops it when it is stopped."""
+        self._run = block
+        self._drain()
+        self._run = 0
+        self._end_strike(block)
+
+    def _end_strike(self, block: int) -> bool:
+        """Let V8 go on after a block was stopped, or was about to be; tell whether it was this one."""
+        if not self._struck:
+            return False
+        with self._strike:
+            struck, self._struck = self._struck == block, 0
+            self._v8.go_on()
+        return struck
+
+    def _overtime(self) -> ScriptTimeout:
+        return ScriptTimeout(self._sources.live, None, f"ran longer than {self._host.limits.seconds:g} s")
+
+    def _failed(self) -> None:
+        """JavaScript tells why a route block failed."""
+        self._error = self._sources.error(*self._values.two_texts())
+
+    def _where(self) -> str:
+        """Return ``file:line`` of the script's call that is running."""
+        if self._struck or self._tell_stack() is None:
+            return self._sources.live
+        return self._sources.position(self._values.two_texts()[1])
+
+    # ---- threads that wait for V8's
+    def _hand_over(self, function: str, argument: str | None) -> None:
+        """Call ``function`` on V8's thread and wait."""
         if self._busy or self._loop is not None:
-            raise ScriptError(
-                self._sources.live, None, f"{function}: JavaScript is waiting for this call and cannot be entered"
-            )
+            raise ScriptError(self._sources.live, None, f"{function}: JavaScript runs on another thread")
+        ended = threading.Event()
+        errors: list[BaseException] = []
+
+        def errand() -> None:
+            try:
+                self.call(function, argument)
+            except BaseException as error:  # noqa: BLE001
+                errors.append(error)
+
         self._busy = True
         try:
-            self._call(number, argument)
+            self._v8.errand(errand, lambda _: ended.set())
+            while not ended.wait(self._period):
+                self._watch()
         finally:
+            while not ended.wait(self._period):  # a signal's handler raised
+                self._stop_block(self._run)
             self._busy = False
-            self._end_run()
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        if errors:
+            raise errors[0]
 
-    def _call(self, number: int, argument: str | None) -> None:
-        words = self._values.words
-        while True:
-            words[3] = number
-            words[4] = NULL if argument is None else self._values.put(from_octets(argument))
-            outcome, expired = self._perform(self._run_block, self._host.limits.seconds)
-            if not outcome.failed:
-                return
-            if expired or self._calls.processes or words[3] == ENTERED:
-                self._error = self._stopped(outcome, expired=expired)
-                return
-            # V8 was stopped a moment too late, when the block before this one had ended
+    def _watch(self) -> None:
+        """Stop a block that runs too long: that was seen so long ago."""
+        run, now, seconds = self._run, time.monotonic(), self._host.limits.seconds
+        seen, since = self._seen
+        if run != seen:
+            self._seen = run, now
+        elif seconds > 0 and now - since > seconds:
+            self._stop_block(run)
 
-    def _perform(self, function: Handle, seconds: float, this: Handle = None) -> tuple[Outcome, bool]:
-        """Run ``function`` on V8's thread and wait; tell whether it ran longer than ``seconds`` and was stopped."""
-        ended = threading.Lock()
-        ended.acquire()
-        outcomes: list[Outcome] = []
+    def _stop_block(self, run: int) -> None:
+        if run and not self._struck:
+            with self._strike:  # a block that ends meanwhile waits for it: the next one shall not be hit
+                self._struck = run
+                if self._run == run:
+                    self._v8.stop()
 
-        def done(outcome: Outcome) -> None:
-            try:
-                if (
-                    outcome.failed
-                ):  # here, on V8's thread: what a stopped block left to do may run when this has returned
-                    self._values.forget()
-            finally:
-                outcomes.append(outcome)
-                ended.release()
-
-        task = self._v8.start(function, done, this)
-        expired = False
-        try:
-            expired = not ended.acquire(timeout=seconds if seconds > 0 else -1)
-        finally:
-            if not outcomes:  # too long, or a signal's handler raised
-                self._v8.cancel(task)
-                ended.acquire()
-        return outcomes[0], expired
-
-    # ---- serving: V8's thread runs the event loop
-    def serve(self, loop: asyncio.AbstractEventLoop, work: Work) -> None:
-        """Run ``loop`` in V8's thread and pull ``work``, until ``stop``. This thread takes the signals and watches the time."""
-        seconds = self._host.limits.seconds
-        period = min(max(seconds / 8, 0.005), 0.25) if seconds > 0 else 0.25  # also how late a signal may be seen
+    # ---- serving
+    def serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run ``loop`` on V8's thread until ``stop``. This thread takes the signals and watches the time."""
         self._fatal = None
         self._finished.clear()
-        self._work, self._loop = work, loop
+        self._loop = loop
         try:
             self._start()
-            while not self._finished.wait(period):
-                self._watch(seconds)
+            while not self._finished.wait(self._period):
+                self._watch()
         finally:
-            if not self._finished.is_set():  # a signal's handler raised, perhaps before V8 began: one more task tells
+            if not self._finished.is_set():  # a signal's handler raised, perhaps before V8 began: one more errand tells
                 self._stopping = True
                 self.stop()
                 last = threading.Event()
-                self._v8.start(self._main, lambda _: last.set())
-                while not last.wait(period):
-                    self._watch(seconds)
-            self._loop = self._work = None
+                self._v8.errand(lambda: None, lambda _: last.set())
+                while not last.wait(self._period):
+                    self._watch()
+            self._loop = None
             self._stopping = False
         if self._fatal is not None:
             raise self._fatal
 
     def stop(self) -> None:
         """Make ``serve`` return when the running block has ended. For any thread, and for signal handlers."""
-        if self._loop is None:
-            self._stopping = True
         loop = self._loop
-        if threading.get_ident() == self._v8.thread:
+        if loop is None:
+            self._stopping = True
+        elif get_ident() == self._v8.thread:
             self._stop()
-        elif loop is not None:
+        else:
             loop.call_soon_threadsafe(self._stop)
 
     def _stop(self) -> None:
@@ -228,94 +329,24 @@ class JsEngine:
             self._loop.stop()
 
     def _start(self) -> None:
-        self._task = self._v8.start(self._main, self._ended)
+        self._v8.errand(self._run_loop, self._ended)
 
-    def _watch(self, seconds: float) -> None:
-        """End a block that runs too long. ``_next`` gives out none once ``_expired`` is set, so that only this one is hit."""
-        running = self._running
-        if (
-            running is not None
-            and seconds > 0
-            and self._expired is None
-            and time.monotonic() - running.started > seconds
-        ):
-            self._expired = running
-            if self._running is running:
-                self._v8.cancel(self._task)
-
-    def _next(self) -> None:
-        """Give JavaScript the next block to run, waiting for it in the event loop."""
-        running, self._running = self._running, None
-        if running is not None:
-            self._host.ran(running, time.monotonic() - running.started)
-        self._end_run()
-        self._current.ctx = None
-        if self._expired is not None and self._expired.error is None:  # V8 stopped its promises only
-            self._expired.error = self._overtime()
+    def _run_loop(self) -> None:
+        loop = self._loop
         try:
-            block = self._pull()
+            if loop is not None and not self._stopping and self._paused is None:
+                loop.run_forever()
         except BaseException as error:  # noqa: BLE001
             self._fatal = error
-            block = None
-        if block is None:
-            self._values.words[3] = STOP
 
-    def _end_run(self) -> None:
-        self._values.end_run()
-        if self._calls.processes:  # JavaScript ran out of stack before it could resume one
-            self._calls.unwind(ScriptError(self._sources.live, None, "ran out of stack"))
-
-    def _pull(self) -> RouteContext | None:
-        """Return the block that was ordered, None when JavaScript shall come back to V8's message pump."""
-        work, loop = self._work, self._loop
-        assert work is not None
-        assert loop is not None
-        while not (self._stopping or self._expired is not None or self._paused is not None):
-            block, self._again = self._again or work.next(), None
-            if block is None:
-                loop.run_forever()
-            elif (number := self._calls.functions.get(block.callback)) is not None:
-                self._calls.order(block, number)
-                self._running = block
-                return block
-        return None
-
-    def _ended(self, outcome: Outcome) -> None:
-        """JavaScript has come back to the message pump: for a moment, to stop, or because it was stopped."""
-        expired, running = self._expired is not None, self._running
-        self._expired = self._running = None
-        if outcome.failed and running is not None:
-            if self._calls.processes or self._values.words[3] == ENTERED:
-                running.error = self._stopped(outcome, expired=expired)
-                self._host.ran(running, time.monotonic() - running.started)
-            else:  # V8 was stopped a moment too late, or between two blocks
-                self._again = running
-            self._current.ctx = None
-        if outcome.failed and self._v8.out_of_memory():
-            self._v8.lift_memory_limit()
+    def _ended(self, _: Outcome) -> None:
+        """V8's message pump has had its turn, between two errands: for a moment, to load a script, or to stop."""
         if self._stopping or self._fatal is not None:
             self._finished.set()
         if self._paused is not None:
             self._paused.set()
         elif not self._finished.is_set():
             self._start()
-
-    # ---- failures
-    def _stopped(self, outcome: Outcome, *, expired: bool) -> ScriptError:
-        """V8 stopped a block: undo what is half done and return the error."""
-        error: ScriptError
-        if expired:
-            error = self._overtime()
-        elif self._v8.out_of_memory():
-            error = ScriptError(self._sources.live, None, self._v8.lift_memory_limit())
-        else:
-            error = ScriptError(self._sources.live, None, outcome.text.partition("\n")[0])
-        self._calls.unwind(error)
-        self._values.forget()
-        return error
-
-    def _overtime(self) -> ScriptTimeout:
-        return ScriptTimeout(self._sources.live, None, f"ran longer than {self._host.limits.seconds:g} s")
 
     def close(self) -> None:
         """End V8 and its thread."""

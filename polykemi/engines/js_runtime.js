@@ -3,21 +3,24 @@
 // Evaluated once for each isolate; called with the shared buffer and the entries (functions that call Python) and, as
 // `this`, a JSON text: {"cache": bool, "exports": [[module, name, parameter types such as "si", constant], ...]}.
 //
-// A call into Python carries nothing but the number of its entry. Arguments and results travel through one
-// SharedArrayBuffer, which Python sees as well:
+// A call carries nothing, either way. Arguments and results travel through one SharedArrayBuffer, which Python sees as well:
 //
-//   words[0]       what came of a call (see `take` and `outcome`)
-//   words[1..2]    of a result: its value, or the length of its text and the number to keep that text under (-1: none)
+//   words[0]       what came of a call into Python (see `take` and `outcome`)
+//   words[1..2]    of a result: the length of its text, and the number to keep that text under (-1: none)
 //   words[1]       of a call: four bits an argument: 0 the word itself (an int, the number of a text), 1 a text of one
 //                  octet a character, 2 a text of UTF-16, 3 a text that went ahead in pieces
 //   words[2..7]    of a call: the arguments; of a text in TEXT: its length
 //   words[8..13]   of a call: the number to keep a text under from now on (-1: none); [8..9] of a piece that goes ahead:
 //                  which argument it belongs to, and where in it
-//   words[3..4]    of a route block: the number of the script's function (STOP: there is none; ENTERED: it has begun), the
-//                  kind of its argument
-//   words[14]      1 while a route block or the loading of a script may call KSR
-//   doubles[0]     a number that is no Int32
+//   words[3..4]    of a route block: the number of the script's function (ENTERED: it has begun), the code of its argument
+//   words[4]       of a call that failed: the code of the reason
+//   words[14]      whether KSR may be called now: CLOSED, OPEN, or LEAVING when the block has called KSR.x.exit()
+//   words[15]      the number of the route block that runs, 0 while a script is loaded
+//   doubles[0]     a number that is no small integer
 //   octets, units  the text area: one octet or one UTF-16 code unit a character
+//
+// Python calls runBlock, also from inside of a call of ours into Python (t_relay runs a branch route); it sets words[14]
+// and words[15] then and sets them back. What is on its way in the buffer has been read by then.
 //
 // A script shares the global object with this file. What is used here after a script has run is therefore captured
 // first (`const`) or pinned (what is called as a method), and loops are written so that they need no iterators.
@@ -41,21 +44,18 @@
   const TEXT = 128;
   const SHORT = 64, KEPT = 4096, SEEN = 1024; // texts up to SHORT are kept when they come a second time
   const PIECE = 1 << 16, LONGEST = 1 << 24; // six pieces fit into the text area; characters
-  const NULL = 0, INT = 1, FALSE = 2, TRUE = 3, DOUBLE = 4, NUMBERED = 5, OCTETS = 6, UNITS = 7, PIECES = 8;
-  const EXIT = 9, BLOCK = 10, FAILED = 11, WHERE = 12; // beyond values
-  const OPEN = 14, ENTERED = -3, BETWEEN_PUMPS = 20000;
+  const NULL = 0, FALSE = 1, TRUE = 2, DOUBLE = 3, OCTETS = 4, UNITS = 5, PIECES = 6;
+  const EXIT = 7; // no value; all other codes below TEXTS: a failure
+  const TEXTS = 16, SMALL = 1 << 29, ZERO = 1 << 30; // a text that Python has numbered, an integer
+  const STATE = 14, CLOSED = 0, OPEN = 1, LEAVING = 2, RUN = 15, ENTERED = -1;
   const EXIT_TEXT = '~~ksr~exit~~'; // what KSR.x.exit() throws, as in Kamailio
 
   const words = new Int32Array(shared, 0, 16), doubles = new Float64Array(shared, 64, 1);
   const octets = new Uint8Array(shared, TEXT), units = new Uint16Array(shared, TEXT);
   const spec = JSON.parse(this);
-  const next = entries[0], failed = entries[1], resume = entries[2], tell = entries[3];
-  const piece = entries[4], rest = entries[5], misfit = entries[6];
+  const failed = entries[0], piece = entries[1], rest = entries[2], misfit = entries[3], OWN_ENTRIES = 4;
 
   let handlers = []; // of the script that is live: number => function that returns the script's function
-  let leaving = false; // KSR.x.exit() was called: nothing more is done for this run, whatever the script catches
-  let crossings = 0; // calls into Python since V8's message pump had its turn
-  let run = 0, runs = 0; // number of the run of a route block, for what is cached in it
 
   // ---- texts
   function copyOut(source, from, to) {
@@ -145,10 +145,10 @@
         else words[2 + i] = number;
       }
     }
-    const shape = words[1];
+    const shape = words[1], known = kept;
     const numbers = shape === 0 ? null : [words[8], words[9], words[10], words[11], words[12], words[13]];
     enter();
-    if (numbers === null) return;
+    if (numbers === null || known !== kept) return;
     for (let i = 0; i < n; i++) { // only now does Python surely know them; a copy, as a slice would keep its whole text
       const form = (shape >> (4 * i)) & 3;
       if ((form === 1 || form === 2) && numbers[i] >= 0) kept.set(copyText(values[i]), numbers[i]);
@@ -162,18 +162,18 @@
   }
 
   // ---- results
-  function take(kind) {
-    switch (kind) {
+  function take(code) {
+    if (code >= SMALL) return code - ZERO;
+    if (code >= TEXTS) return texts[code - TEXTS];
+    switch (code) {
       case NULL: return null;
-      case INT: return words[1];
       case FALSE: return false;
       case TRUE: return true;
       case DOUBLE: return doubles[0];
-      case NUMBERED: return texts[words[1]];
       case OCTETS:
       case UNITS: {
         const number = words[2];
-        const text = textFrom(kind === OCTETS ? octets : units, words[1]);
+        const text = textFrom(code === OCTETS ? octets : units, words[1]);
         if (number >= 0) texts[number] = text;
         return text;
       }
@@ -189,26 +189,11 @@
   }
 
   function outcome() {
-    crossings++;
-    for (;;) {
-      const kind = words[0];
-      if (kind <= PIECES) return take(kind);
-      if (kind === EXIT) {
-        leaving = true;
-        throw EXIT_TEXT;
-      } else if (kind === BLOCK) {
-        const outer = run;
-        runBlock();
-        run = outer;
-        words[OPEN] = 1;
-        resume();
-      } else if (kind === WHERE) {
-        sendTexts('', stackOf(new Error()));
-        tell();
-      } else {
-        throw new Error(take(words[4]));
-      }
-    }
+    const code = words[0];
+    if (code >= TEXTS || code <= PIECES) return take(code);
+    if (code !== EXIT) throw new Error(take(words[4]));
+    words[STATE] = LEAVING; // nothing more is done for this block, whatever the script catches
+    throw EXIT_TEXT;
   }
 
   // ---- the functions of KSR
@@ -219,7 +204,7 @@
   }
 
   function misfitted(index, given, expected) { // as many arguments as no function of this name has
-    if (run !== 0 && given > 0 && given < expected) throw new RangeError('invalid stack index ' + given);
+    if (words[RUN] !== 0 && given > 0 && given < expected) throw new RangeError('invalid stack index ' + given);
     words[1] = index;
     words[2] = given;
     misfit();
@@ -227,13 +212,13 @@
   }
 
   function mayNotCall() {
-    if (leaving) throw EXIT_TEXT;
+    if (words[STATE] === LEAVING) throw EXIT_TEXT;
     throw new Error('KSR is called when no route block runs');
   }
 
   function bindPlain(enter, index, ignoresArguments) {
     return function (...given) {
-      if (leaving || words[OPEN] === 0) mayNotCall();
+      if (words[STATE] !== OPEN) mayNotCall();
       if (given.length > 0 && !ignoresArguments) return misfitted(index, given.length, 0);
       enter();
       return outcome();
@@ -242,7 +227,7 @@
 
   function bindText(enter, index) { // one text: most calls
     return function (...given) {
-      if (leaving || words[OPEN] === 0) mayNotCall();
+      if (words[STATE] !== OPEN) mayNotCall();
       if (given.length === 0 || given.length > 6) return misfitted(index, given.length, 1);
       const value = given[0], text = typeof value === 'string' ? value : `${value}`;
       const number = kept.get(text);
@@ -260,7 +245,7 @@
   function bindAny(enter, index, types) {
     const n = types.length;
     return function (...given) {
-      if (leaving || words[OPEN] === 0) mayNotCall();
+      if (words[STATE] !== OPEN) mayNotCall();
       if (given.length < n || given.length > 6) return misfitted(index, given.length, n);
       const values = new Array(n);
       for (let i = 0; i < n; i++) {
@@ -273,9 +258,10 @@
   }
 
   function cached(call) { // the result cannot change in one run
-    let at = -1, value;
+    let at = 0, value;
     return function (...given) {
-      if (at === run && given.length === 0 && !leaving && run !== 0) return value;
+      const run = words[RUN];
+      if (at === run && run !== 0 && given.length === 0 && words[STATE] === OPEN) return value;
       const result = apply(call, undefined, given);
       if (given.length === 0) {
         at = run;
@@ -286,7 +272,7 @@
   }
 
   const functions = spec.exports.map(([module, name, types, constant], index) => {
-    const enter = entries[7 + index];
+    const enter = entries[OWN_ENTRIES + index];
     const leaves = module === 'x' && (name === 'exit' || name === 'drop');
     if (types === '') {
       const call = bindPlain(enter, index, leaves);
@@ -342,13 +328,14 @@
     failed();
   }
 
+  function tellStack() {
+    sendTexts('', stackOf(new Error()));
+  }
+
   // ---- route blocks
   function runBlock() {
     const handler = handlers[words[3]], kind = words[4];
     words[3] = ENTERED;
-    run = ++runs;
-    words[OPEN] = 1;
-    leaving = false;
     try {
       const argument = take(kind);
       const callback = handler();
@@ -361,23 +348,17 @@
           reason = error;
         });
       }
-      %PerformMicrotaskCheckpoint(); // what promises have to do belongs to this block
+      drain(); // what promises have to do belongs to this block
       if (rejected) throw reason;
     } catch (error) {
-      if (!leaving && error !== EXIT_TEXT) fail(error);
-    } finally {
-      leaving = false;
-      run = words[OPEN] = 0;
+      if (words[STATE] !== LEAVING && error !== EXIT_TEXT) fail(error);
+      words[STATE] = LEAVING;
+      drain(); // what is left to promises shall not call KSR in the next block
     }
   }
 
-  function main() { // back to V8's message pump now and then: it frees what callbacks leave behind
-    crossings = 0;
-    while (crossings++ < BETWEEN_PUMPS) {
-      next();
-      if (words[3] < 0) return;
-      runBlock();
-    }
+  function drain() {
+    %PerformMicrotaskCheckpoint();
   }
 
   // ---- loading
@@ -400,7 +381,8 @@
     const end = indexOf(this, '\n');
     const name = slice(this, 0, end), source = slice(this, end + 1);
     mustParse(source);
-    words[OPEN] = 1;
+    words[RUN] = 0;
+    words[STATE] = OPEN;
     const before = globalThis.KSR;
     install();
     let loaded = false;
@@ -410,12 +392,12 @@
         '(function () {' + source + '\n;return function () { return eval(arguments[0]); }; })\n//# sourceURL=' + name);
       const scope = apply(make, globalThis, []);
       const found = functionsOf(scope, source);
-      %PerformMicrotaskCheckpoint();
+      drain();
       handlers = found.handlers;
       loaded = true;
       return found.names;
     } finally {
-      words[OPEN] = 0;
+      words[STATE] = CLOSED;
       if (!loaded) restore(before);
     }
   }
@@ -453,6 +435,6 @@
     return found;
   }
 
-  return { main, runBlock, load };
+  return { runBlock, drain, tellStack, load };
 })
 //# sourceURL=js_runtime.js

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-NULL, INT, FALSE, TRUE, DOUBLE, NUMBERED, OCTETS, UNITS, PIECES, EXIT, BLOCK, FAILED, WHERE = range(13)
-STOP: Final = -1  # for words[3]: no more route blocks
-ENTERED: Final = -3  # words[3] when JavaScript has begun a route block
+NULL, FALSE, TRUE, DOUBLE, OCTETS, UNITS, PIECES, EXIT, FAILED = range(9)
+TEXTS: Final = 16  # and above: texts that JavaScript has numbered
+ZERO: Final = 1 << 30  # integers of less than SMALL, above and below
+SMALL: Final = 1 << 29
+ENTERED: Final = -1  # words[3] when JavaScript has begun a route block
 
 SIZE: Final = 1 << 20  # of the buffer, octets
-_OPEN: Final = 14  # words[14] is 1 while JavaScript may call
+OPEN: Final = 14  # words[14]: whether JavaScript may call
+RUN: Final = 15  # words[15]: the number of the route block that runs
 _TEXT: Final = 128  # octet where texts begin
 _SHORT: Final = 64  # characters of a text that is numbered
 _KEPT: Final = 4096
@@ -29,25 +32,20 @@ class Values:
         self.texts = [""] * _KEPT  # those that JavaScript has numbered
         self._double = shared[64:72].cast("d")
         self._area = shared[_TEXT:]
-        self._numbers: dict[str, int] = {}
+        self.numbers: dict[Any, int] = {}  # texts that Python has numbered
         self._seen: set[str] = set()
         self._pieces: dict[int, list[bytes]] = {}
         self._rest = b""
 
     def put(self, value: Any) -> int:
-        """Write a result and return its kind. Integers beyond 32 bits become doubles, as all numbers in JavaScript."""
+        """Write a result and return the code of it. Large integers become doubles, as all numbers in JavaScript."""
         kind = type(value)
-        words = self.words
         if kind is str:
-            number = self._numbers.get(value)
-            if number is None:
-                return self._put_text(value)
-            words[1] = number
-            return NUMBERED
+            number = self.numbers.get(value)
+            return self._put_text(value) if number is None else TEXTS + number
         if kind is int:
-            if -0x80000000 <= value <= 0x7FFFFFFF:
-                words[1] = value
-                return INT
+            if -SMALL < value < SMALL:
+                return ZERO + int(value)
             self._double[0] = float(max(min(value, 1 << 64), -1 << 64))
             return DOUBLE
         if kind is bool:
@@ -75,7 +73,7 @@ class Values:
 
     def _number(self, text: str) -> int:
         """Return the number that ``text`` shall have from now on, -1 when it comes for the first time."""
-        seen, numbers = self._seen, self._numbers
+        seen, numbers = self._seen, self.numbers
         if text not in seen:
             if len(seen) >= _SEEN:
                 seen.clear()
@@ -109,7 +107,7 @@ class Values:
             if form == 0:
                 out.append(word if kind == "i" else self.texts[word])
             elif form == 3:
-                out.append(str(b"".join(self._pieces[i]), "utf-16-le", "surrogatepass"))
+                out.append(str(b"".join(self._pieces.pop(i)), "utf-16-le", "surrogatepass"))
             else:
                 text = self._text(form, at, word)
                 at = (at + word * form + 1) & ~1
@@ -132,15 +130,10 @@ class Values:
             return str(self._area[at : at + length], "latin-1")
         return str(self._area[at : at + 2 * length], "utf-16-le", "surrogatepass")
 
-    def end_run(self) -> None:
-        """Let go of long arguments."""
-        if self._pieces:
-            self._pieces.clear()
-
     def forget(self) -> None:
-        """JavaScript was stopped: it may not call on, and it may have missed the number of a result."""
-        self.words[_OPEN] = 0
-        self._numbers.clear()
+        """JavaScript was stopped: it may have missed the number of a result."""
+        self.numbers.clear()
+        self._pieces.clear()
 
     def close(self) -> None:
         """Let go of the buffer before its memory goes."""

@@ -1,13 +1,14 @@
 """V8 with synchronous Python functions: all that touches entry points of mini_racer which are not public.
 
 mini_racer's Python API gives JavaScript asynchronous functions only. Its library, however, calls the C callback that
-``mr_init_context`` was given on the isolate's own thread and holds JavaScript until the callback returns. Three laws follow:
+``mr_init_context`` was given on the isolate's own thread and holds JavaScript until the callback returns. That is the way
+onto the thread (``errand``); what is done there is done by V8's own interface (``v8_native.py``). Three laws follow:
 
-* nothing may call into V8 from inside a callback: it would wait for itself. ``start`` only queues and may be called there;
+* nothing may wait for mini_racer on the isolate's thread: it would wait for itself. ``start`` and ``errand`` only queue;
 * the isolate's thread takes its Python thread state once and keeps it until ``close`` (otherwise one is made and
-  destroyed for every call: 9 us instead of 1 us);
-* mini_racer frees the handles that callbacks leave behind only in V8's message pump: a task that runs for long must come
-  back to it now and then (otherwise 100 octets leak at every call).
+  destroyed for every call: 9 us);
+* what calls of JavaScript leave behind (8 octets each) goes when the errand ends, and V8 does some of its housekeeping
+  only then: an errand that runs for long must come to an end now and then.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import json
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from polykemi.engines.v8_native import NAMES, Callback, Native
 from polykemi.errors import UsageError
 
 log = logging.getLogger("polykemi.engines.v8")
@@ -47,7 +50,14 @@ _FUNCTIONS: Final = (
 # gives js_runtime.js the word for "run what promises have to do now": mini_racer does that outside of every task, where
 # it could not be stopped
 _FLAG: Final = "--allow-natives-syntax"
-_ENTRY: Final = 1 << 40  # callback numbers of entries start here, those of tasks below
+_ERRAND: Final = 1 << 40  # the number of the callback that runs errands; those of tasks are below
+# values go between mini_racer's handles and V8's own interface by way of the global object
+_TO_GLOBAL: Final = "(function (values) { values.forEach((value, i) => { globalThis[i] = value; }); return values; })"
+_FROM_GLOBAL: Final = """(() => {
+  const values = [];
+  for (let i = 0; i in globalThis; i++) { values.push(globalThis[i]); delete globalThis[i]; }
+  return values;
+})()"""
 
 # types of mini_racer's values (value.h)
 _UNDEFINED: Final = 11
@@ -81,7 +91,7 @@ def _library() -> Any:
         fields = [name for name, _ in value._fields_]
     except (ImportError, AttributeError, TypeError) as error:
         raise UsageError(f"mini-racer {VERSION} is not as expected: {error}") from None
-    missing = [name for name in _FUNCTIONS if not hasattr(library, name)]
+    missing = [name for name in (*_FUNCTIONS, *NAMES) if not hasattr(library, name)]
     if missing or fields != ["value", "len", "type"]:
         raise UsageError(f"mini-racer {VERSION} is not as expected: {', '.join(missing) or 'the layout of its values'}")
     return library
@@ -96,20 +106,20 @@ class V8:
     def __init__(self, memory: int = 0) -> None:
         self._dll = dll = _library()
         self._value = dll.mr_free_value.argtypes[1]
-        self._entries: list[Callable[[], None]] = []
         self._tasks: dict[int, tuple[Callable[[Outcome], None], bool]] = {}  # done, keep the result
+        self._errands: deque[Callable[[], None]] = deque()
         self._numbers = itertools.count(1)
-        free = ctypes.PyDLL(dll._name)["mr_free_value"]  # PyDLL: the GIL stays with the caller, as it is brief
-        free.argtypes, free.restype = [ctypes.c_uint64, ctypes.c_void_p], None
-        self._free = free
-        signature = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_void_p)
+        self._native = Native(dll._name)
         # prototypes of our own, as other users of mini_racer in this process share the library object
+        self._free = ctypes.PyDLL(dll._name)["mr_free_value"]  # PyDLL: the GIL stays with the caller, as it is brief
+        self._free.argtypes, self._free.restype = [ctypes.c_uint64, ctypes.c_void_p], None
+        signature = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_void_p)
         init = ctypes.CDLL(dll._name)["mr_init_context"]
         init.argtypes, init.restype = [signature], ctypes.c_uint64
         self._context = 0
-        callback = signature(self._dispatcher())
-        self._context = context = init(callback)
-        self._finalizer = weakref.finalize(self, _free_context, dll, context, callback)
+        self._callbacks: list[Any] = [signature(self._dispatcher())]  # what V8 may call until the context is freed
+        self._context = context = init(self._callbacks[0])
+        self._finalizer = weakref.finalize(self, _free_context, dll, context, self._callbacks)
         stats = json.loads(_text(dll.mr_heap_stats(context).contents))
         most = stats["heap_size_limit"] * 3 // 4
         self.memory = min(memory, most) if memory else most
@@ -122,21 +132,22 @@ class V8:
             self._finalizer()
             raise UsageError(f"V8 was started in this process without its flag {_FLAG}") from None
         self.thread = 0  # the identifier of the isolate's thread
-        self._call(self.entry(self._settle))
-        self._leave = self.entry(_give_thread_state_back)
+        self._run_errand = dll.mr_make_js_callback(context, _ERRAND)
+        self._on_thread(self._settle)
 
     def _settle(self) -> None:
         """Take the GIL state once more than the callback gives it back, so that the thread keeps its thread state."""
         ctypes.pythonapi.PyGILState_Ensure()
         self.thread = threading.get_ident()
+        self._native.attach()
 
     def _dispatcher(self) -> Callable[[int, int], None]:
-        entries, tasks, free, value_type = self._entries, self._tasks, self._free, self._value
+        tasks, free, value_type = self._tasks, self._free, self._value
 
         def dispatch(number: int, raw: int) -> None:  # on the isolate's thread
-            if number >= _ENTRY:
+            if number == _ERRAND:
                 free(self._context, raw)
-                entries[number - _ENTRY]()
+                self._errands.popleft()()
                 return
             value = ctypes.cast(raw, value_type).contents
             kind = value.type
@@ -156,10 +167,23 @@ class V8:
         return dispatch
 
     # ---- set-up; each of these waits for the isolate's thread
-    def entry(self, function: Callable[[], None]) -> Handle:
-        """Return a JavaScript function that calls ``function``, which must not raise."""
-        self._entries.append(function)
-        return self._dll.mr_make_js_callback(self._context, _ENTRY + len(self._entries) - 1)
+    def entries(self, functions: Iterable[Callable[[], None]]) -> Handle:
+        """Return a JavaScript array of functions that call ``functions``, which must not raise."""
+        callbacks = [Callback(function) for function in functions]
+        self._callbacks += callbacks
+        self._on_thread(lambda: self._native.put(callbacks))
+        return self.eval(_FROM_GLOBAL)
+
+    def callers(self, functions: Sequence[Handle]) -> list[Callable[[], Any]]:
+        """Return Python functions that call JavaScript's, for errands and for what JavaScript calls in them.
+
+        They return None when V8 was stopped meanwhile, or the function threw.
+        """
+        self.make(self.eval(_TO_GLOBAL), "", self.array([self.array(functions)]))
+        out: list[Callable[[], Any]] = []
+        self._on_thread(lambda: out.extend(self._native.take(len(functions))))
+        self.eval(_FROM_GLOBAL)
+        return out
 
     def array(self, items: Sequence[Handle]) -> Handle:
         """Return a JavaScript array of ``items``."""
@@ -187,10 +211,10 @@ class V8:
         value = shared.contents
         return memoryview((ctypes.c_ubyte * value.len).from_address(value.value.value_ptr)).cast("B")
 
-    def _call(self, function: Handle) -> Handle:
-        return self._wait(
-            lambda number: self._dll.mr_call_function(self._context, function, self._undefined, self._nothing, number)
-        )
+    def _on_thread(self, errand: Callable[[], None]) -> None:
+        ended = threading.Event()
+        self.errand(errand, lambda _: ended.set())
+        ended.wait()
 
     def _wait(self, begin: Callable[[int], int]) -> Handle:
         ended = threading.Event()
@@ -227,12 +251,22 @@ class V8:
         )
         return task
 
-    def cancel(self, task: int) -> None:
-        """End ``task`` wherever it is; nothing happens when it has ended.
+    def errand(self, function: Callable[[], None], done: Callable[[Outcome], None]) -> None:
+        """Queue a call of ``function``, which must not raise, on the isolate's thread; then ``done`` is called there."""
+        self._errands.append(function)
+        self.start(self._run_errand, done)
 
-        V8 may notice only in the next task when this one ends at the same moment: see ``JsEngine``.
-        """
+    def cancel(self, task: int) -> None:
+        """End ``task`` wherever it is; nothing happens when it has ended."""
         self._dll.mr_cancel_task(self._context, task)
+
+    def stop(self) -> None:
+        """Stop the JavaScript that an errand has called; from any thread. What is called next is stopped too, if it ended."""
+        self._native.stop()
+
+    def go_on(self) -> None:
+        """Let JavaScript run again after ``stop``, or when it used too much memory; from an errand."""
+        self._native.go_on()
 
     # ---- memory
     def _limit_memory(self) -> None:
@@ -250,18 +284,18 @@ class V8:
     def close(self) -> None:
         """End the isolate and its thread, once what runs has ended."""
         if self._finalizer.alive:
-            self._call(self._leave)
+            self._on_thread(_give_thread_state_back)
             self._finalizer()
-            self._entries.clear()
 
 
 def _text(value: Any) -> str:
     return bytes(value.value.bytes_val[: value.len]).decode("utf-8", "replace")
 
 
-def _free_context(dll: Any, context: int, callback: object) -> None:
-    """Free the context; ``callback`` must live until then."""
+def _free_context(dll: Any, context: int, callbacks: list[Any]) -> None:
+    """Free the context; ``callbacks`` must live until then."""
     dll.mr_free_context(context)
+    callbacks.clear()
 
 
 def _give_thread_state_back() -> None:

@@ -57,13 +57,11 @@ class RouteContext:
         "ruri",
         "sflags",
         "shared",
-        "started",
         "transaction",
         "wire",
     )
 
     def __init__(self, kind: Route, callback: str, message: Message, flow: Flow, now: float) -> None:
-        self.started: float  # time.monotonic(), set by an engine that runs blocks by itself (engines/js_calls.py)
         self.kind = kind
         self.callback = callback  # the name of the script's function
         self.event = ""  # evname, the argument of event route blocks

@@ -19,21 +19,21 @@ class Ids:
         if source is None:  # one read of the system's randomness seeds a fast generator
             self._bits = random.Random(random.SystemRandom().getrandbits(256)).getrandbits
         self.secret = self._bits(256).to_bytes(32, "big")  # keys the module's HMACs (nonces)
-        self._tag_prefix = f"{self._bits(48):012x}"
+        self._tag_prefix = f"{self._bits(48):012x}."
 
     def branch(self) -> str:
         """Return a new Via branch with the magic cookie of RFC 3261."""
-        return f"z9hG4bK{self._bits(80):020x}"
+        return "z9hG4bK" + hex(self._bits(80))[2:]
 
     def tag(self) -> str:
         """Return a new From or To tag."""
-        return f"{self._bits(64):016x}"
+        return hex(self._bits(64))[2:]
 
     def unique(self) -> str:
         """Return a new id without other meaning (Call-ID, ruid)."""
-        return f"{self._bits(96):024x}"
+        return hex(self._bits(96))[2:]
 
     def stateless_tag(self, request: Request) -> str:
         """Return the To tag of stateless replies: the same for each retransmission (RFC 3261 section 8.2.7)."""
         seed = (request.get("call-id") or "") + request.via.text
-        return f"{self._tag_prefix}.{zlib.crc32(seed.encode('latin-1')):08x}"
+        return self._tag_prefix + hex(zlib.crc32(seed.encode("latin-1")))[2:]

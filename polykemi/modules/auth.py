@@ -86,7 +86,7 @@ class Nonces:
     def make(self, extra: str, now: float) -> str:
         """Return a new nonce for a request with the checked parts ``extra``."""
         self._serial = (self._serial + 1) & 0xFFFFFFFF
-        stamp = f"{int(now):08x}{self._serial:08x}"
+        stamp = hex(int(now) << 32 | self._serial | 1 << 64)[3:]
         return stamp + self._mac(stamp, extra)
 
     def _mac(self, stamp: str, extra: str) -> str:

@@ -60,13 +60,21 @@ class Services:
     counters: dict[str, int] = field(default_factory=dict)  # "sl.sent_replies" -> n: names are Kamailio's group.name
     events: list[RouteContext] = field(default_factory=list)  # event route blocks waiting to run
     server_header: str = "polykemi"
+    _listeners_at: dict[str, list[Listener]] = field(init=False, repr=False, default_factory=dict)  # by host
+
+    def __post_init__(self) -> None:
+        for listener in self.listeners:
+            self._listeners_at.setdefault(listener.host, []).append(listener)
 
     def is_myself(self, host: str, port: int = 0, proto: str = "") -> bool:
         """Tell whether ``host`` is one of our domains or listeners; port 0 matches every port (Kamailio's check_self)."""
-        host = host.lower().strip("[]")
-        if host in self.domains:
-            return True
-        return any(host == x.host and port in (0, x.port) and proto in ("", x.proto) for x in self.listeners)
+        host = host.lower()
+        if host[:1] == "[":
+            host = host.strip("[]")
+        for x in self._listeners_at.get(host, ()):
+            if (not port or port == x.port) and (not proto or proto == x.proto):
+                return True
+        return host in self.domains
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to the counter ``name`` (``group.name``)."""

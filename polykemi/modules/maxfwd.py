@@ -31,13 +31,13 @@ class MaxFwd(Module):
 
         Answers 1 (counted down), 2 (added), -1 (it is 0), -2 (malformed).
         """
-        names, message, edits = ctx.message.names, ctx.message, ctx.edits
-        if "max-forwards" not in names:
+        message, edits = ctx.message, ctx.edits
+        index = message.shape.first.get("max-forwards")
+        if index is None:
             if _KEY not in ctx.cache:
                 value = ctx.cache[_KEY] = min(limit, self.params.max_limit)
                 edits.inserts.append((len(message.lines), f"Max-Forwards: {value}"))
             return 2
-        index = names.index("max-forwards")
         value = ctx.cache.get(_KEY)
         if value is None:
             text = message.value(index)

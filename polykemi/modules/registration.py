@@ -183,12 +183,12 @@ class Registration:
         """Return what all contacts of one REGISTER have in common, and the headers that its Path puts into the 200."""
         received: str = ctx.cache.get("received", "")
         path, headers = "", list[str]()
-        if self._params.use_path and "path" in request.names:
+        if self._params.use_path and request.has("path"):
             path, headers = path_of(request, self._params.path_mode)
             if path and self._params.path_use_received:
                 received = parse_uri(first_uri(path)).param("received") or received
         listener = ctx.flow.listener
-        allow = request.get("allow") if "allow" in request.names else None
+        allow = request.get("allow")
         template = Binding(
             "",
             0.0,
@@ -264,11 +264,11 @@ def lower(text: str) -> str:
 
 def contacts_of(request: Request, max_size: int) -> list[NameAddr] | None:
     """Return the contacts of a REGISTER, an empty list for a query, None for "*". Raise Rejected, ParseError."""
-    number = request.names.count("contact")
-    if not number:
+    value = request.get("contact")
+    if value is None:
         return []
-    value = request.get("contact") or ""
-    values = [value] if number == 1 and value and "," not in value else request.list("contact")
+    is_one = value and "," not in value and "contact" not in request.shape.repeated
+    values = [value] if is_one else request.list("contact")
     if "*" in values:
         if len(values) > 1:
             raise Rejected(400, "Bad Request", "* used in contact and more than 1 contact")

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
-from polykemi.modules.base import Module
+from polykemi.modules.base import Module, Services
 from polykemi.sip.flow import Listener
 from polykemi.sip.header import parse_name_addr, parse_params, split_quoted
 from polykemi.sip.message import Edits, Message
 from polykemi.sip.uri import Uri, parse_uri
+from polykemi.transaction.target import Shared
 
 _ON_REQUESTS: Final = Route.REQUEST | Route.BRANCH | Route.FAILURE
 
+# URI parameters that need no parser: none has a separator in it, none is the transport
+_PLAIN_PARAMS: Final = re.compile(r"(?:(?![Tt][Rr])[A-Za-z0-9\-._!~*'()+%=]*+(?:;|\Z))*+")
+_MAX_KNOWN: Final = 4096
+
 _PENDING: Final = "rr.pending"  # ctx.cache: parameters given to add_rr_param before record_route
-
-
-class RecordRoute(str):
-    """The text of a Record-Route line that we have added: found again among the edits by its type."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,12 @@ class Rr(Module):
 
     name = "rr"
     Params = Params
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)
+        self._addresses: dict[Listener, str] = {}  # what stands in our Record-Route behind the scheme
+        self._own = frozenset(listener.sent_by for listener in services.listeners)
+        self._ours: dict[str, bool] = {}  # URI -> whether it names us
 
     # ---- Record-Route
     @export(routes=_ON_REQUESTS)
@@ -78,10 +84,16 @@ class Rr(Module):
         lr = ";lr=on" if self.params.enable_full_lr else ";lr"
         tail = lr + self._from_tag(ctx) + params + str(ctx.cache.get(_PENDING, ""))
         mode = self.params.enable_double_rr
-        if mode == 2 or (mode == 1 and goes_out != came_in):
+        if mode == 2 or (mode == 1 and goes_out is not came_in and goes_out != came_in):
             tail = ";r2=on" + tail
-            return self._insert(ctx, (_address(goes_out) + tail, _address(came_in) + tail))
-        return self._insert(ctx, (came_in.sent_by + _transport(came_in) + tail,))
+            return self._insert(ctx, (self._address(goes_out) + tail, self._address(came_in) + tail))
+        return self._insert(ctx, (self._address(came_in) + tail,))
+
+    def _address(self, listener: Listener) -> str:
+        address = self._addresses.get(listener)
+        if address is None:
+            address = self._addresses[listener] = listener.sent_by + _transport(listener)
+        return address
 
     def _preset(self, ctx: RouteContext, addresses: tuple[str, ...]) -> int:
         if not addresses[0] or any(c in address for address in addresses for c in "<>\r\n "):
@@ -95,35 +107,42 @@ class Rr(Module):
         if not self.params.append_fromtag:
             return ""
         message = ctx.message
-        tag = message.to.tag if self.is_direction(ctx, "upstream") > 0 else message.from_.tag
+        params = ctx.shared.route_params
+        upstream = bool(params) and self.is_direction(ctx, "upstream") > 0
+        tag = message.to.tag if upstream else message.from_.tag
         return f";ftag={tag}" if tag else ""
 
     def _insert(self, ctx: RouteContext, values: tuple[str, ...]) -> int:
-        names, edits = ctx.message.names, ctx.edits
-        if any(type(text) is RecordRoute for _, text in edits.inserts):
+        message, inserts, shared = ctx.message, ctx.edits.inserts, ctx.shared
+        if shared.record_routes and _own_inserts(inserts, shared):
             return -1
         sips = ctx.ruri[:5].lower() == "sips:" and not self.params.ignore_sips
         scheme = "sips" if sips else "sip"
-        if "record-route" in names:
-            place = names.index("record-route")
-        else:
-            place = max((i + 1 for i, name in enumerate(names) if name == "via"), default=0)  # behind the Vias
+        first = message.shape.first
+        place = first.get("record-route", -1)
+        if place < 0:  # behind the Vias
+            place = message.indexes("via")[-1] + 1 if "via" in first else 0
         for value in values:
-            edits.inserts.append((place, RecordRoute(f"Record-Route: <{scheme}:{value}>")))
+            line = f"Record-Route: <{scheme}:{value}>"
+            shared.record_routes += (line,)
+            inserts.append((place, line))
         return 1
 
-    def doubled(self, edits: Edits, came_in: Listener, goes_out: Listener) -> Edits:
+    def doubled(self, edits: Edits, shared: Shared, came_in: Listener, goes_out: Listener) -> Edits:
         """Return ``edits`` with our Record-Route written twice: the request leaves by another listener than it came to.
 
         Each side then finds in the route set the address that it can reach (Kamailio: enable_double_rr, ``r2=on``).
         """
-        own = f":{_address(came_in)};"
-        for i, (place, text) in enumerate(edits.inserts):
-            if type(text) is RecordRoute and own in text and ";r2=on" not in text and self.params.enable_double_rr:
+        if not self.params.enable_double_rr:
+            return edits
+        own = f":{self._address(came_in)};"
+        for i in _own_inserts(edits.inserts, shared):
+            place, text = edits.inserts[i]
+            if own in text and ";r2=on" not in text:
                 inner = text.replace(own, f"{own}r2=on;", 1)
-                outer = inner.replace(own, f":{_address(goes_out)};", 1)
+                outer = inner.replace(own, f":{self._address(goes_out)};", 1)
                 edits = edits.copy()
-                edits.inserts[i : i + 1] = [(place, RecordRoute(outer)), (place, RecordRoute(inner))]
+                edits.inserts[i : i + 1] = [(place, outer), (place, inner)]
                 return edits
         return edits
 
@@ -135,20 +154,22 @@ class Rr(Module):
         """
         if any(c in param for c in "<>\r\n "):
             return -1
-        inserts = ctx.edits.inserts
-        found = False
-        for i, (place, text) in enumerate(inserts):
-            if type(text) is RecordRoute:
-                inserts[i] = (place, RecordRoute(f"{text[:-1]}{param}>"))
-                found = True
-        if not found:
+        inserts, shared = ctx.edits.inserts, ctx.shared
+        own = _own_inserts(inserts, shared)
+        for i in own:
+            place, text = inserts[i]
+            line = f"{text[:-1]}{param}>"
+            shared.record_routes += (line,)
+            inserts[i] = (place, line)
+        if not own:
             ctx.cache[_PENDING] = ctx.cache.get(_PENDING, "") + param
         return 1
 
     @export(routes=_ON_REQUESTS)
     def remove_record_route(self, ctx: RouteContext) -> int:
         """Take back the Record-Route that was added by these functions. Answers 1."""
-        ctx.edits.inserts[:] = [insert for insert in ctx.edits.inserts if type(insert[1]) is not RecordRoute]
+        own = ctx.shared.record_routes
+        ctx.edits.inserts[:] = [insert for insert in ctx.edits.inserts if insert[1] not in own]
         return 1
 
     # ---- Route
@@ -174,13 +195,41 @@ class Rr(Module):
 
     def _loose_route(self, ctx: RouteContext, *, strict: bool) -> int:
         message = ctx.message
-        if "route" not in message.names:
+        place = message.shape.first.get("route", -1)
+        if place < 0:
             return -1
+        preloaded = message.to.tag is None
+        if "route" not in message.shape.repeated:
+            params = self._own_params(message.value(place))
+            if params is not None and (not strict or preloaded or not self._names_us(ctx.ruri)):
+                ctx.shared.route_params = params  # we are all there is: what most phones send within a dialog
+                ctx.dst_uri = ""
+                ctx.edits.removed.add(place)
+                return -3 if preloaded else 1
+        return self._route_by(ctx, message, strict=strict, preloaded=preloaded)
+
+    def _own_params(self, value: str) -> str | None:
+        """Return the URI parameters of a Route that is written as our Record-Routes are, None for any other."""
+        if value[:5] != "<sip:" or value[-1:] != ">":
+            return None
+        address, _, params = value[5:-1].partition(";")
+        return params if address in self._own and _PLAIN_PARAMS.fullmatch(params) else None
+
+    def _names_us(self, text: str) -> bool:
+        ours = self._ours.get(text)
+        if ours is None:
+            ours = self._is_ours(parse_uri(text))
+            if len(self._ours) >= _MAX_KNOWN:  # URIs come from the network
+                self._ours.clear()
+            if len(text) <= 256:
+                self._ours[text] = ours
+        return ours
+
+    def _route_by(self, ctx: RouteContext, message: Message, *, strict: bool, preloaded: bool) -> int:
         routes = [parse_name_addr(text).uri for text in message.list("route")]
         if not routes:
             return -1
         uris = [parse_uri(text) for text in routes[:2]]
-        preloaded = message.to.tag is None
         first, last = 0, len(routes)  # what of the route set goes on: routes[first:last]
         ruri = ctx.ruri
         if strict and not preloaded and self._is_ours(parse_uri(ruri)):
@@ -245,12 +294,13 @@ class Rr(Module):
         return 1 if upstream == (wanted == "upstream") else -1
 
 
+def _own_inserts(inserts: list[tuple[int, str]], shared: Shared) -> list[int]:
+    """Return which of ``inserts`` are Record-Routes that we have added."""
+    return [i for i, (_, text) in enumerate(inserts) if text in shared.record_routes]
+
+
 def _transport(listener: Listener) -> str:
     return "" if listener.proto == "udp" else f";transport={listener.proto}"
-
-
-def _address(listener: Listener) -> str:
-    return listener.sent_by + _transport(listener)
 
 
 def _uri_of(text: str) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from polykemi.errors import ParseError, SipError
@@ -65,8 +63,26 @@ class Sanity(Module):
         """
         message = ctx.message
         try:
-            for check in _checks_of(checks):
-                check(self, message, uris)
+            if checks & 1:
+                _check_version(message)
+            if checks & 2:
+                _check_scheme(message)
+            if checks & 4:
+                _check_required(message)
+            if checks & 32:
+                _check_cseq_method(message)
+            if checks & 64:
+                _ = message.cseq
+            if checks & 128:
+                _check_content_length(message)
+            if checks & 256:
+                _check_expires(message)
+            if checks & 512:
+                self._check_proxy_require(message)
+            if checks & 1024:
+                _check_uris(message, uris)
+            if checks & _SELDOM:
+                _check_seldom(message, checks)
             if checks & 65536 or self.params.size_checks:
                 self._check_sizes(message)
         except _Unsupported as unsupported:
@@ -111,7 +127,7 @@ class Sanity(Module):
         finally:
             ctx.reply_headers = before
 
-    def _check_proxy_require(self, message: Message, _: int) -> None:
+    def _check_proxy_require(self, message: Message) -> None:
         if not message.has("proxy-require"):
             return
         supported = {option.strip(" ").lower() for option in self.params.proxy_require.split(",")}
@@ -148,48 +164,44 @@ class _Unsupported(SipError):
         self.options = options
 
 
-def _check_version(_s: Sanity, message: Message, _: int) -> None:
+def _check_version(message: Message) -> None:
     if isinstance(message, Request) and message.version != SIP_VERSION and message.version.upper() != SIP_VERSION:
         raise ParseError("Version Not Supported", 505)
 
 
-def _check_scheme(_s: Sanity, message: Message, _: int) -> None:
+def _check_scheme(message: Message) -> None:
     if isinstance(message, Request) and message.uri[:4] != "sip:" and parse_uri(message.uri).scheme not in _SCHEMES:
         raise ParseError("Unsupported URI Scheme", 416)
 
 
-def _check_required(_s: Sanity, message: Message, _: int) -> None:
+def _check_required(message: Message) -> None:
     if message.shape.missing:
         raise ParseError(f"Missing {next(name for name in _REQUIRED if not message.has(name)).title()} Header")
 
 
-def _check_cseq_method(_s: Sanity, message: Message, _: int) -> None:
+def _check_cseq_method(message: Message) -> None:
     if isinstance(message, Request) and message.cseq[1] != message.method:
         raise ParseError("CSeq Method Does Not Match")
 
 
-def _check_cseq_number(_s: Sanity, message: Message, _: int) -> None:
-    _ = message.cseq[0]
-
-
-def _check_content_length(_s: Sanity, message: Message, _: int) -> None:
+def _check_content_length(message: Message) -> None:
     length = message.content_length
     if length is not None and length != message.body_size:
         raise ParseError("Content-Length Does Not Match")
 
 
-def _check_expires(_s: Sanity, message: Message, _: int) -> None:
+def _check_expires(message: Message) -> None:
     value = message.get("expires")
     if value is not None and not (value.isdecimal() and len(value) <= 10 and int(value) < 1 << 32):
         raise ParseError("Bad Expires")
 
 
-def _check_uris(_s: Sanity, message: Message, uris: int) -> None:
+def _check_uris(message: Message, uris: int) -> None:
     if uris & 1 and isinstance(message, Request):
         _check_uri(message.uri, "Request URI")
     if uris & 2:
         _check_uri(message.from_.uri, "From URI")
-    if uris & 4:
+    if uris & 4 and not (uris & 2 and message.to.uri == message.from_.uri):  # as in nearly every REGISTER
         _check_uri(message.to.uri, "To URI")
     if uris & 8:
         for value in message.list("contact"):
@@ -204,31 +216,31 @@ def _check_uri(text: str, what: str) -> None:
         raise ParseError(f"Bad {what}") from None
 
 
-def _check_credentials(_s: Sanity, message: Message, _: int) -> None:
+def _check_credentials(message: Message) -> None:
     for name in ("authorization", "proxy-authorization"):
         for value in message.all(name):
             parse_credentials(value)
 
 
-def _check_digest_credentials(_s: Sanity, message: Message, _: int) -> None:
+def _check_digest_credentials(message: Message) -> None:
     for value in message.all("authorization"):
         if value[:7].lower() == "digest ":
             parse_credentials(value)
 
 
-def _check_tags(_s: Sanity, message: Message, _: int) -> None:
+def _check_tags(message: Message) -> None:
     for name, value in (("From", message.from_), ("To", message.to)):
         tags = [p for p in split_quoted(value.params, ";") if p[:3].lower() == "tag" and p[3:].lstrip(" \t")[:1] == "="]
         if len(tags) > 1:
             raise ParseError(f"More Than One {name} Tag")
 
 
-def _check_first_via(_s: Sanity, message: Message, _: int) -> None:
+def _check_first_via(message: Message) -> None:
     if not message.via.branch:
         raise ParseError("Missing Via Branch")
 
 
-def _check_rfc3261(_s: Sanity, message: Message, _: int) -> None:
+def _check_rfc3261(message: Message) -> None:
     if not message.via.branch.startswith("z9hG4bK"):
         raise ParseError("Bad Via Branch")
     for name in ("route", "record-route"):
@@ -237,25 +249,18 @@ def _check_rfc3261(_s: Sanity, message: Message, _: int) -> None:
                 raise ParseError(f"Missing lr In {name.title()}")
 
 
-_CHECKS: Final[tuple[tuple[int, Callable[[Sanity, Message, int], None]], ...]] = (
-    (1, _check_version),
-    (2, _check_scheme),
-    (4, _check_required),
-    (32, _check_cseq_method),
-    (64, _check_cseq_number),
-    (128, _check_content_length),
-    (256, _check_expires),
-    (512, Sanity._check_proxy_require),
-    (1024, _check_uris),
-    (2048, _check_credentials),
-    (4096, _check_tags),
-    (8192, _check_digest_credentials),
-    (16384, _check_first_via),
-    (32768, _check_rfc3261),
-)
+_SELDOM: Final = 2048 | 4096 | 8192 | 16384 | 32768
 
 
-@lru_cache(maxsize=64)
-def _checks_of(checks: int) -> tuple[Callable[[Sanity, Message, int], None], ...]:
-    """Return the checks that the sum ``checks`` names."""
-    return tuple(check for bit, check in _CHECKS if checks & bit)
+def _check_seldom(message: Message, checks: int) -> None:
+    """Do the checks that scripts seldom ask for."""
+    if checks & 2048:
+        _check_credentials(message)
+    if checks & 4096:
+        _check_tags(message)
+    if checks & 8192:
+        _check_digest_credentials(message)
+    if checks & 16384:
+        _check_first_via(message)
+    if checks & 32768:
+        _check_rfc3261(message)

@@ -6,6 +6,7 @@ the router and the functions of KSR that relay and reply (the others: ``tm_setti
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from polykemi.errors import ParseError
@@ -57,8 +58,8 @@ class Tm(TmSettings):
 
     def handle_response(
         self, branch: ClientTransaction, response: Response, ctx: RouteContext, now: float
-    ) -> Process[None]:
-        """Take a response after the core's reply route, which ran on ``ctx``."""
+    ) -> Iterable[RouteContext]:
+        """Take a response after the core's reply route, which ran on ``ctx``; return the route blocks to be run, in order."""
         self._now = now
         return self.responses.handle(branch, response, ctx, now)
 
@@ -126,44 +127,51 @@ class Tm(TmSettings):
         the transport), -400 (bad URI), -478 (bad address). A request that cannot be sent is answered when the route ends,
         or by the script after ``t_set_disable_internal_reply``: -4.
         """
-        return (yield from self.relayer.relay(ctx))
+        done = self.relayer.relay(ctx)
+        return done if isinstance(done, int) else (yield from done)
 
     @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
     def t_relay_to_proto(self, ctx: RouteContext, proto: str) -> Process[int]:
         """Forward like ``t_relay``, over ``proto`` (udp, tcp, ...) whatever the URI says."""
-        return (yield from self._relay_over(ctx, proto))
+        done = self._relay_over(ctx, proto)
+        return done if isinstance(done, int) else (yield from done)
 
     @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
     def t_relay_to_proto_addr(self, ctx: RouteContext, proto: str, host: str, port: int) -> Process[int]:
         """Forward like ``t_relay``, over ``proto`` to ``host``:``port``."""
-        return (yield from self._relay_to(ctx, proto, host, port))
+        done = self._relay_to(ctx, proto, host, port)
+        return done if isinstance(done, int) else (yield from done)
 
     @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
     def t_relay_to_proxy(self, ctx: RouteContext, proxy: str) -> Process[int]:
         """Forward like ``t_relay``, to ``proxy`` (``[proto:]host[:port]``)."""
         proto, host, port = split_proxy(proxy)
-        return (yield from self._relay_to(ctx, proto, host, port))
+        done = self._relay_to(ctx, proto, host, port)
+        return done if isinstance(done, int) else (yield from done)
 
     @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
     def t_relay_to_proxy_flags(self, ctx: RouteContext, proxy: str, flags: int) -> Process[int]:
         """Forward like ``t_relay_to_proxy`` with the flags of ``t_relay_to_flags``."""
         self._relay_flags(ctx, flags)
         proto, host, port = split_proxy(proxy)
-        return (yield from self._relay_to(ctx, proto, host, port))
+        done = self._relay_to(ctx, proto, host, port)
+        return done if isinstance(done, int) else (yield from done)
 
     @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
     def t_relay_to_flags(self, ctx: RouteContext, flags: int) -> Process[int]:
         """Forward like ``t_relay``; flags: 1 no 100 for INVITE, 2 no answer of our own when nothing could be sent."""
         self._relay_flags(ctx, flags)
-        return (yield from self.relayer.relay(ctx))
+        done = self.relayer.relay(ctx)
+        return done if isinstance(done, int) else (yield from done)
 
     @export(routes=Route.REQUEST)
     def t_replicate(self, ctx: RouteContext, uri: str) -> Process[int]:
         """Send a copy of the request to ``uri``; what comes back is dropped. Answers like ``t_relay``."""
-        hop = self.relayer.hop(uri, ctx.force_listener or ctx.flow.listener)
+        hop = self.relayer.hops.hop(uri, ctx.force_listener or ctx.flow.listener)
         if isinstance(hop, int):
             return hop
-        return (yield from self.relayer.relay(ctx, hop, replicate=True))
+        done = self.relayer.relay(ctx, hop, replicate=True)
+        return done if isinstance(done, int) else (yield from done)
 
     def _relay_flags(self, ctx: RouteContext, flags: int) -> None:
         if flags & 1:
@@ -171,20 +179,16 @@ class Tm(TmSettings):
         if flags & 2:
             ctx.cache["tm.no_internal_reply"] = True
 
-    def _relay_over(self, ctx: RouteContext, proto: str) -> Process[int]:
-        hop = self.relayer.hop(ctx.dst_uri or ctx.ruri, ctx.force_listener or ctx.flow.listener)
-        if isinstance(hop, int):
-            return hop
-        return (yield from self._relay_to(ctx, proto, hop.host, hop.port))
+    def _relay_over(self, ctx: RouteContext, proto: str) -> Process[int] | int:
+        hop = self.relayer.hops.hop(ctx.dst_uri or ctx.ruri, ctx.force_listener or ctx.flow.listener)
+        return hop if isinstance(hop, int) else self._relay_to(ctx, proto, hop.host, hop.port)
 
-    def _relay_to(self, ctx: RouteContext, proto: str, host: str, port: int) -> Process[int]:
+    def _relay_to(self, ctx: RouteContext, proto: str, host: str, port: int) -> Process[int] | int:
         if not host:
             return E_UNSPEC
         listener = ctx.force_listener or ctx.flow.listener
-        hop = self.relayer.hop_to(proto.lower() or "udp", host, port or 5060, listener)
-        if isinstance(hop, int):
-            return hop
-        return (yield from self.relayer.relay(ctx, hop))
+        hop = self.relayer.hops.hop_to(proto.lower() or "udp", host, port or 5060, listener)
+        return hop if isinstance(hop, int) else self.relayer.relay(ctx, hop)
 
     # ---- the transaction
     @export(routes=Route.REQUEST)

@@ -8,21 +8,23 @@ from typing import Final
 from polykemi.errors import ParseError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import ONSEND_ROUTE, Route
+from polykemi.modules.tm_hops import E_BAD_URI, Hops
 from polykemi.modules.tm_reply import Replier
 from polykemi.modules.tm_responses import Responses
 from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow, Listener
-from polykemi.sip.header import parse_name_addr, split_quoted
+from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Edits, Request
 from polykemi.sip.reply_path import reply_path
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.forking import Branch, Transaction
-from polykemi.transaction.layer import server_key
 from polykemi.transaction.machine import Timings
 from polykemi.transaction.target import Target
 
 log = logging.getLogger("polykemi.tm")
 
+_REQUEST: Final = Route.REQUEST  # a member of an enumeration takes a Python call to find
+_ONSEND: Final = Route.ONSEND
 _NO_RELAY: Final = (Route.REPLY, Route.ONREPLY, Route.ONSEND, Route.BRANCH)
 _ON_FAILURE: Final = (Route.FAILURE, Route.BRANCH_FAILURE)
 
@@ -30,8 +32,6 @@ _ON_FAILURE: Final = (Route.FAILURE, Route.BRANCH_FAILURE)
 E_UNSPEC: Final = -1
 E_NOT_ANSWERED: Final = -4  # for any of these reasons, and t_set_disable_internal_reply leaves the answer to the script
 E_CFG: Final = -6  # the branch routes dropped all branches
-E_NO_SOCKET: Final = -7  # no listener of the transport that the URI asks for
-E_BAD_URI: Final = -400
 E_BAD_ADDRESS: Final = -478
 
 
@@ -71,15 +71,17 @@ class Relayer:
         self._services = replier.services
         self._layer = replier.layer
         self._params = replier.params
+        self._counters = replier.services.counters
         self._labels = 0
         self._timings: dict[tuple[int, int, int, int], Timings] = {}
+        self.hops = Hops(replier.services)
 
     # ---- the transaction
     def open(self, ctx: RouteContext) -> Transaction | None:
         """Make the transaction of the request of ``ctx``; None when there is one (the request is a retransmission)."""
         request = ctx.message
         assert isinstance(request, Request)
-        key = server_key(request)
+        key = self._layer.key_of(request)
         if self._layer.by_alias(key) is not None:
             return None
         path = reply_path(request, ctx.flow, ctx.force_rport)
@@ -101,7 +103,7 @@ class Relayer:
         self._layer.open_server(t)
         ctx.transaction = t
         self._replier.active += 1
-        self._services.count("tmx.UAS_transactions")
+        self._counters["tmx.UAS_transactions"] += 1
         return t
 
     def timings_of(self, settings: Settings) -> Timings:
@@ -122,74 +124,108 @@ class Relayer:
         return timings
 
     # ---- t_relay
-    def relay(self, ctx: RouteContext, hop: Flow | None = None, *, replicate: bool = False) -> Process[int]:
+    def relay(self, ctx: RouteContext, hop: Flow | None = None, *, replicate: bool = False) -> Process[int] | int:
         """Forward the request to its destination set; ``hop`` takes the place of the next hop of every branch.
 
-        Return 1, 0 for a retransmission, or one of the negative numbers above.
+        Return 1, 0 for a retransmission, or one of the negative numbers above; the Process that comes to one of these when
+        route blocks have to run.
         """
-        if ctx.kind in _NO_RELAY:
+        if ctx.kind is not _REQUEST and ctx.kind in _NO_RELAY:
             return E_UNSPEC
-        t = ctx.transaction
-        if t is None:
+        if ctx.transaction is None:
             request = ctx.message
             assert isinstance(request, Request)
             if request.method == "ACK":
-                return (yield from self._relay_ack(ctx, hop))
+                return self._relay_ack(ctx, request, hop)
             if request.method == "CANCEL":
-                handled = yield from self.cancel(ctx)
-                if handled:
-                    return handled
+                return self._relay_cancel(ctx, hop, replicate)
+        return self._relay(ctx, hop, replicate)
+
+    def _relay_cancel(self, ctx: RouteContext, hop: Flow | None, replicate: bool) -> Process[int]:
+        handled = yield from self.cancel(ctx)
+        if handled:
+            return handled
+        done = self._relay(ctx, hop, replicate)
+        return done if isinstance(done, int) else (yield from done)
+
+    def _relay(self, ctx: RouteContext, hop: Flow | None, replicate: bool) -> Process[int] | int:
+        t = ctx.transaction
+        if t is None:
             if not ctx.dst_uri and _is_unusable(ctx.ruri):
                 return E_BAD_URI
             t = self.open(ctx)
             if t is None:
                 return 0
-        if t.is_answered or (t.canceled and not t.suspended):
+        if t.status >= 200 or (t.canceled and not t.suspended):
             return E_UNSPEC
-        try:
-            return (yield from self._fork(ctx, t, hop, replicate))
-        except ParseError as error:  # the request cannot be copied: a header that nobody has looked at is malformed
-            t.error = ctx.cache["reply_error"] = (error.status, error.reason)
-            return E_BAD_URI
-
-    def _fork(self, ctx: RouteContext, t: Transaction, hop: Flow | None, replicate: bool) -> Process[int]:
         targets = _targets(ctx)
         if not targets:
             log.warning("t_relay: the destination set is empty")
             return E_UNSPEC
-        if ctx.kind is Route.REQUEST:
+        if ctx.kind is _REQUEST:
             self.remember(ctx, t)
         ctx.cache["tm.consumed"] = (ctx.ruri, ctx.dst_uri)
         ctx.branches = []
         self.answer_100(ctx, t)
+        fork = _Fork(ctx, t, targets, hop, replicate)
         on_branch, t.on_branch = t.on_branch, ""
-        start = len(t.branches)
-        error = E_UNSPEC
-        branches = []
-        for target in targets:
-            branch = yield from self._make_branch(ctx, t, target, on_branch, hop)
-            if isinstance(branch, Branch):
-                branches.append(branch)
-                t.branches.append(branch)
-            else:
-                error = branch
+        if on_branch or self._services.routes.defines(_ONSEND, ONSEND_ROUTE):
+            return self._fork_with_blocks(fork, on_branch)
+        try:
+            for target in targets:
+                branch = self._branch(fork, target)
+                listener = target.listener or ctx.force_listener or ctx.flow.listener
+                error = self._build(fork, branch, ctx.edits, listener)
+                fork.add(branch, error)
+        except ParseError as malformed:
+            return _malformed(fork, malformed)
+        return self._launch(fork)
+
+    def _fork_with_blocks(self, fork: _Fork, on_branch: str) -> Process[int]:
+        """Do the same for each target with the branch route ``on_branch`` and the onsend route."""
+        ctx = fork.ctx
+        try:
+            for target in fork.targets:
+                branch = self._branch(fork, target)
+                edits, listener = ctx.edits, target.listener or ctx.force_listener or ctx.flow.listener
+                if on_branch:
+                    block = _branch_context(fork, on_branch, target, branch)
+                    yield block
+                    if block.dropped:
+                        fork.add(branch, E_CFG)
+                        continue
+                    branch.uri, branch.dst_uri, branch.path = block.ruri, block.dst_uri, block.path
+                    branch.bflags = block.bflags
+                    edits, listener = block.edits, block.force_listener or ctx.flow.listener
+                error = self._build(fork, branch, edits, listener)
+                if not error and not (yield from self._may_send(ctx, fork.transaction, branch)):
+                    error = E_CFG
+                fork.add(branch, error)
+        except ParseError as malformed:
+            return _malformed(fork, malformed)
+        return self._launch(fork)
+
+    def _launch(self, fork: _Fork) -> int:
+        """Send the branches that were made; without any say why."""
+        ctx, t = fork.ctx, fork.transaction
+        branches = t.branches[fork.start :]
         if not branches:
-            if ctx.kind is Route.REQUEST and not t.no_internal_reply and "tm.no_internal_reply" not in ctx.cache:
-                status = 478 if error == E_BAD_ADDRESS else 500
+            if ctx.kind is _REQUEST and not t.no_internal_reply and "tm.no_internal_reply" not in ctx.cache:
+                status = 478 if fork.error == E_BAD_ADDRESS else 500
                 reason = "Unresolvable destination" if status == 478 else "Server Internal Error"
                 t.error = ctx.cache["reply_error"] = (status, reason)
-            return E_NOT_ANSWERED if t.no_internal_reply and not replicate else error
+            return E_NOT_ANSWERED if t.no_internal_reply and not fork.replicate else fork.error
         if ctx.kind in _ON_FAILURE and self._params.failure_reply_mode and "tm.keep_replies" not in ctx.cache:
             drop_replies(t, "l" if self._params.failure_reply_mode == 2 else "a")
-        t.new_branches = start
+        t.new_branches = fork.start
         t.relayed = True
-        if replicate:  # what comes back is nobody's
-            del t.branches[start:]
+        if fork.replicate:  # what comes back is nobody's
+            del t.branches[fork.start :]
         for branch in branches:
-            if replicate:
+            if fork.replicate:
                 branch.transaction = None
             self._layer.open_client(branch, ctx.now)
-        self._services.count("tmx.UAC_transactions", len(branches))
+        self._counters["tmx.UAC_transactions"] += len(branches)
         return 1
 
     def answer_100(self, ctx: RouteContext, t: Transaction) -> None:
@@ -214,42 +250,27 @@ class Relayer:
             t.contacts = contacts
 
     # ---- one branch
-    def _make_branch(
-        self, ctx: RouteContext, t: Transaction, target: Target, on_branch: str, hop: Flow | None
-    ) -> Process[Branch | int]:
-        """Run the branch and onsend routes and return the branch, ready to be sent, or why there is none."""
-        request = t.request
-        listener = target.listener or ctx.force_listener or ctx.flow.listener
-        edits = ctx.edits
-        branch = Branch(t, self._services.ids.branch(), t.method, ctx.flow, t.timings, target)
+    def _branch(self, fork: _Fork, target: Target) -> Branch:
+        t = fork.transaction
+        branch = Branch(t, self._services.ids.branch(), t.method, fork.ctx.flow, t.timings, target)
         branch.expires = t.expires
-        if on_branch:
-            block = RouteContext(Route.BRANCH, on_branch, request, ctx.flow, ctx.now)
-            block.ruri, block.dst_uri, block.path, block.bflags = target.uri, target.dst_uri, target.path, target.flags
-            block.ruid, block.instance = target.ruid, target.instance
-            block.force_listener, block.force_rport = target.listener or ctx.force_listener, ctx.force_rport
-            block.edits = edits.copy()
-            block.reply_headers = ctx.reply_headers
-            block.shared, block.transaction, block.branch, block.branch_index = ctx.shared, t, branch, branch.index
-            if "tm.add_local_rport" in ctx.cache:
-                block.cache["tm.add_local_rport"] = True
-            yield block
-            if block.dropped:
-                return E_CFG
-            branch.uri, branch.dst_uri, branch.path, branch.bflags = block.ruri, block.dst_uri, block.path, block.bflags
-            listener, edits = block.force_listener or ctx.flow.listener, block.edits
+        return branch
+
+    def _build(self, fork: _Fork, branch: Branch, edits: Edits, listener: Listener) -> int:
+        """Make ``branch`` ready to be sent; return 0, or why it cannot be."""
+        ctx, t = fork.ctx, fork.transaction
+        request = t.request
         routes = split_quoted(branch.path, ",") if branch.path else []
-        flow = hop or self._next_hop(branch.dst_uri, routes, request, edits, branch.uri, listener)
+        flow = fork.hop or self.hops.next_hop(branch.dst_uri, routes, request, edits, branch.uri, listener)
         if isinstance(flow, int):
             return flow
         branch.flow = flow
-        if flow.listener != ctx.flow.listener and "rr" in self._services.modules:
-            edits = self._services.modules["rr"].doubled(edits, ctx.flow.listener, flow.listener)
+        came_in, goes_out = ctx.flow.listener, flow.listener
+        if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
+            edits = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
         branch.on_branch_failure = t.on_branch_failure
-        branch.data = self._request_for(ctx, request, edits, branch.uri, branch.key, flow.listener, routes)
-        if not (yield from self._may_send(ctx, t, branch)):
-            return E_CFG
-        return branch
+        branch.data = self._request_for(ctx, request, edits, branch.uri, branch.key, goes_out, routes)
+        return 0
 
     def _request_for(
         self,
@@ -262,28 +283,24 @@ class Relayer:
         routes: list[str],
     ) -> bytes:
         """Build the request as it goes downstream (section 16.6)."""
-        if "max-forwards" not in request.names and not any(_is_max_forwards(text) for _, text in edits.inserts):
+        if not request.has("max-forwards") and not any(_is_max_forwards(text) for _, text in edits.inserts):
             edits = edits.copy()
             edits.inserts.append((len(request.lines), "Max-Forwards: 70"))
         t = ctx.transaction
-        received, rport = (t.received, t.rport) if t is not None else reply_path(request, ctx.flow, ctx.force_rport)[:2]
-        branch = branch.partition(" ")[0]
-        ask = ";rport" if "tm.add_local_rport" in ctx.cache else ""
-        return forward_request(
-            request,
-            edits,
-            uri=uri,
-            via=f"SIP/2.0/{listener.proto.upper()} {listener.sent_by};branch={branch}{ask}",
-            received=received,
-            rport=rport,
-            routes=routes,
-        )
+        if t is not None:
+            received, rport = t.received, t.rport
+        else:
+            received, rport, _ = reply_path(request, ctx.flow, ctx.force_rport)
+        via = self.hops.via(listener) + branch.partition(" ")[0]
+        if "tm.add_local_rport" in ctx.cache:
+            via += ";rport"
+        return forward_request(request, edits, uri=uri, via=via, received=received, rport=rport, routes=routes)
 
     def _may_send(self, ctx: RouteContext, t: Transaction | None, branch: Branch | bytes) -> Process[bool]:
         """Run the onsend route; False when it dropped the message."""
-        if not self._services.routes.defines(Route.ONSEND, ONSEND_ROUTE):
+        if not self._services.routes.defines(_ONSEND, ONSEND_ROUTE):
             return True
-        onsend = RouteContext(Route.ONSEND, ONSEND_ROUTE, ctx.message if t is None else t.request, ctx.flow, ctx.now)
+        onsend = RouteContext(_ONSEND, ONSEND_ROUTE, ctx.message if t is None else t.request, ctx.flow, ctx.now)
         onsend.shared, onsend.transaction = ctx.shared, t
         if isinstance(branch, Branch):
             onsend.wire, onsend.branch, onsend.branch_index = branch.data, branch, branch.index
@@ -294,59 +311,21 @@ class Relayer:
         yield onsend
         return not onsend.dropped
 
-    def _next_hop(
-        self, dst_uri: str, routes: list[str], request: Request, edits: Edits, uri: str, listener: Listener
-    ) -> Flow | int:
-        """Return where a request goes: $du, else the first Route, else the Request-URI; or why it cannot."""
-        if dst_uri:
-            return self.hop(dst_uri, listener)
-        try:
-            if routes:
-                return self.hop(parse_name_addr(routes[0]).uri, listener)
-            if "route" in request.names:
-                top = _top_route(request, edits)
-                if top:
-                    route = parse_uri(top)
-                    if not self._services.is_myself(route.host, route.effective_port):
-                        return self.hop(top, listener)
-        except ParseError:
-            return E_BAD_URI
-        return self.hop(uri, listener)
-
-    def hop(self, text: str, listener: Listener) -> Flow | int:
-        """Return the flow to the URI ``text``; host names are the transport's to resolve."""
-        try:
-            uri = parse_uri(text)
-        except ParseError:
-            return E_BAD_URI
-        if uri.scheme not in ("sip", "sips"):
-            return E_BAD_URI
-        proto = "tls" if uri.scheme == "sips" else uri.transport or "udp"
-        return self.hop_to(proto, uri.param("maddr") or uri.host, uri.effective_port, listener)
-
-    def hop_to(self, proto: str, host: str, port: int, listener: Listener) -> Flow | int:
-        """Return the flow to ``host:port``, from ``listener`` or another one of that transport."""
-        if proto != listener.proto:
-            for other in self._services.listeners:
-                if other.proto == proto:
-                    listener = other
-                    break
-            else:
-                log.warning("t_relay: no listener for %s, wanted for %s:%d", proto, host, port)
-                return E_NO_SOCKET
-        return Flow(listener, host.strip("[]"), port)
-
     # ---- ACK, CANCEL
-    def _relay_ack(self, ctx: RouteContext, hop: Flow | None) -> Process[int]:
+    def _relay_ack(self, ctx: RouteContext, request: Request, hop: Flow | None) -> Process[int] | int:
         """Forward the ACK to a 2xx: it is a transaction of its own and has no answer (section 16.11)."""
-        request = ctx.message
-        assert isinstance(request, Request)
         listener = ctx.force_listener or ctx.flow.listener
         routes = split_quoted(ctx.path, ",") if ctx.path else []
-        flow = hop or self._next_hop(ctx.dst_uri, routes, request, ctx.edits, ctx.ruri, listener)
+        flow = hop or self.hops.next_hop(ctx.dst_uri, routes, request, ctx.edits, ctx.ruri, listener)
         if isinstance(flow, int):
             return flow
         data = self._request_for(ctx, request, ctx.edits, ctx.ruri, self._services.ids.branch(), flow.listener, routes)
+        if self._services.routes.defines(_ONSEND, ONSEND_ROUTE):
+            return self._send_ack_with_block(ctx, data, flow)
+        self._services.outbox.send(data, flow)
+        return 1
+
+    def _send_ack_with_block(self, ctx: RouteContext, data: bytes, flow: Flow) -> Process[int]:
         if not (yield from self._may_send(ctx, None, data)):
             return E_CFG
         self._services.outbox.send(data, flow)
@@ -361,7 +340,8 @@ class Relayer:
             if self._params.unmatched_cancel == 0:
                 return 0
             if self._params.unmatched_cancel == 1:
-                return (yield from self._relay_ack(ctx, None))
+                done = self._relay_ack(ctx, request, None)
+                return done if isinstance(done, int) else (yield from done)
             return E_UNSPEC
         t = self.open(ctx)
         if t is None:
@@ -388,6 +368,51 @@ class Relayer:
         return invite if isinstance(invite, Transaction) else None
 
 
+class _Fork:
+    """One t_relay on its way: the transaction, its new destination set, and why the last branch could not be sent."""
+
+    __slots__ = ("ctx", "error", "hop", "replicate", "start", "targets", "transaction")
+
+    def __init__(
+        self, ctx: RouteContext, transaction: Transaction, targets: list[Target], hop: Flow | None, replicate: bool
+    ) -> None:
+        self.ctx = ctx
+        self.transaction = transaction
+        self.targets = targets
+        self.hop = hop
+        self.replicate = replicate
+        self.start = len(transaction.branches)
+        self.error = E_UNSPEC
+
+    def add(self, branch: Branch, error: int) -> None:
+        """Take a branch that can be sent (``error`` is 0), or why it cannot."""
+        if error:
+            self.error = error
+        else:
+            self.transaction.branches.append(branch)
+
+
+def _malformed(fork: _Fork, error: ParseError) -> int:
+    """Take back what was made: the request cannot be copied, a header that nobody has looked at is malformed."""
+    del fork.transaction.branches[fork.start :]
+    fork.transaction.error = fork.ctx.cache["reply_error"] = (error.status, error.reason)
+    return E_BAD_URI
+
+
+def _branch_context(fork: _Fork, name: str, target: Target, branch: Branch) -> RouteContext:
+    ctx, t = fork.ctx, fork.transaction
+    block = RouteContext(Route.BRANCH, name, t.request, ctx.flow, ctx.now)
+    block.ruri, block.dst_uri, block.path, block.bflags = target.uri, target.dst_uri, target.path, target.flags
+    block.ruid, block.instance = target.ruid, target.instance
+    block.force_listener, block.force_rport = target.listener or ctx.force_listener, ctx.force_rport
+    block.edits = ctx.edits.copy()
+    block.reply_headers = ctx.reply_headers
+    block.shared, block.transaction, block.branch, block.branch_index = ctx.shared, t, branch, branch.index
+    if "tm.add_local_rport" in ctx.cache:
+        block.cache["tm.add_local_rport"] = True
+    return block
+
+
 def _targets(ctx: RouteContext) -> list[Target]:
     """Return the destination set: the Request-URI unless it was forwarded to already, and the additional branches."""
     out = []
@@ -402,18 +427,6 @@ def _is_unusable(uri: str) -> bool:
         return parse_uri(uri).scheme not in ("sip", "sips")
     except ParseError:
         return True
-
-
-def _top_route(request: Request, edits: Edits) -> str:
-    """Return the URI of the topmost Route after the edits, "" when none is left or it is a strict router's."""
-    for i in request.indexes("route"):
-        if i in edits.removed:
-            continue
-        line = edits.replaced.get(i)
-        value = request.value(i) if line is None else line.partition(":")[2].strip(" \t")
-        top = parse_name_addr(split_quoted(value, ",")[0]).uri
-        return top if parse_uri(top).is_loose else ""
-    return ""
 
 
 def _is_max_forwards(text: str) -> bool:

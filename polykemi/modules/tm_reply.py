@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.registry import RouteContext
@@ -15,7 +15,7 @@ from polykemi.sip.message import Edits, Request, Response
 from polykemi.transaction.forking import Branch, Transaction
 from polykemi.transaction.layer import TransactionLayer, dialog_key
 from polykemi.transaction.machine import ClientTransaction
-from polykemi.transaction.tables import State
+from polykemi.transaction.tables import ACCEPTED, CALLING, PROCEEDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,22 @@ class TmParams:
     relay_100: int = 0  # 1: a 100 of a branch goes upstream
 
 
+COUNTERS: Final = (
+    "tmx.2xx_transactions",
+    "tmx.3xx_transactions",
+    "tmx.4xx_transactions",
+    "tmx.5xx_transactions",
+    "tmx.6xx_transactions",
+    "tmx.UAC_transactions",
+    "tmx.UAS_transactions",
+    "tmx.rpl_absorbed",
+    "tmx.rpl_generated",
+    "tmx.rpl_received",
+    "tmx.rpl_relayed",
+    "tmx.rpl_sent",
+)
+
+
 class Replier:
     """Sends responses through server transactions, and CANCELs to branches."""
 
@@ -55,6 +71,9 @@ class Replier:
         self.layer = layer
         self.params = params
         self.active = 0  # transactions without a final response
+        self.counters = services.counters
+        for name in COUNTERS:
+            self.counters.setdefault(name, 0)
 
     # ---- upstream
     def reply(
@@ -68,7 +87,7 @@ class Replier:
         body: bytes = b"",
     ) -> bool:
         """Answer the request of ``t`` ourselves; False when a final response went out before."""
-        if t.is_answered:
+        if t.status >= 200:
             return False
         request = t.request
         data = response(
@@ -82,33 +101,36 @@ class Replier:
             body=body,
             server=self.services.server_header,
         )
-        self.services.count("tmx.rpl_generated")
+        self.counters["tmx.rpl_generated"] += 1
         return self.send(t, code, data, now)
 
     def send(self, t: Transaction, status: int, data: bytes, now: float) -> bool:
         """Send the response ``data`` upstream; a final one cancels what is still pending (RFC 3261 section 16.7 step 10)."""
-        if t.is_answered and not (200 <= t.status < 300 and 200 <= status < 300):
+        before = t.status
+        if before >= 200 and not (before < 300 and 200 <= status < 300):
             return False
-        first = not t.is_answered
         if not self.layer.respond(t, status, data, now):
             return False
-        if t.relayed and t.state == State.ACCEPTED:
+        if t.relayed and t.state == ACCEPTED:
             t.data = b""  # the callee sends its 2xx again, not we (RFC 6026 section 7.1)
-        count = self.services.count
-        count("tmx.rpl_sent")
-        if not first or status < 200:
-            t.status = max(t.status, status) if first else t.status
+        self.counters["tmx.rpl_sent"] += 1
+        if before >= 200:
+            return True
+        if status < 200:
+            t.status = max(before, status)
             return True
         t.status = status
         if status < 300 and t.method == "INVITE":
-            with contextlib.suppress(ParseError):  # From and To are read by nobody else on this way
+            try:
                 self.layer.add_alias(t, dialog_key(t.request))
+            except ParseError:  # From and To are read by nobody else on this way
+                pass
         self.active -= 1
-        count(f"tmx.{status // 100}xx_transactions")
+        self.counters[COUNTERS[status // 100 - 2]] += 1
         if t.suspended is not None:
             self.layer.close(t.suspended)
             t.suspended = None
-        if t.branches:
+        if t.is_waiting:
             self.cancel_branches(t, now, self._reason(status))
         self.settle(t)
         return True
@@ -116,7 +138,7 @@ class Replier:
     def forward(self, t: Transaction, reply: Response, edits: Edits, now: float) -> bool:
         """Send ``reply`` of a branch upstream, without our Via and with what the routes changed."""
         if self.send(t, reply.status, forward_response(reply, edits), now):
-            self.services.count("tmx.rpl_relayed")
+            self.counters["tmx.rpl_relayed"] += 1
             return True
         return False
 
@@ -144,7 +166,7 @@ class Replier:
 
     def settle(self, t: Transaction) -> None:
         """Let go of what an answered transaction with no branch pending holds."""
-        if t.is_answered and not t.is_waiting:
+        if t.status >= 200 and not t.is_waiting:
             t.let_go()
 
     # ---- CANCEL
@@ -161,7 +183,7 @@ class Replier:
         """Cancel one branch: at once when it has answered provisionally, else as cancel_b_method says (section 9.1)."""
         if branch.canceled or branch.method != "INVITE":
             return
-        if branch.state == State.CALLING:
+        if branch.state == CALLING:
             if self.params.cancel_b_method == 1:
                 branch.cancel_wanted = True
                 return
@@ -169,13 +191,13 @@ class Replier:
                 self.layer.close(branch)
                 branch.status = 487
                 return
-        if branch.state not in (State.CALLING, State.PROCEEDING):
+        if branch.state not in (CALLING, PROCEEDING):
             return
         earlier = self.layer.client_of_request(branch.key, "CANCEL")
         if earlier is not None:  # sent before any response (cancel_b_method 2)
             self.layer.close(earlier)
         branch.canceled = True
-        branch.cancel_wanted = branch.state == State.CALLING  # may be ignored: once more when something comes
+        branch.cancel_wanted = branch.state == CALLING  # may be ignored: once more when something comes
         data = branch.make_cancel()
         if reason:
             head, _, _ = data.partition(b"Content-Length: 0\r\n")
@@ -183,7 +205,7 @@ class Replier:
         cancel = ClientTransaction(branch.key, "CANCEL", branch.flow, branch.timings, data)
         self.layer.open_client(cancel, now)
         self.layer.canceled(branch, now)
-        self.services.count("tmx.UAC_transactions")
+        self.counters["tmx.UAC_transactions"] += 1
 
     def _reason(self, status: int) -> str:
         """Return the Reason of the CANCELs that a final response causes (RFC 3326)."""

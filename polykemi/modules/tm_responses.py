@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import Route
 from polykemi.modules.tm_reply import Replier
@@ -9,7 +11,7 @@ from polykemi.sip.flow import Flow
 from polykemi.sip.message import Edits, Response
 from polykemi.transaction.forking import Branch, Transaction
 from polykemi.transaction.machine import ClientTransaction
-from polykemi.transaction.tables import State
+from polykemi.transaction.tables import PROCEEDING
 
 
 class Responses:
@@ -17,53 +19,81 @@ class Responses:
 
     def __init__(self, replier: Replier) -> None:
         self._replier = replier
+        self._services = replier.services
         self._layer = replier.layer
         self._params = replier.params
-        self._count = replier.services.count
+        self._counters = replier.services.counters
 
-    def handle(self, client: ClientTransaction, response: Response, ctx: RouteContext, now: float) -> Process[None]:
-        """Take ``response``; ``ctx`` is that of the core's reply route, with what it changed."""
-        self._count("tmx.rpl_received")
+    def handle(
+        self, client: ClientTransaction, response: Response, ctx: RouteContext, now: float
+    ) -> Iterable[RouteContext]:
+        """Take ``response``; ``ctx`` is that of the core's reply route, with what it changed.
+
+        Return the route blocks to be run, one after the other, mostly none.
+        """
+        counters = self._counters
+        counters["tmx.rpl_received"] += 1
         if not self._layer.receive(client, response, now):
-            self._count("tmx.rpl_absorbed")
-            return
-        if not isinstance(client, Branch) or client.transaction is None:
-            return  # a response to our own CANCEL, or one that comes after all is decided
+            counters["tmx.rpl_absorbed"] += 1
+            return ()
+        if not isinstance(client, Branch):
+            return ()  # a response to our own CANCEL
         branch, t, status = client, client.transaction, response.status
-        pending = branch.is_pending
+        if t is None:
+            return ()  # comes after all is decided
+        pending = branch.status < 200
         if status < 200 and pending:
             branch.status = status
             if branch.cancel_wanted:
                 branch.canceled = False
                 self._replier.cancel(branch, now)
             if branch.canceled:
-                self._count("tmx.rpl_absorbed")
-                return  # nobody waits for it any more
-        edits = ctx.edits
+                counters["tmx.rpl_absorbed"] += 1
+                return ()  # nobody waits for it any more
         if t.on_reply:
-            onreply = self._context(Route.ONREPLY, t.on_reply, t, branch, response, ctx.flow, now)
-            onreply.edits = edits
-            yield onreply
-            branch.bflags = onreply.bflags
-        if status < 300:
-            branch.replied = True  # for the next one's route blocks: the current reply does not count
-        if t.on_reply:
-            if onreply.dropped and status < 200:
-                self._count("core.drop_replies")
-                return
+            return self._pass_through_route(branch, t, response, ctx, now, pending=pending)
+        return self._pass(branch, t, response, ctx, now, pending=pending)
+
+    def _pass_through_route(
+        self, branch: Branch, t: Transaction, response: Response, ctx: RouteContext, now: float, *, pending: bool
+    ) -> Process[None]:
+        onreply = self._context(Route.ONREPLY, t.on_reply, t, branch, response, ctx.flow, now)
+        onreply.edits = ctx.edits
+        yield onreply
+        branch.bflags = onreply.bflags
+        if onreply.dropped and response.status < 200:
+            branch.replied = True
+            self._services.count("core.drop_replies")
+            return
+        yield from self._pass(branch, t, response, ctx, now, pending=pending)
+
+    def _pass(
+        self, branch: Branch, t: Transaction, response: Response, ctx: RouteContext, now: float, *, pending: bool
+    ) -> Iterable[RouteContext]:
+        """Take the response that no route has dropped; ``pending``: the branch had no final one before."""
+        status = response.status
         if status < 200:
-            if pending and not t.is_answered and (status > 100 or self._params.relay_100):
-                self._replier.forward(t, response, edits, now)
+            branch.replied = True  # for the next one's route blocks: the current reply does not count
+            if pending and t.status < 200 and (status > 100 or self._params.relay_100):
+                self._replier.forward(t, response, ctx.edits, now)
         elif status < 300:
+            branch.replied = True
             branch.status = status
-            self._replier.forward(t, response, edits, now)
-            self._replier.settle(t)
+            first = t.status < 200
+            self._replier.forward(t, response, ctx.edits, now)
+            if not first:
+                self._replier.settle(t)
         elif pending:
+            edits = ctx.edits
             branch.status, branch.reply, branch.reply_edits = status, response, edits if edits else None
             if status >= 600 and not (t.disable_6xx or self._params.disable_6xx_block):
                 self._replier.cancel_branches(t, now, f"SIP;cause={status}")
-            yield from self._ended(branch, t, ctx.flow, now)
-            branch.replied = True
+            return self._failure(branch, t, ctx.flow, now)
+        return ()
+
+    def _failure(self, branch: Branch, t: Transaction, flow: Flow, now: float) -> Process[None]:
+        yield from self._ended(branch, t, flow, now)
+        branch.replied = True
 
     def failed(self, client: ClientTransaction, status: int, now: float) -> Process[None]:
         """Take a timeout (408) or transport error (503) as if it were a final response (RFC 3261 section 16.8, 17.1.4)."""
@@ -76,7 +106,7 @@ class Responses:
             t.branches.append(branch)
         branch.timed_out = status == 408
         branch.status = status
-        if branch.state == State.PROCEEDING:
+        if branch.state == PROCEEDING:
             self._replier.cancel(branch, now)
         yield from self._ended(branch, t, t.source, now)
 

@@ -95,12 +95,10 @@ def forward_request(
         top = _top_via(request)
         lines = lines.copy()
         lines[top] = mark_via(lines[top], received, rport)
-    if edits:
-        lines = edits.apply(lines)
     head = [f"{request.method} {uri} SIP/2.0\r\nVia: {via}"]
-    head += [f"Route: <{route}>" if route[:1] != "<" else "Route: " + route for route in routes]
-    head += lines
-    return _finish(head, request, edits)
+    for route in routes:
+        head.append(f"Route: <{route}>" if route[:1] != "<" else "Route: " + route)  # noqa: PERF401  # mostly none
+    return _joined(head, lines, request, edits)
 
 
 def forward_response(reply: Response, edits: Edits) -> bytes:
@@ -109,41 +107,63 @@ def forward_response(reply: Response, edits: Edits) -> bytes:
     Raise ParseError for a bad Content-Length or a missing Via.
     """
     top = _top_via(reply)
-    name, colon, values = reply.lines[top].partition(":")
-    rest = values[len(first_value(values)) + 1 :]
-    if rest.strip(LWS):
-        lines = reply.lines.copy()
-        lines[top] = f"{name}{colon} {rest.lstrip(LWS)}"
-        if edits:
-            lines = edits.apply(lines)
-    elif edits:
+    line = reply.lines[top]
+    rest = ""
+    if "," in line:
+        name, colon, values = line.partition(":")
+        rest = values[len(first_value(values)) + 1 :].strip(LWS)
+    if not rest and not edits:
+        length = reply.content_length
+        if length is not None:  # nearly always: what is left is copied as it is
+            raw = reply.raw
+            start = len(reply.start_line) + 2
+            for above in reply.lines[:top]:
+                start += len(above) + 2
+            return raw[:start] + raw[start + len(line) + 2 : len(raw) - reply.body_size + length]
+    lines = reply.lines
+    if rest:
+        lines = lines.copy()
+        lines[top] = f"{name}{colon} {rest}"
+    else:
         edits = edits.copy()
         edits.removed.add(top)
-        lines = edits.apply(reply.lines)
-    else:
-        lines = reply.lines[:top] + reply.lines[top + 1 :]
-    return _finish([reply.start_line, *lines], reply, edits)
+    return _joined([reply.start_line], lines, reply, edits)
 
 
 def _top_via(message: Message) -> int:
-    try:
-        return message.names.index("via")
-    except ValueError:
-        raise ParseError("Missing Via") from None
+    top = message.shape.first.get("via", -1)
+    if top < 0:
+        raise ParseError("Missing Via")
+    return top
 
 
-def _finish(head: list[str], message: Message, edits: Edits) -> bytes:
-    """Join head and body; a new body gets its Content-Length."""
+def _joined(head: list[str], lines: list[str], message: Message, edits: Edits) -> bytes:
+    """Join ``head``, the header ``lines`` of ``message`` after the edits, and the body."""
     body = edits.body
-    if body is None:
-        body = message.body
-        if "content-length" not in message.names:
-            head.append(f"Content-Length: {len(body)}")
-    else:
-        head[1:] = [line for line in head[1:] if canonical_names[line.partition(":")[0]] != "content-length"]
+    if body is not None:  # its own Content-Length takes the place of the others
+        applied = edits.apply(lines)
+        head += [line for line in applied if canonical_names[line.partition(":")[0]] != "content-length"]
         head.append(f"Content-Length: {len(body)}")
+    else:
+        body = message.body
+        head += _spliced(lines, edits)
+        if not message.has("content-length"):
+            head.append(f"Content-Length: {len(body)}")
     head.append("\r\n")
     return "\r\n".join(head).encode("latin-1") + body
+
+
+def _spliced(lines: list[str], edits: Edits) -> list[str]:
+    """Return what ``Edits.apply`` does, inserted texts and the line behind them in one entry."""
+    out = [*lines, ""]  # the place behind the last line
+    for i, line in edits.replaced.items():
+        out[i] = line
+    for i in edits.removed:
+        out[i] = ""
+    for place, text in reversed(edits.inserts):
+        behind = out[place]
+        out[place] = f"{text}\r\n{behind}" if behind else text
+    return [line for line in out if line]
 
 
 def cancel(request_lines: Iterable[str], uri: str, via: str) -> bytes:

@@ -234,7 +234,11 @@ def challenge(
     realm: str, nonce: str, *, algorithm: str = "", qop: str = "auth", opaque: str = "", stale: bool = False
 ) -> str:
     """Build the value of a WWW-Authenticate or Proxy-Authenticate header; parameters that are "" are left out."""
-    out = f"Digest realm={quote(realm)}, nonce={quote(nonce)}"
+    out = (
+        f'Digest realm={quote(realm)}, nonce="{nonce}"'
+        if nonce.isalnum()
+        else f"Digest realm={quote(realm)}, nonce={quote(nonce)}"
+    )
     if opaque:
         out += f", opaque={quote(opaque)}"
     if qop:

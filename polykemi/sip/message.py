@@ -53,12 +53,23 @@ class Shape:
     must have and this has not, "" for none.
     """
 
-    __slots__ = ("first", "in_early_reply", "in_reply", "is_folded", "missing", "names", "repeated", "starts")
+    __slots__ = (
+        "first",
+        "in_early_reply",
+        "in_reply",
+        "is_folded",
+        "missing",
+        "names",
+        "repeated",
+        "starts",
+        "written",
+    )
 
     def __init__(self, written: tuple[str, ...]) -> None:
         names = tuple([canonical_names[name] for name in written])
         self.names = names
         self.is_folded = FOLDED in names
+        self.written = [name + ":" for name in written]
         self.starts = [len(name) + 1 for name in written]
         self.first: dict[str, int] = {}
         for i, name in enumerate(names):
@@ -81,7 +92,24 @@ class _Shapes(dict[tuple[str, ...], Shape]):
         return shape
 
 
-shapes: Final = _Shapes()
+_shapes: Final = _Shapes()
+_likely: Final[dict[int, Shape]] = {}  # number of lines -> the shape that the last message with so many had
+
+
+def shape_of(lines: list[str]) -> Shape:
+    """Return the shape of header lines: mostly that of the last message with as many."""
+    shape = _likely.get(len(lines))
+    if shape is not None:
+        written = shape.written
+        for i, line in enumerate(lines):
+            if not line.startswith(written[i]):
+                break
+        else:
+            return shape
+    shape = _shapes[tuple([line.partition(":")[0] for line in lines])]
+    if len(lines) <= 64:
+        _likely[len(lines)] = shape
+    return shape
 
 
 class Message:
@@ -97,10 +125,10 @@ class Message:
     is_request = False
 
     def __init__(self, raw: bytes, start_line: str, lines: list[str], body_at: int) -> None:
-        shape = shapes[tuple([line.partition(":")[0] for line in lines])]
+        shape = shape_of(lines)
         if shape.is_folded:
             lines = join_folded(lines)
-            shape = shapes[tuple([line.partition(":")[0] for line in lines])]
+            shape = shape_of(lines)
         self.raw = raw
         self.start_line = start_line
         self.lines = lines
@@ -304,7 +332,7 @@ def parse(data: bytes) -> Request | Response:
     start_line = lines.pop(0)
     if len(lines) > MAX_HEADERS:
         raise ParseError("Too many headers", 513)
-    if start_line[:8].upper() == "SIP/2.0 ":
+    if start_line[3:4] == "/" and start_line[:8].upper() == "SIP/2.0 ":
         return Response(data, start_line, lines, end + 4)
     return Request(data, start_line, lines, end + 4)
 

@@ -16,19 +16,21 @@ def reply_path(request: Request, flow: Flow, force_rport: bool = False) -> tuple
     values go into the forwarded request. Raise ParseError for a missing or malformed Via.
     """
     via = request.via
+    params = via.params
+    is_plain = params[:7] == "branch=" and ";" not in params  # nothing else to look for
     source = flow.host
-    if force_rport or via.param("rport") == "":
+    if force_rport or (not is_plain and via.param("rport") == ""):
         return source, flow.port, flow  # RFC 3581 section 4: received comes with rport, also when it says nothing new
     sent_by = via.host
     if sent_by[:1] == "[":
         sent_by = sent_by[1:-1]
-    received = source if sent_by != source or via.param("received") is not None else ""
+    received = source if sent_by != source or (not is_plain and via.param("received") is not None) else ""
     if flow.listener.proto != "udp":
         return received, 0, flow  # the connection that the request came on
-    maddr = via.param("maddr")
-    if maddr and _is_multicast(maddr):
-        return received, 0, Flow(flow.listener, maddr, via.port or 5060)
     port = via.port or 5060
+    maddr = None if is_plain else via.param("maddr")
+    if maddr and _is_multicast(maddr):
+        return received, 0, Flow(flow.listener, maddr, port)
     return received, 0, flow if port == flow.port else Flow(flow.listener, source, port)
 
 

@@ -68,52 +68,53 @@ class LocationStore(Protocol):
 # One binding: the numbers, then the texts joined by NUL. The last number is the length of the texts.
 _NUMBERS: Final = Struct("<ddhIIIIII")
 _SIZE: Final = _NUMBERS.size
+_pack: Final = _NUMBERS.pack
+_unpack_from: Final = _NUMBERS.unpack_from
 
 
 def encode(bindings: list[Binding]) -> bytes:
     """Return ``bindings`` as octets: compact, and readable by any later version."""
-    out = []
+    out = b""  # nearly always there is one binding, and nothing to join
     for b in bindings:
         texts = (b.uri, b.call_id, b.user_agent, b.received, b.path, b.listener, b.instance, b.ruid)
         joined = "\0".join(texts)
         if joined.count("\0") != 7:
             joined = "\0".join([text.replace("\0", "") for text in texts])
         octets = joined.encode("latin-1")
-        numbers = (b.expires, b.modified, b.q, b.cseq, b.methods, b.flags, b.bflags, b.reg_id, len(octets))
-        out.append(_NUMBERS.pack(*numbers) + octets)
-    return out[0] if len(out) == 1 else b"".join(out)
+        out += _pack(b.expires, b.modified, b.q, b.cseq, b.methods, b.flags, b.bflags, b.reg_id, len(octets)) + octets
+    return out
 
 
 def decode(data: bytes, at: int = 0) -> list[Binding]:
     """Return the bindings that stand in ``data`` from offset ``at`` on. Raise DataError for what ``encode`` never made."""
-    out, end = [], len(data)
+    out: list[Binding] = []
+    end = len(data)
     try:
         while at < end:
-            expires, modified, q, cseq, methods, flags, bflags, reg_id, size = _NUMBERS.unpack_from(data, at)
-            at += _SIZE
-            texts = str(data[at : at + size], "latin-1").split("\0")
-            uri, call_id, agent, received, path, listener, instance, ruid = texts
-            at += size
-            out.append(
-                Binding(
-                    uri,
-                    expires,
-                    q,
-                    call_id,
-                    cseq,
-                    agent,
-                    received,
-                    path,
-                    listener,
-                    methods,
-                    flags,
-                    bflags,
-                    instance,
-                    reg_id,
-                    ruid,
-                    modified,
-                )
+            expires, modified, q, cseq, methods, flags, bflags, reg_id, size = _unpack_from(data, at)
+            at += _SIZE + size
+            uri, call_id, agent, received, path, listener, instance, ruid = (
+                data[at - size : at].decode("latin-1").split("\0")
             )
+            binding = Binding(
+                uri,
+                expires,
+                q,
+                call_id,
+                cseq,
+                agent,
+                received,
+                path,
+                listener,
+                methods,
+                flags,
+                bflags,
+                instance,
+                reg_id,
+                ruid,
+                modified,
+            )
+            out.append(binding)
     except (error, ValueError) as cause:
         raise DataError(f"not a record of bindings: {cause}") from None
     return out

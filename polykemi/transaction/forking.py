@@ -10,7 +10,7 @@ from typing import Any, Final
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import Edits, Request, Response, parse
 from polykemi.transaction.machine import ClientTransaction, ServerTransaction, Timings
-from polykemi.transaction.tables import State
+from polykemi.transaction.tables import ACCEPTED
 from polykemi.transaction.target import Shared, Target
 
 _PREFERRED_4XX: Final = frozenset((401, 407, 415, 420, 484))  # section 16.7 step 6: they tell how to go on
@@ -86,11 +86,9 @@ class Transaction(ServerTransaction):
         "dst_uri",
         "edits",
         "error",
-        "expires",
         "force_listener",
         "force_rport",
         "label",
-        "method",
         "new_branches",
         "no_e2e_cancel_reason",
         "no_internal_reply",
@@ -125,7 +123,6 @@ class Transaction(ServerTransaction):
         super().__init__(key, request.method, path, timings)
         self._request: Request | None = request
         self.raw = request.raw
-        self.method = request.method
         self.source = source  # where the request came from
         self.shared = shared
         self.created = now
@@ -144,7 +141,6 @@ class Transaction(ServerTransaction):
         self.on_failure = ""
         self.on_reply = ""
         self.on_branch_failure = ""
-        self.expires = 0.0  # when the whole transaction ends (seconds since the epoch), 0: no limit
         self.contacts: list[list[Target]] = []  # t_load_contacts: groups for serial forking, the next one first
         self.reply_headers: list[str] = []
         # the request as the request route left it: what failure routes start from
@@ -181,7 +177,10 @@ class Transaction(ServerTransaction):
     @property
     def is_waiting(self) -> bool:
         """Whether a branch can still bring a final response."""
-        return self.suspended is not None or any(branch.status < 200 for branch in self.branches)
+        for branch in self.branches:
+            if branch.status < 200:
+                return True
+        return self.suspended is not None
 
     @property
     def needs_answer(self) -> bool:
@@ -216,7 +215,7 @@ class Transaction(ServerTransaction):
         for branch in branches:
             branch.reply = branch.reply_edits = None
             branch.uri = branch.dst_uri = branch.path = branch.ruid = branch.instance = ""
-            if branch.state == State.ACCEPTED:  # more 2xx may come, and run the onreply route
+            if branch.state == ACCEPTED:  # more 2xx may come, and run the onreply route
                 accepted = True
             else:
                 branch.transaction = None

@@ -7,19 +7,43 @@ returned: ``receive`` and ``transport_error`` tell whether it is to be told, ``r
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request, Response
 from polykemi.transaction.machine import ClientTransaction, Machine, ServerTransaction, Timings, client_key
-from polykemi.transaction.tables import Action, Event, State
+from polykemi.transaction.tables import (
+    ACCEPTED,
+    ACK,
+    BACK_OFF,
+    CANCELED,
+    FAIL,
+    PASS,
+    PROCEEDING,
+    RECEIVE_1XX,
+    RECEIVE_2XX,
+    RECEIVE_3XX_6XX,
+    REQUEST,
+    SEND,
+    SEND_1XX,
+    SEND_2XX,
+    SEND_3XX_6XX,
+    SEND_ACK,
+    SLOW_DOWN,
+    START_A,
+    STOP,
+    TERMINATED,
+    TIMER_A,
+    TIMER_B,
+    TIMER_C,
+    TIMER_E,
+    TIMER_F,
+    TIMER_G,
+    TRANSPORT_ERROR,
+)
 from polykemi.transaction.timers import Timers
 
-MAGIC_COOKIE = "z9hG4bK"
-
-_RECEIVE = (Event.RECEIVE_1XX, Event.RECEIVE_1XX, Event.RECEIVE_2XX) + (Event.RECEIVE_3XX_6XX,) * 4
-_SEND = (Event.SEND_1XX, Event.SEND_1XX, Event.SEND_2XX) + (Event.SEND_3XX_6XX,) * 4
-_LIMITS = frozenset((Event.TIMER_B, Event.TIMER_C, Event.TIMER_F))
-_RETRANSMISSION = frozenset((Event.TIMER_A, Event.TIMER_E, Event.TIMER_G))
+MAGIC_COOKIE: Final = "z9hG4bK"
 
 
 def server_key(request: Request, method: str = "") -> str:
@@ -47,7 +71,7 @@ def dialog_key(request: Request) -> str:
 class TransactionLayer:
     """All transactions of a server, by key."""
 
-    __slots__ = ("_clients", "_send", "_servers", "_timers", "timings")
+    __slots__ = ("_clients", "_key", "_keyed", "_send", "_servers", "_timers", "timings")
 
     def __init__(self, send: Callable[[bytes, Flow], None], timings: Timings | None = None) -> None:
         self.timings = timings or Timings()
@@ -55,26 +79,35 @@ class TransactionLayer:
         self._servers: dict[str, ServerTransaction] = {}
         self._clients: dict[str, ClientTransaction] = {}
         self._timers = Timers(self.timings.all_lengths())
+        self._keyed: Request | None = None  # the request that was asked for last, and its key
+        self._key = ""
 
     def __len__(self) -> int:
         return len(self._servers) + len(self._clients)
 
     # ---- server side
+    def key_of(self, request: Request) -> str:
+        """Return the ``server_key`` of ``request``, made once while that request is processed. Raise ParseError."""
+        if request is not self._keyed:
+            self._key = server_key(request)
+            self._keyed = request
+        return self._key
+
     def server_of(self, request: Request, method: str = "") -> ServerTransaction | None:
         """Return the server transaction of ``request``, or that of the request ``method`` which it is about (CANCEL)."""
-        return self._servers.get(server_key(request, method))
+        return self._servers.get(server_key(request, method) if method else self.key_of(request))
 
     def absorb(self, request: Request, now: float) -> bool:
         """Take a retransmission or the ACK to a non-2xx; False for all that is new to the layer. Raise ParseError."""
-        server = self._servers.get(server_key(request))
+        server = self._servers.get(self.key_of(request))
         if server is None:
             return False
         if request.method != "ACK":
-            self._fire(server, Event.REQUEST, now)
+            self._fire(server, REQUEST, now)
             return True
-        if server.state == State.ACCEPTED or server.state == State.PROCEEDING:
+        if server.state == ACCEPTED or server.state == PROCEEDING:
             return False  # the ACK to a 2xx goes end to end, also when it carries the INVITE's branch
-        self._fire(server, Event.ACK, now)
+        self._fire(server, ACK, now)
         return True
 
     def open_server(self, server: ServerTransaction) -> None:
@@ -83,8 +116,8 @@ class TransactionLayer:
 
     def respond(self, server: ServerTransaction, status: int, data: bytes, now: float) -> bool:
         """Send the response ``data``; False when the machine takes none any more (a final one was sent)."""
-        event = _SEND[status // 100]
-        if event not in server.table[server.state]:
+        event = SEND_1XX if status < 200 else SEND_2XX if status < 300 else SEND_3XX_6XX
+        if server.table[server.state][event] is None:
             return False
         server.data = data
         self._fire(server, event, now)
@@ -106,7 +139,7 @@ class TransactionLayer:
     def close(self, machine: Machine) -> None:
         """End a transaction at once."""
         self._stop(machine)
-        machine.state = State.TERMINATED
+        machine.state = TERMINATED
         self._forget(machine)
 
     # ---- client side
@@ -114,12 +147,9 @@ class TransactionLayer:
         """Send the request of ``client`` and start its timers."""
         self._clients[client.key] = client
         self._send(client.data, client.flow)
-        if client.method == "INVITE":
-            self._start(client, Event.TIMER_A, now)
-            self._start(client, Event.TIMER_B, now)
-        else:
-            self._start(client, Event.TIMER_E, now)
-            self._start(client, Event.TIMER_F, now)
+        is_invite = client.method == "INVITE"
+        self._resend_after(client, client.timings.t1, TIMER_A if is_invite else TIMER_E, now)
+        self._start(client, TIMER_B if is_invite else TIMER_F, now)
 
     def client_of(self, response: Response) -> ClientTransaction | None:
         """Return the client transaction of ``response``: by branch and CSeq method (section 17.1.3). Raise ParseError."""
@@ -129,9 +159,9 @@ class TransactionLayer:
 
     def wait(self, client: ClientTransaction, now: float) -> None:
         """Let ``client`` wait without having sent anything; it fails after Timer C unless it is closed before."""
-        client.state = State.PROCEEDING
+        client.state = PROCEEDING
         self._clients[client.key] = client
-        self._start(client, Event.TIMER_C, now)
+        self._start(client, TIMER_C, now)
 
     def client_of_request(self, branch: str, method: str) -> ClientTransaction | None:
         """Return the client transaction that sent a request with ``branch``; for an ACK that of its INVITE."""
@@ -142,100 +172,89 @@ class TransactionLayer:
         status = response.status
         if status >= 300 and client.method == "INVITE" and not client.ack_data and client.data:
             client.ack_data = client.make_ack(response.get("to") or "")
-        passed = self._fire(client, _RECEIVE[status // 100], now) == Action.PASS
-        if status >= 200 and client.state != State.TERMINATED:
+        event = RECEIVE_1XX if status < 200 else RECEIVE_2XX if status < 300 else RECEIVE_3XX_6XX
+        passed = self._fire(client, event, now) == PASS
+        if status >= 200 and client.state != TERMINATED:
             client.data = b""  # nothing of it is sent again
         return passed
 
     def transport_error(self, client: ClientTransaction, now: float) -> bool:
         """Take the news that the last thing sent could not go out; True when the transaction user is to be told."""
-        return self._fire(client, Event.TRANSPORT_ERROR, now) == Action.FAIL
+        return self._fire(client, TRANSPORT_ERROR, now) == FAIL
 
     def canceled(self, client: ClientTransaction, now: float) -> None:
         """Note that a CANCEL was sent: a client without a final response ends after 64*T1 (section 9.1)."""
-        self._fire(client, Event.CANCELED, now)
+        self._fire(client, CANCELED, now)
 
     def restart_timeouts(self, client: ClientTransaction, now: float) -> None:
         """Start the timer that limits the waiting again, after ``timings`` or ``expires`` have changed."""
-        timer = client.timeout
-        if timer is not None and timer.owner is not None and timer.event in _LIMITS:
-            self._start(client, timer.event, now)
+        if client.limit_at and client.limit in (TIMER_B, TIMER_C, TIMER_F):
+            self._start(client, client.limit, now)
 
     # ---- time
     def next_timeout(self) -> float | None:
-        """Return when ``run_timers`` has something to do (seconds since the epoch), None for never."""
+        """Return when ``run_timers`` is to be called next, in seconds since the epoch: not later than a timer is due."""
         return self._timers.next_timeout()
 
     def run_timers(self, now: float) -> ClientTransaction | None:
         """Run the timers due at ``now`` up to one that fails a client, and return that; None when all have run."""
         while (due := self._timers.pop(now)) is not None:
             machine, event = due
-            if self._fire(machine, event, now) == Action.FAIL:
-                client: ClientTransaction = machine
-                return client
+            if self._fire(machine, event, now) == FAIL:
+                assert isinstance(machine, ClientTransaction)
+                return machine
         return None
 
     # ---- the machines
     def _fire(self, machine: Machine, event: int, now: float) -> int:
-        """Move ``machine`` by ``event``; return Action.PASS or FAIL when its user is concerned, else 0."""
-        step = machine.table[machine.state].get(event)  # type: ignore[call-overload]
+        """Move ``machine`` by ``event``; return PASS or FAIL when its user is concerned, else 0."""
+        step = machine.table[machine.state][event]
         if step is None:
             return 0
-        machine.state, actions = step
+        machine.state = step.state
         result = 0
-        for action in actions:
-            if action == Action.SEND:
+        for action in step.actions:
+            if action >= START_A:
+                self._start(machine, action, now)
+            elif action == STOP:
+                machine.resend_at = machine.limit_at = 0.0
+            elif action == SEND:
                 if machine.data:
                     self._send(machine.data, machine.flow)
-            elif action >= Action.START_A:
-                self._start(machine, action, now)
-            elif action == Action.STOP:
-                self._stop(machine)
-            elif action == Action.BACK_OFF:
+            elif action == SEND_ACK:
+                assert isinstance(machine, ClientTransaction)
+                self._send(machine.ack_data, machine.flow)
+            elif action == BACK_OFF:
                 interval = machine.interval * 2
-                if event != Event.TIMER_A:
-                    interval = min(interval, machine.timings.t2)
-                self._retransmit_after(machine, interval, event, now)
-            elif action == Action.SLOW_DOWN:
-                self._retransmit_after(machine, machine.timings.t2, event, now)
-            elif action == Action.SEND_ACK:
-                self._send(machine.ack_data, machine.flow)  # type: ignore[attr-defined]
-            else:
+                if event != TIMER_A and interval > machine.timings.t2:
+                    interval = machine.timings.t2
+                self._resend_after(machine, interval, event, now)
+            elif action == SLOW_DOWN:
+                self._resend_after(machine, machine.timings.t2, event, now)
+            else:  # PASS, FAIL
                 result = action
-        if machine.state == State.TERMINATED:
+        if machine.state == TERMINATED:
             self._stop(machine)
             self._forget(machine)
         return result
 
     def _start(self, machine: Machine, event: int, now: float) -> None:
         length = machine.timings.lengths[event]
-        if event in _RETRANSMISSION:
-            self._retransmit_after(machine, length, event, now)
+        if event == TIMER_A or event == TIMER_E or event == TIMER_G:  # noqa: SIM109  # "in" would make a tuple
+            self._resend_after(machine, length, event, now)
             return
-        timer = machine.timeout
-        if event in _LIMITS:
-            if event == Event.TIMER_C and timer is not None and timer.event == Event.TIMER_B:
-                return  # a CANCEL was sent: what still comes does not lengthen the wait
-            expires = machine.expires  # type: ignore[attr-defined]
-            if expires and now + length > expires:
-                length = max(expires - now, 0.0)
-        if timer is not None:
-            self._timers.stop(timer)
-        machine.timeout = self._timers.start(length, machine, event, now)
+        if event == TIMER_C and machine.limit_at and machine.limit == TIMER_B:
+            return  # a CANCEL was sent: what still comes does not lengthen the wait
+        if machine.expires and event in (TIMER_B, TIMER_C, TIMER_F) and now + length > machine.expires:
+            length = max(machine.expires - now, 0.0)
+        self._timers.start_limit(machine, event, length, now)
 
-    def _retransmit_after(self, machine: Machine, interval: float, event: int, now: float) -> None:
-        if machine.retransmission is not None:
-            self._timers.stop(machine.retransmission)
+    def _resend_after(self, machine: Machine, interval: float, event: int, now: float) -> None:
         machine.interval = interval
-        machine.retransmission = self._timers.start(interval, machine, event, now)
+        self._timers.start_resend(machine, event, interval, now)
 
     def _stop(self, machine: Machine) -> None:
-        if machine.retransmission is not None:
-            self._timers.stop(machine.retransmission)
-            machine.retransmission = None
-        if machine.timeout is not None:
-            self._timers.stop(machine.timeout)
-            machine.timeout = None
+        machine.resend_at = machine.limit_at = 0.0
 
     def _forget(self, machine: Machine) -> None:
         if isinstance(machine, ServerTransaction):

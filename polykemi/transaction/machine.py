@@ -2,55 +2,69 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from polykemi.sip.build import ack, cancel
 from polykemi.sip.flow import Flow
 from polykemi.transaction.tables import (
+    CALLING,
+    EVENTS,
     INVITE_CLIENT,
     INVITE_SERVER,
     NON_INVITE_CLIENT,
     NON_INVITE_SERVER,
-    Event,
-    State,
-    Table,
+    PROCEEDING,
+    TERMINATED,
+    TIMER_A,
+    TIMER_B,
+    TIMER_C,
+    TIMER_D,
+    TIMER_E,
+    TIMER_F,
+    TIMER_G,
+    TIMER_H,
+    TIMER_I,
+    TIMER_J,
+    TIMER_K,
+    TIMER_L,
+    TIMER_M,
+    TRYING,
+    Rows,
+    rows,
 )
-from polykemi.transaction.timers import Timer
 
-_LAST: Final = len(Event)
+ICT: Final[Rows] = rows(INVITE_CLIENT)
+NICT: Final[Rows] = rows(NON_INVITE_CLIENT)
+IST: Final[Rows] = rows(INVITE_SERVER)
+NIST: Final[Rows] = rows(NON_INVITE_SERVER)
 
 
-@dataclass(frozen=True)
 class Timings:
-    """The lengths of a transaction's timers in seconds (RFC 3261 section 17 and table 4). ``lengths`` is by Event."""
+    """The lengths of a transaction's timers in seconds (RFC 3261 section 17 and table 4). ``lengths`` is by event.
 
-    t1: float = 0.5  # Kamailio: retr_timer1
-    t2: float = 4.0  # retr_timer2
-    t4: float = 5.0
-    fr: float = 32.0  # Timers B and F: no (final) response; 64*T1, Kamailio: fr_timer
-    fr_inv: float = 180.0  # Timer C: no final response after a provisional one; Kamailio: fr_inv_timer
-    lengths: tuple[float, ...] = field(init=False, repr=False, compare=False, default=())
+    ``t1`` is Kamailio's retr_timer1, ``t2`` its retr_timer2. ``fr`` is the length of Timers B and F (no, for other requests
+    than INVITE no final, response): 64*T1, Kamailio's fr_timer. ``fr_inv`` is that of Timer C (no final response after a
+    provisional one): Kamailio's fr_inv_timer.
+    """
 
-    def __post_init__(self) -> None:
-        lengths = [0.0] * _LAST
-        for event, length in (
-            (Event.TIMER_A, self.t1),
-            (Event.TIMER_B, self.fr),
-            (Event.TIMER_C, self.fr_inv),
-            (Event.TIMER_D, max(32.0, 64 * self.t1)),
-            (Event.TIMER_E, self.t1),
-            (Event.TIMER_F, self.fr),
-            (Event.TIMER_G, self.t1),
-            (Event.TIMER_H, 64 * self.t1),
-            (Event.TIMER_I, self.t4),
-            (Event.TIMER_J, 64 * self.t1),
-            (Event.TIMER_K, self.t4),
-            (Event.TIMER_L, 64 * self.t1),
-            (Event.TIMER_M, 64 * self.t1),
-        ):
-            lengths[event] = length
-        object.__setattr__(self, "lengths", tuple(lengths))
+    __slots__ = ("fr", "fr_inv", "lengths", "t1", "t2", "t4")
+
+    def __init__(
+        self, *, t1: float = 0.5, t2: float = 4.0, t4: float = 5.0, fr: float = 32.0, fr_inv: float = 180.0
+    ) -> None:
+        self.t1 = t1
+        self.t2 = t2
+        self.t4 = t4
+        self.fr = fr
+        self.fr_inv = fr_inv
+        lengths = [0.0] * EVENTS
+        lengths[TIMER_A] = lengths[TIMER_E] = lengths[TIMER_G] = t1
+        lengths[TIMER_B] = lengths[TIMER_F] = fr
+        lengths[TIMER_C] = fr_inv
+        lengths[TIMER_D] = max(32.0, 64 * t1)
+        lengths[TIMER_I] = lengths[TIMER_K] = t4
+        lengths[TIMER_H] = lengths[TIMER_J] = lengths[TIMER_L] = lengths[TIMER_M] = 64 * t1
+        self.lengths: tuple[float, ...] = tuple(lengths)
 
     def all_lengths(self) -> set[float]:
         """Return every length that can occur, the growing intervals of Timers A, E and G included."""
@@ -63,25 +77,51 @@ class Timings:
 
 
 class Machine:
-    """What both sides share. ``data`` is what goes out (again) to ``flow``: a client's request, a server's last response."""
+    """What both sides share. ``data`` is what goes out (again) to ``flow``: a client's request, a server's last response.
 
-    __slots__ = ("data", "flow", "interval", "key", "retransmission", "state", "table", "timeout", "timings")
+    Two timers can run, see ``timers``: one that sends again and one that limits the waiting. ``resend`` and ``limit`` are
+    their events, ``resend_at`` and ``limit_at`` when they are due (seconds since the epoch, 0.0: the timer does not run).
+    """
 
-    def __init__(self, key: str, table: Table, state: State, flow: Flow, timings: Timings) -> None:
+    __slots__ = (
+        "data",
+        "expires",
+        "flow",
+        "interval",
+        "key",
+        "limit",
+        "limit_at",
+        "looked_at",
+        "method",
+        "resend",
+        "resend_at",
+        "state",
+        "table",
+        "timings",
+    )
+
+    def __init__(self, key: str, method: str, table: Rows, state: int, flow: Flow, timings: Timings) -> None:
         self.key = key
+        self.method = method
         self.table = table
         self.state = state
         self.flow = flow
         self.timings = timings
         self.data = b""
-        self.interval = 0.0  # of the retransmission timer, seconds
-        self.retransmission: Timer | None = None  # Timer A, E or G
-        self.timeout: Timer | None = None  # the other timer that runs, there is never more than one
+        self.expires = (
+            0.0  # when it ends at the latest (seconds since the epoch), 0: no limit; Kamailio: max_inv_lifetime
+        )
+        self.resend = 0  # Timer A, E or G
+        self.resend_at = 0.0
+        self.interval = 0.0  # seconds between the last two times
+        self.limit = 0  # the other timer that runs, there is never more than one
+        self.limit_at = 0.0
+        self.looked_at = 0.0  # when Timers look at limit_at, 0.0: never
 
     @property
     def is_terminated(self) -> bool:
         """Whether the machine has ended and the layer has forgotten it."""
-        return self.state == State.TERMINATED
+        return self.state == TERMINATED
 
 
 class ServerTransaction(Machine):
@@ -91,27 +131,25 @@ class ServerTransaction(Machine):
 
     def __init__(self, key: str, method: str, flow: Flow, timings: Timings) -> None:
         if method == "INVITE":
-            super().__init__(key, INVITE_SERVER, State.PROCEEDING, flow, timings)
+            super().__init__(key, method, IST, PROCEEDING, flow, timings)
         else:
-            super().__init__(key, NON_INVITE_SERVER, State.TRYING, flow, timings)
+            super().__init__(key, method, NIST, TRYING, flow, timings)
         self.aliases: tuple[str, ...] = ()  # further keys that the layer finds it under
 
 
 class ClientTransaction(Machine):
     """A client transaction (RFC 3261 section 17.1). ``key`` is made by ``client_key``, ``data`` is the request as sent."""
 
-    __slots__ = ("ack_data", "expires", "method")
+    __slots__ = ("ack_data",)
 
     def __init__(self, branch: str, method: str, flow: Flow, timings: Timings, data: bytes = b"") -> None:
         key = client_key(branch, method)
         if method == "INVITE":
-            super().__init__(key, INVITE_CLIENT, State.CALLING, flow, timings)
+            super().__init__(key, method, ICT, CALLING, flow, timings)
         else:
-            super().__init__(key, NON_INVITE_CLIENT, State.TRYING, flow, timings)
-        self.method = method
+            super().__init__(key, method, NICT, TRYING, flow, timings)
         self.data = data
         self.ack_data = b""  # the ACK to a final response of 300 and above
-        self.expires = 0.0  # no timer waits longer (seconds since the epoch), 0: no limit; Kamailio: max_inv_lifetime
 
     def make_ack(self, to: str) -> bytes:
         """Build the ACK to a non-2xx final response with the To value ``to`` (section 17.1.1.3)."""

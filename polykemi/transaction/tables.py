@@ -7,186 +7,190 @@ in the row of a state is ignored there. Timers have the RFC's letters; Timer C i
     NICT   Trying -> Proceeding -> Completed -> Terminated
     IST    Proceeding -> Completed (3xx-6xx sent) -> Confirmed (ACK seen), or Accepted (2xx sent) -> Terminated
     NIST   Trying -> Proceeding -> Completed -> Terminated
+
+States, events and actions are numbers and no enumerations: they are compared for every message.
 """
 
 from __future__ import annotations
 
-import enum
-from typing import Final, NamedTuple
+from typing import Final
+
+# ---- states of a machine
+TRYING: Final = 0
+CALLING: Final = 1
+PROCEEDING: Final = 2
+COMPLETED: Final = 3
+CONFIRMED: Final = 4
+ACCEPTED: Final = 5
+TERMINATED: Final = 6
+STATES: Final = 7
+
+# ---- events: a message from the network, one from the transaction user, a timer
+REQUEST: Final = 0  # server: the request again
+ACK: Final = 1  # IST: the ACK
+SEND_1XX: Final = 2  # server: the transaction user answers
+SEND_2XX: Final = 3
+SEND_3XX_6XX: Final = 4
+RECEIVE_1XX: Final = 5  # client: a response came
+RECEIVE_2XX: Final = 6
+RECEIVE_3XX_6XX: Final = 7
+TRANSPORT_ERROR: Final = 8
+CANCELED: Final = 9  # ICT: a CANCEL was sent; without a final response the end comes after 64*T1 (section 9.1)
+TIMER_A: Final = 10
+TIMER_B: Final = 11
+TIMER_C: Final = 12
+TIMER_D: Final = 13
+TIMER_E: Final = 14
+TIMER_F: Final = 15
+TIMER_G: Final = 16
+TIMER_H: Final = 17
+TIMER_I: Final = 18
+TIMER_J: Final = 19
+TIMER_K: Final = 20
+TIMER_L: Final = 21
+TIMER_M: Final = 22
+EVENTS: Final = 23
+
+# ---- actions: what a machine does on its way to the next state
+SEND: Final = 1  # the request of a client, the last response of a server
+SEND_ACK: Final = 2
+PASS: Final = 3  # give the response to the transaction user
+FAIL: Final = 4  # tell the transaction user: timeout or transport error
+STOP: Final = 5  # stop all timers
+BACK_OFF: Final = 6  # start the retransmission timer again with twice its interval
+SLOW_DOWN: Final = 7  # start Timer E again with T2
+START_A: Final = TIMER_A  # START_x has the number of TIMER_x; no other action has one as high
+START_B: Final = TIMER_B
+START_C: Final = TIMER_C
+START_D: Final = TIMER_D
+START_E: Final = TIMER_E
+START_F: Final = TIMER_F
+START_G: Final = TIMER_G
+START_H: Final = TIMER_H
+START_I: Final = TIMER_I
+START_J: Final = TIMER_J
+START_K: Final = TIMER_K
+START_L: Final = TIMER_L
+START_M: Final = TIMER_M
 
 
-class State(enum.IntEnum):
-    """A state of a machine."""
-
-    TRYING = 0
-    CALLING = 1
-    PROCEEDING = 2
-    COMPLETED = 3
-    CONFIRMED = 4
-    ACCEPTED = 5
-    TERMINATED = 6
-
-
-class Event(enum.IntEnum):
-    """What can happen to a machine: a message from the network, one from the transaction user, a timer."""
-
-    REQUEST = 0  # server: the request again
-    ACK = 1  # IST: the ACK
-    SEND_1XX = 2  # server: the transaction user answers
-    SEND_2XX = 3
-    SEND_3XX_6XX = 4
-    RECEIVE_1XX = 5  # client: a response came
-    RECEIVE_2XX = 6
-    RECEIVE_3XX_6XX = 7
-    TRANSPORT_ERROR = 8
-    CANCELED = 9  # ICT: a CANCEL was sent; without a final response the end comes after 64*T1 (section 9.1)
-    TIMER_A = 10
-    TIMER_B = 11
-    TIMER_C = 12
-    TIMER_D = 13
-    TIMER_E = 14
-    TIMER_F = 15
-    TIMER_G = 16
-    TIMER_H = 17
-    TIMER_I = 18
-    TIMER_J = 19
-    TIMER_K = 20
-    TIMER_L = 21
-    TIMER_M = 22
-
-
-class Action(enum.IntEnum):
-    """What a machine does on its way to the next state. START_x is the number of TIMER_x."""
-
-    SEND = 0  # the request of a client, the last response of a server
-    SEND_ACK = 1
-    PASS = 2  # give the response to the transaction user
-    FAIL = 3  # tell the transaction user: timeout or transport error
-    STOP = 4  # stop all timers
-    BACK_OFF = 5  # start the retransmission timer again with twice its interval
-    SLOW_DOWN = 6  # start Timer E again with T2
-    START_A = 10
-    START_B = 11
-    START_C = 12
-    START_D = 13
-    START_E = 14
-    START_F = 15
-    START_G = 16
-    START_H = 17
-    START_I = 18
-    START_J = 19
-    START_K = 20
-    START_L = 21
-    START_M = 22
-
-
-class Step(NamedTuple):
+class Step:
     """Where an event leads and what is done on the way."""
 
-    state: State
-    actions: tuple[Action, ...] = ()
+    __slots__ = ("actions", "state")
+
+    def __init__(self, state: int, actions: tuple[int, ...] = ()) -> None:
+        self.state = state
+        self.actions = actions
 
 
-Table = dict[State, dict[Event, Step]]
+Table = dict[int, dict[int, Step]]
 
 # RFC 3261 17.1.1.2 and figure 5, RFC 6026 8.4 and figure 5
 INVITE_CLIENT: Final[Table] = {
-    State.CALLING: {
-        Event.TIMER_A: Step(State.CALLING, (Action.SEND, Action.BACK_OFF)),
-        Event.TIMER_B: Step(State.TERMINATED, (Action.FAIL,)),
-        Event.TRANSPORT_ERROR: Step(State.TERMINATED, (Action.FAIL,)),
-        Event.RECEIVE_1XX: Step(State.PROCEEDING, (Action.STOP, Action.START_C, Action.PASS)),
-        Event.RECEIVE_2XX: Step(State.ACCEPTED, (Action.STOP, Action.START_M, Action.PASS)),
-        Event.RECEIVE_3XX_6XX: Step(State.COMPLETED, (Action.STOP, Action.START_D, Action.SEND_ACK, Action.PASS)),
-        Event.CANCELED: Step(State.CALLING, (Action.STOP, Action.START_B)),
+    CALLING: {
+        TIMER_A: Step(CALLING, (SEND, BACK_OFF)),
+        TIMER_B: Step(TERMINATED, (FAIL,)),
+        TRANSPORT_ERROR: Step(TERMINATED, (FAIL,)),
+        RECEIVE_1XX: Step(PROCEEDING, (STOP, START_C, PASS)),
+        RECEIVE_2XX: Step(ACCEPTED, (STOP, START_M, PASS)),
+        RECEIVE_3XX_6XX: Step(COMPLETED, (STOP, START_D, SEND_ACK, PASS)),
+        CANCELED: Step(CALLING, (STOP, START_B)),
     },
-    State.PROCEEDING: {
-        Event.RECEIVE_1XX: Step(State.PROCEEDING, (Action.START_C, Action.PASS)),
-        Event.RECEIVE_2XX: Step(State.ACCEPTED, (Action.STOP, Action.START_M, Action.PASS)),
-        Event.RECEIVE_3XX_6XX: Step(State.COMPLETED, (Action.STOP, Action.START_D, Action.SEND_ACK, Action.PASS)),
-        Event.CANCELED: Step(State.PROCEEDING, (Action.STOP, Action.START_B)),
-        Event.TIMER_B: Step(State.TERMINATED, (Action.FAIL,)),
-        Event.TIMER_C: Step(State.PROCEEDING, (Action.START_B, Action.FAIL)),
+    PROCEEDING: {
+        RECEIVE_1XX: Step(PROCEEDING, (START_C, PASS)),
+        RECEIVE_2XX: Step(ACCEPTED, (STOP, START_M, PASS)),
+        RECEIVE_3XX_6XX: Step(COMPLETED, (STOP, START_D, SEND_ACK, PASS)),
+        CANCELED: Step(PROCEEDING, (STOP, START_B)),
+        TIMER_B: Step(TERMINATED, (FAIL,)),
+        TIMER_C: Step(PROCEEDING, (START_B, FAIL)),
     },
-    State.COMPLETED: {
-        Event.RECEIVE_3XX_6XX: Step(State.COMPLETED, (Action.SEND_ACK,)),
-        Event.TRANSPORT_ERROR: Step(State.TERMINATED),
-        Event.TIMER_D: Step(State.TERMINATED),
+    COMPLETED: {
+        RECEIVE_3XX_6XX: Step(COMPLETED, (SEND_ACK,)),
+        TRANSPORT_ERROR: Step(TERMINATED),
+        TIMER_D: Step(TERMINATED),
     },
-    State.ACCEPTED: {
-        Event.RECEIVE_2XX: Step(State.ACCEPTED, (Action.PASS,)),
-        Event.TIMER_M: Step(State.TERMINATED),
+    ACCEPTED: {
+        RECEIVE_2XX: Step(ACCEPTED, (PASS,)),
+        TIMER_M: Step(TERMINATED),
     },
-    State.TERMINATED: {},
+    TERMINATED: {},
 }
 
 # RFC 3261 17.1.2.2 and figure 6
 NON_INVITE_CLIENT: Final[Table] = {
-    State.TRYING: {
-        Event.TIMER_E: Step(State.TRYING, (Action.SEND, Action.BACK_OFF)),
-        Event.TIMER_F: Step(State.TERMINATED, (Action.FAIL,)),
-        Event.TRANSPORT_ERROR: Step(State.TERMINATED, (Action.FAIL,)),
-        Event.RECEIVE_1XX: Step(State.PROCEEDING, (Action.PASS,)),
-        Event.RECEIVE_2XX: Step(State.COMPLETED, (Action.STOP, Action.START_K, Action.PASS)),
-        Event.RECEIVE_3XX_6XX: Step(State.COMPLETED, (Action.STOP, Action.START_K, Action.PASS)),
+    TRYING: {
+        TIMER_E: Step(TRYING, (SEND, BACK_OFF)),
+        TIMER_F: Step(TERMINATED, (FAIL,)),
+        TRANSPORT_ERROR: Step(TERMINATED, (FAIL,)),
+        RECEIVE_1XX: Step(PROCEEDING, (PASS,)),
+        RECEIVE_2XX: Step(COMPLETED, (STOP, START_K, PASS)),
+        RECEIVE_3XX_6XX: Step(COMPLETED, (STOP, START_K, PASS)),
     },
-    State.PROCEEDING: {
-        Event.TIMER_E: Step(State.PROCEEDING, (Action.SEND, Action.SLOW_DOWN)),
-        Event.TIMER_F: Step(State.TERMINATED, (Action.FAIL,)),
-        Event.TRANSPORT_ERROR: Step(State.TERMINATED, (Action.FAIL,)),
-        Event.RECEIVE_1XX: Step(State.PROCEEDING, (Action.PASS,)),
-        Event.RECEIVE_2XX: Step(State.COMPLETED, (Action.STOP, Action.START_K, Action.PASS)),
-        Event.RECEIVE_3XX_6XX: Step(State.COMPLETED, (Action.STOP, Action.START_K, Action.PASS)),
+    PROCEEDING: {
+        TIMER_E: Step(PROCEEDING, (SEND, SLOW_DOWN)),
+        TIMER_F: Step(TERMINATED, (FAIL,)),
+        TRANSPORT_ERROR: Step(TERMINATED, (FAIL,)),
+        RECEIVE_1XX: Step(PROCEEDING, (PASS,)),
+        RECEIVE_2XX: Step(COMPLETED, (STOP, START_K, PASS)),
+        RECEIVE_3XX_6XX: Step(COMPLETED, (STOP, START_K, PASS)),
     },
-    State.COMPLETED: {
-        Event.TIMER_K: Step(State.TERMINATED),
+    COMPLETED: {
+        TIMER_K: Step(TERMINATED),
     },
-    State.TERMINATED: {},
+    TERMINATED: {},
 }
 
 # RFC 3261 17.2.1 and figure 7, RFC 6026 8.5 and figure 7
 INVITE_SERVER: Final[Table] = {
-    State.PROCEEDING: {
-        Event.REQUEST: Step(State.PROCEEDING, (Action.SEND,)),
-        Event.SEND_1XX: Step(State.PROCEEDING, (Action.SEND,)),
-        Event.SEND_2XX: Step(State.ACCEPTED, (Action.START_L, Action.SEND)),
-        Event.SEND_3XX_6XX: Step(State.COMPLETED, (Action.START_G, Action.START_H, Action.SEND)),
+    PROCEEDING: {
+        REQUEST: Step(PROCEEDING, (SEND,)),
+        SEND_1XX: Step(PROCEEDING, (SEND,)),
+        SEND_2XX: Step(ACCEPTED, (START_L, SEND)),
+        SEND_3XX_6XX: Step(COMPLETED, (START_G, START_H, SEND)),
     },
-    State.COMPLETED: {
-        Event.REQUEST: Step(State.COMPLETED, (Action.SEND,)),
-        Event.ACK: Step(State.CONFIRMED, (Action.STOP, Action.START_I)),
-        Event.TIMER_G: Step(State.COMPLETED, (Action.SEND, Action.BACK_OFF)),
-        Event.TIMER_H: Step(State.TERMINATED),
-        Event.TRANSPORT_ERROR: Step(State.TERMINATED),
+    COMPLETED: {
+        REQUEST: Step(COMPLETED, (SEND,)),
+        ACK: Step(CONFIRMED, (STOP, START_I)),
+        TIMER_G: Step(COMPLETED, (SEND, BACK_OFF)),
+        TIMER_H: Step(TERMINATED),
+        TRANSPORT_ERROR: Step(TERMINATED),
     },
-    State.CONFIRMED: {
-        Event.TIMER_I: Step(State.TERMINATED),
+    CONFIRMED: {
+        TIMER_I: Step(TERMINATED),
     },
-    State.ACCEPTED: {
+    ACCEPTED: {
         # RFC 6026 absorbs the INVITE here; a 2xx of our own is kept as data and sent again, in the UAS core's place
-        Event.REQUEST: Step(State.ACCEPTED, (Action.SEND,)),
-        Event.SEND_2XX: Step(State.ACCEPTED, (Action.SEND,)),
-        Event.TIMER_L: Step(State.TERMINATED),
+        REQUEST: Step(ACCEPTED, (SEND,)),
+        SEND_2XX: Step(ACCEPTED, (SEND,)),
+        TIMER_L: Step(TERMINATED),
     },
-    State.TERMINATED: {},
+    TERMINATED: {},
 }
 
 # RFC 3261 17.2.2 and figure 8
 NON_INVITE_SERVER: Final[Table] = {
-    State.TRYING: {
-        Event.SEND_1XX: Step(State.PROCEEDING, (Action.SEND,)),
-        Event.SEND_2XX: Step(State.COMPLETED, (Action.START_J, Action.SEND)),
-        Event.SEND_3XX_6XX: Step(State.COMPLETED, (Action.START_J, Action.SEND)),
+    TRYING: {
+        SEND_1XX: Step(PROCEEDING, (SEND,)),
+        SEND_2XX: Step(COMPLETED, (START_J, SEND)),
+        SEND_3XX_6XX: Step(COMPLETED, (START_J, SEND)),
     },
-    State.PROCEEDING: {
-        Event.REQUEST: Step(State.PROCEEDING, (Action.SEND,)),
-        Event.SEND_1XX: Step(State.PROCEEDING, (Action.SEND,)),
-        Event.SEND_2XX: Step(State.COMPLETED, (Action.START_J, Action.SEND)),
-        Event.SEND_3XX_6XX: Step(State.COMPLETED, (Action.START_J, Action.SEND)),
+    PROCEEDING: {
+        REQUEST: Step(PROCEEDING, (SEND,)),
+        SEND_1XX: Step(PROCEEDING, (SEND,)),
+        SEND_2XX: Step(COMPLETED, (START_J, SEND)),
+        SEND_3XX_6XX: Step(COMPLETED, (START_J, SEND)),
     },
-    State.COMPLETED: {
-        Event.REQUEST: Step(State.COMPLETED, (Action.SEND,)),
-        Event.TIMER_J: Step(State.TERMINATED),
+    COMPLETED: {
+        REQUEST: Step(COMPLETED, (SEND,)),
+        TIMER_J: Step(TERMINATED),
     },
-    State.TERMINATED: {},
+    TERMINATED: {},
 }
+
+Rows = tuple[tuple[Step | None, ...], ...]
+
+
+def rows(table: Table) -> Rows:
+    """Return ``table`` as rows by state of columns by event; None where an event is ignored."""
+    return tuple(tuple(table.get(state, {}).get(event) for event in range(EVENTS)) for state in range(STATES))

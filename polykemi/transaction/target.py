@@ -10,12 +10,13 @@ from polykemi.sip.flow import Listener
 class Shared:
     """What all route blocks of one transaction share: message flags, $avp, $xavp (Kamailio attaches them to the transaction)."""
 
-    __slots__ = ("avps", "flags", "route_params", "xavis", "xavps", "xavus", "xflags")
+    __slots__ = ("avps", "flags", "record_routes", "route_params", "xavis", "xavps", "xavus", "xflags")
 
     def __init__(self) -> None:
         self.flags = 0
         self.xflags = 0  # corex's extended flags, 0..63
         self.route_params = ""  # URI parameters of our own Route, as rr.loose_route found them
+        self.record_routes: tuple[str, ...] = ()  # lines that rr has added
         self.avps: dict[str, list[int | str]] = {}  # name -> values, the newest first
         self.xavps: dict[
             str, list[dict[str, Any]]

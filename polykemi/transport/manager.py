@@ -52,17 +52,26 @@ class Transports:
 
     def send(self, items: list[tuple[bytes, Flow]]) -> None:
         """Send each (data, flow); host names are resolved first, what cannot be sent goes to ``failed``."""
-        loop = self._loop
         for data, flow in items:
             udp = self._by_listener.get(flow.listener)
-            if udp is None or loop is None:
+            if udp is None:
                 self._failed(data, flow)
                 continue
-            address = self._resolver.get(flow.host, ipv6=udp.ipv6, now=loop.time())
-            if address is not None:
-                self._to(address, data, flow, udp)
+            address = self._resolver.literal(flow.host, ipv6=udp.ipv6)
+            if address:
+                udp.send(data, flow, (address, flow.port))
             else:
+                self._resolve(data, flow, udp, address)
+
+    def _resolve(self, data: bytes, flow: Flow, udp: UdpListener, address: str | None) -> None:
+        """Send to a host name; ``address``: what is known of it without asking."""
+        loop = self._loop
+        if address is None and loop is not None:
+            address = self._resolver.get(flow.host, ipv6=udp.ipv6, now=loop.time())
+            if address is None:
                 self._resolver.ask(flow.host, ipv6=udp.ipv6, loop=loop, answer=partial(self._resolved, data, flow, udp))
+                return
+        self._to(address or "", data, flow, udp)
 
     def _resolved(self, data: bytes, flow: Flow, udp: UdpListener, address: str) -> None:
         self._to(address, data, flow, udp)

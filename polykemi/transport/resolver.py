@@ -14,22 +14,28 @@ MAX_NAMES: Final = 10_000
 
 
 class Resolver:
-    """A cache of addresses: ``get`` answers at once where it can, ``ask`` asks for the rest."""
+    """A cache of addresses: ``literal`` and ``get`` answer at once where they can, ``ask`` asks for the rest."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, bool], tuple[str, float]] = {}
+        self._literals: tuple[dict[str, str], dict[str, str]] = ({}, {})  # by family, IPv4 first: host -> address
         self._waiting: dict[tuple[str, bool], list[Callable[[str], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def literal(self, host: str, *, ipv6: bool) -> str | None:
+        """Return the address that ``host`` is, "" when it is one of the other family, None for a name."""
+        literals = self._literals[ipv6]
+        address = literals.get(host)
+        if address is None and (address := _literal(host, ipv6=ipv6)) is not None:
+            if len(literals) >= MAX_NAMES:
+                literals.clear()
+            literals[host] = address
+        return address
+
     def get(self, host: str, *, ipv6: bool, now: float) -> str | None:
-        """Return the address of ``host``, "" when it has none, None when it has to be asked for. ``now``: loop time."""
+        """Return the address of the name ``host``, "" when it has none, None when it has to be asked for. ``now``: loop time."""
         known = self._known.get((host, ipv6))
-        if known is not None and (known[1] == 0.0 or known[1] > now):
-            return known[0]
-        literal = _literal(host, ipv6=ipv6)
-        if literal is not None:
-            self._keep((host, ipv6), literal, 0.0)
-        return literal
+        return known[0] if known is not None and known[1] > now else None
 
     def ask(self, host: str, *, ipv6: bool, loop: asyncio.AbstractEventLoop, answer: Callable[[str], None]) -> None:
         """Ask for the address of ``host``; ``answer`` gets it, or "" when there is none."""

@@ -209,8 +209,6 @@ class Bench:
             drive=self._drive,
             limits=limits,
             trace=lambda *call: self.traced.append(call),
-            engine_of=lambda ctx: name,
-            run=self._run,
         )
         self.engine: Engine = make_engine(name, host)
 

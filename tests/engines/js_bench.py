@@ -148,21 +148,6 @@ class X(Fake):
         raise Exit
 
 
-class Blocks:
-    """Work for a resident engine: the blocks given, then an end."""
-
-    def __init__(self, engine: JsEngine, blocks: Sequence[RouteContext]) -> None:
-        self.engine, self.blocks = engine, list(blocks)
-        self.idle: Callable[[], None] = engine.stop
-
-    def next(self) -> RouteContext | None:
-        """Return the next block."""
-        if self.blocks:
-            return self.blocks.pop(0)
-        self.idle()
-        return None
-
-
 class Bench:
     """An engine under test, its scripts and what they said."""
 
@@ -170,12 +155,17 @@ class Bench:
         self.mode, self.directory = mode, directory
         self.current = Current()
         self.said: list[Any] = []
-        modules = [module(self.said) for module in (Core, Pv, Kx, Tm, Odd, X)]
-        self.host = Host(registry=Registry(modules), current=self.current, drive=self.not_driven)
+        self.modules: list[Fake] = [module(self.said) for module in (Core, Pv, Kx, Tm, Odd, X)]
+        self.host = Host(registry=Registry(self.modules), current=self.current, drive=self.drive)
         self.engines: list[JsEngine] = []
 
-    def not_driven(self, process: Generator[RouteContext, None, Any]) -> Any:
-        raise AssertionError("V8 pulls a process, nobody drives it")
+    def drive(self, process: Generator[RouteContext, None, Any]) -> Any:
+        """Run a process with the blocks that it wants, as the router does."""
+        try:
+            while True:
+                self.run_block(self.engines[-1], process.send(None))
+        except StopIteration as end:
+            return end.value
 
     def engine(self, source: str = "", limits: Limits | None = None, **host: Any) -> JsEngine:
         """Return a new engine with a script."""
@@ -199,19 +189,47 @@ class Bench:
         """Run ``blocks``, one by default, and return the last."""
         todo = blocks or (self.block(),)
         if self.mode == "resident":
-            loop = asyncio.new_event_loop()
-            engine.serve(loop, Blocks(engine, todo))
-            loop.close()
+            self.serve(engine, lambda: self.run_blocks(engine, todo))
         else:
-            for ctx in todo:
-                self.current.ctx = ctx
-                try:
-                    engine.call(ctx.callback, ctx.event if ctx.kind == Route.EVENT else None)
-                except ScriptError as error:
-                    ctx.error = error
-                assert self.current.ctx is ctx
-                self.current.ctx = None
+            self.run_blocks(engine, todo)
         return todo[-1]
+
+    def run_blocks(self, engine: JsEngine, blocks: Sequence[RouteContext]) -> None:
+        """Run ``blocks`` from this thread."""
+        for ctx in blocks:
+            self.run_block(engine, ctx)
+        assert self.current.ctx is None
+
+    def run_block(self, engine: JsEngine, ctx: RouteContext) -> None:
+        """Run one block from this thread; its error goes into it."""
+        outer, self.current.ctx = self.current.ctx, ctx
+        try:
+            engine.call(ctx.callback, ctx.event if ctx.kind == Route.EVENT else None)
+        except ScriptError as error:
+            ctx.error = error
+        assert self.current.ctx is ctx
+        self.current.ctx = outer
+
+    def serve(self, engine: JsEngine, *work: Callable[[], object]) -> None:
+        """Let the engine serve a loop in which ``work`` is done, one call after the other; the last is ``stop``."""
+        loop = asyncio.new_event_loop()
+        failures: list[BaseException] = []
+
+        def do(index: int) -> None:
+            try:
+                work[index]()
+            except BaseException as failure:  # noqa: BLE001
+                failures.append(failure)
+            if failures or index + 1 == len(work):
+                engine.stop()
+            else:
+                loop.call_soon(do, index + 1)
+
+        loop.call_soon(do, 0)
+        engine.serve(loop)
+        loop.close()
+        if failures:
+            raise failures[0]
 
     def says(self, body: str) -> list[Any]:
         """Run ``body`` as a request route and return what it said."""

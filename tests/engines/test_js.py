@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,7 @@ from typing import Any
 import pytest
 
 from polykemi.engines.base import Limits
-from polykemi.errors import ScriptError, ScriptLoadError
-from polykemi.kemi.context import RouteContext
+from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Route
 from tests.engines.js_bench import MAIN, Bench, benches
@@ -403,6 +403,20 @@ def test_ksr_is_closed_for_what_a_stopped_route_block_left_behind(bench: Bench) 
     assert bench.said == ["Error: KSR is called when no route block runs"]
 
 
+def test_what_a_block_has_left_to_promises_when_it_ended_does_not_call_ksr_in_the_next_one(bench: Bench) -> None:
+    engine = bench.engine(
+        f"""function {MAIN}() {{ Promise.resolve("late").then(KSR.info); KSR.x.exit(); }}
+        function broken() {{ Promise.resolve("late").then(KSR.info); throw new Error("broken"); }}
+        function endless() {{ (function again() {{ Promise.resolve().then(again); }})(); for (;;) {{}} }}
+        function fine() {{ KSR.info("fine"); }}""",
+        Limits(0.05),
+    )
+    blocks = [bench.block(name) for name in (MAIN, "fine", "broken", "fine", "endless", "fine")]
+    bench.run(engine, *blocks)
+    assert bench.said == ["fine"] * 3
+    assert [type(ctx.error) for ctx in blocks[::2]] == [type(None), ScriptError, ScriptTimeout]
+
+
 # ---- nested blocks
 
 
@@ -456,42 +470,34 @@ def test_a_branch_route_that_finds_no_stack_leaves_nothing_behind(bench: Bench) 
     assert bench.said[-1] == "fine"
 
 
-def test_a_failing_branch_route_is_reported_and_leaves_the_request_route_unharmed(bench: Bench) -> None:
-    reported: list[RouteContext] = []
+def test_a_failing_branch_route_leaves_the_request_route_unharmed(bench: Bench) -> None:
     source = f"""function {MAIN}() {{ KSR.info("" + KSR.tm.t_relay()); }}
     function ksr_branch_manage() {{
         broken();
     }}"""
-    ctx = bench.run(bench.engine(source, report=reported.append))
+    ctx = bench.run(bench.engine(source))
     assert ctx.error is None
     assert bench.said == ["relayed", "-1"]
-    assert reported == [ctx.cache["block"]]
     error = ctx.cache["block"].error
     assert isinstance(error, ScriptError)
     assert error.line == 3
 
 
-def test_blocks_of_other_engines_are_run_by_the_host(hosted: Bench) -> None:
-    ran: list[str] = []
-    reported: list[RouteContext] = []
+def test_a_call_from_another_thread_while_one_waits_is_refused(hosted: Bench) -> None:
+    engine = hosted.engine(f"function {MAIN}() {{ KSR.tm.t_relay(); }}", drive=lambda process: elsewhere())
+    errors: list[ScriptError] = []
 
-    def run(ctx: RouteContext) -> None:
-        ran.append(ctx.callback)
-        outer, hosted.current.ctx = hosted.current.ctx, ctx
+    def call() -> None:
         try:
             engine.call(MAIN)
         except ScriptError as error:
-            ctx.error = error
-        hosted.current.ctx = outer
+            errors.append(error)
 
-    engine = hosted.engine(
-        f"function {MAIN}() {{ KSR.info('' + KSR.tm.t_relay()); }}",
-        engine_of=lambda ctx: "lua",
-        run=run,
-        report=reported.append,
-    )
-    ctx = hosted.run(engine)
-    assert ran == ["ksr_branch_manage"]
-    assert hosted.said == ["relayed", "-1"]
-    assert reported == [ctx.cache["block"]]
-    assert f"{MAIN}: JavaScript is waiting for this call" in str(reported[0].error)
+    def elsewhere() -> int:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        return 1
+
+    assert hosted.run(engine).error is None
+    assert f"{MAIN}: JavaScript runs on another thread" in str(errors[0])

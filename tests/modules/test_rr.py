@@ -156,6 +156,22 @@ def test_another_server_on_our_address_is_not_us() -> None:
     assert ctx.dst_uri == "sip:192.0.2.1:5090;lr"
 
 
+@pytest.mark.parametrize("uri", ["sip:192.0.2.1;transport=tcp;lr", "sip:192.0.2.1;lr;Transport=TCP"])
+def test_our_address_with_a_transport_that_we_have_not_is_not_us(uri: str) -> None:
+    ctx = context(BOB, f"<{uri}>")
+    assert rr().loose_route(ctx) == 1
+    assert (ctx.dst_uri, lines(ctx, "Route")) == (uri, [f"<{uri}>"])
+
+
+@pytest.mark.parametrize(
+    "route", ["<sip:192.0.2.1:5060;lr;ftag=a>", '"us" <sip:192.0.2.1;lr>', "<sip:x@192.0.2.1;lr?a=b>"]
+)
+def test_our_route_is_known_however_it_is_written(route: str) -> None:
+    ctx = context(BOB, route)
+    assert rr().loose_route(ctx) == 1
+    assert (ctx.dst_uri, lines(ctx, "Route")) == ("", [])
+
+
 def test_mode_1_takes_our_own_request_uri_for_the_target() -> None:
     ctx = context("sip:service@example.test", OURS)
     assert rr().loose_route_mode(ctx, 1) == 1

@@ -56,7 +56,8 @@ class Proxy:
         if "ksr_reply_route" in self.routes:
             self.call(ctx)
         if branch is not None:
-            self.run(self.tm.handle_response(branch, message, ctx, self.now))
+            for block in self.tm.handle_response(branch, message, ctx, self.now):
+                self.call(block)
         return self.sent()
 
     def wait(self, seconds: float) -> list[Sent]:

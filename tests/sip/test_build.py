@@ -253,3 +253,24 @@ def test_an_ack_has_the_to_of_the_response() -> None:
 
 def test_a_folded_cseq_keeps_its_number() -> None:
     assert b"\r\nCSeq: 7 ACK\r\n" in ack(["CSeq:", " 7", " INVITE"], "sip:b", OURS, "x")
+
+
+def test_our_via_does_not_come_back_by_an_edit() -> None:
+    r = reply(f"Via: {OURS}", "To: x", "l: 1", body=b"x")
+    edits = Edits()
+    edits.replaced[0] = "Via: SIP/2.0/UDP changed"
+    edits.inserts += [(0, "A: 1"), (1, "B: 1"), (1, "B: 2"), (3, "Z: 1")]
+    assert forward_response(r, edits) == b"SIP/2.0 200 OK\r\nA: 1\r\nB: 1\r\nB: 2\r\nTo: x\r\nl: 1\r\nZ: 1\r\n\r\nx"
+    edits.body = b"new"
+    expected = b"SIP/2.0 200 OK\r\nA: 1\r\nB: 1\r\nB: 2\r\nTo: x\r\nZ: 1\r\nContent-Length: 3\r\n\r\nnew"
+    assert forward_response(r, edits) == expected
+
+
+def test_what_arrived_behind_the_content_length_of_a_response_is_cut() -> None:
+    via = f"Via: {OURS}"
+    assert forward_response(reply(via, "l: 2", body=b"abcd"), Edits()) == b"SIP/2.0 200 OK\r\nl: 2\r\n\r\nab"
+    assert forward_response(reply(via, "l: 9", body=b"abcd"), Edits()) == b"SIP/2.0 200 OK\r\nl: 9\r\n\r\nabcd"
+    assert forward_response(reply(via, body=b"abcd"), Edits()) == b"SIP/2.0 200 OK\r\nContent-Length: 4\r\n\r\nabcd"
+    folded = parse(b"SIP/2.0 200 OK\r\nA: 1\r\n 2\r\nVia: SIP/2.0/UDP h\r\n ;branch=1\r\nl: 0\r\n\r\n")
+    assert isinstance(folded, Response)
+    assert forward_response(folded, Edits()) == b"SIP/2.0 200 OK\r\nA: 1\r\n 2\r\nl: 0\r\n\r\n"

@@ -11,9 +11,10 @@ from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import Request, Response, parse
 from polykemi.transaction.forking import Branch, Transaction, preference
 from polykemi.transaction.layer import TransactionLayer, dialog_key, server_key
-from polykemi.transaction.tables import State
+from polykemi.transaction.machine import Machine, ServerTransaction, Timings
+from polykemi.transaction.tables import ACCEPTED, COMPLETED, TIMER_A, TIMER_B
 from polykemi.transaction.target import Shared, Target
-from polykemi.transaction.timers import Timers
+from polykemi.transaction.timers import LAP, Timers
 
 FLOW = Flow(Listener("udp", "192.0.2.1", 5060), "192.0.2.10", 5060)
 START = 1_800_000_000.0
@@ -124,6 +125,7 @@ def test_a_response_belongs_to_the_client_with_its_branch_and_method() -> None:
     assert layer.client_of_request("z9hG4bKours", "ACK") is branch
     layer.close(branch)
     assert layer.client_of(reply(180, "z9hG4bKours", "INVITE")) is None
+    assert layer.run_timers(START + 3600) is None
     assert layer.next_timeout() is None
 
 
@@ -137,10 +139,10 @@ def test_changed_timings_count_from_now() -> None:
     layer.open_client(branch, START)
     branch.expires = START + 10
     layer.restart_timeouts(branch, START + 1)
-    while (failed := layer.run_timers(layer.next_timeout() or 0)) is None:
-        pass
-    assert failed is branch
+    assert layer.run_timers(START + 9.9) is None
+    assert layer.run_timers(START + 10) is branch
     layer.restart_timeouts(branch, START + 11)
+    assert layer.run_timers(START + 11) is None
     assert layer.next_timeout() is None
 
 
@@ -162,13 +164,13 @@ def test_a_transaction_let_go_keeps_its_request_only_where_more_2xx_may_come() -
     layer, _ = layer_and_sent()
     t = transaction(message("INVITE"), layer)
     branch = Branch(t, "z9hG4bKours", "INVITE", FLOW, layer.timings, Target("sip:b@x"))
-    branch.state = State.ACCEPTED
+    branch.state = ACCEPTED
     t.on_reply = "REPLY"
     t.branches.append(branch)
     t.let_go()
     assert t.request.method == "INVITE"
     assert branch.transaction is t
-    branch.state = State.COMPLETED
+    branch.state = COMPLETED
     t.branches.append(branch)
     t.let_go()
     assert branch.transaction is None
@@ -177,53 +179,85 @@ def test_a_transaction_let_go_keeps_its_request_only_where_more_2xx_may_come() -
 
 
 # ---- timers
+def owner(number: int = 0) -> Machine:
+    """Return something that has timers."""
+    return ServerTransaction(str(number), "OPTIONS", FLOW, Timings())
+
+
 def test_timers_fire_in_order_whatever_their_lengths() -> None:
     rng = random.Random(1)
     timers = Timers({0.5, 1.0, 32.0})
-    lengths = [rng.choice([0.5, 1.0, 32.0, rng.uniform(0, 40)]) for _ in range(300)]
-    running = [timers.start(length, i, i, START) for i, length in enumerate(lengths)]
+    owners = [owner(i) for i in range(300)]
+    resends = [rng.choice([0.5, 1.0, 16.0, rng.uniform(0, 20)]) for _ in owners]
+    limits = [rng.choice([0.5, 1.0, 32.0, 120.0, rng.uniform(0, 200)]) for _ in owners]
+    for machine, resend, limit in zip(owners, resends, limits, strict=True):
+        timers.start_resend(machine, TIMER_A, resend, START)
+        timers.start_limit(machine, TIMER_B, limit, START)
     stopped = set(rng.sample(range(300), 100))
     for i in stopped:
-        timers.stop(running[i])
-        timers.stop(running[i])
-    fired: list[int] = []
+        owners[i].resend_at = owners[i].limit_at = 0.0
+    fired: list[tuple[int, int]] = []
     now = START
     while (due := timers.next_timeout()) is not None:
-        assert due >= now
+        assert due > now
         now = due
         while (found := timers.pop(now)) is not None:
-            owner, event = found
-            assert owner == event
-            assert START + lengths[owner] == now
-            fired.append(owner)
-    assert sorted(fired) == sorted(set(range(300)) - stopped)
+            machine, event = found
+            i = int(machine.key)
+            assert START + (resends if event == TIMER_A else limits)[i] == now
+            fired.append((i, event))
+    running = set(range(300)) - stopped
+    assert sorted(fired) == sorted([(i, event) for i in running for event in (TIMER_A, TIMER_B)])
     assert len(timers) == 0
 
 
 def test_nothing_is_due_before_its_time() -> None:
-    timers = Timers({1.0})
-    timers.start(1.0, "x", 7, START)
+    timers, machine = Timers({1.0}), owner()
+    timers.start_resend(machine, 7, 1.0, START)
     assert timers.pop(START + 0.999) is None
-    assert timers.pop(START + 1.0) == ("x", 7)
+    assert timers.pop(START + 1.0) == (machine, 7)
     assert timers.pop(START + 100) is None
 
 
+def test_a_timer_that_is_started_again_fires_once_and_at_its_last_time() -> None:
+    timers, machine = Timers({5.0, 32.0}), owner()
+    timers.start_limit(machine, 1, 32.0, START)
+    timers.start_limit(machine, 2, 5.0, START + 1)  # earlier
+    timers.start_limit(machine, 3, 120.0, START + 2)  # later
+    timers.start_resend(machine, 4, 5.0, START)
+    timers.start_resend(machine, 5, 5.0, START + 3)
+    fired = []
+    while (due := timers.next_timeout()) is not None:
+        while (found := timers.pop(due)) is not None:
+            fired.append((due - START, found[1]))
+    assert fired == [(8.0, 5), (122.0, 3)]
+
+
 def test_stopped_timers_do_not_pile_up() -> None:
-    timers = Timers({120.0})
-    kept = timers.start(120.0, "kept", 1, START)
-    odd = timers.start(77.7, "odd", 2, START)
+    timers = Timers({0.5, 30.0})
     for i in range(20_000):
-        timers.stop(timers.start(120.0 if i % 2 else 99.9, i, 0, START))
-        assert len(timers) < 2100
-    assert timers.next_timeout() == odd.deadline
-    assert timers.pop(START + 200) == ("odd", 2)
-    assert timers.pop(START + 200) == ("kept", 1)
-    assert kept.owner is None
+        now = START + i
+        machine = owner(i)
+        timers.start_resend(machine, 1, 0.5, now)
+        timers.start_limit(machine, 2, 30.0 if i % 2 else 3600.0, now)
+        machine.resend_at = machine.limit_at = 0.0
+        assert timers.pop(now) is None
+        assert len(timers) <= 2 * (LAP + 1)
+    assert timers.pop(START + 30_000) is None
+    assert timers.next_timeout() is None
+    assert len(timers) == 0
+
+
+def test_a_timer_that_is_moved_costs_no_entry() -> None:
+    timers, machine = Timers({30.0, 120.0}), owner()
+    for i in range(1000):
+        timers.start_limit(machine, 1, 120.0, START + i / 100)
+    assert len(timers) == 1
 
 
 def test_a_clock_that_is_set_back_does_not_hold_timers_up() -> None:
-    timers = Timers({10.0})
-    timers.start(10.0, "late", 1, START)
-    timers.start(10.0, "early", 2, START - 3600)
+    timers, late, early = Timers({10.0}), owner(), owner()
+    timers.start_limit(late, 1, 10.0, START)
+    timers.start_limit(early, 2, 10.0, START - 3600)
     assert timers.next_timeout() == START - 3590
-    assert timers.pop(START - 3590) == ("early", 2)
+    assert timers.pop(START - 3590) == (early, 2)

@@ -106,5 +106,23 @@ def test_the_resolver_forgets_rather_than_grows(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("polykemi.transport.resolver.MAX_NAMES", 3)
     resolver = Resolver()
     for i in range(10):
-        assert resolver.get(f"192.0.2.{i}", ipv6=False, now=0.0) == f"192.0.2.{i}"
-    assert len(resolver._known) <= 3
+        assert resolver.literal(f"192.0.2.{i}", ipv6=False) == f"192.0.2.{i}"
+        assert resolver.literal(f"192.0.2.{i}", ipv6=True) == ""
+    assert max(map(len, resolver._literals)) <= 3
+
+
+@pytest.mark.parametrize(
+    ("host", "ipv6", "address"),
+    [
+        ("192.0.2.1", False, "192.0.2.1"),
+        ("192.0.2.1", True, ""),
+        ("2001:DB8:0::1", True, "2001:db8::1"),
+        ("2001:db8::1", False, ""),
+        ("192.0.2.1.", False, None),
+        ("localhost", False, None),
+    ],
+)
+def test_an_ip_address_needs_no_resolver(host: str, ipv6: bool, address: str | None) -> None:
+    resolver = Resolver()
+    for _ in range(2):
+        assert resolver.literal(host, ipv6=ipv6) == address
