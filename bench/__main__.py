@@ -3,7 +3,7 @@
 make bench                                         all tests on all engines, three rounds: seven minutes
 make bench ARGS="--quick"                          one short round, to see that all works
 make bench ARGS="--tests register --engines lua"
-make bench ARGS="--tests register --find-max"      the highest rates; a minute for each server and round
+make bench ARGS="--tests register --find-max"      the highest rates; two minutes for each server and round
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 
 from bench import kamailio_server, tables
 from bench.facts import facts
-from bench.loads import TESTS, Test
+from bench.loads import TESTS, Figures, Test
 from bench.maximum import highest_rate
 from bench.polykemi_server import actual_form
 from bench.rounds import Results, directory, find_common_rate, run, take_round
 from bench.servers import HERE, SCRIPTS, DidNotStart, Subject, make_database
 
 RESULTS = HERE / "results"
-STEP = 3.0  # seconds of load in a step of --find-max
+STEP, START = 3.0, 2  # of --find-max: seconds of load in a step, and times the test's rate to begin with
 FORMS = ("pure", "compiled")
 
 
@@ -160,19 +160,26 @@ def find_highest(subjects: list[Subject], options: argparse.Namespace, database:
     """Find and print each subject's highest rate in each test."""
     report: dict[str, object] = {}
     for test in (TESTS[name] for name in options.tests):
-        found: dict[Subject, list[float]] = {subject: [] for subject in subjects}
+        found: dict[Subject, list[Figures]] = {subject: [] for subject in subjects}
         for _ in range(options.rounds):
             for subject in subjects:
-
-                def keeps(rate: float, subject: Subject = subject, test: Test = test) -> bool:
-                    figures = run(subject, test, int(rate * STEP), rate, database)
-                    say(f"{test.name:9} {subject!s:28} {rate:6.0f}/s {'kept' if figures.kept_up else 'not kept'}")
-                    return figures.kept_up
-
-                found[subject].append(highest_rate(options.rate or test.rate, keeps))
+                if best := _highest(subject, test, options.rate or START * test.rate, database):
+                    found[subject].append(best)
         print("\n" + tables.highest_table(test, found))
-        report[test.name] = {str(subject): rates for subject, rates in found.items()}
+        report[test.name] = {str(subject): [f.as_json() for f in figures] for subject, figures in found.items()}
     return report
+
+
+def _highest(subject: Subject, test: Test, start: float, database: Path) -> Figures | None:
+    """Return the figures at the highest rate that is kept, None when none is."""
+    tried: dict[float, Figures] = {}
+
+    def keeps(rate: float) -> bool:
+        tried[rate] = figures = run(subject, test, int(rate * STEP), rate, database)
+        say(f"{test.name:9} {subject!s:28} {rate:6.0f}/s {'kept' if figures.kept_up else 'not kept'}")
+        return figures.kept_up
+
+    return tried.get(highest_rate(start, keeps))
 
 
 def say(line: str) -> None:

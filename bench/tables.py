@@ -65,6 +65,10 @@ def _cpu(figures: Figures) -> float | None:
     return figures.cpu
 
 
+def _offered(figures: Figures) -> float | None:
+    return figures.offered
+
+
 def _route(figures: Figures) -> float | None:
     return figures.route
 
@@ -73,11 +77,8 @@ def ratio(
     ours: Sequence[Figures], theirs: Sequence[Figures], figure: Callable[[Figures], float | None]
 ) -> float | None:
     """Return the median over the rounds of ours / theirs, None when there is nothing to compare with."""
-    return _median_ratio([figure(f) for f in ours], [figure(f) for f in theirs])
-
-
-def _median_ratio(ours: Sequence[float | None], theirs: Sequence[float | None]) -> float | None:
-    ratios = [mine / other for mine, other in zip(ours, theirs, strict=False) if mine is not None and other]
+    pairs = [(figure(mine), figure(other)) for mine, other in zip(ours, theirs, strict=False)]
+    ratios = [mine / other for mine, other in pairs if mine is not None and other]
     return median(ratios) if ratios else None
 
 
@@ -93,8 +94,12 @@ def warnings(rounds: Rounds) -> list[str]:
             )
         if (busy := max((f.sipp_busy for f in figures), default=0.0)) > SIPP_BUSY:
             found.append(f"with {subject} sipp used {busy:.2f} of its core: its limit may show, not the server's")
-        if (busy := max((f.others_busy + f.stolen for f in figures), default=0.0)) > OTHERS_BUSY:
-            found.append(f"with {subject} other processes or guests used {busy:.2f} cores: take the round again")
+    busy_runs = [f.others_busy + f.stolen for figures in rounds.values() for f in figures]
+    if disturbed := [busy for busy in busy_runs if busy > OTHERS_BUSY]:
+        found.append(
+            f"in {len(disturbed)} of {len(busy_runs)} runs other processes or guests used up to {max(disturbed):.2f} cores:"
+            " measure again"
+        )
     return found
 
 
@@ -128,23 +133,29 @@ def table(test: Test, rate: float, n: int, rounds: Rounds) -> str:
     return "\n".join(text)
 
 
-def highest_table(test: Test, found: Mapping[Subject, Sequence[float]]) -> str:
-    """Return the table of the highest rates of one test as text."""
-    lines = [["", f"highest {test.scenario}/s", "(range)", "/peer", "/native"]]
-    for subject, rates in found.items():
+def highest_table(test: Test, found: Rounds) -> str:
+    """Return the table of the highest rates of one test as text; ``found`` holds the figures at these rates."""
+    lines = [["", f"highest {test.scenario}/s", "(range)", "/peer", "/native", "server cores", "sipp cores"]]
+    for subject, figures in found.items():
+        if not figures:
+            continue
         ours = subject.product == "polykemi"
         peer = found.get(Subject("kamailio", subject.engine), ()) if ours else ()
         native = found.get(Subject("kamailio", "native"), ()) if subject.engine != "native" else ()
+        rates = [f.offered for f in figures]
         lines.append(
             [
                 str(subject),
                 f"{median(rates):.0f}",
                 f"({min(rates):.0f}..{max(rates):.0f})",
-                _shown(_median_ratio(rates, peer), 2),
-                _shown(_median_ratio(rates, native), 2),
+                _shown(ratio(figures, peer, _offered), 2),
+                _shown(ratio(figures, native, _offered), 2),
+                f"{median(f.server_busy for f in figures):.2f}",
+                f"{median(f.sipp_busy for f in figures):.2f}",
             ]
         )
-    return "\n".join([f"{test.title}: highest rate with under 0.1 % failures; medians", "", *aligned(lines)])
+    title = f"{test.title}: highest rate with under 0.1 % failures; medians"
+    return "\n".join([title, "", *aligned(lines), *(f"! {warning}" for warning in warnings(found))])
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:

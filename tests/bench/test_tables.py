@@ -75,7 +75,7 @@ def test_both_forms_have_the_same_peer() -> None:
         ({"failed": 1}, "did not keep up in 1 of 2 rounds"),
         ({"achieved": 94.0}, "did not keep up in 1 of 2 rounds (94 of 100/s)"),
         ({"sipp_busy": 0.95}, "sipp used 0.95 of its core"),
-        ({"others_busy": 0.2, "stolen": 0.1}, "used 0.30 cores"),
+        ({"others_busy": 0.2, "stolen": 0.1}, "in 1 of 2 runs other processes or guests used up to 0.30 cores"),
     ],
 )
 def test_what_makes_figures_doubtful_is_said(change: dict[str, float], words: str) -> None:
@@ -102,5 +102,13 @@ def test_the_table_names_unit_rate_and_rounds() -> None:
 
 
 def test_highest_rates_are_compared() -> None:
-    text = highest_table(TESTS["register"], {LUA: [9000, 12000], PEER: [9000, 8000], NATIVE: [9000, 10000]})
-    assert text.splitlines()[3].split() == ["polykemi", "lua", "10500", "(9000..12000)", "1.25", "1.10"]
+    def at(*rates: float) -> list[Figures]:
+        return [replace(RUN, offered=rate, achieved=rate, server_busy=0.98) for rate in rates]
+
+    text = highest_table(
+        TESTS["register"],
+        {LUA: at(9000, 12000), PEER: at(9000, 8000), NATIVE: at(9000, 10000), Subject("kamailio", "js"): []},
+    )
+    ours = text.splitlines()[3].split()
+    assert ours == ["polykemi", "lua", "10500", "(9000..12000)", "1.25", "1.10", "0.98", "0.30"]
+    assert "js" not in text  # it kept no rate at all
