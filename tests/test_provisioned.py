@@ -154,6 +154,26 @@ def test_another_layout_is_reached_by_naming_its_columns(database: Database) -> 
     assert database.credentials("phones", "pin", "bob", "other.test", **names) is None
 
 
+def test_a_password_is_found_in_an_index_without_the_tables_row(database: Database) -> None:
+    database.add_subscriber("alice", "example.com", "secret")
+    assert database.credentials("subscriber", "password", "alice") == "secret"
+    (sql,) = database._statements.values()
+    (plan,) = database.query(f"EXPLAIN QUERY PLAN {sql}", ("alice",))
+    assert "COVERING INDEX" in plan[3]
+
+
+def test_an_index_that_an_older_file_lacks_is_made(tmp_path: Path, database: Database) -> None:
+    database.query("DROP INDEX subscriber_password")
+    with Database.at(tmp_path) as again:
+        assert again.query("SELECT count(*) FROM sqlite_master WHERE name = 'subscriber_password'") == [(1,)]
+
+
+def test_a_database_is_opened_while_another_process_writes(tmp_path: Path, database: Database) -> None:
+    database.query("BEGIN IMMEDIATE")
+    with Database.at(tmp_path) as other:
+        assert other.list_subscribers() == []
+
+
 def test_a_null_is_no_credential(database: Database) -> None:
     database.query("CREATE TABLE phones (username TEXT, pin TEXT)")
     database.query("INSERT INTO phones VALUES ('bob', NULL)")
@@ -258,6 +278,11 @@ def test_a_wrong_row_is_named_and_nothing_is_imported(
         database.import_csv(path)
     assert f"{path}{says}" in str(raised.value)
     assert database.list_subscribers() == []
+
+
+def test_a_file_without_rows_imports_nobody(tmp_path: Path, database: Database) -> None:
+    assert database.import_csv(csv_file(tmp_path, "")) == 0
+    assert database.import_csv(csv_file(tmp_path, "username,domain,password\n")) == 0
 
 
 def test_a_missing_csv_is_named(tmp_path: Path, database: Database) -> None:

@@ -60,9 +60,10 @@ class LmdbFile:
         path, size = str(self.path), os.fstat(self._descriptor).st_size
         if size:
             with lmdb.open(path, readonly=True, lock=False) as env:
-                # pages that the file does not have would be a SIGBUS when they are read, and zeros once it is mapped
-                if (env.info()["last_pgno"] + 1) * env.stat()["psize"] > size:
-                    raise DataError(f"{self._file}: cut off after {size} octets")
+                used = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+            # pages that the file does not have would be a SIGBUS when they are read, and zeros once it is mapped
+            if used > (size := os.fstat(self._descriptor).st_size):  # asked again: others may write meanwhile
+                raise DataError(f"{self._file}: cut off after {size} octets")
         size = max(size, map_size)
         env = lmdb.open(path, map_size=size, max_dbs=max_dbs, sync=False, metasync=False, writemap=self._mapped)
         try:
@@ -131,12 +132,12 @@ class LmdbFile:
         size = self.env.info()["map_size"]
         try:
             found = os.fstat(self._descriptor).st_size
-            if self._mapped and found > size:
+            if self._mapped and found > size:  # another process was quicker
                 size = found
             else:
                 size += min(max(size, MIN_STEP), MAX_STEP)
-                if self._mapped:
-                    os.posix_fallocate(self._descriptor, 0, size)
+            if self._mapped:
+                os.posix_fallocate(self._descriptor, 0, size)
         except OSError as error:
             raise DataError(f"{self._file}: cannot grow to {size} octets: {error.strerror}") from None
         self.env.set_mapsize(size)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import lmdb
 
@@ -77,7 +77,12 @@ class LmdbLocation:
             data: bytes | None = reader.get(aor.encode("latin-1"), db=handles.rows)
         except lmdb.Error as error:
             self._file.fail(error)
-        return self._decode(data, aor) if data is not None else []
+        if data is None:
+            return []
+        try:
+            return decode(data, 8)
+        except DataError as error:
+            self._damaged(aor, error)
 
     def items(self, table: str) -> Iterator[tuple[str, list[Binding]]]:
         """Iterate over what is there, some hundred AoRs at a time: no transaction stays open meanwhile."""
@@ -201,27 +206,25 @@ class LmdbLocation:
 
     # ---- tables
     def _check_owner(self) -> None:
-        env = self._file.env
-        try:
-            with env.begin() as txn:
-                is_new = not txn.stat()["entries"]
-            if is_new:
-                self._file.retrying(self._own)
-                return
-            about = env.open_db(_ABOUT, create=False)
-            with env.begin() as txn:
-                found = txn.get(b"format", db=about)
-        except lmdb.NotFoundError:
-            found = None
-        except lmdb.Error as error:
-            self._file.fail(error)
-        if found != FORMAT:
+        if self._file.retrying(self._format) != FORMAT:
             raise DataError(f"{self.path}: not a location store of this version (expected {FORMAT.decode()!r})")
 
-    def _own(self) -> None:
-        about = self._file.env.open_db(_ABOUT)
-        with self._file.env.begin(write=True) as txn:
-            txn.put(b"format", FORMAT, db=about)
+    def _format(self) -> bytes | None:
+        """Return the format of the file, which is ours when the file is new, None for a foreign one."""
+        env = self._file.env
+        with env.begin() as txn:
+            is_new = not txn.stat()["entries"]
+        if is_new:
+            with env.begin(write=True) as txn:  # in one: another process may look
+                txn.put(b"format", FORMAT, db=env.open_db(_ABOUT, txn))
+            return FORMAT
+        try:
+            about = env.open_db(_ABOUT, create=False)
+        except lmdb.NotFoundError:
+            return None
+        with env.begin() as txn:
+            found: bytes | None = txn.get(b"format", db=about)
+        return found
 
     def _table(self, table: str) -> _Table:
         """Return the handles of ``table``, which is made when it does not exist."""
@@ -241,4 +244,7 @@ class LmdbLocation:
         try:
             return decode(data, 8)
         except DataError as error:
-            raise DataError(f"{self.path}: {aor}: {error}") from None
+            self._damaged(aor, error)
+
+    def _damaged(self, aor: str, error: DataError) -> NoReturn:
+        raise DataError(f"{self.path}: {aor}: {error}") from None

@@ -43,7 +43,12 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns)
         tag VARCHAR(64)""",
     ),
 }
+# beside Kamailio's own indexes: to find the password of a name, this one is enough without the table's row
+_INDEX: Final = "subscriber_password"
+
 SNAPSHOT: Final = 0.1  # seconds
+_TIMEOUT: Final = 5000  # milliseconds for which one writer waits for another
+_MAP: Final = 1 << 40  # octets of the file that are read through the memory map; SQLite has a limit of its own (2 GiB)
 
 _UPSERT: Final = """INSERT INTO subscriber (username, domain, password, ha1, ha1b) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (username, domain) DO UPDATE
@@ -96,6 +101,9 @@ class Database:
             self._create_tables()
             if self.name != IN_MEMORY:
                 self._reader = self._connect()
+                self._reader.execute(
+                    f"PRAGMA mmap_size = {_MAP}"
+                )  # else pages of a large table are copied all the time
             # one cursor for all look-ups: a new one for each costs more than 1 us
             self._select = self._reader.cursor().execute
         except BaseException:
@@ -108,23 +116,28 @@ class Database:
         return cls(data / FILE_NAME)
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.name, check_same_thread=False, isolation_level=None)
+        return sqlite3.connect(self.name, _TIMEOUT / 1000, check_same_thread=False, isolation_level=None)
 
     def _create_tables(self) -> None:
+        execute = self._connection.execute
         try:
-            self._connection.execute("PRAGMA journal_mode = WAL")  # readers and one writer at the same time
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS version (table_name VARCHAR(32) PRIMARY KEY NOT NULL, table_version INTEGER NOT NULL)"
-            )
-            versions = dict(self._connection.execute("SELECT table_name, table_version FROM version"))
-            for table, (version, columns) in _TABLES.items():
+            execute("PRAGMA journal_mode = WAL")  # readers and one writer at the same time
+            there = {name for (name,) in execute("SELECT name FROM sqlite_master")}
+            versions = dict(execute("SELECT table_name, table_version FROM version")) if "version" in there else {}
+            for table, (version, _) in _TABLES.items():
                 if (found := versions.get(table, version)) != version:
                     raise DataError(f"{self.name}: table {table} has version {found}, expected {version}")
-                self._connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
-                if table not in versions:
-                    self._connection.execute("INSERT INTO version VALUES (?, ?)", (table, version))
-            self._connection.execute("COMMIT")
+            if there >= {*_TABLES, _INDEX} and versions.keys() >= _TABLES.keys():
+                return  # a start does not wait for somebody who writes
+            execute("BEGIN IMMEDIATE")
+            execute(
+                "CREATE TABLE IF NOT EXISTS version (table_name VARCHAR(32) PRIMARY KEY NOT NULL, table_version INTEGER NOT NULL)"
+            )
+            for table, (version, columns) in _TABLES.items():
+                execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+                execute("INSERT OR IGNORE INTO version VALUES (?, ?)", (table, version))
+            execute(f"CREATE INDEX IF NOT EXISTS {_INDEX} ON subscriber (username, domain, password)")
+            execute("COMMIT")
         except sqlite3.Error as error:
             raise DataError(f"{self.name}: {error}") from None
 
@@ -201,18 +214,22 @@ class Database:
         A first line with the names of the columns (in any order) is optional. An empty domain stands for
         ``default_domain``. Raise DataError naming file and line of the first wrong row.
         """
-        rows = list(_read_csv(path, default_domain))
+        execute = self._connection.execute
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            execute("BEGIN IMMEDIATE")
             try:
-                self._connection.executemany(_UPSERT, rows)
-                self._connection.execute("COMMIT")
+                number = self._connection.executemany(_UPSERT, _read_csv(path, default_domain)).rowcount
+                execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                execute("ROLLBACK")
                 raise
+            # what stays in the log is read more slowly: give a running server's snapshot the time to pass
+            execute(f"PRAGMA busy_timeout = {int(2000 * SNAPSHOT)}")
+            execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            execute(f"PRAGMA busy_timeout = {_TIMEOUT}")
         except sqlite3.Error as error:
             raise DataError(f"{self.name}: {error}") from None
-        return len(rows)
+        return number
 
     def remove_subscriber(self, username: str, domain: str) -> bool:
         """Remove a subscriber and tell whether there was one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polykemi.errors import DataError
+from polykemi.storage import lmdb_file
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import MAX_AOR, Binding, LocationStore, MemoryLocation, decode, encode
 
@@ -33,8 +35,15 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocationSt
     made.close()
 
 
+@pytest.fixture(params=["mapped", "not mapped"])
+def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """LMDB writes through its map or with system calls; which one is otherwise up to the file system of the tests."""
+    monkeypatch.setattr(lmdb_file, "_writes_in_place", lambda _: request.param == "mapped")
+    return str(request.param)
+
+
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[LmdbLocation]:
+def disk(mode: str, tmp_path: Path) -> Iterator[LmdbLocation]:
     made = LmdbLocation(tmp_path / "location")
     yield made
     made.close()
@@ -177,6 +186,7 @@ def test_bindings_are_there_after_a_restart(tmp_path: Path) -> None:
 
 CHILD = """
 import sys
+from polykemi.storage import lmdb_file
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import Binding
 store = LmdbLocation(sys.argv[1])
@@ -233,7 +243,7 @@ def test_two_processes_see_what_the_other_has_committed(disk: LmdbLocation) -> N
         child.kill()
 
 
-def test_the_map_grows_when_it_is_full(tmp_path: Path) -> None:
+def test_the_map_grows_when_it_is_full(mode: str, tmp_path: Path) -> None:
     store = LmdbLocation(tmp_path / "location", map_size=1 << 17)
     for n in range(2000):
         store.put("location", f"u{n}", [binding(user_agent="x" * 300)])
@@ -250,22 +260,27 @@ def test_the_map_grows_when_it_is_full(tmp_path: Path) -> None:
 
 GROW = """
 import sys
+from polykemi.storage import lmdb_file
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import Binding
+lmdb_file._writes_in_place = lambda _: sys.argv[2] == "mapped"
+lmdb_file.MIN_STEP = 1 << 17
 store = LmdbLocation(sys.argv[1], map_size=1 << 17)
-for n in range(int(sys.argv[2]), int(sys.argv[2]) + 2000):
+for n in range(int(sys.argv[3]), int(sys.argv[3]) + 2000):
     store.put("location", f"u{n}", [Binding("sip:a@192.0.2.1", 1e10, user_agent="x" * 300)])
+    if n % 10 == 0:
+        store.commit()
 store.close()
 """
 
 
-def test_a_map_that_another_process_has_grown_is_followed(tmp_path: Path) -> None:
+def test_a_map_that_another_process_has_grown_is_followed(mode: str, tmp_path: Path) -> None:
     store = LmdbLocation(tmp_path / "location", map_size=1 << 17)
     store.put("location", "alice", [binding()])
     store.commit()
     for start, write_first in ((0, False), (2000, True)):
         assert store.get("location", "alice") == [binding()]
-        subprocess.run([sys.executable, "-c", GROW, str(store.path), str(start)], check=True)
+        subprocess.run([sys.executable, "-c", GROW, str(store.path), mode, str(start)], check=True)
         if write_first:
             store.put("location", "bob", [binding()])
         else:
@@ -274,6 +289,83 @@ def test_a_map_that_another_process_has_grown_is_followed(tmp_path: Path) -> Non
         assert store.get("location", f"u{start + 1999}")[0].user_agent == "x" * 300
     assert store.get("location", "bob") == [binding()]
     store.close()
+
+
+def test_processes_that_grow_the_map_at_the_same_time_do_no_harm(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "location"
+    command = [sys.executable, "-c", GROW, str(path), mode]
+    children = [subprocess.Popen([*command, str(start)]) for start in (0, 2000, 4000)]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    store = LmdbLocation(path)
+    assert sum(1 for _ in store.items("location")) == 6000
+    store.close()
+
+
+def test_a_full_disk_is_an_error_that_loses_nothing(mode: str, tmp_path: Path) -> None:
+    store = LmdbLocation(tmp_path / "location", map_size=1 << 17)
+    store.put("location", "alice", [binding()])
+    store.commit()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, hard))  # files of this process; the signal is ignored by Python
+    try:
+        for n in range(2000):
+            store.put("location", f"u{n}", [binding(user_agent="x" * 300)])
+        for _ in range(2):
+            with pytest.raises(DataError, match=f"^{store.path}"):
+                store.commit()
+        assert store.get("location", "alice") == [binding()]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    store.commit()
+    assert store.get("location", "u1999") == [binding(user_agent="x" * 300)]
+    store.close()
+
+
+@pytest.fixture
+def in_place(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file:
+        if not lmdb_file._writes_in_place(file.fileno()):
+            pytest.skip("the tests' file system is not known to write in place")
+
+
+def has_holes(file: Path) -> bool:
+    return file.stat().st_blocks * 512 < file.stat().st_size
+
+
+@pytest.mark.usefixtures("in_place")
+def test_a_file_that_is_written_through_the_map_has_no_holes(tmp_path: Path) -> None:
+    store = LmdbLocation(tmp_path / "location", map_size=1 << 17)
+    file = tmp_path / "location" / "data.mdb"
+    assert not has_holes(file)
+    for n in range(500):
+        store.put("location", f"u{n}", [binding(user_agent="x" * 300)])
+    store.commit()
+    assert file.stat().st_size > 1 << 17
+    assert not has_holes(file)
+    store.close()
+
+
+@pytest.mark.usefixtures("in_place")
+def test_holes_that_a_copy_has_are_filled(tmp_path: Path) -> None:
+    path = tmp_path / "location"
+    store = LmdbLocation(path)
+    store.put("location", "alice", [binding()])
+    store.close()
+    file = path / "data.mdb"
+    octets = file.read_bytes()
+    used = octets.rstrip(b"\0")
+    file.write_bytes(used)
+    os.truncate(file, len(octets))
+    assert has_holes(file)
+    again = LmdbLocation(path)
+    assert again.get("location", "alice") == [binding()]
+    assert not has_holes(file)
+    again.close()
+
+
+def test_other_file_systems_are_not_taken_for_one_that_writes_in_place() -> None:
+    with Path("/proc/self/status").open() as file:
+        assert not lmdb_file._writes_in_place(file.fileno())
 
 
 def test_items_are_given_while_others_are_written(disk: LmdbLocation) -> None:
@@ -319,7 +411,7 @@ def test_a_foreign_or_damaged_file_is_an_error_that_names_the_path(tmp_path: Pat
         file.truncate(3 * 4096)
     a_file = tmp_path / "file"
     a_file.write_text("")
-    for path in (garbage, foreign, cut, a_file):
+    for path in (garbage, foreign, cut, cut, a_file):
         with pytest.raises(DataError, match=str(path)):
             LmdbLocation(path)
 
