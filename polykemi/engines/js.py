@@ -18,16 +18,15 @@ from typing import Final
 from polykemi.engines.base import Host
 from polykemi.engines.js_calls import Calls
 from polykemi.engines.js_sources import Sources, read
-from polykemi.engines.js_values import ENTERED, NULL, OPEN, RUN, SIZE, Values
+from polykemi.engines.js_values import ENTERED, SIZE, Values
 from polykemi.engines.v8 import V8, Handle, Outcome
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.binding import from_octets, to_octets
 
 LOAD_SECONDS: Final = 10.0  # for the top level of a script
 
-_DEEPEST: Final = 16  # route blocks inside each other
-_BETWEEN_PAUSES: Final = 1 << 14  # route blocks until V8's message pump has its turn
-_LAST: Final = 1 << 30  # number of a route block; then they start again
+_DEEPEST: Final = 16  # route blocks inside of one
+_PAUSES: Final = (1 << 14) - 1  # V8's message pump has its turn when a block's number has none of these bits
 
 
 class JsEngine:
@@ -44,9 +43,9 @@ class JsEngine:
         self._names: frozenset[str] = frozenset()
         self._functions: dict[str, int] = {}  # the script's, with their numbers in JavaScript
         # of the route blocks that run now
-        self._depth = 0  # how many, inside each other
         self._block = 0  # number of the last that began
         self._run = 0  # number of the outermost, 0: none
+        self._nested = 0  # how many run inside of it
         self._struck = 0  # number of the outermost that is being stopped as its time is over
         self._strike = threading.Lock()
         self._seen = (0, 0.0)  # the outermost at the last look, and when it was seen first
@@ -64,6 +63,7 @@ class JsEngine:
         shared = v8.eval(f"new SharedArrayBuffer({SIZE})")
         self._values = Values(v8.memoryview(shared))
         self._words = self._values.words
+        self._thread = v8.thread
         self._sources = Sources()
         runtime = self._boot(shared)
         self._load_script = v8.item(runtime, "load")
@@ -87,7 +87,7 @@ class JsEngine:
 
         While serving, from another thread than the loop's (``run_in_executor``); else from the one that calls.
         """
-        if get_ident() == self._v8.thread:
+        if get_ident() == self._thread:
             raise RuntimeError("V8 waits for this thread: load the script from another one")
         source = read(path)
         with self._loading:
@@ -129,8 +129,7 @@ class JsEngine:
 
         def done(outcome: Outcome) -> None:
             if outcome.failed:  # here, on V8's thread: what it left to do may run when this has returned
-                self._words[OPEN] = 0
-                self._values.forget()
+                self._values.stopped(0, nested=False)
             outcomes.append(outcome)
             ended.set()
 
@@ -158,66 +157,69 @@ class JsEngine:
         number = self._functions.get(function)
         if number is None:
             return
-        if get_ident() != self._v8.thread:
+        if get_ident() != self._thread:
             self._hand_over(function, argument)
             return
-        depth, words = self._depth, self._words
-        if depth:
+        words = self._words
+        outermost = not self._run
+        if not outermost:
             self._may_nest(function)
-        outer = words[RUN]
-        words[4] = NULL if argument is None else self._values.put(from_octets(argument))
         words[3] = number
-        words[RUN] = self._block = block = self._block % _LAST + 1
-        words[OPEN] = 1
-        if not depth:
+        if argument is not None:
+            words[4] = self._values.put(from_octets(argument))
+        self._block = block = self._block + 1
+        if outermost:
             self._run = block
-        self._depth = depth + 1
-        ended = self._run_block()
-        self._depth = depth
-        if not depth:
+            ended = self._run_block()
             self._run = 0
-        words[OPEN] = 1 if depth else 0
-        words[RUN] = outer
-        if not block % _BETWEEN_PAUSES and self._loop is not None:
-            self._loop.stop()
+        else:
+            self._nested += 1
+            ended = self._run_block()
+            self._nested -= 1
         if ended is None or self._struck or self._error is not None:
-            error = self._failure(block, stopped=ended is None)
-            if error is None and words[3] == number:  # stopped before it began
-                self.call(function, argument)
-            elif error is not None:
+            error = self._failure(block, stopped=ended is None, nested=not outermost)
+            if error is not None:
                 raise error
+            if words[3] == number:  # stopped before it began
+                self.call(function, argument)
+        if not block & _PAUSES and self._loop is not None:
+            self._loop.stop()
 
     def _may_nest(self, function: str) -> None:
-        """Raise ScriptError when no route block may begin inside of the one that runs."""
+        """Raise ScriptError when no block may begin inside of the one that runs."""
         if self._struck == self._run:
             raise self._overtime()
-        if self._depth >= _DEEPEST:
+        if self._nested == _DEEPEST:
             cause = f"{function}: more than {_DEEPEST} route blocks inside each other"
             raise ScriptError(self._sources.live, None, cause)
 
-    def _failure(self, block: int, *, stopped: bool) -> ScriptError | None:
+    def _failure(self, block: int, *, stopped: bool, nested: bool) -> ScriptError | None:
         """Return the error of the route block that has just ended, and clear up behind it."""
-        v8, nested = self._v8, self._depth > 0
         error, self._error = self._error, None
         struck = self._struck == self._run if nested else self._end_strike(block)
         if stopped:
-            self._values.forget()
-            if struck:
-                error = self._overtime()
-                if nested:
-                    v8.stop()  # the blocks around it have no time left either
-            elif v8.out_of_memory():
-                v8.go_on()
-                cause = v8.lift_memory_limit()
-                entered = self._words[3] == ENTERED  # else the block before it has used the memory, in its last breath
-                error = ScriptError(self._sources.live, None, cause) if entered else None
-            else:
-                error = ScriptError(self._sources.live, None, "ran out of stack")
+            error = self._stopped(struck=struck, nested=nested)
+            self._values.stopped(block, nested=nested)
             if not nested:
                 self._drop_promises(block)
         elif struck and not nested and error is None:  # V8 has stopped its promises only
             error = self._overtime()
         return error
+
+    def _stopped(self, *, struck: bool, nested: bool) -> ScriptError | None:
+        """Let V8 go on after it has stopped a block; return why it has, None when the block had not begun."""
+        v8 = self._v8
+        if struck:
+            if nested:
+                v8.stop()  # the blocks around it have no time left either
+            return self._overtime()
+        if not v8.out_of_memory():
+            return ScriptError(self._sources.live, None, "ran out of stack")
+        v8.go_on()
+        cause = v8.lift_memory_limit()
+        if self._words[3] != ENTERED and not nested:  # the block before it has used the memory, in its last breath
+            return None
+        return ScriptError(self._sources.live, None, cause)
 
     def _drop_promises(self, block: int) -> None:
         """Let what a stopped block has left to its promises run now, when KSR is closed; V8 drops it when it is stopped."""
@@ -318,7 +320,7 @@ class JsEngine:
         loop = self._loop
         if loop is None:
             self._stopping = True
-        elif get_ident() == self._v8.thread:
+        elif get_ident() == self._thread:
             self._stop()
         else:
             loop.call_soon_threadsafe(self._stop)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cache
-from types import CodeType
 from typing import Any, Final
 
 from polykemi.engines.base import Host
-from polykemi.engines.js_values import EXIT, FAILED, FALSE, SMALL, TEXTS, TRUE, ZERO, Values
+from polykemi.engines.js_values import EXIT, FAILED, FALSE, SMALL, TRUE, ZERO, Values
 from polykemi.kemi.binding import Refused, bind
 from polykemi.kemi.context import Exit
 from polykemi.kemi.registry import Export
@@ -65,18 +64,10 @@ class Calls:
     def _entry(self, export: Export, bound: Callable[..., Any], types: str) -> Callable[[], None]:
         """Return what JavaScript calls for ``export``: the whole way of one call."""
         values = self._values
-        scope: dict[str, Any] = {
-            "arguments": values.arguments,
-            "bound": bound,
-            "numbers": values.numbers,
-            "put": values.put,
-            "raised": lambda error: self._raised(error, export),
-            "texts": values.texts,
-            "words": values.words,
-        }
-        exec(_code(types, export.returns), scope)
-        entry: Callable[[], None] = scope["enter"]
-        return entry
+        make = _maker(export.path, types, export.returns)
+        return make(
+            bound, values.arguments, values.codes, values.put, lambda e: self._raised(e, export), values.texts, values.words
+        )
 
     def _raised(self, error: BaseException, export: Export) -> int:
         """Return what JavaScript shall do after ``error``."""
@@ -101,22 +92,33 @@ _USUAL: Final = {
     "bool": f"{TRUE} if result is True else {FALSE} if result is False else put(result)",
     "int": f"{ZERO} + result if type(result) is int and {-SMALL} < result < {SMALL} else put(result)",
     "none": "put(result)",
-    "xval": f"{TEXTS} + number if (number := numbers.get(result)) is not None else put(result)",
+    "xval": "code if (code := codes.get(result)) is not None else put(result)",
 }
 
 
 @cache
-def _code(types: str, returns: str) -> CodeType:
-    """Return the code of an entry. Arguments are read as they usually come: numbers, and texts that crossed before."""
+def _maker(path: str, types: str, returns: str) -> Callable[..., Callable[[], None]]:
+    """Return what makes the entry of the export ``path``.
+
+    Arguments are read as they usually come: numbers, and texts that crossed before. The code is not shared between
+    exports, as CPython adapts it to what it calls.
+    """
     call = "bound()"
     if types:
         read = ", ".join(f"texts[words[{i}]]" if t == "s" else f"words[{i}]" for i, t in enumerate(types, 2))
-        call = f"bound(*arguments({types!r})) if words[1] else bound({read})"
+        call = f"bound({read})"
+        if "s" in types:
+            call = f"bound(*arguments({types!r})) if words[1] else {call}"
     lines = (
-        "def enter():",
-        " try:",
-        f"  result = {call}",
-        f"  words[0] = {_USUAL[returns]}",
-        " except BaseException as error: words[0] = raised(error)",
+        "def make(bound, arguments, codes, put, raised, texts, words):",
+        " def enter():",
+        "  try:",
+        f"   result = {call}",
+        f"   words[0] = {_USUAL[returns]}",
+        "  except BaseException as error: words[0] = raised(error)",
+        " return enter",
     )
-    return compile("\n".join(lines), "<js entry>", "exec")
+    scope: dict[str, Any] = {}
+    exec(compile("\n".join(lines), f"<js {path}>", "exec"), scope)
+    make: Callable[..., Callable[[], None]] = scope["make"]
+    return make

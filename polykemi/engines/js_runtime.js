@@ -6,7 +6,7 @@
 // A call carries nothing, either way. Arguments and results travel through one SharedArrayBuffer, which Python sees as well:
 //
 //   words[0]       what came of a call into Python (see `take` and `outcome`)
-//   words[1..2]    of a result: the length of its text, and the number to keep that text under (-1: none)
+//   words[1..2]    of a result: its value, or the length of its text, and the number to keep that text under (-1: none)
 //   words[1]       of a call: four bits an argument: 0 the word itself (an int, the number of a text), 1 a text of one
 //                  octet a character, 2 a text of UTF-16, 3 a text that went ahead in pieces
 //   words[2..7]    of a call: the arguments; of a text in TEXT: its length
@@ -19,8 +19,8 @@
 //   doubles[0]     a number that is no small integer
 //   octets, units  the text area: one octet or one UTF-16 code unit a character
 //
-// Python calls runBlock, also from inside of a call of ours into Python (t_relay runs a branch route); it sets words[14]
-// and words[15] then and sets them back. What is on its way in the buffer has been read by then.
+// Python calls runBlock, also from inside of a call of ours into Python (t_relay runs a branch route): what is on its way
+// in the buffer has been read by then. When a block was stopped, Python sets words[14..15] as they have to be.
 //
 // A script shares the global object with this file. What is used here after a script has run is therefore captured
 // first (`const`) or pinned (what is called as a method), and loops are written so that they need no iterators.
@@ -44,10 +44,10 @@
   const TEXT = 128;
   const SHORT = 64, KEPT = 4096, SEEN = 1024; // texts up to SHORT are kept when they come a second time
   const PIECE = 1 << 16, LONGEST = 1 << 24; // six pieces fit into the text area; characters
-  const NULL = 0, FALSE = 1, TRUE = 2, DOUBLE = 3, OCTETS = 4, UNITS = 5, PIECES = 6;
-  const EXIT = 7; // no value; all other codes below TEXTS: a failure
-  const TEXTS = 16, SMALL = 1 << 29, ZERO = 1 << 30; // a text that Python has numbered, an integer
-  const STATE = 14, CLOSED = 0, OPEN = 1, LEAVING = 2, RUN = 15, ENTERED = -1;
+  const NULL = 0, FALSE = 1, TRUE = 2, INT = 3, DOUBLE = 4, OCTETS = 5, UNITS = 6, PIECES = 7;
+  const EXIT = 8, FAILED = 9; // no values
+  const ZERO = 128, TEXTS = 256; // a small integer, a text that Python has numbered
+  const STATE = 14, CLOSED = 0, OPEN = 1, LEAVING = 2, RUN = 15, LAST_RUN = 1 << 30, ENTERED = -1;
   const EXIT_TEXT = '~~ksr~exit~~'; // what KSR.x.exit() throws, as in Kamailio
 
   const words = new Int32Array(shared, 0, 16), doubles = new Float64Array(shared, 64, 1);
@@ -55,6 +55,7 @@
   const spec = JSON.parse(this);
   const failed = entries[0], piece = entries[1], rest = entries[2], misfit = entries[3], OWN_ENTRIES = 4;
 
+  let runs = 0;
   let handlers = []; // of the script that is live: number => function that returns the script's function
 
   // ---- texts
@@ -163,10 +164,11 @@
 
   // ---- results
   function take(code) {
-    if (code >= SMALL) return code - ZERO;
     if (code >= TEXTS) return texts[code - TEXTS];
+    if (code > FAILED) return code - ZERO;
     switch (code) {
       case NULL: return null;
+      case INT: return words[1];
       case FALSE: return false;
       case TRUE: return true;
       case DOUBLE: return doubles[0];
@@ -190,8 +192,8 @@
 
   function outcome() {
     const code = words[0];
-    if (code >= TEXTS || code <= PIECES) return take(code);
-    if (code !== EXIT) throw new Error(take(words[4]));
+    if (code > FAILED || code < EXIT) return take(code);
+    if (code === FAILED) throw new Error(take(words[4]));
     words[STATE] = LEAVING; // nothing more is done for this block, whatever the script catches
     throw EXIT_TEXT;
   }
@@ -334,27 +336,36 @@
 
   // ---- route blocks
   function runBlock() {
-    const handler = handlers[words[3]], kind = words[4];
+    const handler = handlers[words[3]], code = words[4], run = words[RUN], state = words[STATE];
     words[3] = ENTERED;
+    words[4] = NULL;
+    words[RUN] = runs = runs % LAST_RUN + 1;
+    words[STATE] = OPEN;
     try {
-      const argument = take(kind);
-      const callback = handler();
-      if (typeof callback !== 'function') return;
-      const result = kind === NULL ? callback() : callback(argument);
-      let rejected = false, reason;
-      if (typeof result === 'object' && result instanceof Promise) {
-        then(result, undefined, (error) => {
-          rejected = true;
-          reason = error;
-        });
-      }
-      drain(); // what promises have to do belongs to this block
-      if (rejected) throw reason;
+      runHandler(handler, code);
     } catch (error) {
       if (words[STATE] !== LEAVING && error !== EXIT_TEXT) fail(error);
       words[STATE] = LEAVING;
       drain(); // what is left to promises shall not call KSR in the next block
     }
+    words[RUN] = run;
+    words[STATE] = state;
+  }
+
+  function runHandler(handler, code) {
+    const argument = take(code);
+    const callback = handler();
+    if (typeof callback !== 'function') return;
+    const result = code === NULL ? callback() : callback(argument);
+    let rejected = false, reason;
+    if (typeof result === 'object' && result instanceof Promise) {
+      then(result, undefined, (error) => {
+        rejected = true;
+        reason = error;
+      });
+    }
+    drain(); // what promises have to do belongs to this block
+    if (rejected) throw reason;
   }
 
   function drain() {

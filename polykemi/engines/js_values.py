@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-NULL, FALSE, TRUE, DOUBLE, OCTETS, UNITS, PIECES, EXIT, FAILED = range(9)
-TEXTS: Final = 16  # and above: texts that JavaScript has numbered
-ZERO: Final = 1 << 30  # integers of less than SMALL, above and below
-SMALL: Final = 1 << 29
+# what came of a call: a code for most values; CPython keeps integers below 257 ready
+NULL, FALSE, TRUE, INT, DOUBLE, OCTETS, UNITS, PIECES, EXIT, FAILED = range(10)
+ZERO: Final = 128  # for integers of less than SMALL, above and below
+SMALL: Final = 100
+TEXTS: Final = 256  # and above: texts that JavaScript has numbered
 ENTERED: Final = -1  # words[3] when JavaScript has begun a route block
 
 SIZE: Final = 1 << 20  # of the buffer, octets
-OPEN: Final = 14  # words[14]: whether JavaScript may call
-RUN: Final = 15  # words[15]: the number of the route block that runs
+_STATE: Final = 14  # words[14]: whether JavaScript may call
+_CLOSED, _OPEN = 0, 1
+_RUN: Final = 15  # words[15]: the number of the route block that runs
 _TEXT: Final = 128  # octet where texts begin
 _SHORT: Final = 64  # characters of a text that is numbered
 _KEPT: Final = 4096
@@ -32,7 +34,7 @@ class Values:
         self.texts = [""] * _KEPT  # those that JavaScript has numbered
         self._double = shared[64:72].cast("d")
         self._area = shared[_TEXT:]
-        self.numbers: dict[Any, int] = {}  # texts that Python has numbered
+        self.codes: dict[Any, int] = {}  # of the texts that Python has numbered
         self._seen: set[str] = set()
         self._pieces: dict[int, list[bytes]] = {}
         self._rest = b""
@@ -41,11 +43,14 @@ class Values:
         """Write a result and return the code of it. Large integers become doubles, as all numbers in JavaScript."""
         kind = type(value)
         if kind is str:
-            number = self.numbers.get(value)
-            return self._put_text(value) if number is None else TEXTS + number
+            code = self.codes.get(value)
+            return self._put_text(value) if code is None else code
         if kind is int:
             if -SMALL < value < SMALL:
-                return ZERO + int(value)
+                return ZERO + value  # type: ignore[no-any-return]
+            if -0x80000000 <= value <= 0x7FFFFFFF:
+                self.words[1] = value
+                return INT
             self._double[0] = float(max(min(value, 1 << 64), -1 << 64))
             return DOUBLE
         if kind is bool:
@@ -73,15 +78,16 @@ class Values:
 
     def _number(self, text: str) -> int:
         """Return the number that ``text`` shall have from now on, -1 when it comes for the first time."""
-        seen, numbers = self._seen, self.numbers
+        seen, codes = self._seen, self.codes
         if text not in seen:
             if len(seen) >= _SEEN:
                 seen.clear()
             seen.add(text)
             return -1
-        if len(numbers) >= _KEPT:
-            numbers.clear()
-        number = numbers[text] = len(numbers)
+        if len(codes) >= _KEPT:
+            codes.clear()
+        number = len(codes)
+        codes[text] = TEXTS + number
         return number
 
     def rest(self) -> None:
@@ -130,9 +136,13 @@ class Values:
             return str(self._area[at : at + length], "latin-1")
         return str(self._area[at : at + 2 * length], "utf-16-le", "surrogatepass")
 
-    def forget(self) -> None:
-        """JavaScript was stopped: it may have missed the number of a result."""
-        self.numbers.clear()
+    def stopped(self, block: int, *, nested: bool) -> None:
+        """JavaScript was stopped: it may have missed the number of a result, and left marks of ``block``."""
+        if nested:
+            self.words[3] = ENTERED  # of the block around it
+        self.words[_STATE] = _OPEN if nested else _CLOSED
+        self.words[_RUN] = -(block & 0x3FFFFFFF) if nested else 0  # one that no block has had
+        self.codes.clear()
         self._pieces.clear()
 
     def close(self) -> None:

@@ -236,7 +236,7 @@ def test_results_are_not_mixed_up_after_a_stop(bench: Bench) -> None:
 def test_a_result_is_sent_whole_again_after_javascript_was_stopped() -> None:
     values = Values(memoryview(bytearray(SIZE)))
     assert [values.put("text") for _ in range(3)] == [OCTETS, OCTETS, TEXTS]
-    values.forget()
+    values.stopped(1, nested=False)
     assert values.put("text") == OCTETS
 
 
@@ -289,7 +289,7 @@ def test_the_loop_runs_inside_and_stop_ends_it_from_any_thread(resident: Bench) 
 def test_the_loop_goes_on_when_v8s_message_pump_has_had_its_turn(
     resident: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polykemi.engines.js._BETWEEN_PAUSES", 2)
+    monkeypatch.setattr("polykemi.engines.js._PAUSES", 1)
     engine = resident.engine(f"function {MAIN}() {{ KSR.info('ran'); KSR.tm.run('{MAIN}x'); }} function {MAIN}x() {{}}")
     resident.serve(engine, *[lambda: resident.run_blocks(engine, [resident.block()] * 3)] * 5)
     assert resident.said == ["ran"] * 15
