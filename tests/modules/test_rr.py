@@ -55,7 +55,7 @@ def test_parameters_come_before_or_after_record_route() -> None:
 def test_a_parameter_added_in_a_branch_route_stays_in_that_branch() -> None:
     ctx, branch, module = context(tag=False), context(tag=False), rr()
     module.record_route(ctx)
-    branch.edits = ctx.edits.copy()
+    branch.edits, branch.shared = ctx.edits.copy(), ctx.shared
     assert module.add_rr_param(branch, ";nat=yes") == 1
     assert lines(branch, "Record-Route") == ["<sip:192.0.2.1;lr;ftag=from;nat=yes>"]
     assert lines(ctx, "Record-Route") == ["<sip:192.0.2.1;lr;ftag=from>"]
