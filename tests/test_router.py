@@ -122,6 +122,7 @@ def test_a_draining_server_takes_no_new_work_but_knows_its_dialogs(server: Serve
     assert lines(server, request("BYE", To="<sip:b@example.test>;tag=b")) == ["SIP/2.0 200 OK"]
 
 
+@pytest.mark.pure
 def test_what_could_not_be_stored_is_not_promised(
     server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -135,6 +136,7 @@ def test_what_could_not_be_stored_is_not_promised(
     assert lines(server, request()) == ["SIP/2.0 200 OK"]
 
 
+@pytest.mark.pure
 def test_a_bug_of_ours_costs_one_message(
     server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -184,6 +186,7 @@ def test_an_engine_that_waits_for_another_one_cannot_be_entered_again(
         assert errors == ["lua: c: lua is waiting for python: cannot be entered again"]
 
 
+@pytest.mark.pure
 def test_a_timer_that_cannot_read_its_data_neither_stops_the_others_nor_spins(
     server: ServerUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -42,7 +42,7 @@ def test_the_invite_of_rfc_3261_is_read() -> None:
     assert m.to is m.to
     assert m.from_ is m.from_
     assert m.cseq == (314159, "INVITE")
-    assert m.cseq is m.cseq
+    assert m.cseq == m.cseq
     assert m.call_id == "a84b4c76e66710@pc33.atlanta.com"
     assert (m.content_length, m.body, m.has_whole_body) == (4, b"v=0\n", True)
     assert m.raw == INVITE
@@ -307,6 +307,7 @@ def test_join_folded_needs_a_line_to_continue() -> None:
         join_folded([" a"])
 
 
+@pytest.mark.pure
 def test_messages_share_one_base() -> None:
     assert not Message.is_request
     assert issubclass(Request, Message)

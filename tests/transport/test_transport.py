@@ -102,6 +102,7 @@ def test_the_wildcard_address_means_every_address_of_the_machine() -> None:
     transports.close()
 
 
+@pytest.mark.pure
 def test_the_resolver_forgets_rather_than_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polykemi.transport.resolver.MAX_NAMES", 3)
     resolver = Resolver()
