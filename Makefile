@@ -11,7 +11,7 @@ ARGS ?=
 # once it has been built, the compiled form is what runs; it is built anew when a source has changed
 ifneq ($(wildcard $(COMPILED)/.made),)
 RUNNING := $(COMPILED)/.made
-export PYTHONPATH := $(CURDIR)/$(COMPILED)
+serve bench: export PYTHONPATH := $(CURDIR)/$(COMPILED)
 endif
 
 .DEFAULT_GOAL := help
@@ -34,7 +34,7 @@ test: $(STAMP) ## run the tests; some of them: make test ARGS="tests/test_cli.py
 
 .PHONY: testcompiled
 testcompiled: $(COMPILED)/.made ## run the tests on the compiled form
-	$(BIN)/pytest -o pythonpath="$(COMPILED) ." $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(COMPILED) PYTHONSAFEPATH=1 $(BIN)/pytest -o pythonpath="$(COMPILED) ." $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## format, lint, types, import contracts
