@@ -66,7 +66,13 @@ class Calls:
         values = self._values
         make = _maker(export.path, types, export.returns)
         return make(
-            bound, values.arguments, values.codes, values.put, lambda e: self._raised(e, export), values.texts, values.words
+            bound,
+            values.arguments,
+            values.codes,
+            values.put,
+            lambda e: self._raised(e, export),
+            values.texts,
+            values.words,
         )
 
     def _raised(self, error: BaseException, export: Export) -> int:
