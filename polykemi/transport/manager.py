@@ -9,10 +9,13 @@ import socket
 import struct
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Final
 
 from polykemi.sip.flow import Flow, Listener
-from polykemi.transport.resolver import Resolver
+from polykemi.transport.resolver import Resolver, literal
 from polykemi.transport.udp import UdpListener
+
+MAX_WAYS: Final = 10_000
 
 
 class Transports:
@@ -27,6 +30,7 @@ class Transports:
     ) -> None:
         """Bind all ``addresses`` (proto, host, port), or none: raises UsageError for the first that cannot be bound."""
         self._by_listener: dict[Listener, UdpListener] = {}
+        self._ways: dict[Flow, tuple[UdpListener, tuple[str, int]]] = {}  # flows to IP addresses
         self._resolver = Resolver()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._failed, self._done = failed, done
@@ -52,26 +56,31 @@ class Transports:
 
     def send(self, items: list[tuple[bytes, Flow]]) -> None:
         """Send each (data, flow); host names are resolved first, what cannot be sent goes to ``failed``."""
+        ways = self._ways
         for data, flow in items:
-            udp = self._by_listener.get(flow.listener)
-            if udp is None:
-                self._failed(data, flow)
-                continue
-            address = self._resolver.literal(flow.host, ipv6=udp.ipv6)
-            if address:
-                udp.send(data, flow, (address, flow.port))
+            way = ways.get(flow)
+            if way is not None:
+                way[0].send(data, flow, way[1])
             else:
-                self._resolve(data, flow, udp, address)
+                self._find_way(data, flow)
 
-    def _resolve(self, data: bytes, flow: Flow, udp: UdpListener, address: str | None) -> None:
-        """Send to a host name; ``address``: what is known of it without asking."""
-        loop = self._loop
-        if address is None and loop is not None:
+    def _find_way(self, data: bytes, flow: Flow) -> None:
+        """Send to a flow that is new, or to a host name."""
+        udp, loop = self._by_listener.get(flow.listener), self._loop
+        if udp is None or loop is None:
+            self._failed(data, flow)
+            return
+        address = literal(flow.host, ipv6=udp.ipv6)
+        if address:
+            if len(self._ways) >= MAX_WAYS:
+                self._ways.clear()
+            self._ways[flow] = udp, (address, flow.port)
+        elif address is None:
             address = self._resolver.get(flow.host, ipv6=udp.ipv6, now=loop.time())
-            if address is None:
-                self._resolver.ask(flow.host, ipv6=udp.ipv6, loop=loop, answer=partial(self._resolved, data, flow, udp))
-                return
-        self._to(address or "", data, flow, udp)
+        if address is None:
+            self._resolver.ask(flow.host, ipv6=udp.ipv6, loop=loop, answer=partial(self._resolved, data, flow, udp))
+        else:
+            self._to(address, data, flow, udp)
 
     def _resolved(self, data: bytes, flow: Flow, udp: UdpListener, address: str) -> None:
         self._to(address, data, flow, udp)

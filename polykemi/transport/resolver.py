@@ -14,23 +14,12 @@ MAX_NAMES: Final = 10_000
 
 
 class Resolver:
-    """A cache of addresses: ``literal`` and ``get`` answer at once where they can, ``ask`` asks for the rest."""
+    """A cache of the addresses of names: ``get`` answers at once where it can, ``ask`` asks for the rest."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, bool], tuple[str, float]] = {}
-        self._literals: tuple[dict[str, str], dict[str, str]] = ({}, {})  # by family, IPv4 first: host -> address
         self._waiting: dict[tuple[str, bool], list[Callable[[str], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def literal(self, host: str, *, ipv6: bool) -> str | None:
-        """Return the address that ``host`` is, "" when it is one of the other family, None for a name."""
-        literals = self._literals[ipv6]
-        address = literals.get(host)
-        if address is None and (address := _literal(host, ipv6=ipv6)) is not None:
-            if len(literals) >= MAX_NAMES:
-                literals.clear()
-            literals[host] = address
-        return address
 
     def get(self, host: str, *, ipv6: bool, now: float) -> str | None:
         """Return the address of the name ``host``, "" when it has none, None when it has to be asked for. ``now``: loop time."""
@@ -65,7 +54,7 @@ class Resolver:
         self._known[key] = (address, until)
 
 
-def _literal(host: str, *, ipv6: bool) -> str | None:
+def literal(host: str, *, ipv6: bool) -> str | None:
     """Return an IP literal as the socket wants it, "" for one of the other family, None for a name."""
     try:
         address = ipaddress.ip_address(host.strip("[]"))

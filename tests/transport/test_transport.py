@@ -11,7 +11,7 @@ import pytest
 from polykemi.errors import UsageError
 from polykemi.sip.flow import Flow
 from polykemi.transport.manager import Transports, local_addresses
-from polykemi.transport.resolver import Resolver
+from polykemi.transport.resolver import literal
 
 
 class Network:
@@ -103,13 +103,14 @@ def test_the_wildcard_address_means_every_address_of_the_machine() -> None:
 
 
 @pytest.mark.pure
-def test_the_resolver_forgets_rather_than_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polykemi.transport.resolver.MAX_NAMES", 3)
-    resolver = Resolver()
-    for i in range(10):
-        assert resolver.literal(f"192.0.2.{i}", ipv6=False) == f"192.0.2.{i}"
-        assert resolver.literal(f"192.0.2.{i}", ipv6=True) == ""
-    assert max(map(len, resolver._literals)) <= 3
+def test_what_is_known_of_flows_is_forgotten_rather_than_grows(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polykemi.transport.manager.MAX_WAYS", 3)
+    one, two = network.transports.listeners
+    for i in range(1, 11):
+        network.transports.send([(b"x", Flow(one, f"127.0.0.{i}", two.port))] * 2)
+        assert len(network.transports._ways) <= 3
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,4 @@ def test_the_resolver_forgets_rather_than_grows(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_an_ip_address_needs_no_resolver(host: str, ipv6: bool, address: str | None) -> None:
-    resolver = Resolver()
-    for _ in range(2):
-        assert resolver.literal(host, ipv6=ipv6) == address
+    assert literal(host, ipv6=ipv6) == address
