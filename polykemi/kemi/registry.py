@@ -42,6 +42,7 @@ class Export:
     returns: str  # int, bool, xval or none
     routes: Route
     constant: bool  # the result cannot change while one route block runs
+    by_method: bool  # the result depends on the arguments and the method of the message alone
     is_process: bool  # may run other route blocks: the method is a generator
     doc: str
 
@@ -54,7 +55,9 @@ class Export:
         return f"{self.path}({', '.join(p.type for p in self.params)}) -> {self.returns}"
 
 
-def export(*, routes: Route = Route.ANY, constant: bool = False, name: str = "") -> Callable[[F], F]:
+def export(
+    *, routes: Route = Route.ANY, constant: bool = False, by_method: bool = False, name: str = ""
+) -> Callable[[F], F]:
     """Mark a method ``(self, ctx, ...)`` of a module as a KSR function.
 
     ``routes``: where a call makes sense; elsewhere it answers -1 (false, null) and logs. ``name``: when it is a Python
@@ -62,7 +65,7 @@ def export(*, routes: Route = Route.ANY, constant: bool = False, name: str = "")
     """
 
     def mark(method: F) -> F:
-        method.__kemi__ = (routes, constant, name or method.__name__)  # type: ignore[attr-defined]
+        method.__kemi__ = (routes, constant or by_method, by_method, name or method.__name__)  # type: ignore[attr-defined]
         return method
 
     return mark
@@ -80,7 +83,7 @@ def _exports_of(module: type) -> dict[str, tuple[Export, str]]:
         mark = getattr(method, "__kemi__", None)
         if mark is None:
             continue
-        routes, constant, name = mark
+        routes, constant, by_method, name = mark
         where = f"{module.__name__}.{attribute}"
         if not method.__doc__:
             raise TypeError(f"{where}: an export needs a docstring")
@@ -105,6 +108,7 @@ def _exports_of(module: type) -> dict[str, tuple[Export, str]]:
                 returns=_RETURNS[returns],
                 routes=routes,
                 constant=constant,
+                by_method=by_method,
                 is_process=is_process,
                 doc=inspect.getdoc(method) or "",
             ),

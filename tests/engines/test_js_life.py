@@ -313,7 +313,9 @@ def test_a_signal_reaches_the_thread_that_serves(resident: Bench) -> None:
 
 
 def test_a_signal_ends_the_route_block_that_is_waited_for(hosted: Bench) -> None:
-    engine = hosted.engine(f"function {MAIN}() {{ KSR.info('in'); for (;;) {{}} }} function fine() {{ KSR.info('fine'); }}")
+    engine = hosted.engine(
+        f"function {MAIN}() {{ KSR.info('in'); for (;;) {{}} }} function fine() {{ KSR.info('fine'); }}"
+    )
 
     class Said(list[str]):
         def append(self, text: str) -> None:
