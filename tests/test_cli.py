@@ -80,7 +80,9 @@ def one_line(ran: Ran) -> str:
 
 
 def test_the_version_is_that_of_the_package(run: Run) -> None:
-    assert run("--version") == Ran(0, f"polykemi {polykemi.__version__}{', compiled' if polykemi.compiled else ''}\n", "")
+    assert run("--version") == Ran(
+        0, f"polykemi {polykemi.__version__}{', compiled' if polykemi.compiled else ''}\n", ""
+    )
 
 
 def test_python_dash_m_does_the_same() -> None:

@@ -76,9 +76,9 @@ class JsEngine:
         v8, values = self._v8, self._values
         calls = Calls(self._host, values, self._where)
         rows, exports = calls.bind()
-        entries = v8.entries((self._failed, values.piece, values.rest, calls.misfit, *exports))
+        entries = v8.entries((self._failed, values.piece, values.rest, calls.method, calls.misfit, *exports))
         source = resources.files("polykemi.engines").joinpath("js_runtime.js").read_text("utf-8")
-        spec = json.dumps({"cache": self._host.trace is None, "exports": rows})
+        spec = json.dumps({"exports": rows})
         return v8.make(v8.eval(source), spec, v8.array([shared, entries]))
 
     # ---- the script

@@ -9,9 +9,12 @@ from typing import Any, Final
 
 from polykemi.engines.base import Host
 from polykemi.engines.js_values import EXIT, FAILED, FALSE, SMALL, TRUE, ZERO, Values
+from polykemi.errors import SipError
 from polykemi.kemi.binding import Refused, bind
 from polykemi.kemi.context import Exit
 from polykemi.kemi.registry import Export
+
+_METHODS: Final = 32  # numbered
 
 log = logging.getLogger("polykemi.engines.js")
 
@@ -47,6 +50,7 @@ class Calls:
         self._host, self._values = host, values
         self._conversion = JsConversion(where)
         self._bound: list[tuple[Export, Callable[..., Any]]] = []
+        self._methods: dict[str, int] = {}  # with their numbers in JavaScript
 
     def bind(self) -> tuple[list[list[Any]], list[Callable[[], None]]]:
         """Bind the registry: return what JavaScript needs to know of each export, and what it calls."""
@@ -57,7 +61,8 @@ class Calls:
             bound = bind(export, function, host.current, self._conversion, drive=host.drive, trace=host.trace)
             self._bound.append((export, bound))
             types = "".join(p.type[0] for p in export.params)
-            rows.append([export.module, export.name, types, export.constant])
+            kept = "method" if export.by_method else "run" if export.constant else ""
+            rows.append([export.module, export.name, types, "" if host.trace else kept])
             entries.append(self._entry(export, bound, types))
         return rows, entries
 
@@ -82,6 +87,21 @@ class Calls:
         log.error("%s: internal error", export.path, exc_info=error)
         self._values.words[4] = self._values.put(f"{export.path}: {type(error).__name__}: {error}")
         return FAILED
+
+    def method(self) -> None:
+        """Give the number of the message's method, -1 when there is none; the first few get one."""
+        ctx, numbers = self._host.current.ctx, self._methods
+        number = -1
+        try:
+            if ctx is not None:
+                number = (
+                    numbers.setdefault(ctx.method, len(numbers))
+                    if len(numbers) < _METHODS
+                    else numbers.get(ctx.method, -1)
+                )
+        except SipError:  # it stands in a malformed header
+            pass
+        self._values.words[0] = number
 
     def misfit(self) -> None:
         """The number of arguments is wrong: none to a function that takes some, some to one that takes none, too many."""

@@ -1,7 +1,8 @@
 // The JavaScript side of polykemi/engines/js.py: binds KSR, loads scripts, runs their functions.
 //
 // Evaluated once for each isolate; called with the shared buffer and the entries (functions that call Python) and, as
-// `this`, a JSON text: {"cache": bool, "exports": [[module, name, parameter types such as "si", constant], ...]}.
+// `this`, a JSON text: {"exports": [[module, name, parameter types such as "si", for how long a result
+// holds: "run" of a route block, "method", ""], ...]}.
 //
 // A call carries nothing, either way. Arguments and results travel through one SharedArrayBuffer, which Python sees as well:
 //
@@ -43,6 +44,7 @@
 
   const TEXT = 128;
   const SHORT = 64, KEPT = 4096, SEEN = 1024; // texts up to SHORT are kept when they come a second time
+  const METHODS = 32, KINDS = 16; // methods, and texts for each function, whose results are kept
   const PIECE = 1 << 16, LONGEST = 1 << 24; // six pieces fit into the text area; characters
   const NULL = 0, FALSE = 1, TRUE = 2, INT = 3, DOUBLE = 4, OCTETS = 5, UNITS = 6, PIECES = 7;
   const EXIT = 8, FAILED = 9; // no values
@@ -53,7 +55,8 @@
   const words = new Int32Array(shared, 0, 16), doubles = new Float64Array(shared, 64, 1);
   const octets = new Uint8Array(shared, TEXT), units = new Uint16Array(shared, TEXT);
   const spec = JSON.parse(this);
-  const failed = entries[0], piece = entries[1], rest = entries[2], misfit = entries[3], OWN_ENTRIES = 4;
+  const failed = entries[0], piece = entries[1], rest = entries[2];
+  const tellMethod = entries[3], misfit = entries[4], OWN_ENTRIES = 5;
 
   let runs = 0;
   let handlers = []; // of the script that is live: number => function that returns the script's function
@@ -259,7 +262,7 @@
     };
   }
 
-  function cached(call) { // the result cannot change in one run
+  function holdingInRun(call) { // the result cannot change in one run of a route block
     let at = 0, value;
     return function (...given) {
       const run = words[RUN];
@@ -273,14 +276,41 @@
     };
   }
 
-  const functions = spec.exports.map(([module, name, types, constant], index) => {
+  let methodAt = 0, method = -1; // the number of the message's method in this run
+
+  function holdingForMethod(call, takesText) { // the result depends on the method alone, and on one text
+    const values = new Array(METHODS * KINDS).fill(undefined), kinds = new Map();
+    let kindCount = 0;
+    return function (...given) {
+      const run = words[RUN];
+      if (given.length !== (takesText ? 1 : 0) || words[STATE] !== OPEN || run === 0) return apply(call, undefined, given);
+      if (methodAt !== run) {
+        tellMethod();
+        method = words[0];
+        methodAt = run;
+      }
+      let kind = 0;
+      if (takesText) {
+        kind = kinds.get(given[0]);
+        if (kind === undefined && kindCount < KINDS && typeof given[0] === 'string') {
+          kind = kindCount++;
+          kinds.set(given[0], kind);
+        }
+      }
+      if (method < 0 || kind === undefined) return apply(call, undefined, given);
+      const at = method * KINDS + kind, known = values[at];
+      return known !== undefined ? known : (values[at] = apply(call, undefined, given));
+    };
+  }
+
+  const functions = spec.exports.map(([module, name, types, holds], index) => {
     const enter = entries[OWN_ENTRIES + index];
-    const leaves = module === 'x' && (name === 'exit' || name === 'drop');
     if (types === '') {
-      const call = bindPlain(enter, index, leaves);
-      return constant && spec.cache ? cached(call) : call;
+      const call = bindPlain(enter, index, module === 'x' && (name === 'exit' || name === 'drop'));
+      return holds === 'method' ? holdingForMethod(call, false) : holds === 'run' ? holdingInRun(call) : call;
     }
-    return types === 's' ? bindText(enter, index) : bindAny(enter, index, types);
+    if (types !== 's') return bindAny(enter, index, types);
+    return holds === 'method' ? holdingForMethod(bindText(enter, index), true) : bindText(enter, index);
   });
   const rows = spec.exports;
 

@@ -45,6 +45,7 @@ class Export:
     returns: str  # int, bool, xval or none
     routes: Route
     constant: bool  # the result cannot change while one route block runs
+    by_method: bool  # the result depends on the arguments and the method of the message alone
     is_process: bool  # may run other route blocks: the method is a generator
     doc: str
 
@@ -62,13 +63,16 @@ class _Mark(NamedTuple):
 
     routes: Route
     constant: bool
+    by_method: bool
     name: str
 
 
 _marks: Final[dict[Callable[..., Any], _Mark]] = {}  # beside the methods: compiled ones take no attributes
 
 
-def export(*, routes: Route = Route.ANY, constant: bool = False, name: str = "") -> Callable[[F], F]:
+def export(
+    *, routes: Route = Route.ANY, constant: bool = False, by_method: bool = False, name: str = ""
+) -> Callable[[F], F]:
     """Mark a method ``(self, ctx, ...)`` of a module as a KSR function.
 
     ``routes``: where a call makes sense; elsewhere it answers -1 (false, null) and logs. ``name``: when it is a Python
@@ -76,7 +80,7 @@ def export(*, routes: Route = Route.ANY, constant: bool = False, name: str = "")
     """
 
     def mark(method: F) -> F:
-        _marks[method] = _Mark(routes, constant, name or method.__name__)
+        _marks[method] = _Mark(routes, constant or by_method, by_method, name or method.__name__)
         return method
 
     return mark
@@ -119,6 +123,7 @@ def _exports_of(module: type) -> dict[str, tuple[Export, str]]:
                 returns=_RETURNS[returns],
                 routes=mark.routes,
                 constant=mark.constant,
+                by_method=mark.by_method,
                 is_process=is_process,
                 doc=doc,
             ),

@@ -62,7 +62,7 @@ def _method_test(method: str) -> Callable[[Core, RouteContext], bool]:
         return ctx.method == method
 
     test.__doc__ = f"Tell whether the method is {method}; of a reply, that of its CSeq."
-    return export(constant=True, name=f"is_{method}")(test)
+    return export(by_method=True, name=f"is_{method}")(test)
 
 
 def _proto_test(name: str, *protos: str) -> Callable[[Core, RouteContext], bool]:
@@ -374,12 +374,12 @@ class Core(Module):
         return 1
 
     # ---- method, transport, addresses
-    @export(constant=True)
+    @export(by_method=True)
     def is_method(self, ctx: RouteContext, method: str) -> bool:
         """Tell whether the method is ``method``, in any case; of a reply, that of its CSeq."""
         return ctx.method == method or ctx.method.lower() == method.lower()
 
-    @export(constant=True)
+    @export(by_method=True)
     def is_method_in(self, ctx: RouteContext, letters: str) -> bool:
         """Tell whether the method is one of ``letters``.
 

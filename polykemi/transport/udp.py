@@ -8,6 +8,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from polykemi.errors import UsageError
 from polykemi.sip.flow import Flow, Listener
@@ -49,7 +50,7 @@ class UdpListener:
         self.ipv6 = family == socket.AF_INET6
         self._receive, self._done, self._failed = receive, done, failed
         self._unsent: deque[tuple[bytes, Flow, tuple[str, int]]] = deque()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: Any = None  # uvloop's: it does not return all that asyncio's types promise
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start reading."""

@@ -79,6 +79,12 @@ class Kx(Fake):
         self.said.append("asked")
         return ctx.cache.get("method", "OPTIONS")  # type: ignore[no-any-return]
 
+    @export(by_method=True)
+    def is_method(self, ctx: RouteContext, method: str) -> bool:
+        """Compare the method, and keep that this was asked."""
+        self.said.append(f"is {method}")
+        return ctx.method == method
+
 
 class Tm(Fake):
     name = "tm"

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from polykemi.engines.base import Limits
+from polykemi.engines.base import Host, Limits
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
-from polykemi.kemi.registry import Xval
+from polykemi.kemi.registry import Registry, Xval
 from polykemi.kemi.route import Route
-from tests.engines.js_bench import MAIN, Bench, benches
+from polykemi.modules.core import Core
+from tests import support
+from tests.engines.js_bench import MAIN, Bench, Pv, benches
 
 
 @pytest.fixture(params=["resident", "hosted"])
@@ -262,15 +264,62 @@ def test_a_constant_function_crosses_once_a_route(bench: Bench) -> None:
     assert bench.said == ["asked", "asked", "relayed", "asked", "AAAA", "asked", "asked", "relayed", "asked", "BBBB"]
 
 
+METHODS = ["INVITE", "BYE", "REGISTER", "INVITE", "BYE", *(f"M{n}" for n in range(40)), "M1", "M39", "INVITE"]
+
+
+@pytest.mark.parametrize("mode", ["resident", "hosted"])
+def test_method_tests_are_answered_as_the_module_answers_them(mode: str, tmp_path: Path) -> None:
+    said: list[Any] = []
+    services = support.services(Core)
+    core: Any = services.modules[""]
+    host = Host(Registry([core, Pv(said)]), services.current, lambda process: None)
+    for bench in benches(mode, tmp_path):
+        bench.host, bench.current = host, services.current
+        engine = bench.engine(f"""function {MAIN}() {{
+            KSR.pv.sets("answers", [KSR.is_INVITE(), KSR.is_BYE(), KSR.is_method("bye"), KSR.is_method("M39"), KSR.is_method(5),
+                KSR.is_method_in("IR"), KSR.is_method_in("B")].join());
+        }}""")
+        blocks = []
+        for method in METHODS:
+            blocks.append(
+                support.request_context(support.message(f"{method} sip:a@example.test SIP/2.0", cseq=f"1 {method}"))
+            )
+            blocks.append(
+                support.request_context(support.message("SIP/2.0 200 OK", cseq=f"1 {method}"), kind=Route.REPLY)
+            )
+        blocks.append(support.request_context(support.message("SIP/2.0 200 OK", cseq="malformed"), kind=Route.REPLY))
+        for ctx in blocks:
+            ctx.callback = MAIN
+        bench.run(engine, *blocks)
+        for ctx in blocks[:-1]:
+            asked = [core.is_INVITE(ctx), core.is_BYE(ctx), *(core.is_method(ctx, m) for m in ("bye", "M39", "5"))]
+            asked += [core.is_method_in(ctx, "IR"), core.is_method_in(ctx, "B")]
+            assert ctx.cache["answers"] == ",".join(str(answer).lower() for answer in asked)
+        assert blocks[-1].cache["answers"] == ",".join(["false"] * 7)
+
+
+def test_a_function_of_the_method_crosses_once_for_each_method_and_text(bench: Bench) -> None:
+    source = f"""function {MAIN}() {{
+        for (var i = 0; i < 3; i++) KSR.info("" + KSR.kx.is_method("OPTIONS") + KSR.kx.is_method("BYE"));
+        for (i = 0; i < 20; i++) KSR.kx.is_method("M" + i);
+    }}"""
+    bench.run(bench.engine(source), bench.block(), bench.block())
+    asked = ["is OPTIONS", "is BYE", *["truefalse"] * 3, *(f"is M{n}" for n in range(20))]
+    again = [*["truefalse"] * 3, *(f"is M{n}" for n in range(14, 20))]  # 16 texts are kept
+    assert bench.said == [*asked, *again]
+
+
 def test_a_trace_sees_every_call_even_of_constants(bench: Bench) -> None:
     calls: list[tuple[str, tuple[Any, ...], Any]] = []
-    source = f"function {MAIN}() {{ KSR.kx.get_method(); KSR.kx.get_method(); KSR.tm.t_relay(); KSR.pv.seti('n', 5); }}"
+    source = f"function {MAIN}() {{ KSR.kx.get_method(); KSR.kx.get_method(); KSR.tm.t_relay(); KSR.pv.seti('n', 5);"
+    source += " KSR.kx.is_method('BYE'); KSR.kx.is_method('BYE'); }"
     bench.run(bench.engine(source, trace=lambda *call: calls.append(call)))
     assert calls == [
         ("KSR.kx.get_method", (), "OPTIONS"),
         ("KSR.kx.get_method", (), "OPTIONS"),
         ("KSR.tm.t_relay", (), 1),
         ("KSR.pv.seti", ("n", 5), True),
+        *[("KSR.kx.is_method", ("BYE",), False)] * 2,
     ]
 
 

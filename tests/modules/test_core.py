@@ -215,7 +215,7 @@ def test_methods_have_a_test_each_and_letters() -> None:
 def test_method_tests_are_documented_exports() -> None:
     rows = exports_of(Core)
     row, _ = rows["is_REGISTER"]
-    assert (str(row), row.constant) == ("KSR.is_REGISTER() -> bool", True)
+    assert (str(row), row.constant, row.by_method) == ("KSR.is_REGISTER() -> bool", True, True)
     assert "REGISTER" in row.doc
 
 
