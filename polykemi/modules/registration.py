@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -126,7 +126,7 @@ class Registration:
         expires = parse_expires(request.get("expires"), params.default_expires)
         result, inserted, changed = INSERTED, False, False
         for contact in contacts:
-            new = template if len(contacts) == 1 else replace(template)
+            new = template if len(contacts) == 1 else template.copy()
             self._fill(ctx, new, contact, expires, flags)
             change = self._apply(bindings, new, now)
             if change:

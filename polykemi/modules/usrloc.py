@@ -18,8 +18,8 @@ CONTACT_CALLID: Final = 1
 CONTACT_PATH: Final = 2
 CALLID_ONLY: Final = 3
 
-_BATCH: Final = 100  # AoRs cleaned up in one go
-_PAUSE: Final = 0.1  # seconds between two of them
+_BATCH: Final = 50  # AoRs cleaned up in one go
+_PAUSE: Final = 0.02  # seconds between two of them: 2,500 AoRs a second, while one keeps the others waiting for 2 ms
 
 
 @dataclass(frozen=True, slots=True)
