@@ -36,6 +36,10 @@ check: lint test ## what has to pass before a change goes in: lint and test
 bench: $(STAMP) ## measure the server; options through ARGS
 	$(BIN)/python bench/run.py $(ARGS)
 
+.PHONY: scale
+scale: $(STAMP) ## measure what a million contacts and 10,000 open calls cost; options through ARGS
+	$(BIN)/python bench/scale.py $(ARGS)
+
 .PHONY: format
 format: $(STAMP) ## format the sources and repair what ruff can
 	$(BIN)/ruff check --fix-only --quiet .
