@@ -58,6 +58,10 @@ micro: $(STAMP) ## time the parts: parser, digest, storage, a KSR call; some of 
 guard: $(STAMP) ## count the instructions of the REGISTER path, and fail when they have grown; make guard ARGS=--update
 	$(BIN)/python -m bench.guard $(ARGS)
 
+.PHONY: scale
+scale: $(STAMP) ## measure what a million contacts and 10,000 open calls cost; options through ARGS
+	$(BIN)/python bench/scale.py $(ARGS)
+
 .PHONY: format
 format: $(STAMP) ## format the sources and repair what ruff can
 	$(BIN)/ruff check --fix-only --quiet .

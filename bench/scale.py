@@ -1,30 +1,30 @@
 """Measure what size costs: a message with more and more registered contacts, memory, start-up, open transactions.
 
-    make scale                      all of it with 1,000, 100,000 and 1,000,000 contacts; some minutes
-    make scale ARGS="--contacts 1000,100000 --only register,memory --json scale.json"
+    make scale                      all of it with 1,000, 100,000 and 1,000,000 contacts; two minutes
+    make scale ARGS="--contacts 1000,100000 --only register,start --json scale.json"
 
 A server without sockets (``polykemi.server.assemble``) with its real stores, LMDB and SQLite, takes messages by hand, so
 that the figures hold no kernel and no load generator. Each measurement has a process of its own; CPU is user + system
-time of that process over the server's part alone, in microseconds. What is measured:
+time of that process over the server's part alone, in microseconds. There is one column for each number of contacts, and
+there are as many subscribers. What is measured:
 
+import
+    ``polykemi subscriber import`` of all subscribers, which makes the data: seconds and peak memory.
 register
     REGISTER refreshes with authentication (each two messages: 401, 200), four a turn, phones in random order over all
-    subscribers; medians of the rounds, which alternate between the sizes. The phones registered before the clock starts
-    are others: most of their pages are mapped anew, as they would be by a server that has just started. ``ratio`` is to
-    the smallest size and should stay below 1.2.
-memory
-    Of that process: octets of its own ("anonymous") that a contact costs more than in the smallest size, and the disk
-    (and so disk cache) that a contact and a subscriber take.
+    subscribers, after half as many others to warm up; medians of the rounds, which alternate between the sizes.
+    ``ratio`` is to the smallest size and should stay below 1.2. ``own_mib`` is memory of the process without files and
+    disk cache, ``octets_more`` how much more of it a contact costs than in the smallest size; the last two lines are the
+    disk, and so disk cache, that a contact and a subscriber take.
 start
-    Seconds from the start of ``polykemi serve`` to "ready", with the files in the disk cache and after they were
-    dropped from it.
+    Seconds from the start of ``polykemi serve`` to "ready", with the files in the disk cache (warm) and after they were
+    dropped from it (cold), and the memory of that process then.
 expiry
-    All contacts expire at once: the cost of one contact, and the longest that one ``handle_timer`` keeps the loop.
-import
-    ``polykemi subscriber import`` of as many rows as there are contacts: seconds and peak memory.
+    All contacts are over at once: what one costs, the longest that a batch of them keeps the loop, how many go a second.
 transactions
-    10,000 INVITEs that ring: CPU of one, of a stateless OPTIONS beside them and with none of them, memory of each; then
-    all are answered and end. Then 10,000 that nobody answers: the timers' cost per retransmission, the longest turn.
+    10,000 calls that ring: the cost of INVITE and 180, of the 200, of the end of all timers; of a stateless OPTIONS with no
+    call and beside all of them; memory of a call. Then 10,000 calls that nobody answers, from INVITE to the end, with the
+    datagrams that each sent to the phone, and the longest turn. In the end nothing is left.
 
 Compare ratios of one run, not figures of different runs.
 """
@@ -58,6 +58,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = {"lua": "routes/lua/basic.lua", "js": "routes/js/basic.js", "python": "routes/py/basic.py"}
 DOMAIN = "bench.test"
 LISTENER = Listener("udp", "127.0.0.1", 5060)
+MIB = 1 << 20
 TURN = 4  # messages that come in one pass over the socket
 STEP = 0.001  # seconds between two turns
 
@@ -108,7 +109,7 @@ def make_data(data: Path, n: int) -> dict[str, float]:
     imported = time.monotonic() - began
     rows.unlink()
     fill(data / "location", n, time.time())
-    return {"rows": n, "import_s": imported, "import_peak_mib": usage.ru_maxrss / 1024}
+    return {"rows": n, "import_s": imported, "import_peak_mib": usage.ru_maxrss * 1024 / MIB}
 
 
 def fill(path: Path, n: int, now: float) -> None:
@@ -160,11 +161,13 @@ class Bench:
         self.node.next_timeout()  # as Server does after each turn, to arm its timer
 
     def turn(self, messages: list[str], port: int = 15070) -> list[bytes]:
-        """Take messages that come in one pass over the socket; return what leaves."""
+        """Take messages that come in one pass over the socket, after the timers that are due; return what leaves."""
         datagrams = [message.encode("latin-1") for message in messages]
         self.now += STEP
         receive, now = self.node.router.receive, self.now
         began = time.process_time()
+        if (due := self.node.next_timeout()) is not None and due <= now:
+            self.node.timers(now)
         for data in datagrams:
             receive(data, Flow(LISTENER, "127.0.0.1", port), now)
         self.node.router.pump()
@@ -235,10 +238,10 @@ def credentials(i: int, challenge: bytes) -> str:
     return CREDENTIALS.format(user=user(i), nonce=nonce, response=response)
 
 
-def anonymous() -> int:
-    """Return how many octets of memory this process has for itself: no files, no disk cache."""
+def own_memory(pid: int | str = "self") -> int:
+    """Return how many octets of memory a process has for itself: no files, no disk cache."""
     gc.collect()
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
     return 0
@@ -259,9 +262,11 @@ def measure_register(data: Path, engine: str, n: int, seed: int) -> dict[str, fl
     bench.register([draw.randrange(n) for _ in range(5_000)], first)  # caches of parts, the engine's heap
     users = [draw.randrange(n) for _ in range(10_000)]
     _, cost = bench.cost(lambda: bench.register(users, first + 10_000), 2 * len(users))
-    out = {"us_per_message": cost, "longest_turn_ms": bench.longest * 1e3, "anonymous": anonymous()}
+    out = {"us_per_message": cost, "longest_turn_ms": bench.longest * 1e3, "own_mib": own_memory() / MIB}
     bench.node.close()
-    return {**out, "location_disk": on_disk(data / "location"), "subscriber_disk": on_disk(data / "polykemi.sqlite")}
+    out["octets_of_a_contact"] = on_disk(data / "location") / n
+    out["octets_of_a_subscriber"] = on_disk(data / "polykemi.sqlite") / n
+    return out
 
 
 def measure_expiry(data: Path, engine: str, n: int, limit: int) -> dict[str, float]:
@@ -271,13 +276,12 @@ def measure_expiry(data: Path, engine: str, n: int, limit: int) -> dict[str, flo
         shutil.copytree(data, copy)
         bench = Bench(copy, engine)
         began, cpu = bench.now + 7200, bench.cpu
-        bench.now, bench.longest, runs = began, 0.0, 0
+        bench.now, bench.longest = began, 0.0
         counters = bench.node.services.counters
         while (gone := counters.get("usrloc.location-expires", 0)) < min(n, limit):
             due = bench.node.next_timeout()
             assert due is not None
             bench.timers(max(due, bench.now))
-            runs += 1
         out = {
             "us_per_contact": (bench.cpu - cpu) / gone * 1e6,
             "longest_ms": bench.longest * 1e3,
@@ -293,32 +297,37 @@ def measure_transactions(data: Path, engine: str, n: int, number: int) -> dict[s
     layer = bench.node.modules["tm"].layer  # type: ignore[attr-defined]
     bench.in_turns([OPTIONS.format(n=i) for i in range(1000)], 15090)
     out = {"options_alone_us": options_us(bench, "a")}
-    before = anonymous()
-    calls, out["invite_us"] = bench.cost(lambda: bench.in_turns(invites(n, number, "r"), 15090), number)
-    forwarded = [data for data in calls if data.startswith(b"INVITE ")]
-    _, out["ringing_us"] = bench.cost(lambda: bench.in_turns([reply_to(d, "180 Ringing") for d in forwarded]), number)
+    before = own_memory()
+    forwarded, out["ring_us"] = bench.cost(lambda: ring(bench, invites(n, number, "r")), number)
     out["transactions"] = len(layer)
-    out["octets_of_a_call"] = (anonymous() - before) / number
+    out["octets_of_a_call"] = (own_memory() - before - sum(map(sys.getsizeof, forwarded))) / number
     out["options_beside_us"] = options_us(bench, "b")
-    _, out["answer_us"] = bench.cost(lambda: bench.in_turns([reply_to(d, "200 OK") for d in forwarded]), number)
+    answers = [reply_to(data, "200 OK") for data in forwarded]
+    _, out["answer_us"] = bench.cost(lambda: bench.in_turns(answers), number)
     _, out["end_us"] = bench.cost(lambda: bench.timers(bench.now + 60), number)
     out["left_of_answered"] = len(layer)
 
-    bench.in_turns(invites(n, number, "s"), 15090)
-    bench.longest, cpu, acks_cpu, retransmissions = 0.0, bench.cpu, 0.0, 0
-    until = bench.now + 600
-    while len(layer) and bench.now < until:
-        got = bench.timers(bench.now + 0.01)
+    cpu, retransmissions, until = bench.cpu, 0, bench.now + 600
+    pending, bench.longest = invites(n, number, "s"), 0.0
+    while (pending or len(layer)) and bench.now < until:
+        got = bench.in_turns(pending, 15090) if pending else bench.timers(bench.now + 0.01)
+        pending = [ack_to(data) for data in got if data.startswith(b"SIP/2.0 408")]
         retransmissions += sum(data.startswith(b"INVITE ") for data in got)
-        before_acks = bench.cpu
-        bench.in_turns([ack_to(data) for data in got if data.startswith(b"SIP/2.0 408")], 15090)
-        acks_cpu += bench.cpu - before_acks
-    out["retransmissions"] = retransmissions
-    out["timers_us_of_a_call"] = (bench.cpu - cpu - acks_cpu) / number * 1e6
+    out["unanswered_us"] = (bench.cpu - cpu) / number * 1e6
+    out["sent_of_unanswered"] = retransmissions / number
     out["longest_turn_ms"] = bench.longest * 1e3
     out["left_of_unanswered"] = len(layer)
-    out["octets_left_of_a_call"] = (anonymous() - before) / number
     bench.node.close()
+    return out
+
+
+def ring(bench: Bench, calls: list[str]) -> list[bytes]:
+    """Let calls come to phones, which ring at once; return what the phones got."""
+    out: list[bytes] = []
+    for at in range(0, len(calls), TURN):
+        forwarded = [data for data in bench.turn(calls[at : at + TURN], 15090) if data.startswith(b"INVITE ")]
+        bench.turn([reply_to(data, "180 Ringing") for data in forwarded])
+        out += forwarded
     return out
 
 
@@ -365,7 +374,7 @@ def measure_start(data: Path, engine: str, _n: int, cold: int) -> dict[str, floa
         while (line := server.stdout.readline()) != "ready\n":
             if not line:
                 raise SystemExit("the server did not start")
-        return {"seconds": time.monotonic() - began}
+        return {"seconds": time.monotonic() - began, "own_mib": own_memory(server.pid) / MIB}
     finally:
         server.terminate()
         server.wait()
@@ -426,11 +435,10 @@ def run(options: argparse.Namespace, base: Path) -> dict[str, Any]:
         figures["register"] = {n: medians(runs[n]) for n in sizes}
         say("register done")
     if "start" in options.only:
+        warm = {n: medians([measure("start", data[n], engine, n, 0) for _ in rounds]) for n in sizes}
+        cold = {n: medians([measure("start", data[n], engine, n, 1) for _ in rounds]) for n in sizes}
         figures["start"] = {
-            n: {
-                key: statistics.median(measure("start", data[n], engine, n, cold)["seconds"] for _ in rounds)
-                for key, cold in (("warm_s", 0), ("cold_s", 1))
-            }
+            n: {"warm_s": warm[n]["seconds"], "cold_s": cold[n]["seconds"], "own_mib": warm[n]["own_mib"]}
             for n in sizes
         }
         say("start done")
@@ -456,12 +464,10 @@ def table(figures: dict[str, Any]) -> Iterator[str]:
         for key in smallest:
             yield f"  {key:26}" + "".join(f"{by_size[n][key]:14,.2f}" for n in sizes)
         if section == "register":
-            cost = [by_size[n]["us_per_message"] for n in sizes]
-            yield f"  {'ratio':26}" + "".join(f"{one / cost[0]:14.2f}" for one in cost)
-            more = [(by_size[n]["anonymous"] - smallest["anonymous"]) / n for n in sizes]
-            yield f"  {'own octets of a contact':26}" + "".join(f"{one:14.1f}" for one in more)
-            for key in ("location_disk", "subscriber_disk"):
-                yield f"  {key + ' of each':26}" + "".join(f"{by_size[n][key] / n:14.1f}" for n in sizes)
+            costs, own = ([by_size[n][key] for n in sizes] for key in ("us_per_message", "own_mib"))
+            more = [(mine - own[0]) * MIB / n for n, mine in zip(sizes, own, strict=True)]
+            yield f"  {'ratio':26}" + "".join(f"{one / costs[0]:14.2f}" for one in costs)
+            yield f"  {'octets_more':26}" + "".join(f"{one:14.1f}" for one in more)
 
 
 def main() -> None:
