@@ -21,7 +21,7 @@ from polykemi.engines.js_sources import Sources, read
 from polykemi.engines.js_values import ENTERED, SIZE, Values
 from polykemi.engines.v8 import V8, Handle, Outcome
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
-from polykemi.kemi.binding import from_octets, to_octets
+from polykemi.kemi.binding import to_octets
 
 LOAD_SECONDS: Final = 10.0  # for the top level of a script
 
@@ -166,7 +166,7 @@ class JsEngine:
             self._may_nest(function)
         words[3] = number
         if argument is not None:
-            words[4] = self._values.put(from_octets(argument))
+            words[4] = self._values.put(argument)
         self._block = block = self._block + 1
         if outermost:
             self._run = block

@@ -15,7 +15,7 @@
 //                  which argument it belongs to, and where in it
 //   words[3..4]    of a route block: the number of the script's function (ENTERED: it has begun), the code of its argument
 //   words[4]       of a call that failed: the code of the reason
-//   words[14]      whether KSR may be called now: CLOSED, OPEN, or LEAVING when the block has called KSR.x.exit()
+//   words[14]      whether KSR may be called now: CLOSED, OPEN, LEAVING when the block has called KSR.x.exit(), LOADING
 //   words[15]      the number of the route block that runs, 0 while a script is loaded
 //   doubles[0]     a number that is no small integer
 //   octets, units  the text area: one octet or one UTF-16 code unit a character
@@ -49,7 +49,7 @@
   const NULL = 0, FALSE = 1, TRUE = 2, INT = 3, DOUBLE = 4, OCTETS = 5, UNITS = 6, PIECES = 7;
   const EXIT = 8, FAILED = 9; // no values
   const ZERO = 128, TEXTS = 256; // a small integer, a text that Python has numbered
-  const STATE = 14, CLOSED = 0, OPEN = 1, LEAVING = 2, RUN = 15, LAST_RUN = 1 << 30, ENTERED = -1;
+  const STATE = 14, CLOSED = 0, OPEN = 1, LEAVING = 2, LOADING = 3, RUN = 15, LAST_RUN = 1 << 30, ENTERED = -1;
   const EXIT_TEXT = '~~ksr~exit~~'; // what KSR.x.exit() throws, as in Kamailio
 
   const words = new Int32Array(shared, 0, 16), doubles = new Float64Array(shared, 64, 1);
@@ -209,21 +209,22 @@
   }
 
   function misfitted(index, given, expected) { // as many arguments as no function of this name has
-    if (words[RUN] !== 0 && given > 0 && given < expected) throw new RangeError('invalid stack index ' + given);
+    if (given > 0 && given < expected) throw new RangeError('invalid stack index ' + given);
     words[1] = index;
     words[2] = given;
     misfit();
     return outcome();
   }
 
-  function mayNotCall() {
+  function notOpen(index) {
     if (words[STATE] === LEAVING) throw EXIT_TEXT;
-    throw new Error('KSR is called when no route block runs');
+    if (words[STATE] !== LOADING) throw new Error('KSR is called when no route block runs');
+    return misfitted(index, 0, 0);
   }
 
   function bindPlain(enter, index, ignoresArguments) {
     return function (...given) {
-      if (words[STATE] !== OPEN) mayNotCall();
+      if (words[STATE] !== OPEN) return notOpen(index);
       if (given.length > 0 && !ignoresArguments) return misfitted(index, given.length, 0);
       enter();
       return outcome();
@@ -232,7 +233,7 @@
 
   function bindText(enter, index) { // one text: most calls
     return function (...given) {
-      if (words[STATE] !== OPEN) mayNotCall();
+      if (words[STATE] !== OPEN) return notOpen(index);
       if (given.length === 0 || given.length > 6) return misfitted(index, given.length, 1);
       const value = given[0], text = typeof value === 'string' ? value : `${value}`;
       const number = kept.get(text);
@@ -250,7 +251,7 @@
   function bindAny(enter, index, types) {
     const n = types.length;
     return function (...given) {
-      if (words[STATE] !== OPEN) mayNotCall();
+      if (words[STATE] !== OPEN) return notOpen(index);
       if (given.length < n || given.length > 6) return misfitted(index, given.length, n);
       const values = new Array(n);
       for (let i = 0; i < n; i++) {
@@ -266,7 +267,7 @@
     let at = 0, value;
     return function (...given) {
       const run = words[RUN];
-      if (at === run && run !== 0 && given.length === 0 && words[STATE] === OPEN) return value;
+      if (at === run && given.length === 0 && words[STATE] === OPEN) return value;
       const result = apply(call, undefined, given);
       if (given.length === 0) {
         at = run;
@@ -283,7 +284,7 @@
     let kindCount = 0;
     return function (...given) {
       const run = words[RUN];
-      if (given.length !== (takesText ? 1 : 0) || words[STATE] !== OPEN || run === 0) return apply(call, undefined, given);
+      if (given.length !== (takesText ? 1 : 0) || words[STATE] !== OPEN) return apply(call, undefined, given);
       if (methodAt !== run) {
         tellMethod();
         method = words[0];
@@ -423,7 +424,7 @@
     const name = slice(this, 0, end), source = slice(this, end + 1);
     mustParse(source);
     words[RUN] = 0;
-    words[STATE] = OPEN;
+    words[STATE] = LOADING;
     const before = globalThis.KSR;
     install();
     let loaded = false;

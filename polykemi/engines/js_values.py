@@ -1,12 +1,14 @@
 """Arguments and results on their way between JavaScript and Python: the shared buffer (layout: js_runtime.js).
 
-Texts that come again cross once: each side numbers what it has sent twice, later only the number crosses. Both tables are
+Texts are Unicode in JavaScript and octets in Python. Those that come again cross once: each side numbers what it has sent twice, later only the number crosses. Both tables are
 bounded and start again when they are full. What came only once waits in a set that is bounded as well.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
+
+from polykemi.kemi.binding import from_octets, to_octets
 
 # what came of a call: a code for most values; CPython keeps integers below 257 ready
 NULL, FALSE, TRUE, INT, DOUBLE, OCTETS, UNITS, PIECES, EXIT, FAILED = range(10)
@@ -23,6 +25,7 @@ _TEXT: Final = 128  # octet where texts begin
 _SHORT: Final = 64  # characters of a text that is numbered
 _KEPT: Final = 4096
 _SEEN: Final = 1024
+_INTEGERS: Final = {value: ZERO + value for value in range(1 - SMALL, SMALL)}
 _PIECE: Final = 1 << 16  # characters; longer texts cross in several pieces
 
 
@@ -34,7 +37,7 @@ class Values:
         self.texts = [""] * _KEPT  # those that JavaScript has numbered
         self._double = shared[64:72].cast("d")
         self._area = shared[_TEXT:]
-        self.codes: dict[Any, int] = {}  # of the texts that Python has numbered
+        self.codes: dict[Any, int] = dict(_INTEGERS)  # of small integers and of the texts that Python has numbered
         self._seen: set[str] = set()
         self._pieces: dict[int, list[bytes]] = {}
         self._rest = b""
@@ -59,14 +62,15 @@ class Values:
             return NULL
         raise TypeError(f"no value of KEMI: {value!r}")
 
-    def _put_text(self, text: str) -> int:
+    def _put_text(self, octets: str) -> int:
+        text = octets if octets.isascii() else from_octets(octets)
         size = len(text)
         if size > _PIECE:
             self._rest = text.encode("utf-16-le", "surrogatepass")
             self.rest()
             return PIECES
         words = self.words
-        words[2] = self._number(text) if size <= _SHORT else -1
+        words[2] = self._number(octets) if size <= _SHORT else -1
         try:
             data, kind = text.encode("latin-1"), OCTETS
         except UnicodeEncodeError:
@@ -84,11 +88,16 @@ class Values:
                 seen.clear()
             seen.add(text)
             return -1
-        if len(codes) >= _KEPT:
-            codes.clear()
-        number = len(codes)
+        number = len(codes) - len(_INTEGERS)
+        if number == _KEPT:
+            self._forget()
+            number = 0
         codes[text] = TEXTS + number
         return number
+
+    def _forget(self) -> None:
+        self.codes.clear()
+        self.codes.update(_INTEGERS)
 
     def rest(self) -> None:
         """Write the next piece of a long result, of length 0 when there is none."""
@@ -113,9 +122,9 @@ class Values:
             if form == 0:
                 out.append(word if kind == "i" else self.texts[word])
             elif form == 3:
-                out.append(str(b"".join(self._pieces.pop(i)), "utf-16-le", "surrogatepass"))
+                out.append(to_octets(str(b"".join(self._pieces.pop(i)), "utf-16-le", "surrogatepass")))
             else:
-                text = self._text(form, at, word)
+                text = to_octets(self._text(form, at, word))
                 at = (at + word * form + 1) & ~1
                 if words[8 + i] >= 0:
                     self.texts[words[8 + i]] = text
@@ -142,7 +151,7 @@ class Values:
             self.words[3] = ENTERED  # of the block around it
         self.words[_STATE] = _OPEN if nested else _CLOSED
         self.words[_RUN] = -(block & 0x3FFFFFFF) if nested else 0  # one that no block has had
-        self.codes.clear()
+        self._forget()
         self._pieces.clear()
 
     def close(self) -> None:

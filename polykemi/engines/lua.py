@@ -44,6 +44,7 @@ _LUA_TYPES: Final[dict[type, str]] = {type(None): "nil", bool: "boolean", int: "
 class LuaConversion:
     """Lua's own conversions, as app_lua applies them (lua_tostring, lua_tointeger); nothing given is refused."""
 
+    checked = False
     unicode = False
     extra_arguments = False
     none_result = False

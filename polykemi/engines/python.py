@@ -47,6 +47,7 @@ Handler = tuple[Callable[..., Any], int, bool]  # function, arguments it takes (
 class PythonConversion:
     """app_python3's rules: types are strict, a bool is an integer, nothing else is converted."""
 
+    checked = False
     unicode = True
     extra_arguments = True
     none_result = 0

@@ -42,6 +42,7 @@ class Refused(Exception):
 class Conversion(Protocol):
     """How one engine takes arguments and gives results."""
 
+    checked: bool  # the engine gives as many arguments as there are parameters, of their types
     unicode: bool  # script strings are Unicode text: they cross the border as UTF-8
     extra_arguments: bool  # surplus arguments are ignored (else: only by functions with parameters, up to six in all)
     none_result: Any  # what a function without parameters and result gives
@@ -92,14 +93,13 @@ def bind(
     current: Current,
     conversion: Conversion,
     *,
-    drive: Callable[[Generator[Any, None, Any]], Any] | None = None,
+    drive: Callable[[Generator[Any, None, Any]], Any],
     trace: Trace | None = None,
 ) -> Callable[..., Any]:
     """Return the callable for ``export``.
 
-    ``drive`` runs a Process to its end and returns its value; without it a call that is not refused returns the Process
-    for the engine to drive. ``trace`` is called with path, arguments (octet text) and result of every call; the result
-    of one that ended the route is None.
+    ``drive`` runs a Process to its end and returns its value. ``trace`` is called with path, arguments (octet text) and
+    result of every call; the result of one that ended the route is None.
     """
     scope = _helpers(export, conversion, trace)
     scope.update(
@@ -116,7 +116,7 @@ def bind(
         to_str=conversion.to_str,
         trace=trace,
     )
-    exec(_code("\n".join(_source(export, conversion, driven=drive is not None, traced=trace is not None))), scope)
+    exec(_code("\n".join(_source(export, conversion, traced=trace is not None))), scope)
     bound: Callable[..., Any] = scope[f"{export.name}_"]
     return bound
 
@@ -175,34 +175,32 @@ def _helpers(export: Export, conversion: Conversion, trace: Trace | None) -> dic
     }
 
 
-def _source(export: Export, conversion: Conversion, *, driven: bool, traced: bool) -> list[str]:
-    """Return the lines of the generated function, and of the Process around the export's when it is not driven here."""
+def _source(export: Export, conversion: Conversion, *, traced: bool) -> list[str]:
+    """Return the lines of the generated function. It names its export, so that no two share code: CPython adapts that."""
     names = [p.name for p in export.params]
-    given = ", ".join([*names, "*extra"])
+    given = ", ".join(names if conversion.checked else [*names, "*extra"])
+    parameters = names if conversion.checked else [*(f"{n}=MISSING" for n in names), "*extra"]
     lines = [
-        f"def {export.name}_({', '.join([*(f'{n}=MISSING' for n in names), '*extra'])}):",
+        f"def {export.name}_({', '.join(parameters)}):  # {export.path}",
         " ctx = current.ctx",
         f" if ctx is None: return no_context({given})",
     ]
     if export.routes != Route.ANY:
         lines.append(f" if not ctx.kind._value_ & {int(export.routes)}: return not_here(ctx.kind, {given})")
     lines.append(" try:")
-    if not conversion.extra_arguments:
+    if not (conversion.checked or conversion.extra_arguments):
         lines.append("  if extra: surplus(extra)")
     for p in export.params:
-        lines.append(
-            f"  if type({p.name}) is not {p.type}: {p.name} = wrong({p.name}, '{p.name} ({p.type})', to_{p.type})"
-        )
+        if not conversion.checked:
+            lines.append(
+                f"  if type({p.name}) is not {p.type}: {p.name} = wrong({p.name}, '{p.name} ({p.type})', to_{p.type})"
+            )
         if p.type == "str" and conversion.unicode:
             lines.append(f"  if not {p.name}.isascii(): {p.name} = to_octets({p.name})")
-    refused = f" except Refused as refusal: return refuse(refusal, {given})"
     call = f"function({', '.join(['ctx', *names])})"
-    if export.is_process and not driven:
-        process = ", ".join(["ctx", *names])
-        lines += [f"  return process({process})", refused]
-        lines += [f"def process({process}):", " try:", f"  result = yield from {call}"]
-    else:
-        lines += [f"  result = {f'drive({call})' if export.is_process else call}", refused]
+    lines.append(f"  result = {f'drive({call})' if export.is_process else call}")
+    if not conversion.checked:
+        lines.append(f" except Refused as refusal: return refuse(refusal, {given})")
     return lines + _result(export, conversion, traced=traced)
 
 

@@ -23,6 +23,7 @@ from tests.conformance.conftest import FLOW, OPTIONS, Core, Ending, Lab
 class Plain:
     """Takes nothing but what is right."""
 
+    checked = False
     unicode = False
     extra_arguments = True
     none_result = "none"
@@ -43,6 +44,7 @@ class Plain:
 class Unicode(Plain):
     """Has Unicode texts."""
 
+    checked = False
     unicode = True
 
 
@@ -72,7 +74,15 @@ class Bound:
         """Return the bound export ``path``."""
         row = self._registry.get(path)
         assert row is not None
-        return bind(*row, self.current, self._conversion, **self._more)
+        return bind(*row, self.current, self._conversion, drive=self.drive, **self._more)
+
+    def drive(self, process: Generator[Any, None, Any]) -> Any:
+        """Run a process without the blocks that it wants."""
+        try:
+            while True:
+                next(process)
+        except StopIteration as end:
+            return end.value
 
     def trace(self, *call: Any) -> None:
         """Keep a traced call."""
@@ -180,27 +190,19 @@ def test_a_text_of_a_script_that_is_no_unicode_becomes_question_marks() -> None:
     assert to_octets("a\ud800\udcffü") == "a?\xff\xc3\xbc"
 
 
-def test_a_process_is_driven_here_or_left_to_the_engine() -> None:
-    def drive(process: Generator[Any, None, Any]) -> Any:
-        try:
-            while True:
-                next(process)
-        except StopIteration as end:
-            return end.value
-
-    assert Bound(drive=drive).block("BRANCH") == 1
+def test_a_process_is_driven_to_its_end() -> None:
     bound = Bound()
     bound._more["trace"] = bound.trace
-    process = bound.block("BRANCH")
-    nested = process.send(None)
-    assert (nested.callback, nested.kind) == ("BRANCH", Route.BRANCH)
-    assert bound.traced == []
-    nested.dropped = True
-    with pytest.raises(StopIteration) as end:
-        process.send(None)
-    assert end.value.value == 2
-    assert bound.traced == [("KSR.lab.block", ("BRANCH",), 2)]
-    assert bound.block() is False
+    assert bound.block("BRANCH") == 1
+    assert bound.traced == [("KSR.lab.block", ("BRANCH",), 1)]
+
+
+def test_arguments_that_the_engine_has_checked_are_not_looked_at_again() -> None:
+    bound = Bound(Plain())
+    bound._conversion.checked = True
+    assert bound.pair(1, "x") == Bound().pair(1, "x")
+    with pytest.raises(TypeError):
+        bound.pair(1)
 
 
 def test_a_trace_sees_every_call_with_octet_texts_and_its_result() -> None:
