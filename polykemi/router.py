@@ -1,8 +1,8 @@
 """One message through its route blocks: builds the context, calls the engine, hands on what the script asked for.
 
 The router is the work that route blocks are run from. A message or a timer becomes a Process (a generator that yields a
-RouteContext for each block to be run); processes run one after the other, in the order of arrival. Engines that are
-called from the event loop are driven by ``pump``; an engine that hosts the loop pulls ``next`` itself.
+RouteContext for each block to be run); processes run one after the other, in the order of arrival.
+Engines are called from the event loop, by ``pump``.
 """
 
 from __future__ import annotations

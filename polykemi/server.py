@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -200,7 +199,6 @@ class Server:
         self._armed: float | None = None  # when the loop's timer fires, seconds since the epoch
         self._timer: asyncio.TimerHandle | None = None
         self._stop_at: float | None = None  # set while draining
-        self._work = threading.Event()
         self._started = time.time()
         with ExitStack() as undo:
             undo.callback(self.loop.close)
