@@ -84,6 +84,7 @@ clean: ## remove what make and the tools made, .venv too
 	find polykemi tests bench routes -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(COMPILED)/.made: $(STAMP) hatch_build.py $(shell find polykemi -name '*.py' -o -name '*.lua' -o -name '*.js')
+	@command -v $${CC:-cc} >/dev/null || { echo "make compile needs a C compiler (Debian: gcc libc6-dev)"; exit 2; }
 	@echo "compiling into $(COMPILED), this takes a minute or two ..."
 	@rm -rf build
 	@POLYKEMI_COMPILE=1 $(BIN)/python -m hatchling build --target wheel --directory build

@@ -37,9 +37,8 @@ class JsEngine:
     def __init__(self, host: Host) -> None:
         self._host = host
         seconds = host.limits.seconds
-        self._period = (
-            min(max(seconds / 8, 0.005), 0.25) if seconds > 0 else 0.25
-        )  # between two looks of a thread that waits
+        # seconds between two looks of a thread that waits
+        self._period = min(max(seconds / 8, 0.005), 0.25) if seconds > 0 else 0.25
         self._names: frozenset[str] = frozenset()
         self._functions: dict[str, int] = {}  # the script's, with their numbers in JavaScript
         # of the route blocks that run now

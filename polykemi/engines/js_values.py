@@ -1,7 +1,8 @@
 """Arguments and results on their way between JavaScript and Python: the shared buffer (layout: js_runtime.js).
 
-Texts are Unicode in JavaScript and octets in Python. Those that come again cross once: each side numbers what it has sent twice, later only the number crosses. Both tables are
-bounded and start again when they are full. What came only once waits in a set that is bounded as well.
+Texts are Unicode in JavaScript and octets in Python. Those that come again cross once: each side numbers what it has sent
+twice, later only the number crosses. Both tables are bounded and start again when they are full. What came only once waits
+in a set that is bounded as well.
 """
 
 from __future__ import annotations

@@ -101,9 +101,8 @@ class Database:
             self._create_tables()
             if self.name != IN_MEMORY:
                 self._reader = self._connect()
-                self._reader.execute(
-                    f"PRAGMA mmap_size = {_MAP}"
-                )  # else pages of a large table are copied all the time
+                # else pages of a large table are copied all the time
+                self._reader.execute(f"PRAGMA mmap_size = {_MAP}")
             # one cursor for all look-ups: a new one for each costs more than 1 us
             self._select = self._reader.cursor().execute
         except BaseException:
