@@ -18,6 +18,7 @@ INVALID_PARAMS: Final = -32602  # JSON-RPC 2.0 section 5.1
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_names: Final[dict[Callable[..., Any], str]] = {}  # beside the methods: compiled ones take no attributes
 _EXPECTED: Final[dict[Any, str]] = {int: "an integer", float: "a number", str: "a text"}
 
 
@@ -67,7 +68,7 @@ def rpc(name: str) -> Callable[[F], F]:
     """Mark a method as the command ``name`` (``group.command``). Parameters are int, float or str; ``*names`` takes any number."""
 
     def mark(method: F) -> F:
-        method.__rpc__ = name  # type: ignore[attr-defined]
+        _names[method] = name
         return method
 
     return mark
@@ -75,8 +76,8 @@ def rpc(name: str) -> Callable[[F], F]:
 
 def commands_of(part: object) -> Iterator[Command]:
     """Give the commands of an object. Raise TypeError for a declaration that cannot be called."""
-    for attribute, method in inspect.getmembers(type(part), inspect.isfunction):
-        name = getattr(method, "__rpc__", None)
+    for attribute, method in inspect.getmembers(type(part), inspect.isroutine):
+        name = _names.get(method)
         if name is None:
             continue
         function = getattr(part, attribute)
