@@ -30,11 +30,15 @@ compile: $(COMPILED)/.made ## build the compiled form (a C compiler is needed); 
 
 .PHONY: test
 test: $(STAMP) ## run the tests; some of them: make test ARGS="tests/test_cli.py -k version"
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --ignore=tests/oracle $(ARGS)
+
+.PHONY: oracle
+oracle: $(STAMP) ## play the cases on Kamailio (5.6, installed) and on polykemi, and compare; some: make oracle ARGS="-k tmx"
+	$(BIN)/pytest tests/oracle $(ARGS)
 
 .PHONY: testcompiled
 testcompiled: $(COMPILED)/.made ## run the tests on the compiled form
-	PYTHONPATH=$(CURDIR)/$(COMPILED) PYTHONSAFEPATH=1 $(BIN)/pytest -o pythonpath="$(COMPILED) ." $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(COMPILED) PYTHONSAFEPATH=1 $(BIN)/pytest --ignore=tests/oracle -o pythonpath="$(COMPILED) ." $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## format, lint, types, import contracts

@@ -26,6 +26,13 @@ One file a module (``core.txt``: the functions on KSR itself), a list of cases; 
                             false, null, none (a function without parameters that gives nothing), ends (the block ends
                             here), * (cannot be foretold; a comment beside says why). ``#`` lines are comments
     --- calls NAME          the calls of another route block: ksr_reply_route or a name given to tm.t_on_...; it has to run
+    --- code lua NAME       in tests/oracle alone: statements of a block in one language, show(VALUE) gives a value; NAME as
+                            for ``calls``
+    --- differs python: title
+                            in Kamailio something else happens (in this language, in all without one): docs/differences.md
+                            says why in the paragraph of this title; tests/oracle sees to it that it is so
+    --- not replayed reason
+                            Kamailio cannot be asked: why
     --- route branch        short for a story around one ``calls``: reply (a 180 without transaction), event, or a block of an
                             INVITE that is relayed to 192.0.2.20: branch, onreply (of a 180), failure (of a 486)
     --- sent                what leaves in this step (with ``route``: in all of them), in order; nothing if it is empty
@@ -76,6 +83,8 @@ _MANDATORY: Final = {
 }
 _COMPACT: Final = {"v": "via", "f": "from", "t": "to", "i": "call-id", "l": "content-length", "m": "contact"}
 
+_BARE: Final = ("route", "from", "wait", "address", "differs", "not")  # sections without lines
+
 _TEXT: Final = r'"(?:[^"\\]|\\["\\rn])*"'
 _LITERAL: Final = rf"(?:{_TEXT}|-?\d+)"
 _CALL: Final = re.compile(rf"((KSR(?:\.\w+)+)\((?:{_LITERAL}(?:, {_LITERAL})*)?\)) -> (.+)")
@@ -89,6 +98,9 @@ _ARGUMENTS: Final = {  # of each section
     "reply": r"(to [A-Z]+ )?\S+:\d+ \d{3} .+",
     "wait": r"\d+",
     "calls": r"\w*",
+    "code": r"(lua|js|python)( \w+)?",
+    "differs": r"((lua|js|python): )?.+",
+    "not": r"replayed .+",
     "route": "|".join(_ROUTES),
     "sent": r"",
     "log": r"",
@@ -145,6 +157,9 @@ class Case:
     sent: list[Expected] | None = None  # in all steps
     log: list[str] = field(default_factory=list)
     paths: set[str] = field(default_factory=set)  # of the functions that it tests
+    code: dict[str, dict[tuple[str, int], list[str]]] = field(default_factory=dict)  # by engine, then as ``blocks``
+    differs: dict[str, str] = field(default_factory=dict)  # engine ("": all) -> title in docs/differences.md
+    not_replayed: str = ""  # why Kamailio cannot be asked
 
 
 @dataclass
@@ -202,19 +217,19 @@ class _Reader:
     def _case(self, number: int, name: str, sections: list[_Section]) -> Case:
         case = Case(self._path.stem, name)
         route = "request"
-        if not any(s.name == "calls" for s in sections):
+        if not any(s.name in ("calls", "code") for s in sections):
             self.fail(number, "a case without calls")
         for one in [s for s in sections if s.name == "route"]:
             if len(sections) != len({s.name for s in sections}) or any(s.name in ("reply", "wait") for s in sections):
                 self.fail(one.number, "route stands for the whole story: one section of each kind, no reply, no wait")
             route = one.argument
         for section in sections:
-            if section.name in ("route", "from", "wait", "address") and section.full_lines:
+            if section.name in _BARE and section.full_lines:
                 self.fail(section.full_lines[0][0], f"{section.name} takes no lines")
             self._add(case, section, route)
         if route != "request":
             self._surround(case, route)
-        elif (REQUEST, 0) not in case.blocks:
+        elif not any((REQUEST, 0) in blocks for blocks in (case.blocks, *case.code.values())):
             self.fail(number, "the first message has no calls (sections about a message stand behind it)")
         return case
 
@@ -231,6 +246,12 @@ class _Reader:
             port, tag = [*more, "0", ""][:2] if len(more) != 1 else [*more, ""]
             columns = "grp, ip_addr, mask, port, tag"
             case.sql.append(f"INSERT INTO address ({columns}) VALUES ({group}, '{address}', {mask}, {port}, '{tag}')")
+        elif section.name == "differs":
+            engine, colon, title = argument.partition(": ")
+            known = colon and engine in ("lua", "js", "python")
+            case.differs[engine if known else ""] = title if known else argument
+        elif section.name == "not":
+            case.not_replayed = argument.removeprefix("replayed ")
         elif section.name == "log":
             case.log += [line for _, line in section.full_lines]
         elif section.name == "message":
@@ -247,6 +268,11 @@ class _Reader:
                 steps.append(Step("message", *self._default(route)))
             if section.name == "from":
                 steps[-1].peer = argument
+            elif section.name == "code":
+                engine, _, block = argument.partition(" ")
+                lines = [line for _, line in section.lines]
+                case.code.setdefault(engine, {})[block or REQUEST, len(steps) - 1] = lines
+                case.paths |= set(re.findall(r"KSR(?:\.\w+)+", "\n".join(lines)))
             elif section.name == "calls":
                 key = (argument or REQUEST, len(steps) - 1)
                 if key in case.blocks or (not argument and steps[-1].kind != "message"):

@@ -1,0 +1,35 @@
+"""What both servers gave, made comparable: what each makes up (branches, tags, nonces, Call-IDs, times) is masked."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from tests.oracle.replay import Outcome
+
+_MASKS: Final = (
+    # a branch of the server's own, a nonce, ids that it makes: what stays is that they are there
+    (re.compile(r"(Via: SIP/2\.0/\w+ 192\.0\.2\.1(?::\d+)?;(?:\S*;)?branch=)[^;,\s]+", re.IGNORECASE), r"\1<branch>"),
+    (re.compile(r"^([\w-]+):[ \t]+", re.MULTILINE), r"\1: "),  # Kamailio writes "Max-Forwards:  9" over "10"
+    (re.compile(r'(nonce|opaque)="[^"]*"'), r'\1="<\1>"'),
+    (re.compile(r"^(Date): .*$", re.MULTILINE), r"\1: <date>"),
+    (re.compile(r"uloc-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+"), "<ruid>"),
+    (re.compile(r"srid-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+"), "<ruid>"),
+    (re.compile(r";did=[0-9a-f]+\.[0-9a-f]+"), ";did=<did>"),
+)
+_TAG: Final = re.compile(r"^((?:To|From|t|f): [^\r\n]*;tag=)([^;\s]+)", re.MULTILINE | re.IGNORECASE)
+_CALL_ID: Final = re.compile(r"^((?:Call-ID|i): )(\S+)", re.MULTILINE | re.IGNORECASE)
+
+
+def comparable(outcome: Outcome, given: str) -> tuple[dict[str, list[str]], list[list[str]]]:
+    """Return values and datagrams with what cannot be equal masked; ``given`` is what the case itself brings."""
+    seen = {block: [_masked(value, given) for value in values] for block, values in sorted(outcome.seen.items())}
+    sent = [[f"{peer}\n{_masked(data.decode('latin-1'), given)}" for peer, data in step] for step in outcome.sent]
+    return seen, sent
+
+
+def _masked(text: str, given: str) -> str:
+    for pattern, replacement in _MASKS:
+        text = pattern.sub(replacement, text)
+    text = _TAG.sub(lambda m: m[0] if m[2] in given else f"{m[1]}<tag>", text)
+    return _CALL_ID.sub(lambda m: m[0] if m[2].partition("@")[2] in given else f"{m[1]}<call-id>", text)

@@ -1,0 +1,188 @@
+"""Every case of the conformance suite, and those of ``cases/``, on Kamailio and on polykemi: the same leaves, the same is seen.
+
+Cases of a file that want the same configuration are a group: each server is started once for it. All run in Lua, every
+third in Python and JavaScript too. Where Kamailio is not installed all are skipped.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from bench.kamailio_server import why_not
+from tests.conformance.export_cases import Case, CaseError, read_cases
+from tests.oracle import scripts, servers
+from tests.oracle.compare import comparable
+from tests.oracle.replay import LONGEST_WAIT, Outcome, Replay
+
+HERE = Path(__file__).parent
+FILES = [*sorted((HERE / "cases").glob("*.txt")), *sorted((HERE.parent / "conformance/exports").glob("*.txt"))]
+OTHERS = 3  # every third case runs in Python and JavaScript too
+
+Group = tuple[Path, str, str]  # file, configuration, engine
+
+
+def _cases() -> dict[str, tuple[Path, Case]]:
+    found = {}
+    for path in FILES:
+        try:
+            found.update({f"{_stem(path)}: {case.name}": (path, case) for case in read_cases(path)})
+        except CaseError:  # the conformance suite tells
+            continue
+    return found
+
+
+def _stem(path: Path) -> str:
+    return f"{path.stem} (oracle)" if path.parent.name == "cases" else path.stem
+
+
+CASES = _cases()
+NUMBERS = {name: f"c{number:03}" for number, name in enumerate(CASES)}
+
+
+def _configuration(case: Case) -> str:
+    return json.dumps([case.config, case.sql])
+
+
+def _asks(name: str) -> list[str]:
+    """Return the engines in which a case is played."""
+    _, case = CASES[name]
+    if case.not_replayed:
+        return []
+    engines = ["lua"]
+    if case.code or int(NUMBERS[name][1:]) % OTHERS == 0:
+        engines += ["python", "js"]
+    return [engine for engine in engines if scripts.runs_in(case, engine)]
+
+
+PLAYED = [(name, engine) for name in CASES for engine in _asks(name)]
+
+
+@cache
+def members(group: Group) -> dict[str, str]:
+    """Return number -> name of the cases of a group."""
+    path, configuration, engine = group
+    return {
+        NUMBERS[name]: name
+        for name, (file, case) in CASES.items()
+        if file == path and _configuration(case) == configuration and engine in _asks(name)
+    }
+
+
+@cache
+def play(group: Group, product: str) -> dict[str, Outcome] | str:
+    """Play a group on one server; return name -> outcome, or why it did not start."""
+    _, configuration, engine = group
+    names = members(group)
+    cases = {number: CASES[name][1] for number, name in names.items()}
+    config, statements = json.loads(configuration)
+    modules = sorted({p.split(".")[1] for case in cases.values() for p in case.paths if p.count(".") == 2})
+    text = scripts.script(cases, engine)
+    with TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        servers.make_database(directory, statements)
+        if product == "kamailio":
+            callbacks = scripts.callbacks(cases.values(), engine)
+            server = servers.start_kamailio(directory, engine, text, config, modules, callbacks)
+        else:
+            server = servers.start_polykemi(directory, engine, text, config)
+        replay = Replay(server, cases)
+        try:
+            replay.wait_until_ready()
+            return {name: replay.play(number) for number, name in names.items()}
+        except TimeoutError as error:
+            return str(error)
+        finally:
+            replay.close()
+            server.stop()
+
+
+def both(name: str, engine: str) -> tuple[Outcome, Outcome]:
+    """Return what Kamailio and polykemi gave for a case; skip where Kamailio cannot be asked."""
+    if reason := why_not(engine):
+        pytest.skip(reason)
+    path, case = CASES[name]
+    if sum(step.seconds for step in case.steps) > LONGEST_WAIT:
+        pytest.skip("takes longer than a real clock allows")
+    modules = {p.split(".")[1] for p in case.paths if p.count(".") == 2} | set(case.config)
+    if missing := servers.missing_modules(modules, engine):
+        pytest.skip(f"Kamailio's modules {', '.join(missing)} are not installed")
+    group = (path, _configuration(case), engine)
+    kamailio, polykemi = play(group, "kamailio"), play(group, "polykemi")
+    assert not isinstance(kamailio, str), f"Kamailio: {kamailio}"
+    assert not isinstance(polykemi, str), f"polykemi: {polykemi}"
+    return kamailio[name], polykemi[name]
+
+
+@pytest.mark.parametrize("name, engine", PLAYED, ids=[f"{name}-{engine}" for name, engine in PLAYED])
+def test_kamailio_and_polykemi_do_the_same(name: str, engine: str) -> None:
+    _, case = CASES[name]
+    theirs, ours = both(name, engine)
+    given = _given(case)
+    reason = case.differs.get(engine) or case.differs.get("")
+    same = comparable(theirs, given) == comparable(ours, given) and theirs.trouble == ours.trouble
+    if reason:
+        assert not same, f"differs no more: {reason}"
+        return
+    if not same:
+        pytest.fail(told(case, theirs, ours), pytrace=False)
+
+
+def _given(case: Case) -> str:
+    return "\n".join(step.head for step in case.steps) + " callee case 192.0.2.10"
+
+
+def told(case: Case, theirs: Outcome, ours: Outcome) -> str:
+    """Write what differs, for the one who mends it."""
+    given = _given(case)
+    (seen, sent), (our_seen, our_sent) = comparable(theirs, given), comparable(ours, given)
+    lines = list(_values(case, seen, our_seen))
+    for step in range(max(len(sent), len(our_sent))):
+        here, there = (one[step] if step < len(one) else [] for one in (our_sent, sent))
+        if here != there:
+            texts = ["\n\n".join(datagrams).splitlines() for datagrams in (there, here)]
+            lines += difflib.unified_diff(*texts, f"step {step}: Kamailio", "polykemi", n=2, lineterm="")
+    lines += [f"{who}: {one.trouble}" for who, one in (("Kamailio", theirs), ("polykemi", ours)) if one.trouble]
+    if lines:
+        lines += ["--- Kamailio's log", *_shown(theirs.log), "--- polykemi's log", *_shown(ours.log)]
+    return "\n".join(lines)
+
+
+def _shown(log: list[str]) -> list[str]:
+    return [line[:300] for line in log if not line.startswith("#oracle")][-15:]
+
+
+def _values(case: Case, theirs: dict[str, list[str]], ours: dict[str, list[str]]) -> Iterator[str]:
+    for block in sorted({*theirs, *ours}):
+        here, there = ours.get(block, []), theirs.get(block, [])
+        if here == there:
+            continue
+        name, _, step = block.partition("@")
+        calls: list[Any] = case.blocks.get((name, int(step)), [])
+        calls = calls or next((c for (n, _), c in case.blocks.items() if n == name), [])
+        for i in range(max(len(here), len(there))):
+            left, right = (one[i] if i < len(one) else "nothing" for one in (there, here))
+            if left != right:
+                number = left.partition(" ")[0]
+                source = calls[int(number) - 1].source if number.isdecimal() and 0 < int(number) <= len(calls) else ""
+                yield f"{block} {source or i}: Kamailio {left}, polykemi {right}"
+
+
+def test_there_are_as_many_cases_as_the_suite_promises() -> None:
+    lua = [name for name, engine in PLAYED if engine == "lua"]
+    others = {name for name, engine in PLAYED if engine != "lua"}
+    assert len(lua) >= 400
+    assert len(others) >= len(lua) // OTHERS - 20
+
+
+def test_every_difference_is_explained() -> None:
+    text = (HERE.parents[1] / "docs/differences.md").read_text()
+    titles = {title for _, case in CASES.values() for title in case.differs.values()}
+    assert sorted(title for title in titles if title not in text) == []
