@@ -9,6 +9,7 @@ from polykemi.modules.auth_db import AuthDb
 from polykemi.modules.base import Module
 from polykemi.modules.core import Core
 from polykemi.modules.corex import Corex
+from polykemi.modules.dispatcher import Dispatcher
 from polykemi.modules.hdr import Hdr
 from polykemi.modules.htable import Htable
 from polykemi.modules.kx import Kx
@@ -56,4 +57,5 @@ MODULES: Final[dict[str, type[Module]]] = {
     "nathelper": NatHelper,
     "corex": Corex,
     "xlog": Xlog,
+    "dispatcher": Dispatcher,
 }

@@ -22,7 +22,72 @@ FILE_NAME: Final = "polykemi.sqlite"
 IN_MEMORY: Final = ":memory:"
 COLUMNS: Final = ("username", "domain", "password")  # of an imported CSV
 
-_TABLES: Final = {  # name -> (version of Kamailio's layout, columns)
+_TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphabetical order
+    "address": (
+        6,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        grp INTEGER NOT NULL DEFAULT 1,
+        ip_addr VARCHAR(50) NOT NULL,
+        mask INTEGER NOT NULL DEFAULT 32,
+        port INTEGER NOT NULL DEFAULT 0,
+        tag VARCHAR(64)""",
+    ),
+    "dbaliases": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        alias_username VARCHAR(64) NOT NULL DEFAULT '',
+        alias_domain VARCHAR(64) NOT NULL DEFAULT '',
+        username VARCHAR(64) NOT NULL DEFAULT '',
+        domain VARCHAR(64) NOT NULL DEFAULT ''""",
+    ),
+    "dialplan": (
+        2,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        dpid INTEGER NOT NULL,
+        pr INTEGER NOT NULL,
+        match_op INTEGER NOT NULL,
+        match_exp VARCHAR(64) NOT NULL,
+        match_len INTEGER NOT NULL,
+        subst_exp VARCHAR(64) NOT NULL,
+        repl_exp VARCHAR(256) NOT NULL,
+        attrs VARCHAR(64) NOT NULL""",
+    ),
+    "dispatcher": (
+        4,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        setid INTEGER NOT NULL DEFAULT 0,
+        destination VARCHAR(192) NOT NULL DEFAULT '',
+        flags INTEGER NOT NULL DEFAULT 0,
+        priority INTEGER NOT NULL DEFAULT 0,
+        attrs VARCHAR(128) NOT NULL DEFAULT '',
+        description VARCHAR(64) NOT NULL DEFAULT ''""",
+    ),
+    "domain": (
+        2,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        domain VARCHAR(64) NOT NULL,
+        did VARCHAR(64) DEFAULT NULL,
+        last_modified TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:01',
+        UNIQUE (domain)""",
+    ),
+    "domain_attrs": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        did VARCHAR(64) NOT NULL,
+        name VARCHAR(32) NOT NULL,
+        type INTEGER NOT NULL,
+        value VARCHAR(255) NOT NULL,
+        last_modified TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:01'""",
+    ),
+    "grp": (
+        2,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        username VARCHAR(64) NOT NULL DEFAULT '',
+        domain VARCHAR(64) NOT NULL DEFAULT '',
+        grp VARCHAR(64) NOT NULL DEFAULT '',
+        last_modified TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:01',
+        UNIQUE (username, domain, grp)""",
+    ),
     "subscriber": (
         7,
         """id INTEGER PRIMARY KEY NOT NULL,
@@ -33,18 +98,22 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns)
         ha1b VARCHAR(128) NOT NULL DEFAULT '',
         UNIQUE (username, domain)""",
     ),
-    "address": (
+    "trusted": (
         6,
         """id INTEGER PRIMARY KEY NOT NULL,
-        grp INTEGER NOT NULL DEFAULT 1,
-        ip_addr VARCHAR(50) NOT NULL,
-        mask INTEGER NOT NULL DEFAULT 32,
-        port INTEGER NOT NULL DEFAULT 0,
-        tag VARCHAR(64)""",
+        src_ip VARCHAR(50) NOT NULL,
+        proto VARCHAR(4) NOT NULL,
+        from_pattern VARCHAR(64) DEFAULT NULL,
+        ruri_pattern VARCHAR(64) DEFAULT NULL,
+        tag VARCHAR(64),
+        priority INTEGER NOT NULL DEFAULT 0""",
     ),
 }
-# beside Kamailio's own indexes: to find the password of a name, this one is enough without the table's row
-_INDEX: Final = "subscriber_password"
+_INDEXES: Final = {
+    "dbaliases_alias_idx": "dbaliases (alias_username, alias_domain)",
+    # beside Kamailio's own: to find the password of a name, this one is enough without the table's row
+    "subscriber_password": "subscriber (username, domain, password)",
+}
 
 SNAPSHOT: Final = 0.1  # seconds
 _TIMEOUT: Final = 5000  # milliseconds for which one writer waits for another
@@ -126,7 +195,7 @@ class Database:
             for table, (version, _) in _TABLES.items():
                 if (found := versions.get(table, version)) != version:
                     raise DataError(f"{self.name}: table {table} has version {found}, expected {version}")
-            if there >= {*_TABLES, _INDEX} and versions.keys() >= _TABLES.keys():
+            if there >= {*_TABLES, *_INDEXES} and versions.keys() >= _TABLES.keys():
                 return  # a start does not wait for somebody who writes
             execute("BEGIN IMMEDIATE")
             execute(
@@ -135,7 +204,8 @@ class Database:
             for table, (version, columns) in _TABLES.items():
                 execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
                 execute("INSERT OR IGNORE INTO version VALUES (?, ?)", (table, version))
-            execute(f"CREATE INDEX IF NOT EXISTS {_INDEX} ON subscriber (username, domain, password)")
+            for index, columns in _INDEXES.items():
+                execute(f"CREATE INDEX IF NOT EXISTS {index} ON {columns}")
             execute("COMMIT")
         except sqlite3.Error as error:
             raise DataError(f"{self.name}: {error}") from None

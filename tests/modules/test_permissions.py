@@ -109,9 +109,6 @@ def test_memory_for_sources_is_bounded() -> None:
 
 def trusted(*rows: tuple[str, str, str | None, str | None, str | None], **params: Any) -> Services:
     made = server([], peer_tag_avp="$avp(tag)", **params)
-    made.database.query(
-        "CREATE TABLE trusted (id INTEGER PRIMARY KEY, src_ip TEXT, proto TEXT, from_pattern TEXT, ruri_pattern TEXT, tag TEXT, priority INT)"
-    )
     for row in rows:
         made.database.query(
             "INSERT INTO trusted (src_ip, proto, from_pattern, ruri_pattern, tag, priority) VALUES (?, ?, ?, ?, ?, 0)",
