@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.posix import BadPattern, Pattern, compile_basic
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module, Services
@@ -42,8 +43,8 @@ class Trusted(NamedTuple):
     """A row of the trusted table; None matches everything."""
 
     proto: str
-    from_pattern: re.Pattern[str] | None
-    ruri_pattern: re.Pattern[str] | None
+    from_pattern: Pattern | None
+    ruri_pattern: Pattern | None
     tag: str
 
 
@@ -104,9 +105,9 @@ class Permissions(Module):
         out: dict[str, list[Trusted]] = {}
         for source, proto, from_pattern, ruri_pattern, tag in rows:
             try:
-                patterns = [re.compile(p) if p else None for p in (from_pattern, ruri_pattern)]
-            except re.error as error:
-                log.error("%s table, %s: %r: %s", table, source, error.pattern, error)
+                patterns = [compile_basic(p) if p else None for p in (from_pattern, ruri_pattern)]
+            except BadPattern as error:
+                log.error("%s table, %s: %s", table, source, error)
                 continue
             out.setdefault(source, []).append(Trusted(proto.lower(), patterns[0], patterns[1], tag or ""))
         return out
@@ -193,6 +194,6 @@ class Permissions(Module):
                 uri = ctx.message.from_.uri
             except ParseError:
                 return False
-            if not row.from_pattern.search(uri):
+            if not row.from_pattern.matches(uri):
                 return False
-        return row.ruri_pattern is None or row.ruri_pattern.search(ctx.ruri) is not None
+        return row.ruri_pattern is None or row.ruri_pattern.matches(ctx.ruri)
