@@ -24,6 +24,7 @@ from polykemi.modules.rr import Rr
 from polykemi.modules.sanity import Sanity
 from polykemi.modules.siputils import SipUtils
 from polykemi.modules.sl import Sl
+from polykemi.modules.sqlops import Sqlops
 from polykemi.modules.textops import TextOps
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
@@ -58,4 +59,5 @@ MODULES: Final[dict[str, type[Module]]] = {
     "corex": Corex,
     "xlog": Xlog,
     "dispatcher": Dispatcher,
+    "sqlops": Sqlops,
 }

@@ -7,6 +7,7 @@ entered as ``jürgen`` is found by the octets of a SIP user part.
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import re
 import sqlite3
@@ -17,6 +18,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from polykemi.errors import DataError
 from polykemi.kemi.binding import from_octets, to_octets
+from polykemi.storage.sql import SqlConnection
 
 FILE_NAME: Final = "polykemi.sqlite"
 IN_MEMORY: Final = ":memory:"
@@ -123,6 +125,7 @@ _UPSERT: Final = """INSERT INTO subscriber (username, domain, password, ha1, ha1
     ON CONFLICT (username, domain) DO UPDATE
     SET domain = excluded.domain, password = excluded.password, ha1 = excluded.ha1, ha1b = excluded.ha1b"""
 
+_serials: Final = itertools.count()  # of the databases in memory
 _IDENTIFIER: Final = re.compile("[A-Za-z0-9_]+")
 _NOT_IN_NAMES: Final = re.compile("[\\x00-\\x20\\x7f:@]")  # ":" separates in digests, "@" in addresses
 _NOT_IN_PASSWORDS: Final = re.compile("[\\x00-\\x1f\\x7f]")
@@ -157,6 +160,8 @@ class Database:
 
     def __init__(self, path: Path | str = IN_MEMORY) -> None:
         self.name = str(path)
+        # in memory too a second connection has to find the same tables
+        self._place = f"file:polykemi{next(_serials)}?mode=memory&cache=shared" if path == IN_MEMORY else self.name
         self._statements: dict[tuple[str, str, str, str, bool], str] = {}
         self._seen = 0.0  # when the reader's transaction began
         try:
@@ -184,7 +189,9 @@ class Database:
         return cls(data / FILE_NAME)
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.name, _TIMEOUT / 1000, check_same_thread=False, isolation_level=None)
+        return sqlite3.connect(
+            self._place, _TIMEOUT / 1000, check_same_thread=False, isolation_level=None, uri=self._place != self.name
+        )
 
     def _create_tables(self) -> None:
         execute = self._connection.execute
@@ -313,6 +320,10 @@ class Database:
         """Return the address table in the order of its ids."""
         sql = "SELECT grp, ip_addr, mask, port, coalesce(tag, '') FROM address ORDER BY id"
         return [Address(*row) for row in self.query(sql)]
+
+    def for_scripts(self) -> SqlConnection:
+        """Return a connection to this database that scripts may use (KSR.sqlops). Raise DataError."""
+        return SqlConnection.open(self._place)
 
     def query(self, sql: str, params: Sequence[int | float | str | None] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows. Raise DataError with SQLite's own words."""
