@@ -160,9 +160,11 @@ def typed_params(module_class: type[Any], given: Mapping[str, Any], file: Path |
     values: dict[str, Any] = {}
     for key, value in given.items():
         try:
-            values[key] = _convert(value, hints[key])
+            values[key] = converted = _convert(value, hints[key])
         except ValueError as error:
             table.fail(key, str(error))
+        if isinstance(converted, Path) and file is not None:
+            values[key] = file.parent / converted
     try:
         return module_class.Params(**values)
     except ValueError as error:  # the module's own check

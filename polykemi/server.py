@@ -164,7 +164,7 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
                     )
             params = typed_params(module_class, settings.modules.params.get(name, {}), settings.file)
             modules[name] = module_class(services, params)
-            services.variables.add(modules[name].pv_classes())
+            services.variables.add(modules[name].pv_classes(), modules[name].transformations())
     return modules
 
 

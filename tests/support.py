@@ -59,7 +59,7 @@ def services(
     for module in modules:
         given = (params or {}).get(module.name)
         instances[module.name] = module(made, module.Params(**given) if given else None)
-        made.variables.add(instances[module.name].pv_classes())
+        made.variables.add(instances[module.name].pv_classes(), instances[module.name].transformations())
     for instance in instances.values():
         instance.start(start)
     return made

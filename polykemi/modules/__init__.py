@@ -9,6 +9,7 @@ from polykemi.modules.auth_db import AuthDb
 from polykemi.modules.base import Module
 from polykemi.modules.core import Core
 from polykemi.modules.corex import Corex
+from polykemi.modules.dispatcher import Dispatcher
 from polykemi.modules.hdr import Hdr
 from polykemi.modules.htable import Htable
 from polykemi.modules.kx import Kx
@@ -23,6 +24,7 @@ from polykemi.modules.rr import Rr
 from polykemi.modules.sanity import Sanity
 from polykemi.modules.siputils import SipUtils
 from polykemi.modules.sl import Sl
+from polykemi.modules.sqlops import Sqlops
 from polykemi.modules.textops import TextOps
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
@@ -56,4 +58,6 @@ MODULES: Final[dict[str, type[Module]]] = {
     "nathelper": NatHelper,
     "corex": Corex,
     "xlog": Xlog,
+    "dispatcher": Dispatcher,
+    "sqlops": Sqlops,
 }

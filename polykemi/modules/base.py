@@ -16,6 +16,7 @@ from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.route import Route
 from polykemi.pv.compiler import Factory, Variables
+from polykemi.pv.transformations.shape import Step
 from polykemi.sip.flow import Flow, Listener
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
@@ -93,6 +94,7 @@ class Module:
     name: ClassVar[str] = ""
     Params: ClassVar[type[Any]] = NoParams
     requires: ClassVar[tuple[str, ...]] = ()  # the modules that this one cannot do without
+    events: ClassVar[Mapping[str, str]] = {}  # evname of its event route blocks -> when they run and what they know
 
     def __init__(self, services: Services, params: Any = None) -> None:
         self.services = services
@@ -103,6 +105,10 @@ class Module:
 
     def pv_classes(self) -> Mapping[str, Factory]:
         """Return the pseudo-variable classes that this module adds: name without ``$`` -> factory."""
+        return {}
+
+    def transformations(self) -> Mapping[str, Step]:
+        """Return the transformations that this module adds: ``class.name`` (``sql.val``), in lower case -> step."""
         return {}
 
     def next_timeout(self) -> float | None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import re
-from functools import lru_cache
 from typing import Final
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
@@ -38,20 +38,14 @@ def header_lines(text: str) -> str | None:
     return None
 
 
-@lru_cache(maxsize=256)
-def _pattern(text: str) -> re.Pattern[str] | None:
-    try:
-        return re.compile(text, re.IGNORECASE)
-    except re.error as error:
-        log.error("hdr.match_content: bad expression %r: %s", text, error)
-        return None
-
-
 def matches(content: str, operator: str, value: str) -> bool:
     """Compare without case: eq, ne, sw (starts with), in (contains), re (expression)."""
     if operator == "re":
-        pattern = _pattern(value)
-        return pattern is not None and pattern.search(content) is not None
+        try:
+            return compile_posix(value).matches(content)
+        except BadPattern as error:
+            log.error("hdr.match_content: %s", error)
+            return False
     content, value = content.lower(), value.lower()
     if operator == "eq":
         return content == value

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
+from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import Xval
 
 log = logging.getLogger("polykemi.htable")
@@ -190,9 +190,9 @@ def matcher(op: str, value: str) -> Matcher | None:
         return lambda text: text.startswith(value)
     if op == "re":
         try:
-            return re.compile(value).search
-        except re.error as error:
-            log.error("htable: bad regular expression %r: %s", value, error)
+            return compile_posix(value).matches
+        except BadPattern as error:
+            log.error("htable: %s", error)
             return None
     log.error("htable: unsupported match operator %r", op)
     return None

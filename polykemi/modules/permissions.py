@@ -7,14 +7,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.posix import BadPattern, Pattern, compile_basic
 from polykemi.kemi.registry import export
-from polykemi.kemi.route import Route
 from polykemi.modules.base import Module, Services
 from polykemi.pv.accessor import Accessor
+from polykemi.sip.message import Request
+from polykemi.storage.provisioned import Address
 
 log = logging.getLogger("polykemi.permissions")
 
@@ -25,6 +28,7 @@ _MAX_CACHED: Final = 4096  # source addresses whose rows are remembered
 class PermissionsParams:
     """Kamailio's names and defaults."""
 
+    address_file: Path | None = None  # "group address [mask [port [tag]]]" a line, in place of the address table
     trusted_table: str = "trusted"
     peer_tag_avp: str = ""  # "$avp(name)": takes the tag of the row that matched
     peer_tag_mode: int = 0  # allow_trusted: 1 takes the tags of all rows that match
@@ -33,6 +37,7 @@ class PermissionsParams:
 class Row(NamedTuple):
     """A row of the address table; port 0 matches every port."""
 
+    rank: tuple[int, int, int]  # of rows that match the first one counts, as in Kamailio
     group: int
     port: int
     tag: str
@@ -42,8 +47,8 @@ class Trusted(NamedTuple):
     """A row of the trusted table; None matches everything."""
 
     proto: str
-    from_pattern: re.Pattern[str] | None
-    ruri_pattern: re.Pattern[str] | None
+    from_pattern: Pattern | None
+    ruri_pattern: Pattern | None
     tag: str
 
 
@@ -55,7 +60,7 @@ class Permissions(Module):
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
-        # (IP version, prefix length) -> network as a number -> rows, the longest prefixes first
+        # (IP version, prefix length) -> network as a number -> rows
         self._networks: dict[tuple[int, int], dict[int, list[Row]]] = {}
         self._names: dict[str, list[Row]] = {}  # domain names, compared as they are
         self._trusted: dict[str, list[Trusted]] = {}
@@ -72,23 +77,47 @@ class Permissions(Module):
         """Read the tables again; rows that make no sense are logged and left out. Raise DataError."""
         networks: dict[tuple[int, int], dict[int, list[Row]]] = {}
         names: dict[str, list[Row]] = {}
-        for number, (group, text, mask, port, tag) in enumerate(self.services.database.addresses(), 1):
-            row = Row(group, port, tag)
+        for number, (group, text, mask, port, tag) in enumerate(self._entered(), 1):
+            text = text.strip(" ")
+            single = Row((0, 0, -number), group, port, tag)  # the last one entered comes first
             try:
-                address = ip_address(text.strip(" []"))
+                address = ip_address(text.strip("[]"))
             except ValueError:
-                names.setdefault(text.strip(" ").lower(), []).append(row)
+                names.setdefault(text, []).insert(0, single)
                 continue
             bits = mask or address.max_prefixlen
             if not 0 < bits <= address.max_prefixlen:
                 log.error("address table, row %d: %s/%s is no network", number, text, mask)
                 continue
+            row = single if bits == address.max_prefixlen else Row((1, group, number), group, port, tag)
             network = int(address) >> (address.max_prefixlen - bits)
             networks.setdefault((address.version, bits), {}).setdefault(network, []).append(row)
-        self._networks = dict(sorted(networks.items(), key=lambda item: -item[0][1]))
+        self._networks = networks
         self._names = names
         self._trusted = self._read_trusted()
         self._found.clear()
+
+    def _entered(self) -> list[Address]:
+        """Return the rows of the table, or of the file. Raise DataError."""
+        path = self.params.address_file
+        if path is None:
+            return self.services.database.addresses()
+        try:
+            text = path.read_text("latin-1")
+        except OSError as error:
+            raise DataError(f"permissions: address_file {path}: {error.strerror}") from None
+        rows = []
+        for number, line in enumerate(text.split("\n"), 1):
+            fields = line.partition("#")[0].split()
+            if not fields:
+                continue
+            group, address, mask, port, tag = [*fields, *("", "", "0", "0", "")[len(fields) :]][:5]
+            if not address or not all(n.isdecimal() for n in (group, mask, port)):
+                raise DataError(
+                    f"permissions: {path}:{number}: expected group address [mask [port [tag]]], got {line!r}"
+                )
+            rows.append(Address(int(group), address, int(mask), int(port), tag))
+        return rows
 
     def _read_trusted(self) -> dict[str, list[Trusted]]:
         table = self.params.trusted_table
@@ -104,9 +133,9 @@ class Permissions(Module):
         out: dict[str, list[Trusted]] = {}
         for source, proto, from_pattern, ruri_pattern, tag in rows:
             try:
-                patterns = [re.compile(p) if p else None for p in (from_pattern, ruri_pattern)]
-            except re.error as error:
-                log.error("%s table, %s: %r: %s", table, source, error.pattern, error)
+                patterns = [compile_basic(p) if p else None for p in (from_pattern, ruri_pattern)]
+            except BadPattern as error:
+                log.error("%s table, %s: %s", table, source, error)
                 continue
             out.setdefault(source, []).append(Trusted(proto.lower(), patterns[0], patterns[1], tag or ""))
         return out
@@ -147,8 +176,8 @@ class Permissions(Module):
         return -1
 
     def _rows(self, text: str) -> list[Row]:
-        """Return the rows that ``text`` matches, those of the longest prefix first."""
-        rows = list(self._search(text))
+        """Return the rows that ``text`` matches: single addresses, then networks by their groups."""
+        rows = sorted(self._search(text))
         if len(self._found) >= _MAX_CACHED:
             self._found.clear()
         if len(text) <= 64:
@@ -159,7 +188,7 @@ class Permissions(Module):
         try:
             address = ip_address(text.strip("[]"))
         except ValueError:
-            yield from self._names.get(text.lower(), ())
+            yield from self._names.get(text, ())
             return
         number, width = int(address), address.max_prefixlen
         for (version, bits), networks in self._networks.items():
@@ -171,9 +200,9 @@ class Permissions(Module):
             self._tag.set(ctx, tag)
 
     # ---- the trusted table
-    @export(routes=Route.REQUEST | Route.FAILURE)
+    @export()
     def allow_trusted(self, ctx: RouteContext) -> int:
-        """Tell whether a row of the trusted table matches source, protocol, From and Request-URI.
+        """Tell whether a row of the trusted table matches source, protocol, and of requests From and Request-URI.
 
         Answers 1, with peer_tag_mode 1 how many rows do, or -1.
         """
@@ -188,11 +217,13 @@ class Permissions(Module):
         return matches or -1
 
     def _matches(self, ctx: RouteContext, row: Trusted) -> bool:
+        if not isinstance(ctx.message, Request):
+            return True
         if row.from_pattern is not None:
             try:
                 uri = ctx.message.from_.uri
             except ParseError:
                 return False
-            if not row.from_pattern.search(uri):
+            if not row.from_pattern.matches(uri):
                 return False
-        return row.ruri_pattern is None or row.ruri_pattern.search(ctx.ruri) is not None
+        return row.ruri_pattern is None or row.ruri_pattern.matches(ctx.message.uri)

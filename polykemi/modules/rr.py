@@ -276,7 +276,7 @@ class Rr(Module):
         if not params:
             return -1
         try:
-            return 1 if compile_posix(pattern).search(params) else -1
+            return 1 if compile_posix(pattern).matches(params) else -1
         except BadPattern:
             return -1
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.posix import BadPattern, compile_posix
+from polykemi.kemi.posix import FLAGS, BadPattern, compile_posix
 from polykemi.kemi.registry import export
 from polykemi.kemi.substitution import Substitution
 from polykemi.modules.textops_strings import StringFunctions
@@ -195,13 +195,18 @@ class TextOps(StringFunctions):
             return None
         variables = self.services.variables
 
-        def expand(part: str) -> str:
-            try:
-                return variables.text(part)(ctx)
-            except ValueError:  # a "$" that starts no variable stands for itself
-                return part
+        if any(variables.compile(name) is None for name in substitution.variables):
+            return None
 
-        return lambda text, _: substitution.apply(text, expand)
+        def expand(name: str) -> str:
+            value = variables.getters[name](ctx)
+            return "" if value is None else str(value)
+
+        def change(text: str, _: int) -> tuple[str, int]:
+            changed, count = substitution.apply(text, expand)
+            return changed, max(count, 0)
+
+        return change
 
     @export()
     def regex_substring(self, ctx: RouteContext, text: str, pattern: str, index: int, count: int, variable: str) -> int:
@@ -210,10 +215,11 @@ class TextOps(StringFunctions):
         ``count``: how many groups are looked at, the whole match (group 0) included.
         """
         try:
-            match = compile_posix(pattern, re.MULTILINE | re.ASCII).search(text)
+            compiled = compile_posix(pattern, 0)
         except BadPattern:
             return -1
-        if match is None or not 0 <= index < min(count, match.re.groups + 1):
+        match = compiled.search(text)
+        if match is None or not 0 <= index < min(count, compiled.groups + 1):
             return -1
         return self._store(ctx, variable, match[index] or "")
 
@@ -344,7 +350,7 @@ _DIRECTION = re.compile(r"(?m)^a=(sendonly|inactive|sendrecv|recvonly)\r?$")
 
 def _search(pattern: str, text: str) -> int:
     try:
-        return 1 if compile_posix(pattern).search(text) else -1
+        return 1 if compile_posix(pattern).matches(text) else -1
     except BadPattern:
         return -1
 
@@ -374,9 +380,9 @@ def _remove(ctx: RouteContext, indexes: list[int], *, none: int = -1) -> int:
 
 
 # ---- changes
-def _replacer(pattern: str, text: str, options: re.RegexFlag | None = None) -> Change:
+def _replacer(pattern: str, text: str, flags: int = FLAGS) -> Change:
     try:
-        compiled = compile_posix(pattern) if options is None else compile_posix(pattern, options)
+        compiled = compile_posix(pattern, flags)
     except BadPattern:
         return lambda old, most: (old, 0)
     return lambda old, most: compiled.subn(lambda match: text, old, count=most)
@@ -387,7 +393,7 @@ def _appender(pattern: str, text: str) -> Change:
         compiled = compile_posix(pattern)
     except BadPattern:
         return lambda old, most: (old, 0)
-    return lambda old, most: compiled.subn(lambda match: match[0] + text, old, count=most)
+    return lambda old, most: compiled.subn(lambda match: (match[0] or "") + text, old, count=most)
 
 
 def _string_replacer(old: str, new: str) -> Change:

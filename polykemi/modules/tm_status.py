@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
+import logging
 from typing import Final
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
@@ -14,15 +14,9 @@ from polykemi.modules.tm_relay import drop_replies
 from polykemi.sip.message import Response
 from polykemi.transaction.forking import Branch
 
+log = logging.getLogger("polykemi.script")
+
 _REPLIED: Final = Route.FAILURE | Route.BRANCH_FAILURE | Route.ONREPLY
-
-
-@lru_cache(maxsize=256)
-def _status_pattern(pattern: str) -> re.Pattern[str] | None:
-    try:
-        return re.compile(pattern, re.IGNORECASE)
-    except re.error:
-        return None
 
 
 class TmStatus(Module):
@@ -33,8 +27,11 @@ class TmStatus(Module):
     def t_check_status(self, ctx: RouteContext, pattern: str) -> int:
         """Compare the status of the reply (failure route: the best one) with a regular expression: 1 or -1."""
         status = self._status(ctx)
-        compiled = _status_pattern(pattern)
-        return 1 if status and compiled is not None and compiled.search(str(status)) else -1
+        try:
+            return 1 if status and compile_posix(pattern).matches(str(status)) else -1
+        except BadPattern as error:
+            log.error("tm.t_check_status: %s", error)
+            return -1
 
     @export()
     def t_get_status_code(self, ctx: RouteContext) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from polykemi.kemi.context import RouteContext
@@ -11,7 +12,8 @@ from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Accessor, Environment, Factory, Getter, Text
 from polykemi.pv.classes import BUILT_IN
 from polykemi.pv.grammar import Reference, parse_text, parse_variable
-from polykemi.pv.transformations import transform
+from polykemi.pv.transformations import STEPS
+from polykemi.pv.transformations.shape import Step
 
 log = logging.getLogger("polykemi.pv")
 
@@ -56,6 +58,7 @@ class Variables:
         self.environment: Environment = environment if environment is not None else Environment()
         self.getters: dict[str, Getter] = Getters(self)  # variables.getters["$ru"](ctx)
         self._classes = dict(classes)
+        self._steps = dict(STEPS)
         self.bound(limit, action)
         self._accessors: dict[str, Accessor | None] = {}
         self._texts: dict[str, Text] = {}
@@ -66,9 +69,10 @@ class Variables:
         self._limit = max(limit, 1)
         self._warn = action == 0
 
-    def add(self, classes: Mapping[str, Factory]) -> None:
-        """Add the classes of a module; they replace classes of the same name."""
+    def add(self, classes: Mapping[str, Factory], transformations: Mapping[str, Step] = MappingProxyType({})) -> None:
+        """Add the classes and transformations of a module; they replace those of the same name."""
         self._classes.update(classes)
+        self._steps.update(transformations)
         self._accessors.clear()  # what was compiled with the replaced ones
         self._texts.clear()
         self.getters.clear()
@@ -121,10 +125,17 @@ class Variables:
             getter = accessor.get
             for step in reference.transformations:
                 parameters = [p if isinstance(p, str) else self.accessor(p).get for p in step.parameters]
-                getter = transform(step.name, getter, parameters)
+                getter = self._step(step.name).apply(step.name, getter, parameters, self)
             return Accessor(getter)
         finally:
             self._depth -= 1
+
+    def _step(self, name: str) -> Step:
+        kind, dot, rest = name.partition(".")
+        step = self._steps.get(kind + dot + rest.lower())  # as in Kamailio: the name in any case, its class in one
+        if step is None:
+            raise ValueError(f"there is no transformation {{{name}}}")
+        return step
 
     def name(self, inner: str) -> str | Getter:
         """Return what a name in parentheses stands for: itself, or the getter of the one variable that it is."""

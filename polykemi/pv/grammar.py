@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _NAME: Final = frozenset(string.ascii_letters + string.digits + "_.?")
+_WHOLE: Final = "re.subst"  # takes all text up to its brace, commas and pairs of braces included, for one parameter
 _MAX_DEPTH: Final = 16  # of variables inside of parameters
 
 
@@ -105,6 +106,9 @@ def _transformation(source: str, start: int, depth: int) -> tuple[Transformation
     name, at = _name(source, start + 1)
     parameters: list[str | Reference] = []
     at = _skip_blanks(source, at)
+    if name == _WHOLE and source[at : at + 1] == "," and source[at + 1 : at + 2] != "$":
+        text, end = _balanced("{" + source[at + 1 :], 0, "{", "}")
+        return Transformation(name, (text,)), _skip_blanks(source, at + end)
     while source[at : at + 1] == ",":
         parameter, at = _parameter(source, at + 1, depth)
         parameters.append(parameter)

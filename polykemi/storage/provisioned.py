@@ -7,6 +7,7 @@ entered as ``jürgen`` is found by the octets of a SIP user part.
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import re
 import sqlite3
@@ -17,12 +18,78 @@ from typing import Any, Final, NamedTuple, Self
 
 from polykemi.errors import DataError
 from polykemi.kemi.binding import from_octets, to_octets
+from polykemi.storage.sql import SqlConnection
 
 FILE_NAME: Final = "polykemi.sqlite"
 IN_MEMORY: Final = ":memory:"
 COLUMNS: Final = ("username", "domain", "password")  # of an imported CSV
 
-_TABLES: Final = {  # name -> (version of Kamailio's layout, columns)
+_TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphabetical order
+    "address": (
+        6,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        grp INTEGER NOT NULL DEFAULT 1,
+        ip_addr VARCHAR(50) NOT NULL,
+        mask INTEGER NOT NULL DEFAULT 32,
+        port INTEGER NOT NULL DEFAULT 0,
+        tag VARCHAR(64)""",
+    ),
+    "dbaliases": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        alias_username VARCHAR(64) NOT NULL DEFAULT '',
+        alias_domain VARCHAR(64) NOT NULL DEFAULT '',
+        username VARCHAR(64) NOT NULL DEFAULT '',
+        domain VARCHAR(64) NOT NULL DEFAULT ''""",
+    ),
+    "dialplan": (
+        2,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        dpid INTEGER NOT NULL,
+        pr INTEGER NOT NULL,
+        match_op INTEGER NOT NULL,
+        match_exp VARCHAR(64) NOT NULL,
+        match_len INTEGER NOT NULL,
+        subst_exp VARCHAR(64) NOT NULL,
+        repl_exp VARCHAR(256) NOT NULL,
+        attrs VARCHAR(64) NOT NULL""",
+    ),
+    "dispatcher": (
+        4,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        setid INTEGER NOT NULL DEFAULT 0,
+        destination VARCHAR(192) NOT NULL DEFAULT '',
+        flags INTEGER NOT NULL DEFAULT 0,
+        priority INTEGER NOT NULL DEFAULT 0,
+        attrs VARCHAR(128) NOT NULL DEFAULT '',
+        description VARCHAR(64) NOT NULL DEFAULT ''""",
+    ),
+    "domain": (
+        2,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        domain VARCHAR(64) NOT NULL,
+        did VARCHAR(64) DEFAULT NULL,
+        last_modified TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:01',
+        UNIQUE (domain)""",
+    ),
+    "domain_attrs": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        did VARCHAR(64) NOT NULL,
+        name VARCHAR(32) NOT NULL,
+        type INTEGER NOT NULL,
+        value VARCHAR(255) NOT NULL,
+        last_modified TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:01'""",
+    ),
+    "grp": (
+        2,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        username VARCHAR(64) NOT NULL DEFAULT '',
+        domain VARCHAR(64) NOT NULL DEFAULT '',
+        grp VARCHAR(64) NOT NULL DEFAULT '',
+        last_modified TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:01',
+        UNIQUE (username, domain, grp)""",
+    ),
     "subscriber": (
         7,
         """id INTEGER PRIMARY KEY NOT NULL,
@@ -33,18 +100,22 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns)
         ha1b VARCHAR(128) NOT NULL DEFAULT '',
         UNIQUE (username, domain)""",
     ),
-    "address": (
+    "trusted": (
         6,
         """id INTEGER PRIMARY KEY NOT NULL,
-        grp INTEGER NOT NULL DEFAULT 1,
-        ip_addr VARCHAR(50) NOT NULL,
-        mask INTEGER NOT NULL DEFAULT 32,
-        port INTEGER NOT NULL DEFAULT 0,
-        tag VARCHAR(64)""",
+        src_ip VARCHAR(50) NOT NULL,
+        proto VARCHAR(4) NOT NULL,
+        from_pattern VARCHAR(64) DEFAULT NULL,
+        ruri_pattern VARCHAR(64) DEFAULT NULL,
+        tag VARCHAR(64),
+        priority INTEGER NOT NULL DEFAULT 0""",
     ),
 }
-# beside Kamailio's own indexes: to find the password of a name, this one is enough without the table's row
-_INDEX: Final = "subscriber_password"
+_INDEXES: Final = {
+    "dbaliases_alias_idx": "dbaliases (alias_username, alias_domain)",
+    # beside Kamailio's own: to find the password of a name, this one is enough without the table's row
+    "subscriber_password": "subscriber (username, domain, password)",
+}
 
 SNAPSHOT: Final = 0.1  # seconds
 _TIMEOUT: Final = 5000  # milliseconds for which one writer waits for another
@@ -54,6 +125,7 @@ _UPSERT: Final = """INSERT INTO subscriber (username, domain, password, ha1, ha1
     ON CONFLICT (username, domain) DO UPDATE
     SET domain = excluded.domain, password = excluded.password, ha1 = excluded.ha1, ha1b = excluded.ha1b"""
 
+_serials: Final = itertools.count()  # of the databases in memory
 _IDENTIFIER: Final = re.compile("[A-Za-z0-9_]+")
 _NOT_IN_NAMES: Final = re.compile("[\\x00-\\x20\\x7f:@]")  # ":" separates in digests, "@" in addresses
 _NOT_IN_PASSWORDS: Final = re.compile("[\\x00-\\x1f\\x7f]")
@@ -88,6 +160,8 @@ class Database:
 
     def __init__(self, path: Path | str = IN_MEMORY) -> None:
         self.name = str(path)
+        # in memory too a second connection has to find the same tables
+        self._place = f"file:polykemi{next(_serials)}?mode=memory&cache=shared" if path == IN_MEMORY else self.name
         self._statements: dict[tuple[str, str, str, str, bool], str] = {}
         self._seen = 0.0  # when the reader's transaction began
         try:
@@ -115,7 +189,9 @@ class Database:
         return cls(data / FILE_NAME)
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.name, _TIMEOUT / 1000, check_same_thread=False, isolation_level=None)
+        return sqlite3.connect(
+            self._place, _TIMEOUT / 1000, check_same_thread=False, isolation_level=None, uri=self._place != self.name
+        )
 
     def _create_tables(self) -> None:
         execute = self._connection.execute
@@ -126,7 +202,7 @@ class Database:
             for table, (version, _) in _TABLES.items():
                 if (found := versions.get(table, version)) != version:
                     raise DataError(f"{self.name}: table {table} has version {found}, expected {version}")
-            if there >= {*_TABLES, _INDEX} and versions.keys() >= _TABLES.keys():
+            if there >= {*_TABLES, *_INDEXES} and versions.keys() >= _TABLES.keys():
                 return  # a start does not wait for somebody who writes
             execute("BEGIN IMMEDIATE")
             execute(
@@ -135,7 +211,8 @@ class Database:
             for table, (version, columns) in _TABLES.items():
                 execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
                 execute("INSERT OR IGNORE INTO version VALUES (?, ?)", (table, version))
-            execute(f"CREATE INDEX IF NOT EXISTS {_INDEX} ON subscriber (username, domain, password)")
+            for index, columns in _INDEXES.items():
+                execute(f"CREATE INDEX IF NOT EXISTS {index} ON {columns}")
             execute("COMMIT")
         except sqlite3.Error as error:
             raise DataError(f"{self.name}: {error}") from None
@@ -243,6 +320,10 @@ class Database:
         """Return the address table in the order of its ids."""
         sql = "SELECT grp, ip_addr, mask, port, coalesce(tag, '') FROM address ORDER BY id"
         return [Address(*row) for row in self.query(sql)]
+
+    def for_scripts(self) -> SqlConnection:
+        """Return a connection to this database that scripts may use (KSR.sqlops). Raise DataError."""
+        return SqlConnection.open(self._place)
 
     def query(self, sql: str, params: Sequence[int | float | str | None] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows. Raise DataError with SQLite's own words."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from polykemi.errors import DataError
 from polykemi.kemi.context import RouteContext
 from polykemi.modules.base import Services
 from polykemi.modules.permissions import Permissions
@@ -65,14 +67,41 @@ def test_the_groups_of_a_source(host: str, port: int, groups: set[int]) -> None:
         assert permissions.allow_address_group(ctx, host, port) == group
 
 
-def test_the_closest_network_gives_the_group() -> None:
-    permissions = server().modules["permissions"]
-    assert permissions.allow_address_group(ctx_of("192.0.2.1"), "198.51.100.7", 5070) == 2
+def test_single_addresses_go_before_networks_and_networks_by_their_groups() -> None:
+    rows: list[tuple[int, str, int, int, str | None]] = [
+        (9, "198.51.100.0", 28, 0, None),
+        (8, "198.51.0.0", 16, 0, None),
+        (1, "198.51.100.7", 32, 5070, None),
+        (2, "198.51.100.7", 32, 5070, None),
+        (1, "gw.test", 32, 0, None),
+        (2, "gw.test", 32, 0, None),
+    ]
+    permissions, ctx = server(rows).modules["permissions"], ctx_of("192.0.2.1")
+    assert permissions.allow_address_group(ctx, "198.51.100.7", 5070) == 2  # the last one entered
+    assert permissions.allow_address_group(ctx, "198.51.100.7", 5060) == 8  # not the closest one
+    assert permissions.allow_address_group(ctx, "gw.test", 5060) == 2
+
+
+def test_a_file_in_place_of_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "address.list"
+    path.write_text("# trunks\n1 192.0.2.10\n\n2 198.51.100.0 24 5060 carrier # a tag\n3 gw.test\n")
+    permissions = server(address_file=path, peer_tag_avp="$avp(tag)").modules["permissions"]
+    ctx = ctx_of("192.0.2.10")
+    assert permissions.allow_source_address_group(ctx) == 1
+    assert permissions.allow_address_group(ctx, "198.51.100.9", 5060) == 2
+    assert ctx.shared.avps["tag"] == ["carrier"]
+    assert permissions.allow_address_group(ctx, "gw.test", 5060) == 3
+    path.write_text("1 192.0.2.10 x\n")
+    with pytest.raises(DataError, match=r"address.list:1: expected group address"):
+        permissions.reload()
+    with pytest.raises(DataError, match="No such file"):
+        server(address_file=tmp_path / "none")
 
 
 def test_names_and_other_spellings_of_addresses() -> None:
     permissions, ctx = server().modules["permissions"], ctx_of("192.0.2.1")
-    assert permissions.allow_address(ctx, 5, "GW.example.test", 5060) == 1
+    assert permissions.allow_address(ctx, 5, "gw.example.test", 5060) == 1
+    assert permissions.allow_address(ctx, 5, "GW.example.test", 5060) == -1
     assert permissions.allow_address(ctx, 5, "other.test", 5060) == -1
     assert permissions.allow_address(ctx, 4, "[2001:DB8:0:0::1]", 5060) == 1
     assert permissions.allow_address(ctx, 4, "", 5060) == -1
@@ -109,9 +138,6 @@ def test_memory_for_sources_is_bounded() -> None:
 
 def trusted(*rows: tuple[str, str, str | None, str | None, str | None], **params: Any) -> Services:
     made = server([], peer_tag_avp="$avp(tag)", **params)
-    made.database.query(
-        "CREATE TABLE trusted (id INTEGER PRIMARY KEY, src_ip TEXT, proto TEXT, from_pattern TEXT, ruri_pattern TEXT, tag TEXT, priority INT)"
-    )
     for row in rows:
         made.database.query(
             "INSERT INTO trusted (src_ip, proto, from_pattern, ruri_pattern, tag, priority) VALUES (?, ?, ?, ?, ?, 0)",

@@ -157,7 +157,13 @@ def test_a_transformation(value: Xval, step: str, result: Xval) -> None:
 
 
 def test_all_documented_string_transformations_give_null_for_null() -> None:
-    arguments = {"s.replace": ",a,b", "s.substr": ",0,1", "s.select": ",0,:", "s.selectsw": ",0,:"}
+    arguments = {
+        "s.replace": ",a,b",
+        "s.substr": ",0,1",
+        "s.select": ",0,:",
+        "s.selectsw": ",0,:",
+        "re.subst": ",/a/b/",
+    }
     for name in STEPS:
         step = name
         if name.startswith(("val.", "num.")):
@@ -192,7 +198,7 @@ def test_what_is_encoded_is_decoded_again(text: str) -> None:
 
 @given(st.text(st.characters(max_codepoint=255), max_size=40), st.sampled_from(sorted(STEPS)))
 def test_no_value_makes_a_transformation_fail(text: str, name: str) -> None:
-    for more in ("", ",1", ",x", ",1,2", ",1,x", ",x,y"):
+    for more in ("", ",1", ",x", ",1,2", ",1,x", ",x,y", ",/a/b/g"):
         variables = Variables()
         if variables.compile(f"$(vn(x){{{name}{more}}})") is not None:
             assert isinstance(transform(text, name + more), (str, int, type(None)))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Getter
+
+if TYPE_CHECKING:
+    from polykemi.pv.compiler import Variables
 
 
 def integer(value: Xval) -> int:
@@ -60,8 +63,11 @@ class Step:
         self._optional = optional
         self._raw = raw
 
-    def apply(self, name: str, get: Getter, given: Sequence[str | Getter]) -> Getter:
-        """Return the getter of the transformed value. Raise ValueError for parameters that do not fit."""
+    def apply(self, name: str, get: Getter, given: Sequence[str | Getter], variables: Variables) -> Getter:
+        """Return the getter of the transformed value. Raise ValueError for parameters that do not fit.
+
+        A step that needs more than values, as what variables its parameter names, is a subclass with its own ``apply``.
+        """
         if not len(self._parameters) - self._optional <= len(given) <= len(self._parameters):
             raise ValueError(f"{{{name}}} takes {len(self._parameters)} parameters, {len(given)} given")
         takers = self._parameters[: len(given)]
