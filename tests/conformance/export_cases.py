@@ -229,7 +229,7 @@ class _Reader:
             self._add(case, section, route)
         if route != "request":
             self._surround(case, route)
-        elif not any((REQUEST, 0) in blocks for blocks in (case.blocks, *case.code.values())):
+        elif (REQUEST, 0) not in case.blocks and not any((REQUEST, 0) in blocks for blocks in case.code.values()):
             self.fail(number, "the first message has no calls (sections about a message stand behind it)")
         return case
 

@@ -88,7 +88,7 @@ class Replay:
                     host, _, port = peer.rpartition(":")
                     everything.append(Sent(0.0, Flow(_SERVER, host, int(port)), data))
         except (TimeoutError, StopIteration) as error:
-            outcome.trouble = f"step {len(outcome.sent)}: {error or 'nobody to answer to'}"
+            outcome.trouble = f"step {len(outcome.sent)}: {str(error) or 'nobody to answer to'}"
         outcome.log = self._server.lines[begin:]
         for line in outcome.log:
             words = line.split(" ", 4)

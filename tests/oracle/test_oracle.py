@@ -147,8 +147,8 @@ def told(case: Case, theirs: Outcome, ours: Outcome) -> str:
     for step in range(max(len(sent), len(our_sent))):
         here, there = (one[step] if step < len(one) else [] for one in (our_sent, sent))
         if here != there:
-            texts = ["\n\n".join(datagrams).splitlines() for datagrams in (there, here)]
-            lines += difflib.unified_diff(*texts, f"step {step}: Kamailio", "polykemi", n=2, lineterm="")
+            left, right = ("\n\n".join(datagrams).splitlines() for datagrams in (there, here))
+            lines += difflib.unified_diff(left, right, f"step {step}: Kamailio", "polykemi", n=2, lineterm="")
     lines += [f"{who}: {one.trouble}" for who, one in (("Kamailio", theirs), ("polykemi", ours)) if one.trouble]
     if lines:
         lines += ["--- Kamailio's log", *_shown(theirs.log), "--- polykemi's log", *_shown(ours.log)]
