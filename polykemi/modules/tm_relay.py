@@ -65,7 +65,7 @@ class Settings:
 class Relayer:
     """Makes transactions and branches."""
 
-    def __init__(self, replier: Replier, responses: Responses) -> None:
+    def __init__(self, replier: Replier, responses: Responses, hops: Hops) -> None:
         self._replier = replier
         self._responses = responses
         self._services = replier.services
@@ -74,7 +74,7 @@ class Relayer:
         self._counters = replier.services.counters
         self._labels = 0
         self._timings: dict[tuple[int, int, int, int], Timings] = {}
-        self.hops = Hops(replier.services)
+        self.hops = hops
 
     # ---- the transaction
     def open(self, ctx: RouteContext) -> Transaction | None:
