@@ -94,6 +94,8 @@ class RegistrarParams:
     path_use_received: int = 0
     path_check_local: int = 0
     xavp_cfg: str = ""
+    xavp_rcd: str = ""  # the xavp that lookup and registered put the contact that they found into
+    xavp_rcd_mask: int = 0  # what they leave out: 1 ruid, 2 contact, 4 expires, 8 received, 16 path
     contact_max_size: int = 512
     event_callback: str = ""
     use_expired_contacts: int = 0
