@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from polykemi.modules.acc import Acc
 from polykemi.modules.auth import Auth
 from polykemi.modules.auth_db import AuthDb
 from polykemi.modules.base import Module
@@ -62,4 +63,5 @@ MODULES: Final[dict[str, type[Module]]] = {
     "dispatcher": Dispatcher,
     "sqlops": Sqlops,
     "path": PathModule,
+    "acc": Acc,
 }

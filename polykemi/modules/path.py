@@ -171,5 +171,3 @@ class PathModule(Module):
 
 def _address(listener: Listener) -> str:
     return listener.sent_by + ("" if listener.proto == "udp" else f";transport={listener.proto}")
-
-

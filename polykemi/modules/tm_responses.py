@@ -128,6 +128,9 @@ class Responses:
         if t.is_waiting:
             return
         best = t.best()
+        if t.watchers and best is not None:
+            for watcher in t.watchers:
+                watcher.failed(t, best, now)
         if t.on_failure and best is not None:
             name, t.on_failure = t.on_failure, ""
             failure = self._context(Route.FAILURE, name, t, best, t.request, t.source, now)
