@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from polykemi.modules.acc import Acc
 from polykemi.modules.auth import Auth
 from polykemi.modules.auth_db import AuthDb
 from polykemi.modules.base import Module
@@ -15,6 +16,7 @@ from polykemi.modules.htable import Htable
 from polykemi.modules.kx import Kx
 from polykemi.modules.maxfwd import MaxFwd
 from polykemi.modules.nathelper import NatHelper
+from polykemi.modules.path import PathModule
 from polykemi.modules.permissions import Permissions
 from polykemi.modules.pike import Pike
 from polykemi.modules.pv import Pv
@@ -60,4 +62,6 @@ MODULES: Final[dict[str, type[Module]]] = {
     "xlog": Xlog,
     "dispatcher": Dispatcher,
     "sqlops": Sqlops,
+    "path": PathModule,
+    "acc": Acc,
 }

@@ -135,6 +135,9 @@ class Responses:
         if t.is_waiting:
             return
         best = t.best()
+        if t.watchers and best is not None:
+            for watcher in t.watchers:
+                watcher.failed(t, best, now)
         if best is not None and best.on_failure:
             t.on_failure = ""  # a branch that the block makes has one only when the block sets it
             failure = self._context(Route.FAILURE, best.on_failure, t, best, t.request, t.source, now)

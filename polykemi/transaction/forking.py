@@ -115,6 +115,7 @@ class Transaction(ServerTransaction):
         "source",
         "status",
         "suspended",
+        "watchers",
     )
 
     def __init__(
@@ -151,6 +152,7 @@ class Transaction(ServerTransaction):
         self.on_branch_failure = ""
         self.contacts: list[list[Target]] = []  # t_load_contacts: groups for serial forking, the next one first
         self.reply_headers: list[str] = []
+        self.watchers: list[Any] = _NONE  # modules/tm_watch.Watcher: who is told of what becomes of it
         # the request as the request route left it: what failure routes start from
         self.ruri = request.uri
         self.dst_uri = ""
