@@ -18,17 +18,17 @@ _CLASSES: Final = frozenset(
 class Expression:
     """A Perl-compatible expression; when ``dynamic``, variables in it are expanded at each use.
 
-    One ``$(avp(name)[*])`` in it makes an expression of each value.
+    One ``$(avp(name)[+])`` in it makes an expression of each value.
     """
 
-    __slots__ = ("_getters", "_star", "fixed", "source")
+    __slots__ = ("_each", "_getters", "fixed", "source")
 
     def __init__(self, source: str, variables: Variables, *, dynamic: bool) -> None:
         """Compile. Raise BadPattern."""
         self.source = source
         self.fixed: Pattern | None = None  # None: it has variables
         self._getters: list[str | Getter] | None = None
-        self._star: tuple[int, Variables, str] | None = None
+        self._each: tuple[int, Variables, str] | None = None  # where "[+]" is, and the name of its AVP
         if dynamic and has_variables(source, variables):
             self._compile(source, variables)
         else:
@@ -40,18 +40,14 @@ class Expression:
             source += "$"  # the end of the text, not the begin of a variable
         try:
             parts = parse_text(source)
+            each = [i for i, part in enumerate(parts) if isinstance(part, Reference) and part.index == "+"]
+            if len(each) == 1:
+                part = parts[each[0]]
+                assert isinstance(part, Reference)
+                self._each, parts[each[0]] = (each[0], variables, part.inner or ""), ""
             self._getters = [part if isinstance(part, str) else variables.accessor(part).get for part in parts]
         except ValueError:
             return
-        stars = [
-            i
-            for i, part in enumerate(parts)
-            if isinstance(part, Reference) and part.name == "avp" and part.index == "*"
-        ]
-        if len(stars) == 1:
-            part = parts[stars[0]]
-            assert isinstance(part, Reference)
-            self._star = stars[0], variables, part.inner or ""
 
     def patterns(self, ctx: RouteContext | None) -> list[Pattern]:
         """Return what it is now, in the order of trying; nothing when that does not compile. Raise BadPattern never."""
@@ -70,9 +66,9 @@ class Expression:
         return found
 
     def _expansions(self, ctx: RouteContext, texts: list[str]) -> list[str]:
-        if self._star is None:
+        if self._each is None:
             return ["".join(texts)]
-        at, variables, name = self._star
+        at, variables, name = self._each
         values: list[str] = []
         while (value := variables.getters[f"$(avp({name})[{len(values)}])"](ctx)) is not None:
             values.append(str(value))
@@ -90,7 +86,8 @@ def has_variables(source: str, variables: Variables) -> bool:
     while 0 <= at < len(source) - 1:
         try:
             reference, end = parse_variable(source, at)
-            variables.accessor(reference)
+            if reference.index != "+":
+                variables.accessor(reference)
             return True
         except ValueError:
             end = at + 1

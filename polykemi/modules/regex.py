@@ -64,7 +64,7 @@ class Regex(Module):
     def read(self, file: Path) -> None:
         """Read the groups anew. Raise DataError; they stay then."""
         try:
-            text = file.read_text("latin-1")
+            text = file.read_bytes().decode("latin-1")
         except OSError as error:
             raise DataError(f"regex: {file}: {error.strerror}") from None
         groups: list[list[str]] = []
