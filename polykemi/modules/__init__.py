@@ -33,6 +33,7 @@ from polykemi.modules.siputils import SipUtils
 from polykemi.modules.sl import Sl
 from polykemi.modules.sqlops import Sqlops
 from polykemi.modules.textops import TextOps
+from polykemi.modules.textopsx import TextOpsX
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
 from polykemi.modules.usrloc import Usrloc
@@ -74,4 +75,5 @@ MODULES: Final[dict[str, type[Module]]] = {
     "domain": Domain,
     "alias_db": AliasDb,
     "group": Group,
+    "textopsx": TextOpsX,
 }

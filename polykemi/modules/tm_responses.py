@@ -64,6 +64,10 @@ class Responses:
         onreply = self._context(Route.ONREPLY, branch.on_reply, t, branch, response, ctx.flow, now)
         onreply.edits = ctx.edits
         yield onreply
+        if onreply.message is not response:
+            assert isinstance(onreply.message, Response)
+            response = onreply.message
+        ctx.edits = onreply.edits
         branch.bflags = onreply.bflags
         if onreply.dropped and response.status < 200:
             branch.replied = True

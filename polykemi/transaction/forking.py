@@ -174,6 +174,10 @@ class Transaction(ServerTransaction):
             request = message
         return request
 
+    def renew(self, request: Request) -> None:
+        """Take the request as a script has made it anew."""
+        self._request, self.raw = request, request.raw
+
     @property
     def id_index(self) -> int:
         """A number that stays the same while the transaction lives: $T(id_index)."""
