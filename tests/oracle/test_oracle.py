@@ -62,6 +62,10 @@ def _asks(name: str) -> list[str]:
     return [engine for engine in engines if scripts.runs_in(case, engine)]
 
 
+def _too_long(case: Case) -> bool:
+    return sum(step.seconds for step in case.steps) > LONGEST_WAIT
+
+
 PLAYED = [(name, engine) for name in CASES for engine in _asks(name)]
 
 
@@ -72,7 +76,7 @@ def members(group: Group) -> dict[str, str]:
     return {
         NUMBERS[name]: name
         for name, (file, case) in CASES.items()
-        if file == path and _configuration(case) == configuration and engine in _asks(name)
+        if file == path and _configuration(case) == configuration and engine in _asks(name) and not _too_long(case)
     }
 
 
@@ -109,7 +113,7 @@ def both(name: str, engine: str) -> tuple[Outcome, Outcome]:
     if reason := why_not(engine):
         pytest.skip(reason)
     path, case = CASES[name]
-    if sum(step.seconds for step in case.steps) > LONGEST_WAIT:
+    if _too_long(case):
         pytest.skip("takes longer than a real clock allows")
     modules = {p.split(".")[1] for p in case.paths if p.count(".") == 2} | set(case.config)
     if missing := servers.missing_modules(modules, engine):
