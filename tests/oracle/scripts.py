@@ -24,7 +24,7 @@ local function shown(v)
     local t = type(v)
     if t == "nil" then return "null" end
     if t == "number" then return "num " .. string.format("%.14g", v) end
-    if t == "string" then return "str " .. string.gsub(v, "[^\\32-\\91\\93-\\126]", escaped) end
+    if t == "string" then return "str " .. string.gsub(v, "[%c\\\\\\128-\\255]", escaped) end
     if t ~= "table" then return tostring(v) end
     local keys = {}
     for k in pairs(v) do keys[#keys + 1] = k end
