@@ -45,7 +45,7 @@ class Replay:
         self._controls = 0
         for address in {SOURCE, CALLEE}.union(*(_addresses(case) for case in cases.values())):
             host, _, port = address.rpartition(":")
-            if host != _SERVER.host:
+            if address != f"{_SERVER.host}:{PORT}":
                 self._sockets[address] = self._open(host.removeprefix(WRITTEN), int(port))
 
     @staticmethod

@@ -54,7 +54,13 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "auth_db": {"calculate_ha1": 1, "password_column": "password", "load_credentials": "$avp(oracle)=username", "db_url": "{db}"},
     "usrloc": {"db_mode": 0, "preload": "location"},
     "permissions": {"db_url": "{db}", "address_table": "address"},
-    "tm": {"failure_reply_mode": 3, "auto_inv_100": 1},
+    "tm": {
+        "failure_reply_mode": 3,
+        "auto_inv_100": 1,
+        "auto_inv_100_reason": "Trying",
+        "contacts_avp": "tm_contacts",
+        "contact_flows_avp": "tm_contact_flows",
+    },
     "rr": {"enable_full_lr": 0, "append_fromtag": 1},
 }
 _DATABASE: Final = {  # modules that read the database, with their parameter for it
