@@ -22,6 +22,7 @@ from polykemi.modules.pvx import Pvx
 from polykemi.modules.registrar import Registrar
 from polykemi.modules.rr import Rr
 from polykemi.modules.sanity import Sanity
+from polykemi.modules.sdpops import Sdpops
 from polykemi.modules.siputils import SipUtils
 from polykemi.modules.sl import Sl
 from polykemi.modules.sqlops import Sqlops
@@ -62,4 +63,5 @@ MODULES: Final[dict[str, type[Module]]] = {
     "dispatcher": Dispatcher,
     "sqlops": Sqlops,
     "textopsx": TextOpsX,
+    "sdpops": Sdpops,
 }
