@@ -104,6 +104,10 @@ class Router:
                     if self.services.events:
                         self._queue.append(self._events())
                         continue
+                    if self.services.work:
+                        self._queue.extend(self.services.work)
+                        self.services.work.clear()
+                        continue
                     self._flush()
                     if self._queue:  # what could not be sent
                         continue

@@ -67,7 +67,7 @@ class Settings:
 class Relayer:
     """Makes transactions and branches."""
 
-    def __init__(self, replier: Replier, responses: Responses) -> None:
+    def __init__(self, replier: Replier, responses: Responses, hops: Hops) -> None:
         self._replier = replier
         self._responses = responses
         self._services = replier.services
@@ -79,7 +79,7 @@ class Relayer:
         # what modules do when a transaction begins (Kamailio: TMCB_REQUEST_IN), and with the ACK to a 2xx (TMCB_E2EACK_IN)
         self.on_request_in: list[Callable[[RouteContext, Transaction], None]] = []
         self.on_ack: list[Callable[[RouteContext, Transaction], None]] = []
-        self.hops = Hops(replier.services)
+        self.hops = hops
 
     # ---- the transaction
     def open(self, ctx: RouteContext) -> Transaction | None:

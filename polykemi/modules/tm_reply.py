@@ -45,6 +45,7 @@ class TmParams:
     e2e_cancel_reason: int = 1  # the Reason of a received CANCEL goes along
     remap_503_500: int = 1  # a 503 goes upstream as 500 (RFC 3261 section 16.7 step 6)
     relay_100: int = 0  # 1: a 100 of a branch goes upstream
+    event_callback: str = ""  # the script's function for the events of tm, "" for none
 
 
 COUNTERS: Final = (

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import Route
+from polykemi.modules.tm_local import LocalClient, Locals
 from polykemi.modules.tm_reply import Replier
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Edits, Response
@@ -17,8 +18,9 @@ from polykemi.transaction.tables import PROCEEDING
 class Responses:
     """The response context: takes responses, timeouts and transport errors of branches."""
 
-    def __init__(self, replier: Replier) -> None:
+    def __init__(self, replier: Replier, local: Locals) -> None:
         self._replier = replier
+        self._local = local
         self._services = replier.services
         self._layer = replier.layer
         self._params = replier.params
@@ -37,6 +39,8 @@ class Responses:
             counters["tmx.rpl_absorbed"] += 1
             return ()
         if not isinstance(client, Branch):
+            if isinstance(client, LocalClient):
+                return self._local.handle(client, response, ctx.flow, now)
             return ()  # a response to our own CANCEL
         branch, t, status = client, client.transaction, response.status
         if t is None:
@@ -97,6 +101,9 @@ class Responses:
 
     def failed(self, client: ClientTransaction, status: int, now: float) -> Process[None]:
         """Take a timeout (408) or transport error (503) as if it were a final response (RFC 3261 section 16.8, 17.1.4)."""
+        if isinstance(client, LocalClient):
+            yield from self._local.failed(client, status, now)
+            return
         if not isinstance(client, Branch) or client.transaction is None or not client.is_pending:
             return
         branch, t = client, client.transaction

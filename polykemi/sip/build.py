@@ -101,6 +101,11 @@ def forward_request(
     return _joined(head, lines, request, edits)
 
 
+def with_edits(request: Request, edits: Edits, uri: str) -> bytes:
+    """Build a request of our own after ``edits``, with ``uri`` as its Request-URI; its Via stays."""
+    return _joined([f"{request.method} {uri} SIP/2.0"], request.lines, request, edits)
+
+
 def forward_response(reply: Response, edits: Edits) -> bytes:
     """Build ``reply`` without its topmost Via, our own (RFC 3261 section 16.7 step 3).
 
