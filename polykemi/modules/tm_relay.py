@@ -76,10 +76,10 @@ class Relayer:
         self._counters = replier.services.counters
         self._labels = 0
         self._timings: dict[tuple[int, int, int, int], Timings] = {}
+        self.hops = hops
         # what modules do when a transaction begins (Kamailio: TMCB_REQUEST_IN), and with the ACK to a 2xx (TMCB_E2EACK_IN)
         self.on_request_in: list[Callable[[RouteContext, Transaction], None]] = []
         self.on_ack: list[Callable[[RouteContext, Transaction], None]] = []
-        self.hops = hops
 
     # ---- the transaction
     def open(self, ctx: RouteContext) -> Transaction | None:
@@ -276,7 +276,7 @@ class Relayer:
         came_in, goes_out = ctx.flow.listener, flow.listener
         if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
             edits = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
-        branch.on_branch_failure = t.on_branch_failure
+        branch.arm(t)
         branch.data = self._request_for(ctx, request, edits, branch.uri, branch.key, goes_out, routes)
         return 0
 

@@ -54,16 +54,20 @@ class Responses:
             if branch.canceled:
                 counters["tmx.rpl_absorbed"] += 1
                 return ()  # nobody waits for it any more
-        if t.on_reply:
+        if branch.on_reply:
             return self._pass_through_route(branch, t, response, ctx, now, pending=pending)
         return self._pass(branch, t, response, ctx, now, pending=pending)
 
     def _pass_through_route(
         self, branch: Branch, t: Transaction, response: Response, ctx: RouteContext, now: float, *, pending: bool
     ) -> Process[None]:
-        onreply = self._context(Route.ONREPLY, t.on_reply, t, branch, response, ctx.flow, now)
+        onreply = self._context(Route.ONREPLY, branch.on_reply, t, branch, response, ctx.flow, now)
         onreply.edits = ctx.edits
         yield onreply
+        if onreply.message is not response:
+            assert isinstance(onreply.message, Response)
+            response = onreply.message
+        ctx.edits = onreply.edits
         branch.bflags = onreply.bflags
         if onreply.dropped and response.status < 200:
             branch.replied = True
@@ -138,9 +142,9 @@ class Responses:
         if t.watchers and best is not None:
             for watcher in t.watchers:
                 watcher.failed(t, best, now)
-        if t.on_failure and best is not None:
-            name, t.on_failure = t.on_failure, ""
-            failure = self._context(Route.FAILURE, name, t, best, t.request, t.source, now)
+        if best is not None and best.on_failure:
+            t.on_failure = ""  # a branch that the block makes has one only when the block sets it
+            failure = self._context(Route.FAILURE, best.on_failure, t, best, t.request, t.source, now)
             failure.branch_index = len(t.branches)  # as Kamailio: $T_branch_idx is that of the branch to come
             failure.reply = best.reply
             yield failure

@@ -11,9 +11,10 @@ import itertools
 import os
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import md5
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
 from polykemi.errors import DataError
@@ -364,6 +365,28 @@ class Database:
     def for_scripts(self) -> SqlConnection:
         """Return a connection to this database that scripts may use (KSR.sqlops). Raise DataError."""
         return SqlConnection.open(self._place)
+
+    def select(
+        self, table: str, columns: Sequence[str], where: Mapping[str, str] = MappingProxyType({}), order: str = ""
+    ) -> list[tuple[Any, ...]]:
+        """Return ``columns`` of the rows of ``table`` in which the columns of ``where`` have its values, by ``order``.
+
+        Raise DataError for a table or a column that does not exist.
+        """
+        for name in (table, *columns, *where, order or table):
+            if not _IDENTIFIER.fullmatch(name):
+                raise DataError(f"{self.name}: {name!r} is no name of a table or column")
+        for value in where.values():
+            try:
+                value.encode("latin-1").decode()
+            except UnicodeDecodeError:  # octets that are no UTF-8: nothing can be stored under them
+                return []
+        sql = f"SELECT {', '.join(f'[{c}]' for c in columns)} FROM [{table}]"
+        if where:
+            sql += f" WHERE {' AND '.join(f'[{c}] = ?' for c in where)}"
+        if order:
+            sql += f" ORDER BY [{order}]"
+        return self.query(sql, list(where.values()))
 
     def query(self, sql: str, params: Sequence[int | float | str | None] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows. Raise DataError with SQLite's own words."""
