@@ -268,7 +268,7 @@ class Relayer:
         came_in, goes_out = ctx.flow.listener, flow.listener
         if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
             edits = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
-        branch.on_branch_failure = t.on_branch_failure
+        branch.arm(t)
         branch.data = self._request_for(ctx, request, edits, branch.uri, branch.key, goes_out, routes)
         return 0
 

@@ -201,8 +201,7 @@ class Replier:
         branch.cancel_wanted = branch.state == CALLING  # may be ignored: once more when something comes
         data = branch.make_cancel()
         if reason:
-            head, _, _ = data.partition(b"Content-Length: 0\r\n")
-            data = head + f"Reason: {reason}\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
+            data = data[:-2] + f"Reason: {reason}\r\n\r\n".encode("latin-1")
         cancel = ClientTransaction(branch.key, "CANCEL", branch.flow, branch.timings, data)
         self.layer.open_client(cancel, now)
         self.layer.canceled(branch, now)

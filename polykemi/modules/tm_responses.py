@@ -54,14 +54,14 @@ class Responses:
             if branch.canceled:
                 counters["tmx.rpl_absorbed"] += 1
                 return ()  # nobody waits for it any more
-        if t.on_reply:
+        if branch.on_reply:
             return self._pass_through_route(branch, t, response, ctx, now, pending=pending)
         return self._pass(branch, t, response, ctx, now, pending=pending)
 
     def _pass_through_route(
         self, branch: Branch, t: Transaction, response: Response, ctx: RouteContext, now: float, *, pending: bool
     ) -> Process[None]:
-        onreply = self._context(Route.ONREPLY, t.on_reply, t, branch, response, ctx.flow, now)
+        onreply = self._context(Route.ONREPLY, branch.on_reply, t, branch, response, ctx.flow, now)
         onreply.edits = ctx.edits
         yield onreply
         branch.bflags = onreply.bflags
@@ -122,7 +122,6 @@ class Responses:
         if branch.on_branch_failure and not t.is_answered:
             name, branch.on_branch_failure, t.on_branch_failure = branch.on_branch_failure, "", ""
             failure = self._context(Route.BRANCH_FAILURE, name, t, branch, t.request, flow, now)
-            failure.event = f"tm:branch-failure:{name}"
             failure.reply = branch.reply
             yield failure
         yield from self.conclude(t, now)
@@ -135,8 +134,8 @@ class Responses:
         if t.is_waiting:
             return
         best = t.best()
-        if t.on_failure and best is not None:
-            name, t.on_failure = t.on_failure, ""
+        if best is not None and best.on_failure:
+            name, t.on_failure = best.on_failure, ""
             failure = self._context(Route.FAILURE, name, t, best, t.request, t.source, now)
             failure.branch_index = len(t.branches)  # as Kamailio: $T_branch_idx is that of the branch to come
             failure.reply = best.reply

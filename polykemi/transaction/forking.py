@@ -33,6 +33,8 @@ class Branch(ClientTransaction):
         "index",
         "instance",
         "on_branch_failure",
+        "on_failure",
+        "on_reply",
         "path",
         "replied",
         "reply",
@@ -56,7 +58,9 @@ class Branch(ClientTransaction):
         self.bflags = target.flags
         self.ruid = target.ruid
         self.instance = target.instance
-        self.on_branch_failure = ""
+        self.on_branch_failure = ""  # callbacks that were armed when it was sent
+        self.on_failure = ""
+        self.on_reply = ""
         self.status = 0  # of the last response, of our own too (408, 503)
         self.reply: Response | None = None  # the final response of 300 and above, None for one of our own
         self.reply_edits: Edits | None = None  # what the routes changed in it
@@ -65,6 +69,12 @@ class Branch(ClientTransaction):
         self.dropped = False  # t_drop_replies: its response is not to be chosen
         self.cancel_wanted = False  # a CANCEL goes out as soon as there is a provisional response (section 9.1)
         self.canceled = False  # it went out
+
+    def arm(self, transaction: Transaction) -> None:
+        """Take the route blocks that are armed now: another t_on_... is for the branches to come."""
+        self.on_branch_failure = transaction.on_branch_failure
+        self.on_failure = transaction.on_failure
+        self.on_reply = transaction.on_reply
 
     @property
     def is_pending(self) -> bool:
@@ -216,10 +226,10 @@ class Transaction(ServerTransaction):
             branch.reply = branch.reply_edits = None
             branch.uri = branch.dst_uri = branch.path = branch.ruid = branch.instance = ""
             if branch.state == ACCEPTED:  # more 2xx may come, and run the onreply route
-                accepted = True
+                accepted = accepted or bool(branch.on_reply)
             else:
                 branch.transaction = None
-        if not accepted or not self.on_reply:
+        if not accepted:
             self.raw = b""
             self.shared = _GONE
             self.source = self.flow
