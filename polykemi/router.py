@@ -248,6 +248,9 @@ class Router:
             if ctx.dropped:
                 services.count("core.drop_replies")
                 return
+            if ctx.message is not response:
+                assert isinstance(ctx.message, Response)
+                response = ctx.message
         if branch is not None and self._tm is not None:
             yield from self._tm.handle_response(branch, response, ctx, now)
         else:

@@ -105,7 +105,7 @@ class Replier:
         self.counters["tmx.rpl_generated"] += 1
         return self.send(t, code, data, now)
 
-    def send(self, t: Transaction, status: int, data: bytes, now: float) -> bool:
+    def send(self, t: Transaction, status: int, data: bytes, now: float, reply: Response | None = None) -> bool:
         """Send the response ``data`` upstream; a final one cancels what is still pending (RFC 3261 section 16.7 step 10)."""
         before = t.status
         if before >= 200 and not (before < 300 and 200 <= status < 300):
@@ -115,6 +115,9 @@ class Replier:
         if t.relayed and t.state == ACCEPTED:
             t.data = b""  # the callee sends its 2xx again, not we (RFC 6026 section 7.1)
         self.counters["tmx.rpl_sent"] += 1
+        if t.watchers:
+            for watcher in t.watchers:
+                watcher.replied(t, status, data, reply, now)
         if before >= 200:
             return True
         if status < 200:
@@ -138,7 +141,7 @@ class Replier:
 
     def forward(self, t: Transaction, reply: Response, edits: Edits, now: float) -> bool:
         """Send ``reply`` of a branch upstream, without our Via and with what the routes changed."""
-        if self.send(t, reply.status, forward_response(reply, edits), now):
+        if self.send(t, reply.status, forward_response(reply, edits), now, reply):
             self.counters["tmx.rpl_relayed"] += 1
             return True
         return False

@@ -64,6 +64,10 @@ class Responses:
         onreply = self._context(Route.ONREPLY, branch.on_reply, t, branch, response, ctx.flow, now)
         onreply.edits = ctx.edits
         yield onreply
+        if onreply.message is not response:
+            assert isinstance(onreply.message, Response)
+            response = onreply.message
+        ctx.edits = onreply.edits
         branch.bflags = onreply.bflags
         if onreply.dropped and response.status < 200:
             branch.replied = True
@@ -134,9 +138,12 @@ class Responses:
         if t.is_waiting:
             return
         best = t.best()
+        if t.watchers and best is not None:
+            for watcher in t.watchers:
+                watcher.failed(t, best, now)
         if best is not None and best.on_failure:
-            name, t.on_failure = best.on_failure, ""
-            failure = self._context(Route.FAILURE, name, t, best, t.request, t.source, now)
+            t.on_failure = ""  # a branch that the block makes has one only when the block sets it
+            failure = self._context(Route.FAILURE, best.on_failure, t, best, t.request, t.source, now)
             failure.branch_index = len(t.branches)  # as Kamailio: $T_branch_idx is that of the branch to come
             failure.reply = best.reply
             yield failure

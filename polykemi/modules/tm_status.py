@@ -47,7 +47,7 @@ class TmStatus(Module):
 
     @export()
     def t_grep_status(self, ctx: RouteContext, code: int) -> int:
-        """Tell whether a branch has ended with ``code``, before the reply that is being processed: 1 or -1."""
+        """Tell whether a branch has ended with ``code``: 1 or -1; the reply that is being processed does not count."""
         t = ctx.transaction
         return 1 if t is not None and any(b.status == code and b.replied for b in t.branches) else -1
 

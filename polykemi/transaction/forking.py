@@ -58,9 +58,7 @@ class Branch(ClientTransaction):
         self.bflags = target.flags
         self.ruid = target.ruid
         self.instance = target.instance
-        self.on_branch_failure = ""  # callbacks that were armed when it was sent
-        self.on_failure = ""
-        self.on_reply = ""
+        self.on_reply = self.on_failure = self.on_branch_failure = ""  # as they were when the branch was made
         self.status = 0  # of the last response, of our own too (408, 503)
         self.reply: Response | None = None  # the final response of 300 and above, None for one of our own
         self.reply_edits: Edits | None = None  # what the routes changed in it
@@ -71,10 +69,10 @@ class Branch(ClientTransaction):
         self.canceled = False  # it went out
 
     def arm(self, transaction: Transaction) -> None:
-        """Take the route blocks that are armed now: another t_on_... is for the branches to come."""
-        self.on_branch_failure = transaction.on_branch_failure
-        self.on_failure = transaction.on_failure
+        """Take the route blocks that are set for the transaction now; those of branches to come may be others."""
         self.on_reply = transaction.on_reply
+        self.on_failure = transaction.on_failure
+        self.on_branch_failure = transaction.on_branch_failure
 
     @property
     def is_pending(self) -> bool:
@@ -117,6 +115,7 @@ class Transaction(ServerTransaction):
         "source",
         "status",
         "suspended",
+        "watchers",
     )
 
     def __init__(
@@ -153,6 +152,7 @@ class Transaction(ServerTransaction):
         self.on_branch_failure = ""
         self.contacts: list[list[Target]] = []  # t_load_contacts: groups for serial forking, the next one first
         self.reply_headers: list[str] = []
+        self.watchers: list[Any] = _NONE  # modules/tm_watch.Watcher: who is told of what becomes of it
         # the request as the request route left it: what failure routes start from
         self.ruri = request.uri
         self.dst_uri = ""
@@ -173,6 +173,10 @@ class Transaction(ServerTransaction):
             assert isinstance(message, Request)
             request = message
         return request
+
+    def renew(self, request: Request) -> None:
+        """Take the request as a script has made it anew."""
+        self._request, self.raw = request, request.raw
 
     @property
     def id_index(self) -> int:
@@ -226,7 +230,7 @@ class Transaction(ServerTransaction):
             branch.reply = branch.reply_edits = None
             branch.uri = branch.dst_uri = branch.path = branch.ruid = branch.instance = ""
             if branch.state == ACCEPTED:  # more 2xx may come, and run the onreply route
-                accepted = accepted or bool(branch.on_reply)
+                accepted = accepted or branch.on_reply != ""
             else:
                 branch.transaction = None
         if not accepted:
