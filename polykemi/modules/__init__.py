@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from polykemi.modules.acc import Acc
 from polykemi.modules.alias_db import AliasDb
 from polykemi.modules.auth import Auth
 from polykemi.modules.auth_db import AuthDb
@@ -19,6 +20,7 @@ from polykemi.modules.htable import Htable
 from polykemi.modules.kx import Kx
 from polykemi.modules.maxfwd import MaxFwd
 from polykemi.modules.nathelper import NatHelper
+from polykemi.modules.path import PathModule
 from polykemi.modules.permissions import Permissions
 from polykemi.modules.pike import Pike
 from polykemi.modules.pv import Pv
@@ -31,6 +33,7 @@ from polykemi.modules.siputils import SipUtils
 from polykemi.modules.sl import Sl
 from polykemi.modules.sqlops import Sqlops
 from polykemi.modules.textops import TextOps
+from polykemi.modules.textopsx import TextOpsX
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
 from polykemi.modules.usrloc import Usrloc
@@ -65,9 +68,12 @@ MODULES: Final[dict[str, type[Module]]] = {
     "xlog": Xlog,
     "dispatcher": Dispatcher,
     "sqlops": Sqlops,
+    "path": PathModule,
+    "acc": Acc,
     "dialplan": Dialplan,
     "regex": Regex,
     "domain": Domain,
     "alias_db": AliasDb,
     "group": Group,
+    "textopsx": TextOpsX,
 }

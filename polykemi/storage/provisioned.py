@@ -26,6 +26,24 @@ IN_MEMORY: Final = ":memory:"
 COLUMNS: Final = ("username", "domain", "password")  # of an imported CSV
 
 _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphabetical order
+    "acc": (
+        5,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        method VARCHAR(16) NOT NULL DEFAULT '',
+        from_tag VARCHAR(128) NOT NULL DEFAULT '',
+        to_tag VARCHAR(128) NOT NULL DEFAULT '',
+        callid VARCHAR(255) NOT NULL DEFAULT '',
+        sip_code VARCHAR(3) NOT NULL DEFAULT '',
+        sip_reason VARCHAR(128) NOT NULL DEFAULT '',
+        time TIMESTAMP NOT NULL""",
+    ),
+    "acc_cdrs": (
+        2,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        start_time TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:00',
+        end_time TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:00',
+        duration REAL NOT NULL DEFAULT 0""",
+    ),
     "address": (
         6,
         """id INTEGER PRIMARY KEY NOT NULL,
@@ -91,6 +109,25 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
         last_modified TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:01',
         UNIQUE (username, domain, grp)""",
     ),
+    "missed_calls": (
+        4,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        method VARCHAR(16) NOT NULL DEFAULT '',
+        from_tag VARCHAR(128) NOT NULL DEFAULT '',
+        to_tag VARCHAR(128) NOT NULL DEFAULT '',
+        callid VARCHAR(255) NOT NULL DEFAULT '',
+        sip_code VARCHAR(3) NOT NULL DEFAULT '',
+        sip_reason VARCHAR(128) NOT NULL DEFAULT '',
+        time TIMESTAMP NOT NULL""",
+    ),
+    "pl_pipes": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        pipeid VARCHAR(64) NOT NULL DEFAULT '',
+        algorithm VARCHAR(32) NOT NULL DEFAULT '',
+        plimit INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (pipeid)""",
+    ),
     "subscriber": (
         7,
         """id INTEGER PRIMARY KEY NOT NULL,
@@ -113,6 +150,9 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
     ),
 }
 _INDEXES: Final = {
+    "acc_callid_idx": "acc (callid)",
+    "acc_cdrs_start_time_idx": "acc_cdrs (start_time)",
+    "missed_calls_callid_idx": "missed_calls (callid)",
     "dbaliases_alias_idx": "dbaliases (alias_username, alias_domain)",
     # beside Kamailio's own: to find the password of a name, this one is enough without the table's row
     "subscriber_password": "subscriber (username, domain, password)",

@@ -31,7 +31,9 @@ def _newer() -> frozenset[str]:
     """Return the functions that Kamailio has got after 5.6."""
     text = (HERE.parents[1] / "polykemi/kemi/kamailio_exports.tsv").read_text()
     rows = csv.DictReader(text.splitlines(), delimiter="\t")
-    return frozenset(f"KSR.{row['module']}.{row['function']}" for row in rows if row["version"] != "5.6")
+    return frozenset(
+        f"KSR.{row['module']}.{row['function']}".replace("..", ".") for row in rows if row["version"] != "5.6"
+    )
 
 
 NEWER = _newer()
