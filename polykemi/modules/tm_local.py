@@ -180,7 +180,7 @@ class Locals:
             block.edits.replaced[0] = f"Via: {self._hops.via(flow.listener)}{branch}"
         if block.ruri == message.uri and not block.edits:
             return data, flow
-        return with_edits(message, block.edits, block.ruri), flow
+        return with_edits(message, block.edits, f"{message.method} {block.ruri} SIP/2.0"), flow
 
     # ---- what comes back
     def handle(self, client: LocalClient, response: Response, flow: Flow, now: float) -> Iterable[RouteContext]:

@@ -105,11 +105,6 @@ def forward_request(
     return _joined(head, lines, request, edits)
 
 
-def with_edits(request: Request, edits: Edits, uri: str) -> bytes:
-    """Build a request of our own after ``edits``, with ``uri`` as its Request-URI; its Via stays."""
-    return _joined([f"{request.method} {uri} SIP/2.0"], request.lines, request, edits)
-
-
 def _texts_up_to(line: int, edits: Edits) -> list[str]:
     return [text for place, text in sorted(edits.inserts, key=lambda insert: insert[0]) if place <= line]
 

@@ -41,7 +41,7 @@ class DnsClient:
     def naptr(self, name: str, seconds: float) -> list[Naptr]:
         """Return NAPTR records."""
         return [
-            Naptr(r.order, r.preference, *(str(f, "latin-1") for f in (r.flags, r.service, r.regexp)), _name(r.replacement))
+            Naptr(r.order, r.preference, _text(r.flags), _text(r.service), _text(r.regexp), _name(r.replacement))
             for r in self._ask(name, "NAPTR", seconds)
         ]
 
@@ -100,3 +100,7 @@ def _system(host: str, answer: Callable[[list[str]], None]) -> None:
         answer([])
     else:
         answer([str(one[4][0]) for one in found])
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("latin-1")

@@ -68,7 +68,7 @@ def _connect(kind: str, rest: str) -> socket.socket:
 
 def _drain(sock: socket.socket) -> None:
     """Take away what came too late for the question before, errors too."""
-    sock.setblocking(False)
+    sock.settimeout(0)
     while True:
         try:
             sock.recv(_LARGEST)
