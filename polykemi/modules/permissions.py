@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from polykemi.errors import DataError, ParseError
+from polykemi.errors import DataError, ParseError, RpcError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.posix import BadPattern, Pattern, compile_basic
 from polykemi.kemi.registry import export
+from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.pv.accessor import Accessor
 from polykemi.sip.message import Request
@@ -30,7 +30,9 @@ class PermissionsParams:
     """Kamailio's names and defaults."""
 
     address_file: Path | None = None  # "group address [mask [port [tag]]]" a line, in place of the address table
-    db_mode: int = 0  # allow_trusted: 0 asks the table at each call, the lowest priority first; 1 keeps it, the highest first
+    db_mode: int = (
+        0  # allow_trusted: 0 asks the table at each call, the lowest priority first; 1 keeps it, the highest first
+    )
     trusted_table: str = "trusted"
     peer_tag_avp: str = ""  # "$avp(name)": takes the tag of the row that matched
     peer_tag_mode: int = 0  # allow_trusted: 1 takes the tags of all rows that match
@@ -212,6 +214,25 @@ class Permissions(Module):
         for (version, bits), networks in self._networks.items():
             if version == address.version:
                 yield from networks.get(number >> (width - bits), ())
+
+    # ---- commands
+    @rpc("permissions.addressReload")
+    def reload_addresses(self) -> str:
+        """Read the address table (or file) anew, and the trusted table."""
+        try:
+            self.reload()
+        except DataError as error:
+            raise RpcError(500, f"Reload failed: {error}") from None
+        return "Reload OK"
+
+    @rpc("permissions.trustedReload")
+    def reload_trusted(self) -> str:
+        """Read the trusted table anew, which matters with db_mode 1 alone."""
+        try:
+            self._trusted = self._read_trusted()
+        except DataError as error:
+            raise RpcError(500, f"Reload failed: {error}") from None
+        return "Reload OK"
 
     def _set_tag(self, ctx: RouteContext, tag: str) -> None:
         if tag and self._tag is not None and self._tag.set is not None:
