@@ -187,7 +187,7 @@ def test_an_operator_reads_the_tables_anew() -> None:
     assert permissions.reload_addresses() == "Reload OK"
     assert permissions.allow_source_address(ctx_of("192.0.2.10"), 1) == 1
     made.database.query("DROP TABLE address")
-    with pytest.raises(RpcError, match="Reload failed: .*no such table: address"):
+    with pytest.raises(RpcError, match=r"Reload failed: .*no such table: address"):
         permissions.reload_addresses()
     assert permissions.allow_source_address(ctx_of("192.0.2.10"), 1) == 1
 
