@@ -189,6 +189,8 @@ def _filled(value: Any, directory: Path) -> Any:
     if not isinstance(value, str):
         return value
     value = value.replace("=>polykemi", "=>{db}")  # sqlops: the server's own database
+    if value.endswith("=>polykemi"):  # its name for its own database
+        value = value.removesuffix("polykemi") + "{db}"
     return used(value.replace("{db}", f"sqlite:///{directory / FILE_NAME}").replace("{dir}", str(directory)))
 
 
