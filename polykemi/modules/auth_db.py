@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
-from polykemi.errors import ParseError
+from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
@@ -14,7 +15,11 @@ from polykemi.modules.base import Module, Services
 from polykemi.pv.accessor import Accessor
 from polykemi.sip import digest
 from polykemi.sip.digest import Credentials
-from polykemi.sip.uri import parse_uri, unescape
+from polykemi.sip.uri import parse_uri
+
+log = logging.getLogger("polykemi.script")
+
+NO_SUBSCRIBER: Final = -2  # of is_subscriber
 
 _CHECK_ID: Final = 1  # flags of auth_check
 _SKIP_FORWARDED: Final = 2
@@ -69,6 +74,9 @@ class AuthDb(Module):
         -4 stale nonce, -5 no credentials for the realm, -6 nonce used before, -8 another user.
         """
         request = ctx.request
+        if not realm or not table:
+            log.error("auth_db.auth_check: expected a realm and a table")
+            return ERROR
         header = WWW if request.method == "REGISTER" else PROXY
         found = self._auth.pre_auth(ctx, realm, header)
         if isinstance(found, int):
@@ -96,7 +104,7 @@ class AuthDb(Module):
 
     @export()
     def is_subscriber(self, ctx: RouteContext, uri: str, table: str, flags: int) -> int:
-        """Tell whether the user of ``uri`` is in ``table``: 1 or -1.
+        """Tell whether the user of ``uri`` is in ``table``: 1, -2 for no, -1 for what is no URI.
 
         ``flags``: 1 the domain counts too, 2 the columns of load_credentials are not loaded.
         """
@@ -104,11 +112,15 @@ class AuthDb(Module):
             parsed = parse_uri(uri)
         except ParseError:
             return ERROR
-        user, domain = unescape(parsed.user), parsed.host if flags & _USE_DOMAIN else None
-        if not user or self._column(table, self.params.user_column, user, domain) is None:
+        user, domain = parsed.user, parsed.host if flags & _USE_DOMAIN else None
+        try:
+            if self._column(table, self.params.user_column, user, domain) is None:
+                return NO_SUBSCRIBER
+            if not flags & _NO_CREDENTIALS:
+                self._load(ctx, table, user, domain)
+        except DataError as error:
+            log.error("auth_db: %s", error)
             return ERROR
-        if not flags & _NO_CREDENTIALS:
-            self._load(ctx, table, user, domain)
         return OK
 
     def _authenticate(self, ctx: RouteContext, realm: str, table: str, header: str, method: str) -> int:
@@ -122,7 +134,11 @@ class AuthDb(Module):
         if c.domain and not params.calculate_ha1:
             column = params.password_column_2
         domain = (c.domain or c.realm) if params.use_domain else None
-        stored = self._column(table, column, c.user, domain)
+        try:
+            stored = self._column(table, column, c.user, domain)
+        except DataError as error:
+            log.error("auth_db: %s", error)
+            return ERROR
         if params.calculate_ha1:
             ha1 = digest.ha1(c.username, c.realm, stored or "", c.algorithm)
         else:

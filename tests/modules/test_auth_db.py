@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from polykemi.errors import DataError
 from polykemi.kemi.context import RouteContext
 from polykemi.modules.auth import Auth
 from polykemi.modules.auth_db import AuthDb
@@ -148,13 +147,15 @@ def test_is_subscriber_asks_for_a_user() -> None:
     assert "domain" not in ctx.shared.avps
     assert is_subscriber(ctx, "sip:bob@anywhere.test", "subscriber", 0) == 1
     assert ctx.shared.avps["domain"] == ["other.test"]
-    assert is_subscriber(ctx, "sip:bob@anywhere.test", "subscriber", 1) == -1
+    assert is_subscriber(ctx, "sip:bob@anywhere.test", "subscriber", 1) == -2
     assert is_subscriber(ctx, "sip:bob@other.test", "subscriber", 1) == 1
-    for uri in ("sip:nobody@x", "sip:x", "bogus", "sip:\xff@x"):
-        assert is_subscriber(ctx, uri, "subscriber", 0) == -1
+    for uri, result in {"sip:nobody@x": -2, "sip:x": -2, "sip:\xff@x": -2, "bogus": -1}.items():
+        assert is_subscriber(ctx, uri, "subscriber", 0) == result
 
 
-def test_a_table_that_does_not_exist_is_a_data_error() -> None:
+def test_a_table_that_does_not_exist_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     made = server()
-    with pytest.raises(DataError, match="subscribers"):
-        made.modules["auth_db"].auth_check(request(made), REALM, "subscribers", 0)
+    for table in ("subscribers", "no name", ""):
+        assert made.modules["auth_db"].auth_check(request(made), REALM, table, 0) == -1
+        assert made.modules["auth_db"].is_subscriber(request(made), "sip:bob@other.test", table, 0) == -1
+    assert "subscribers" in caplog.text

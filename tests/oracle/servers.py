@@ -51,7 +51,12 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "pv": {"shvset": "oracle=s:none 0"},
     "htable": {"htable": "ipban=>size=8;autoexpire=300"},
     "auth": {"nonce_count": 1, "qop": "auth"},
-    "auth_db": {"calculate_ha1": 1, "password_column": "password", "load_credentials": "$avp(oracle)=username", "db_url": "{db}"},
+    "auth_db": {
+        "calculate_ha1": 1,
+        "password_column": "password",
+        "load_credentials": "$avp(oracle)=username",
+        "db_url": "{db}",
+    },
     "usrloc": {"db_mode": 0, "preload": "location"},
     "permissions": {"db_url": "{db}", "address_table": "address"},
     "tm": {
