@@ -104,6 +104,10 @@ class Router:
                     if self.services.events:
                         self._queue.append(self._events())
                         continue
+                    if self.services.work:
+                        self._queue.extend(self.services.work)
+                        self.services.work.clear()
+                        continue
                     self._flush()
                     if self._queue:  # what could not be sent
                         continue
@@ -244,6 +248,9 @@ class Router:
             if ctx.dropped:
                 services.count("core.drop_replies")
                 return
+            if ctx.message is not response:
+                assert isinstance(ctx.message, Response)
+                response = ctx.message
         if branch is not None and self._tm is not None:
             yield from self._tm.handle_response(branch, response, ctx, now)
         else:

@@ -60,8 +60,8 @@ class Calls:
         for export, function in self._exports:
             bound = bind(export, function, host.current, conversion, drive=host.drive, trace=host.trace)
             types = "".join(p.type[0] for p in export.params)
-            holds = "method" if export.by_method else "run" if export.constant else ""
-            rows.append([export.module, export.name, types, "" if host.trace else holds])
+            holds = "" if host.trace else "method" if export.by_method else "run" if export.constant else ""
+            rows.append([export.module, export.name, types, "renews" if export.renews else holds])
             entries.append(self._entry(export, bound, types))
         return rows, entries
 

@@ -2,7 +2,7 @@
 //
 // Evaluated once for each isolate; called with the shared buffer and the entries (functions that call Python) and, as
 // `this`, a JSON text: {"exports": [[module, name, parameter types such as "si", for how long a result
-// holds: "run" of a route block, "method", ""], ...]}.
+// holds: "run" of a route block, "method", "" or "renews": the message is another afterwards], ...]}.
 //
 // A call carries nothing, either way. Arguments and results travel through one SharedArrayBuffer, which Python sees as well:
 //
@@ -304,8 +304,19 @@
     };
   }
 
+  function renewing(call) { // afterwards nothing holds: the message is another
+    return function (...given) {
+      const result = apply(call, undefined, given);
+      if (words[STATE] === OPEN) words[RUN] = runs = runs % LAST_RUN + 1;
+      return result;
+    };
+  }
+
   const functions = spec.exports.map(([module, name, types, holds], index) => {
     const enter = entries[OWN_ENTRIES + index];
+    if (holds === 'renews') {
+      return renewing(types === '' ? bindPlain(enter, index, false) : bindAny(enter, index, types));
+    }
     if (types === '') {
       const call = bindPlain(enter, index, module === 'x' && (name === 'exit' || name === 'drop'));
       return holds === 'method' ? holdingForMethod(call, false) : holds === 'run' ? holdingInRun(call) : call;

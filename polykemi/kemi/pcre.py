@@ -153,4 +153,4 @@ def _class(text: str) -> str:
     return "[" + re.sub(r"\[(?!:)", r"\\[", inner) + "]"
 
 
-__all__ = ["CASELESS", "DOTALL", "EXTENDED", "MULTILINE", "BadPattern", "compile_pcre"]
+__all__ = ["CASELESS", "DOTALL", "EXTENDED", "MULTILINE", "BadPattern", "Pattern", "compile_pcre"]

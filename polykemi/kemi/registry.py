@@ -46,6 +46,7 @@ class Export:
     routes: Route
     constant: bool  # the result cannot change while one route block runs
     by_method: bool  # the result depends on the arguments and the method of the message alone
+    renews: bool  # the message is another afterwards: what was constant before is so no more
     is_process: bool  # may run other route blocks: the method is a generator
     doc: str
 
@@ -64,6 +65,7 @@ class _Mark(NamedTuple):
     routes: Route
     constant: bool
     by_method: bool
+    renews: bool
     name: str
 
 
@@ -71,16 +73,21 @@ _marks: Final[dict[Callable[..., Any], _Mark]] = {}  # beside the methods: compi
 
 
 def export(
-    *, routes: Route = Route.ANY, constant: bool = False, by_method: bool = False, name: str = ""
+    *,
+    routes: Route = Route.ANY,
+    constant: bool = False,
+    by_method: bool = False,
+    renews: bool = False,
+    name: str = "",
 ) -> Callable[[F], F]:
     """Mark a method ``(self, ctx, ...)`` of a module as a KSR function.
 
     ``routes``: where a call makes sense; elsewhere it answers -1 (false, null) and logs. ``name``: when it is a Python
-    keyword or taken by the class. A generator method is a Process: it yields the route blocks that it needs run.
+    keyword or taken by the class. ``renews``: the function puts another message in the place of this one. A generator method is a Process: it yields the route blocks that it needs run.
     """
 
     def mark(method: F) -> F:
-        _marks[method] = _Mark(routes, constant or by_method, by_method, name or method.__name__)
+        _marks[method] = _Mark(routes, constant or by_method, by_method, renews, name or method.__name__)
         return method
 
     return mark
@@ -124,6 +131,7 @@ def _exports_of(module: type) -> dict[str, tuple[Export, str]]:
                 routes=mark.routes,
                 constant=mark.constant,
                 by_method=mark.by_method,
+                renews=mark.renews,
                 is_process=is_process,
                 doc=doc,
             ),

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from typing import Final
 
+from polykemi.modules.acc import Acc
+from polykemi.modules.alias_db import AliasDb
 from polykemi.modules.auth import Auth
 from polykemi.modules.auth_db import AuthDb
 from polykemi.modules.base import Module
 from polykemi.modules.core import Core
 from polykemi.modules.corex import Corex
+from polykemi.modules.dialplan import Dialplan
 from polykemi.modules.dispatcher import Dispatcher
+from polykemi.modules.domain import Domain
+from polykemi.modules.group import Group
 from polykemi.modules.hdr import Hdr
 from polykemi.modules.htable import Htable
 from polykemi.modules.kx import Kx
 from polykemi.modules.maxfwd import MaxFwd
 from polykemi.modules.nathelper import NatHelper
+from polykemi.modules.path import PathModule
 from polykemi.modules.permissions import Permissions
 from polykemi.modules.pike import Pike
 from polykemi.modules.pv import Pv
 from polykemi.modules.pvx import Pvx
+from polykemi.modules.regex import Regex
 from polykemi.modules.registrar import Registrar
 from polykemi.modules.rr import Rr
 from polykemi.modules.sanity import Sanity
@@ -26,6 +33,7 @@ from polykemi.modules.siputils import SipUtils
 from polykemi.modules.sl import Sl
 from polykemi.modules.sqlops import Sqlops
 from polykemi.modules.textops import TextOps
+from polykemi.modules.textopsx import TextOpsX
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
 from polykemi.modules.usrloc import Usrloc
@@ -60,4 +68,12 @@ MODULES: Final[dict[str, type[Module]]] = {
     "xlog": Xlog,
     "dispatcher": Dispatcher,
     "sqlops": Sqlops,
+    "path": PathModule,
+    "acc": Acc,
+    "dialplan": Dialplan,
+    "regex": Regex,
+    "domain": Domain,
+    "alias_db": AliasDb,
+    "group": Group,
+    "textopsx": TextOpsX,
 }

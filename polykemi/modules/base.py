@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 from mypy_extensions import mypyc_attr
 
-from polykemi.kemi.context import Current, RouteContext
+from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.route import Route
 from polykemi.pv.compiler import Factory, Variables
@@ -60,6 +60,7 @@ class Services:
     )  # the loaded modules by name; complete before the first message
     counters: dict[str, int] = field(default_factory=dict)  # "sl.sent_replies" -> n: names are Kamailio's group.name
     events: list[RouteContext] = field(default_factory=list)  # event route blocks waiting to run
+    work: list[Process[None]] = field(default_factory=list)  # processes waiting to run, behind what runs now
     server_header: str = "polykemi"
     _listeners_at: dict[str, list[Listener]] = field(init=False, repr=False, default_factory=dict)  # by host
 

@@ -36,7 +36,7 @@ class MaxFwd(Module):
         if index is None:
             if _KEY not in ctx.cache:
                 value = ctx.cache[_KEY] = min(limit, self.params.max_limit)
-                edits.inserts.append((len(message.lines), f"Max-Forwards: {value}"))
+                edits.inserts.append((0, f"Max-Forwards: {value}"))
             return 2
         value = ctx.cache.get(_KEY)
         if value is None:

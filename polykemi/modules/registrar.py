@@ -36,6 +36,7 @@ log = logging.getLogger("polykemi.registrar")
 NO_REPLY: Final = 0x02  # a flag of save()
 
 MAX_AOR: Final = 256  # octets, as Kamailio's
+_MATCHES: Final = ((1, "match_callid", "call_id"), (2, "match_received", "received"), (4, "match_contact", "uri"))
 _MAX_PROFILES: Final = 64  # $ulc profiles kept; their names come from scripts
 
 
@@ -183,6 +184,28 @@ class Registrar(Module):
                 result = 1
         return result
 
+    @export(routes=Route.REQUEST | Route.FAILURE)
+    def lookup_xavp(self, ctx: RouteContext, table: str, uri: str, rxname: str, cxname: str) -> int:
+        """Find the contacts of the AoR in ``uri`` and put them into xavps: 1, or -1 when there are none.
+
+        $xavp(rxname=>aor) and $xavp(rxname=>count) are of the AoR; $xavp(cxname[n]=>uri), =>socket and =>dsturi of its
+        contacts, expired ones too.
+        """
+        if not self._has_table(table):
+            return -1
+        aor = self._aor(uri)
+        found = self._usrloc.in_order(self.services.location.get(table, aor))
+        if not found:
+            return -1
+        contacts = []
+        for b in found:
+            fields = {"uri": b.uri, "socket": b.listener, "dsturi": b.received}
+            contacts.append({field: [value] for field, value in fields.items() if value})
+        xavps = ctx.shared.xavps
+        xavps[cxname] = contacts + xavps.get(cxname, [])
+        xavps.setdefault(rxname, []).insert(0, {"aor": [aor], "count": [len(found)]})
+        return 1
+
     def _lookup(self, ctx: RouteContext, table: str, uri: str) -> int:
         found = self._contacts(ctx, table, uri)
         if isinstance(found, int):
@@ -197,6 +220,7 @@ class Registrar(Module):
         ctx.bflags = first.flags
         ctx.cache["ruri_q"] = first.q  # for t_load_contacts
         ctx.force_listener = first.listener or ctx.force_listener
+        self._record(ctx, best)
         if self.params.append_branches and len(found) > 1:
             ctx.branches += [self._target(b) for b in found[1:]]
         return 1
@@ -277,19 +301,61 @@ class Registrar(Module):
         """
         return self._registered(ctx, table, uri, flags)
 
-    def _registered(self, ctx: RouteContext, table: str, uri: str, flags: int) -> int:
+    @export()
+    def registered_action(self, ctx: RouteContext, table: str, uri: str, flags: int, aflags: int) -> int:
+        """Tell like ``registered_flags``; ``aflags`` 2: leave the xavp of the parameter xavp_rcd as it is. 1 or -1."""
+        return self._registered(ctx, table, uri, flags, aflags)
+
+    def _registered(self, ctx: RouteContext, table: str, uri: str, flags: int, aflags: int = 0) -> int:
         if not self._has_table(table):
             return -1
         found = self._valid(ctx, table, self._aor(uri))
-        for bit, name, field in (
-            (1, "match_callid", "call_id"),
-            (2, "match_received", "received"),
-            (4, "match_contact", "uri"),
-        ):
-            if flags & bit:
-                wanted = self._registration.configured(ctx, name, None)
+        for bit, name, field in _MATCHES:
+            wanted = self._registration.configured(ctx, name, "") if flags & bit else ""
+            if wanted:  # what the xavp does not say is not looked at
                 found = [b for b in found if getattr(b, field) == wanted]
-        return 1 if found else -1
+        if not found:
+            return -1
+        if not aflags & 2:
+            self._record(ctx, self._usrloc.in_order(found)[0])
+        return 1
+
+    def _record(self, ctx: RouteContext, binding: Binding) -> None:
+        """Put what the contact is into the xavp that the parameter xavp_rcd names, before what is there."""
+        name, mask = self.params.xavp_rcd, self.params.xavp_rcd_mask
+        if not name:
+            return
+        items = ctx.shared.xavps.setdefault(name, [])
+        if not items:
+            items.append({})
+        for bit, field, value in (
+            (1, "ruid", binding.ruid),
+            (2, "contact", binding.uri),
+            (8, "received", binding.received),
+            (4, "expires", int(binding.expires - ctx.now)),
+            (16, "path", binding.path),
+        ):
+            if not mask & bit and value != "":
+                items[0].setdefault(field, []).insert(0, value)
+
+    @export()
+    def reg_from_user(self, ctx: RouteContext, table: str, uri: str, mode: int) -> int:
+        """Tell whether the message comes from where a contact of the AoR in ``uri`` is: 1 or -1.
+
+        A contact is where its REGISTER came from, if fix_nated_register has kept that, else where its URI says. Addresses
+        are compared; ``mode`` 1: ports too, 2: protocols too.
+        """
+        if not self._has_table(table):
+            return -1
+        for binding in self.services.location.get(table, self._aor(uri)):
+            place = parse_uri(binding.received or binding.uri)
+            if (
+                place.host.strip("[]").lower() == ctx.flow.host
+                and (not mode & 1 or place.effective_port == ctx.flow.port)
+                and (not mode & 2 or (place.transport or "udp") == ctx.flow.listener.proto)
+            ):
+                return 1
+        return -1
 
     # ---- removal
     @export()

@@ -64,11 +64,14 @@ class Rejected(SipError):
     def __init__(self, status: int, reason: str, detail: str = "", more: list[str] | None = None) -> None:
         super().__init__(status, reason)
         self.detail = detail or reason
+        self.contacts: list[str] = []  # the Contact line, when the AoR was looked at
         self._more = more or []
 
     def headers(self) -> list[str]:
-        """Return the header lines of the reply."""
-        return [*self._more, f"P-Registrar-Error: {self.detail}"]
+        """Return the header lines of the reply, in Kamailio's order."""
+        error = f"P-Registrar-Error: {self.detail}"
+        after = [line for line in self._more if line.startswith("Retry-After")]
+        return [*self.contacts, *(line for line in self._more if line not in after), error, *after]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class RegistrarParams:
     path_use_received: int = 0
     path_check_local: int = 0
     xavp_cfg: str = ""
+    xavp_rcd: str = ""  # the xavp that lookup and registered put the contact that they found into
+    xavp_rcd_mask: int = 0  # what they leave out: 1 ruid, 2 contact, 4 expires, 8 received, 16 path
     contact_max_size: int = 512
     event_callback: str = ""
     use_expired_contacts: int = 0
@@ -125,18 +130,22 @@ class Registration:
         template, headers = self._template(ctx, request, call_id, cseq)
         expires = parse_expires(request.get("expires"), params.default_expires)
         result, inserted, changed = INSERTED, False, False
-        for contact in contacts:
-            new = template if len(contacts) == 1 else template.copy()
-            self._fill(ctx, new, contact, expires, flags)
-            change = self._apply(bindings, new, now)
-            if change:
-                result, changed = change, True
-                inserted = inserted or change == INSERTED
+        try:
+            for contact in contacts:
+                new = template if len(contacts) == 1 else template.copy()
+                self._fill(ctx, new, contact, expires, flags)
+                change = self._apply(bindings, new, now)
+                if change:
+                    result, changed = change, True
+                    inserted = inserted or change == INSERTED
+            if inserted and (params.max_contacts or params.xavp_cfg):
+                self._check_number(ctx, bindings, flags, new, now)
+        except Rejected as error:
+            error.contacts = self._headers(location.get(table, aor), now)
+            raise
         if flags & ONE_CONTACT and len(bindings) > 1:
             bindings = [b for b in bindings if b.cseq == cseq and b.call_id == call_id]
             changed = True
-        if inserted and (params.max_contacts or params.xavp_cfg):
-            self._check_number(ctx, bindings, now)
         if changed:
             location.put(table, aor, bindings)
         return result, self._headers(bindings, now) + headers
@@ -172,8 +181,10 @@ class Registration:
                 if not self._usrloc.is_retransmission(old, call_id, cseq, now):
                     raise Rejected(400, "Bad Request", "Invalid CSeq number")
 
-    def _check_number(self, ctx: RouteContext, bindings: list[Binding], now: float) -> None:
-        """Refuse to have more than max_contacts."""
+    def _check_number(self, ctx: RouteContext, bindings: list[Binding], flags: int, new: Binding, now: float) -> None:
+        """Refuse to have more than max_contacts; ``new`` is one of those that have come."""
+        if flags & ONE_CONTACT:  # the others go
+            bindings = [b for b in bindings if b.cseq == new.cseq and b.call_id == new.call_id]
         limit: int = self.configured(ctx, "max_contacts", self._params.max_contacts)
         if limit and sum(is_valid(b, now) for b in bindings) > limit:
             retry = [f"Retry-After: {self._params.retry_after}"] if self._params.retry_after else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,6 +51,8 @@ class Rr(Module):
         self._addresses: dict[Listener, str] = {}  # what stands in our Record-Route behind the scheme
         self._own = frozenset(listener.sent_by for listener in services.listeners)
         self._ours: dict[str, bool] = {}  # URI -> whether it names us
+        # called with the parameters of our own Route when loose_route has taken it away (Kamailio: register_rrcb)
+        self.on_routed: list[Callable[[RouteContext, str], None]] = []
 
     # ---- Record-Route
     @export(routes=_ON_REQUESTS)
@@ -194,6 +197,13 @@ class Rr(Module):
         return 1 if preloaded and result in (1, -3) else -1
 
     def _loose_route(self, ctx: RouteContext, *, strict: bool) -> int:
+        result = self._route(ctx, strict=strict)
+        if self.on_routed and result != -1 and ctx.shared.route_params:
+            for call in self.on_routed:
+                call(ctx, ctx.shared.route_params)
+        return result
+
+    def _route(self, ctx: RouteContext, *, strict: bool) -> int:
         message = ctx.message
         place = message.shape.first.get("route", -1)
         if place < 0:

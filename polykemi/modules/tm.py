@@ -6,14 +6,16 @@ the router and the functions of KSR that relay and reply (the others: ``tm_setti
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
+from polykemi.modules.tm_hops import Hops
+from polykemi.modules.tm_local import LOCAL_REQUEST, LocalRequest, Locals, OnEnd
 from polykemi.modules.tm_relay import E_UNSPEC, Relayer
 from polykemi.modules.tm_reply import Replier, TmParams, reply_of
 from polykemi.modules.tm_responses import Responses
@@ -32,6 +34,9 @@ class Tm(TmSettings):
 
     name = "tm"
     Params = TmParams
+    events: ClassVar[Mapping[str, str]] = {
+        LOCAL_REQUEST: "before a request of our own leaves; the message is that request, what is changed is sent"
+    }
 
     def __init__(self, services: Services, params: TmParams | None = None) -> None:
         super().__init__(services, params)
@@ -41,8 +46,10 @@ class Tm(TmSettings):
         )
         self.layer = TransactionLayer(services.outbox.send, timings)
         self.replier = Replier(services, self.layer, p)
-        self.responses = Responses(self.replier)
-        self.relayer = Relayer(self.replier, self.responses)
+        hops = Hops(services)
+        self.local = Locals(self.replier, hops)
+        self.responses = Responses(self.replier, self.local)
+        self.relayer = Relayer(self.replier, self.responses, hops)
         self._now = 0.0
 
     # ---- the router's side
@@ -117,6 +124,26 @@ class Tm(TmSettings):
     def active(self) -> int:
         """Return how many transactions have no final response yet."""
         return self.replier.active
+
+    # ---- requests of our own
+    def request(self, request: LocalRequest, now: float, on_end: OnEnd | None = None) -> int:
+        """Send a request of our own; ``on_end`` is called once, with the final response or what stands for it.
+
+        Answers 1 when it was sent or is to be sent when the event route has seen it; -7 or -400 when it has no next hop
+        (then ``on_end`` is not called).
+        """
+        sending = self.local.send(request, now, on_end)
+        try:
+            block = next(sending)
+        except StopIteration as done:
+            sent: int = done.value
+            return sent
+        self.services.work.append(_resumed(block, sending))
+        return 1
+
+    def request_at_once(self, request: LocalRequest, now: float, on_end: OnEnd | None = None) -> Process[int]:
+        """Do as ``request`` from a Process, which runs the event route before it goes on; 0 when that dropped the request."""
+        return self.local.send(request, now, on_end)
 
     # ---- relaying
     @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
@@ -298,6 +325,12 @@ class Tm(TmSettings):
         """Reply through the transaction with what went wrong last, else with ``default_code``: 1 or -1."""
         error: tuple[int, str] = ctx.cache.get("reply_error") or (self.params.default_code, self.params.default_reason)
         return self.reply(ctx, *error)
+
+
+def _resumed(block: RouteContext, process: Process[int]) -> Process[None]:
+    """Return ``process``, which has yielded ``block`` already, from there on."""
+    yield block
+    yield from process
 
 
 def split_proxy(proxy: str) -> tuple[str, str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from polykemi.errors import ParseError
@@ -18,6 +19,7 @@ from polykemi.sip.message import Edits, Request
 from polykemi.sip.reply_path import reply_path
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.forking import Branch, Transaction
+from polykemi.transaction.layer import dialog_key
 from polykemi.transaction.machine import Timings
 from polykemi.transaction.target import Target
 
@@ -65,7 +67,7 @@ class Settings:
 class Relayer:
     """Makes transactions and branches."""
 
-    def __init__(self, replier: Replier, responses: Responses) -> None:
+    def __init__(self, replier: Replier, responses: Responses, hops: Hops) -> None:
         self._replier = replier
         self._responses = responses
         self._services = replier.services
@@ -74,7 +76,10 @@ class Relayer:
         self._counters = replier.services.counters
         self._labels = 0
         self._timings: dict[tuple[int, int, int, int], Timings] = {}
-        self.hops = Hops(replier.services)
+        self.hops = hops
+        # what modules do when a transaction begins (Kamailio: TMCB_REQUEST_IN), and with the ACK to a 2xx (TMCB_E2EACK_IN)
+        self.on_request_in: list[Callable[[RouteContext, Transaction], None]] = []
+        self.on_ack: list[Callable[[RouteContext, Transaction], None]] = []
 
     # ---- the transaction
     def open(self, ctx: RouteContext) -> Transaction | None:
@@ -104,6 +109,9 @@ class Relayer:
         ctx.transaction = t
         self._replier.active += 1
         self._counters["tmx.UAS_transactions"] += 1
+        if self.on_request_in:
+            for call in self.on_request_in:
+                call(ctx, t)
         return t
 
     def timings_of(self, settings: Settings) -> Timings:
@@ -268,7 +276,7 @@ class Relayer:
         came_in, goes_out = ctx.flow.listener, flow.listener
         if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
             edits = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
-        branch.on_branch_failure = t.on_branch_failure
+        branch.arm(t)
         branch.data = self._request_for(ctx, request, edits, branch.uri, branch.key, goes_out, routes)
         return 0
 
@@ -314,6 +322,8 @@ class Relayer:
     # ---- ACK, CANCEL
     def _relay_ack(self, ctx: RouteContext, request: Request, hop: Flow | None) -> Process[int] | int:
         """Forward the ACK to a 2xx: it is a transaction of its own and has no answer (section 16.11)."""
+        if self.on_ack:
+            self._tell_of_ack(ctx, request)
         listener = ctx.force_listener or ctx.flow.listener
         routes = split_quoted(ctx.path, ",") if ctx.path else []
         flow = hop or self.hops.next_hop(ctx.dst_uri, routes, request, ctx.edits, ctx.ruri, listener)
@@ -324,6 +334,12 @@ class Relayer:
             return self._send_ack_with_block(ctx, data, flow)
         self._services.outbox.send(data, flow)
         return 1
+
+    def _tell_of_ack(self, ctx: RouteContext, request: Request) -> None:
+        invite = self._layer.server_of(request) or self._layer.by_alias(dialog_key(request))
+        if request.method == "ACK" and isinstance(invite, Transaction):
+            for call in self.on_ack:
+                call(ctx, invite)
 
     def _send_ack_with_block(self, ctx: RouteContext, data: bytes, flow: Flow) -> Process[int]:
         if not (yield from self._may_send(ctx, None, data)):

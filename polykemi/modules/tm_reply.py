@@ -45,6 +45,7 @@ class TmParams:
     e2e_cancel_reason: int = 1  # the Reason of a received CANCEL goes along
     remap_503_500: int = 1  # a 503 goes upstream as 500 (RFC 3261 section 16.7 step 6)
     relay_100: int = 0  # 1: a 100 of a branch goes upstream
+    event_callback: str = ""  # the script's function for the events of tm, "" for none
 
 
 COUNTERS: Final = (
@@ -104,7 +105,7 @@ class Replier:
         self.counters["tmx.rpl_generated"] += 1
         return self.send(t, code, data, now)
 
-    def send(self, t: Transaction, status: int, data: bytes, now: float) -> bool:
+    def send(self, t: Transaction, status: int, data: bytes, now: float, reply: Response | None = None) -> bool:
         """Send the response ``data`` upstream; a final one cancels what is still pending (RFC 3261 section 16.7 step 10)."""
         before = t.status
         if before >= 200 and not (before < 300 and 200 <= status < 300):
@@ -114,6 +115,9 @@ class Replier:
         if t.relayed and t.state == ACCEPTED:
             t.data = b""  # the callee sends its 2xx again, not we (RFC 6026 section 7.1)
         self.counters["tmx.rpl_sent"] += 1
+        if t.watchers:
+            for watcher in t.watchers:
+                watcher.replied(t, status, data, reply, now)
         if before >= 200:
             return True
         if status < 200:
@@ -137,7 +141,7 @@ class Replier:
 
     def forward(self, t: Transaction, reply: Response, edits: Edits, now: float) -> bool:
         """Send ``reply`` of a branch upstream, without our Via and with what the routes changed."""
-        if self.send(t, reply.status, forward_response(reply, edits), now):
+        if self.send(t, reply.status, forward_response(reply, edits), now, reply):
             self.counters["tmx.rpl_relayed"] += 1
             return True
         return False
@@ -200,8 +204,7 @@ class Replier:
         branch.cancel_wanted = branch.state == CALLING  # may be ignored: once more when something comes
         data = branch.make_cancel()
         if reason:
-            head, _, _ = data.partition(b"Content-Length: 0\r\n")
-            data = head + f"Reason: {reason}\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
+            data = data[:-2] + f"Reason: {reason}\r\n\r\n".encode("latin-1")
         cancel = ClientTransaction(branch.key, "CANCEL", branch.flow, branch.timings, data)
         self.layer.open_client(cancel, now)
         self.layer.canceled(branch, now)

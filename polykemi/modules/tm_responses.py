@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import Route
+from polykemi.modules.tm_local import LocalClient, Locals
 from polykemi.modules.tm_reply import Replier
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Edits, Response
@@ -17,8 +18,9 @@ from polykemi.transaction.tables import PROCEEDING
 class Responses:
     """The response context: takes responses, timeouts and transport errors of branches."""
 
-    def __init__(self, replier: Replier) -> None:
+    def __init__(self, replier: Replier, local: Locals) -> None:
         self._replier = replier
+        self._local = local
         self._services = replier.services
         self._layer = replier.layer
         self._params = replier.params
@@ -37,6 +39,8 @@ class Responses:
             counters["tmx.rpl_absorbed"] += 1
             return ()
         if not isinstance(client, Branch):
+            if isinstance(client, LocalClient):
+                return self._local.handle(client, response, ctx.flow, now)
             return ()  # a response to our own CANCEL
         branch, t, status = client, client.transaction, response.status
         if t is None:
@@ -50,16 +54,20 @@ class Responses:
             if branch.canceled:
                 counters["tmx.rpl_absorbed"] += 1
                 return ()  # nobody waits for it any more
-        if t.on_reply:
+        if branch.on_reply:
             return self._pass_through_route(branch, t, response, ctx, now, pending=pending)
         return self._pass(branch, t, response, ctx, now, pending=pending)
 
     def _pass_through_route(
         self, branch: Branch, t: Transaction, response: Response, ctx: RouteContext, now: float, *, pending: bool
     ) -> Process[None]:
-        onreply = self._context(Route.ONREPLY, t.on_reply, t, branch, response, ctx.flow, now)
+        onreply = self._context(Route.ONREPLY, branch.on_reply, t, branch, response, ctx.flow, now)
         onreply.edits = ctx.edits
         yield onreply
+        if onreply.message is not response:
+            assert isinstance(onreply.message, Response)
+            response = onreply.message
+        ctx.edits = onreply.edits
         branch.bflags = onreply.bflags
         if onreply.dropped and response.status < 200:
             branch.replied = True
@@ -97,6 +105,9 @@ class Responses:
 
     def failed(self, client: ClientTransaction, status: int, now: float) -> Process[None]:
         """Take a timeout (408) or transport error (503) as if it were a final response (RFC 3261 section 16.8, 17.1.4)."""
+        if isinstance(client, LocalClient):
+            yield from self._local.failed(client, status, now)
+            return
         if not isinstance(client, Branch) or client.transaction is None or not client.is_pending:
             return
         branch, t = client, client.transaction
@@ -128,9 +139,12 @@ class Responses:
         if t.is_waiting:
             return
         best = t.best()
-        if t.on_failure and best is not None:
-            name, t.on_failure = t.on_failure, ""
-            failure = self._context(Route.FAILURE, name, t, best, t.request, t.source, now)
+        if t.watchers and best is not None:
+            for watcher in t.watchers:
+                watcher.failed(t, best, now)
+        if best is not None and best.on_failure:
+            t.on_failure = ""  # a branch that the block makes has one only when the block sets it
+            failure = self._context(Route.FAILURE, best.on_failure, t, best, t.request, t.source, now)
             failure.branch_index = len(t.branches)  # as Kamailio: $T_branch_idx is that of the branch to come
             failure.reply = best.reply
             yield failure

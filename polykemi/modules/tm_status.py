@@ -47,9 +47,9 @@ class TmStatus(Module):
 
     @export()
     def t_grep_status(self, ctx: RouteContext, code: int) -> int:
-        """Tell whether a branch has ended with ``code``: 1 or -1."""
+        """Tell whether a branch has ended with ``code``: 1 or -1; the reply that is being processed does not count."""
         t = ctx.transaction
-        return 1 if t is not None and any(branch.status == code for branch in t.branches) else -1
+        return 1 if t is not None and any(b.status == code and b.replied for b in t.branches) else -1
 
     @export()
     def t_get_branch_index(self, ctx: RouteContext) -> int:

@@ -156,6 +156,7 @@ class Tmx(Module):
         self.tm.relayer.answer_100(ctx, t)
         t.suspended = Branch(t, self.services.ids.branch(), "INVITE", t.flow, t.timings, Target(ctx.ruri))
         t.suspended.expires = t.expires
+        t.suspended.arm(t)
         self.tm.relayer.remember(ctx, t)
         self.tm.layer.wait(t.suspended, ctx.now)
         self._suspended[t.id_index, t.label] = t

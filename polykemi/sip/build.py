@@ -91,14 +91,22 @@ def forward_request(
     in ``edits`` like every other change.
     """
     lines = request.lines
+    top = _top_via(request)
     if received or rport:
-        top = _top_via(request)
         lines = lines.copy()
         lines[top] = mark_via(lines[top], received, rport)
     head = [f"{request.method} {uri} SIP/2.0\r\nVia: {via}"]
+    if edits.inserts and min(edits.inserts)[0] <= top:  # as Kamailio: what goes before the first Via goes before ours
+        head = [f"{request.method} {uri} SIP/2.0", *_texts_up_to(top, edits), f"Via: {via}"]
+        edits = edits.copy()
+        edits.inserts = [insert for insert in edits.inserts if insert[0] > top]
     for route in routes:
-        head.append(f"Route: <{route}>" if route[:1] != "<" else "Route: " + route)  # noqa: PERF401  # mostly none
+        head.append(f"Route: <{route}>" if route[:1] != "<" else "Route: " + route)  # mostly none
     return _joined(head, lines, request, edits)
+
+
+def _texts_up_to(line: int, edits: Edits) -> list[str]:
+    return [text for place, text in sorted(edits.inserts, key=lambda insert: insert[0]) if place <= line]
 
 
 def forward_response(reply: Response, edits: Edits) -> bytes:
@@ -130,6 +138,11 @@ def forward_response(reply: Response, edits: Edits) -> bytes:
     return _joined([reply.start_line], lines, reply, edits)
 
 
+def with_edits(message: Message, edits: Edits, start_line: str) -> bytes:
+    """Build ``message`` as ``edits`` change it, with another start-line. Raise ParseError for a bad Content-Length."""
+    return _joined([start_line], message.lines, message, edits)
+
+
 def _top_via(message: Message) -> int:
     top = message.shape.first.get("via", -1)
     if top < 0:
@@ -140,10 +153,16 @@ def _top_via(message: Message) -> int:
 def _joined(head: list[str], lines: list[str], message: Message, edits: Edits) -> bytes:
     """Join ``head``, the header ``lines`` of ``message`` after the edits, and the body."""
     body = edits.body
-    if body is not None:  # its own Content-Length takes the place of the others
-        applied = edits.apply(lines)
-        head += [line for line in applied if canonical_names[line.partition(":")[0]] != "content-length"]
-        head.append(f"Content-Length: {len(body)}")
+    if body is not None:
+        length = f"Content-Length: {len(body)}"  # one takes the place of the first, and of all others
+        for line in edits.apply(lines):
+            if canonical_names[line.partition(":")[0]] != "content-length":
+                head.append(line)
+            elif length:
+                head.append(length)
+                length = ""
+        if length:
+            head.append(length)
     else:
         body = message.body
         head += _spliced(lines, edits)

@@ -47,7 +47,7 @@ class LmdbFile:
         try:
             self._lock()
             self._mapped = _writes_in_place(self._descriptor)
-            self.env = self._open(map_size, max_dbs)
+            self.env = self._open_as_it_is(map_size, max_dbs)
         except (lmdb.Error, OSError) as error:
             os.close(self._descriptor)
             raise DataError(f"{path}: cannot be opened as a location store: {error}") from None
@@ -55,6 +55,13 @@ class LmdbFile:
             os.close(self._descriptor)
             raise
         self._unlock()
+
+    def _open_as_it_is(self, map_size: int, max_dbs: int) -> Any:
+        while True:
+            try:
+                return self._open(map_size, max_dbs)
+            except lmdb.MapResizedError:  # others have written since its size was asked for
+                continue
 
     def _open(self, map_size: int, max_dbs: int) -> Any:
         path, size = str(self.path), os.fstat(self._descriptor).st_size

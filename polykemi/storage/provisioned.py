@@ -11,9 +11,10 @@ import itertools
 import os
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import md5
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
 from polykemi.errors import DataError
@@ -25,6 +26,24 @@ IN_MEMORY: Final = ":memory:"
 COLUMNS: Final = ("username", "domain", "password")  # of an imported CSV
 
 _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphabetical order
+    "acc": (
+        5,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        method VARCHAR(16) NOT NULL DEFAULT '',
+        from_tag VARCHAR(128) NOT NULL DEFAULT '',
+        to_tag VARCHAR(128) NOT NULL DEFAULT '',
+        callid VARCHAR(255) NOT NULL DEFAULT '',
+        sip_code VARCHAR(3) NOT NULL DEFAULT '',
+        sip_reason VARCHAR(128) NOT NULL DEFAULT '',
+        time TIMESTAMP NOT NULL""",
+    ),
+    "acc_cdrs": (
+        2,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        start_time TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:00',
+        end_time TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:00',
+        duration REAL NOT NULL DEFAULT 0""",
+    ),
     "address": (
         6,
         """id INTEGER PRIMARY KEY NOT NULL,
@@ -90,6 +109,25 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
         last_modified TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:01',
         UNIQUE (username, domain, grp)""",
     ),
+    "missed_calls": (
+        4,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        method VARCHAR(16) NOT NULL DEFAULT '',
+        from_tag VARCHAR(128) NOT NULL DEFAULT '',
+        to_tag VARCHAR(128) NOT NULL DEFAULT '',
+        callid VARCHAR(255) NOT NULL DEFAULT '',
+        sip_code VARCHAR(3) NOT NULL DEFAULT '',
+        sip_reason VARCHAR(128) NOT NULL DEFAULT '',
+        time TIMESTAMP NOT NULL""",
+    ),
+    "pl_pipes": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        pipeid VARCHAR(64) NOT NULL DEFAULT '',
+        algorithm VARCHAR(32) NOT NULL DEFAULT '',
+        plimit INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (pipeid)""",
+    ),
     "subscriber": (
         7,
         """id INTEGER PRIMARY KEY NOT NULL,
@@ -112,6 +150,9 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
     ),
 }
 _INDEXES: Final = {
+    "acc_callid_idx": "acc (callid)",
+    "acc_cdrs_start_time_idx": "acc_cdrs (start_time)",
+    "missed_calls_callid_idx": "missed_calls (callid)",
     "dbaliases_alias_idx": "dbaliases (alias_username, alias_domain)",
     # beside Kamailio's own: to find the password of a name, this one is enough without the table's row
     "subscriber_password": "subscriber (username, domain, password)",
@@ -324,6 +365,28 @@ class Database:
     def for_scripts(self) -> SqlConnection:
         """Return a connection to this database that scripts may use (KSR.sqlops). Raise DataError."""
         return SqlConnection.open(self._place)
+
+    def select(
+        self, table: str, columns: Sequence[str], where: Mapping[str, str] = MappingProxyType({}), order: str = ""
+    ) -> list[tuple[Any, ...]]:
+        """Return ``columns`` of the rows of ``table`` in which the columns of ``where`` have its values, by ``order``.
+
+        Raise DataError for a table or a column that does not exist.
+        """
+        for name in (table, *columns, *where, order or table):
+            if not _IDENTIFIER.fullmatch(name):
+                raise DataError(f"{self.name}: {name!r} is no name of a table or column")
+        for value in where.values():
+            try:
+                value.encode("latin-1").decode()
+            except UnicodeDecodeError:  # octets that are no UTF-8: nothing can be stored under them
+                return []
+        sql = f"SELECT {', '.join(f'[{c}]' for c in columns)} FROM [{table}]"
+        if where:
+            sql += f" WHERE {' AND '.join(f'[{c}] = ?' for c in where)}"
+        if order:
+            sql += f" ORDER BY [{order}]"
+        return self.query(sql, list(where.values()))
 
     def query(self, sql: str, params: Sequence[int | float | str | None] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows. Raise DataError with SQLite's own words."""

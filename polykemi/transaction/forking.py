@@ -33,6 +33,8 @@ class Branch(ClientTransaction):
         "index",
         "instance",
         "on_branch_failure",
+        "on_failure",
+        "on_reply",
         "path",
         "replied",
         "reply",
@@ -56,7 +58,7 @@ class Branch(ClientTransaction):
         self.bflags = target.flags
         self.ruid = target.ruid
         self.instance = target.instance
-        self.on_branch_failure = ""
+        self.on_reply = self.on_failure = self.on_branch_failure = ""  # as they were when the branch was made
         self.status = 0  # of the last response, of our own too (408, 503)
         self.reply: Response | None = None  # the final response of 300 and above, None for one of our own
         self.reply_edits: Edits | None = None  # what the routes changed in it
@@ -65,6 +67,12 @@ class Branch(ClientTransaction):
         self.dropped = False  # t_drop_replies: its response is not to be chosen
         self.cancel_wanted = False  # a CANCEL goes out as soon as there is a provisional response (section 9.1)
         self.canceled = False  # it went out
+
+    def arm(self, transaction: Transaction) -> None:
+        """Take the route blocks that are set for the transaction now; those of branches to come may be others."""
+        self.on_reply = transaction.on_reply
+        self.on_failure = transaction.on_failure
+        self.on_branch_failure = transaction.on_branch_failure
 
     @property
     def is_pending(self) -> bool:
@@ -107,6 +115,7 @@ class Transaction(ServerTransaction):
         "source",
         "status",
         "suspended",
+        "watchers",
     )
 
     def __init__(
@@ -143,6 +152,7 @@ class Transaction(ServerTransaction):
         self.on_branch_failure = ""
         self.contacts: list[list[Target]] = []  # t_load_contacts: groups for serial forking, the next one first
         self.reply_headers: list[str] = []
+        self.watchers: list[Any] = _NONE  # modules/tm_watch.Watcher: who is told of what becomes of it
         # the request as the request route left it: what failure routes start from
         self.ruri = request.uri
         self.dst_uri = ""
@@ -163,6 +173,10 @@ class Transaction(ServerTransaction):
             assert isinstance(message, Request)
             request = message
         return request
+
+    def renew(self, request: Request) -> None:
+        """Take the request as a script has made it anew."""
+        self._request, self.raw = request, request.raw
 
     @property
     def id_index(self) -> int:
@@ -216,10 +230,10 @@ class Transaction(ServerTransaction):
             branch.reply = branch.reply_edits = None
             branch.uri = branch.dst_uri = branch.path = branch.ruid = branch.instance = ""
             if branch.state == ACCEPTED:  # more 2xx may come, and run the onreply route
-                accepted = True
+                accepted = accepted or branch.on_reply != ""
             else:
                 branch.transaction = None
-        if not accepted or not self.on_reply:
+        if not accepted:
             self.raw = b""
             self.shared = _GONE
             self.source = self.flow

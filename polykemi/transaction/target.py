@@ -10,10 +10,23 @@ from polykemi.sip.flow import Listener
 class Shared:
     """What all route blocks of one transaction share: message flags, $avp, $xavp (Kamailio attaches them to the transaction)."""
 
-    __slots__ = ("avps", "flags", "record_routes", "route_params", "xavis", "xavps", "xavus", "xflags")
+    __slots__ = (
+        "acc_upstream",
+        "avps",
+        "dialog",
+        "flags",
+        "record_routes",
+        "route_params",
+        "xavis",
+        "xavps",
+        "xavus",
+        "xflags",
+    )
 
     def __init__(self) -> None:
         self.flags = 0
+        self.acc_upstream = False  # acc: the callee has sent the request
+        self.dialog: Any = None  # dialog: the one that the message belongs to (modules/dialog_state.Dialog)
         self.xflags = 0  # corex's extended flags, 0..63
         self.route_params = ""  # URI parameters of our own Route, as rr.loose_route found them
         self.record_routes: tuple[str, ...] = ()  # lines that rr has added

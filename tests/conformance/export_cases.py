@@ -3,7 +3,8 @@ r"""The case files under ``exports/``: what each KSR function answers and sends,
 One file a module (``core.txt``: the functions on KSR itself), a list of cases; ``#`` lines before the first are comments:
 
     === what it does, in words; unique in the file
-    --- config              TOML with tables [modules.<name>]
+    --- config              TOML with tables [modules.<name>]; {dir} is the directory of the files
+    --- file name           a file that is there when the server starts: the lines as they are
     --- sql                 statements that fill the database before the server starts, one a line
     --- address 1 192.0.2.0/24 5060 carrier
                             a row of the address table: group, net, and if given port and tag
@@ -50,6 +51,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -92,6 +94,7 @@ _RESULT: Final = re.compile(rf"{_LITERAL}|true|false|null|none|ends|\*")
 _ARGUMENTS: Final = {  # of each section
     "config": r"",
     "sql": r"",
+    "file": r"\w+(\.\w+)?",
     "address": r"\d+ \S+/\d+( \d+( \S+)?)?",
     "message": r"([A-Z]+( \S+)?)?",
     "from": r"\S+:\d+",
@@ -152,6 +155,7 @@ class Case:
     name: str
     config: dict[str, dict[str, Any]] = field(default_factory=dict)
     sql: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)  # name -> text
     steps: list[Step] = field(default_factory=list)
     blocks: dict[tuple[str, int], list[Call]] = field(default_factory=dict)  # by name and step
     sent: list[Expected] | None = None  # in all steps
@@ -240,6 +244,8 @@ class _Reader:
             case.config = self._config(section)
         elif section.name == "sql":
             case.sql += [line for _, line in section.full_lines]
+        elif section.name == "file":
+            case.files[argument] = "\n".join(line for _, line in section.lines).rstrip("\n") + "\n"
         elif section.name == "address":
             group, net, *more = argument.split(" ")
             address, _, mask = net.partition("/")
@@ -392,6 +398,21 @@ class _Reader:
 def read_cases(path: Path) -> list[Case]:
     """Return the cases of a file. Raise CaseError."""
     return _Reader(path).read()
+
+
+def in_directory(value: Any, directory: Path) -> Any:
+    """Return a value of the configuration with the name of ``directory`` in the place of {dir}."""
+    if isinstance(value, dict):
+        return {key: in_directory(one, directory) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [in_directory(one, directory) for one in value]
+    return value.replace("{dir}", str(directory)) if isinstance(value, str) else value
+
+
+def write_files(files: Mapping[str, str], directory: Path) -> None:
+    """Write the files of a case into ``directory``."""
+    for name, text in files.items():
+        (directory / name).write_text(text, "utf-8")
 
 
 def unescape(literal: str) -> str:

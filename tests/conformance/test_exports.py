@@ -23,7 +23,18 @@ from polykemi.kemi.registry import Registry, exports_of
 from polykemi.modules import MODULES
 from polykemi.storage.provisioned import Database
 from polykemi.testing import Sent, ServerUnderTest
-from tests.conformance.export_cases import REQUEST, Call, Case, CaseError, Expected, Step, holds, read_cases
+from tests.conformance.export_cases import (
+    REQUEST,
+    Call,
+    Case,
+    CaseError,
+    Expected,
+    Step,
+    holds,
+    in_directory,
+    read_cases,
+    write_files,
+)
 from tests.parity.scenario import message_of, reply_of
 
 FILES = {path.stem: path for path in sorted((Path(__file__).parent / "exports").glob("*.txt"))}
@@ -145,6 +156,7 @@ def play_case(case: Case, engine: str) -> Outcome:
             path = Path(directory) / f"case.{EXTENSIONS[engine]}"
             text = script(case, engine)
             path.write_text(text, "utf-8")
+            write_files(case.files, Path(directory))
             database = Database()
             database.add_subscriber("alice", "example.test", "wonderland")
             for statement in case.sql:
@@ -152,7 +164,10 @@ def play_case(case: Case, engine: str) -> Outcome:
             with (
                 patch("polykemi.server.Registry", lambda modules: Used(modules, text)),
                 ServerUnderTest(
-                    {engine: path}, domains=["example.test"], modules=case.config, database=database
+                    {engine: path},
+                    domains=["example.test"],
+                    modules=in_directory(case.config, Path(directory)),
+                    database=database,
                 ) as server,
             ):
                 everything: list[Sent] = []

@@ -29,7 +29,9 @@ def sent(ctx: RouteContext) -> list[str]:
     """Return the header lines that the next hop gets."""
     assert isinstance(ctx.message, Request)
     data = forward_request(ctx.message, ctx.edits, uri=ctx.ruri, via="us")
-    return data.decode("latin-1").partition("\r\n\r\n")[0].split("\r\n")[2:]
+    lines = data.decode("latin-1").partition("\r\n\r\n")[0].split("\r\n")[1:]
+    lines.remove("Via: us")
+    return lines
 
 
 def test_headers_are_added_where_asked(hdr: Hdr, ctx: RouteContext) -> None:

@@ -55,8 +55,9 @@ def test_the_failure_route_sends_the_call_to_voicemail() -> None:
 
 def test_the_new_branch_of_a_failure_route_decides_the_answer() -> None:
     def failure(p: Proxy, ctx: RouteContext) -> None:
-        ctx.branches.append(Target(CAROL_URI))
-        p.relay(ctx)
+        if ctx.transaction is not None and len(ctx.transaction.branches) == 1:
+            ctx.branches.append(Target(CAROL_URI))
+            p.relay(ctx)
 
     p = Proxy(to(BOB_URI, failure="FAIL"), FAIL=failure)
     invite = find(p.receive(request("INVITE"), ALICE), "INVITE")

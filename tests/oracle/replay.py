@@ -78,6 +78,7 @@ class Replay:
         everything: list[Sent] = []
         begin = len(self._server.lines)
         try:
+            self._control(f"begin {number}")
             for i, step in enumerate(case.steps):
                 self._control(f"{number} {i}")
                 self._bring(step, number, everything)

@@ -1,7 +1,7 @@
 """The scripts of the oracle suite: one for a group of cases, in each language, the same text for both servers.
 
 A control request (``OPTIONS sip:oracle@...`` with ``X-Oracle: CASE STEP``) says which case and step comes next; both are
-kept in a shared variable, for Kamailio's processes. Each value goes into the log as ``#oracle CASE BLOCK@STEP NUMBER VALUE``.
+kept in a shared variable, for Kamailio's processes. ``begin CASE`` before a case takes back what others have registered. Each value goes into the log as ``#oracle CASE BLOCK@STEP NUMBER VALUE``.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ local function run(block)
 end
 local function control()
     if KSR.pv.get("$rU") ~= "oracle" then return false end
-    KSR.pv.sets("$shv(oracle)", KSR.pv.get("$hdr(X-Oracle)"))
-    KSR.info("#oracle control " .. KSR.pv.get("$hdr(X-Oracle)") .. "\\n")
+    local order = KSR.pv.get("$hdr(X-Oracle)")
+    KSR.pv.sets("$shv(oracle)", order)
+    if string.find(order, "^begin") then KSR.registrar.unregister("location", "sip:alice@example.test") end
+    KSR.info("#oracle control " .. order .. "\\n")
     KSR.sl.sl_send_reply(200, "OK")
     return true
 end
@@ -81,8 +83,10 @@ function run(block) {
 }
 function control() {
     if (KSR.pv.get("$rU") != "oracle") return false;
-    KSR.pv.sets("$shv(oracle)", KSR.pv.get("$hdr(X-Oracle)"));
-    KSR.info("#oracle control " + KSR.pv.get("$hdr(X-Oracle)") + "\\n");
+    var order = KSR.pv.get("$hdr(X-Oracle)");
+    KSR.pv.sets("$shv(oracle)", order);
+    if (order.indexOf("begin") == 0) KSR.registrar.unregister("location", "sip:alice@example.test");
+    KSR.info("#oracle control " + order + "\\n");
     KSR.sl.sl_send_reply(200, "OK");
     return true;
 }
@@ -127,8 +131,11 @@ def run(block):
 def control():
     if KSR.pv.get("$rU") != "oracle":
         return False
-    KSR.pv.sets("$shv(oracle)", KSR.pv.get("$hdr(X-Oracle)"))
-    KSR.info("#oracle control " + KSR.pv.get("$hdr(X-Oracle)") + "\\n")
+    order = KSR.pv.get("$hdr(X-Oracle)")
+    KSR.pv.sets("$shv(oracle)", order)
+    if order.startswith("begin"):
+        KSR.registrar.unregister("location", "sip:alice@example.test")
+    KSR.info("#oracle control " + order + "\\n")
     KSR.sl.sl_send_reply(200, "OK")
     return True
 

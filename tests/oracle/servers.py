@@ -186,6 +186,7 @@ def _filled(value: Any, directory: Path) -> Any:
         return [_filled(one, directory) for one in value]
     if not isinstance(value, str):
         return value
+    value = value.replace("=>polykemi", "=>{db}")  # sqlops: the server's own database
     return used(value.replace("{db}", f"sqlite:///{directory / FILE_NAME}").replace("{dir}", str(directory)))
 
 

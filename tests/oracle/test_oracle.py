@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from bench.kamailio_server import why_not
-from tests.conformance.export_cases import Case, CaseError, read_cases
+from tests.conformance.export_cases import Case, CaseError, read_cases, write_files
 from tests.oracle import scripts, servers
 from tests.oracle.compare import calls_of, comparable
 from tests.oracle.replay import LONGEST_WAIT, Outcome, Replay
@@ -31,7 +31,9 @@ def _newer() -> frozenset[str]:
     """Return the functions that Kamailio has got after 5.6."""
     text = (HERE.parents[1] / "polykemi/kemi/kamailio_exports.tsv").read_text()
     rows = csv.DictReader(text.splitlines(), delimiter="\t")
-    return frozenset(f"KSR.{row['module']}.{row['function']}" for row in rows if row["version"] != "5.6")
+    return frozenset(
+        f"KSR.{row['module']}.{row['function']}".replace("..", ".") for row in rows if row["version"] != "5.6"
+    )
 
 
 NEWER = _newer()
@@ -58,7 +60,7 @@ NUMBERS = {name: f"c{number:03}" for number, name in enumerate(CASES)}
 
 
 def _configuration(case: Case) -> str:
-    return json.dumps([case.config, case.sql])
+    return json.dumps([case.config, case.sql, case.files])
 
 
 def _asks(name: str) -> list[str]:
@@ -96,7 +98,7 @@ def play(group: Group, product: str) -> dict[str, Outcome] | str:
     _, configuration, engine = group
     names = members(group)
     cases = {number: CASES[name][1] for number, name in names.items()}
-    config, statements = json.loads(configuration)
+    config, statements, files = json.loads(configuration)
     modules = sorted({p.split(".")[1] for case in cases.values() for p in case.paths if p.count(".") == 2})
     text = scripts.script(cases, engine)
     outcomes: dict[str, Outcome] = {}
@@ -104,6 +106,7 @@ def play(group: Group, product: str) -> dict[str, Outcome] | str:
         with TemporaryDirectory() as temporary:
             directory = Path(temporary)
             servers.make_database(directory, statements)
+            write_files({name: servers.used(text) for name, text in files.items()}, directory)
             if product == "kamailio":
                 callbacks = scripts.callbacks(cases.values(), engine)
                 server = servers.start_kamailio(directory, engine, text, config, modules, callbacks)

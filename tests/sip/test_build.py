@@ -262,7 +262,7 @@ def test_our_via_does_not_come_back_by_an_edit() -> None:
     edits.inserts += [(0, "A: 1"), (1, "B: 1"), (1, "B: 2"), (3, "Z: 1")]
     assert forward_response(r, edits) == b"SIP/2.0 200 OK\r\nA: 1\r\nB: 1\r\nB: 2\r\nTo: x\r\nl: 1\r\nZ: 1\r\n\r\nx"
     edits.body = b"new"
-    expected = b"SIP/2.0 200 OK\r\nA: 1\r\nB: 1\r\nB: 2\r\nTo: x\r\nZ: 1\r\nContent-Length: 3\r\n\r\nnew"
+    expected = b"SIP/2.0 200 OK\r\nA: 1\r\nB: 1\r\nB: 2\r\nTo: x\r\nContent-Length: 3\r\nZ: 1\r\n\r\nnew"
     assert forward_response(r, edits) == expected
 
 

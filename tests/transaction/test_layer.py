@@ -165,7 +165,7 @@ def test_a_transaction_let_go_keeps_its_request_only_where_more_2xx_may_come() -
     t = transaction(message("INVITE"), layer)
     branch = Branch(t, "z9hG4bKours", "INVITE", FLOW, layer.timings, Target("sip:b@x"))
     branch.state = ACCEPTED
-    t.on_reply = "REPLY"
+    branch.on_reply = "REPLY"
     t.branches.append(branch)
     t.let_go()
     assert t.request.method == "INVITE"

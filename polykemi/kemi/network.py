@@ -1,0 +1,94 @@
+"""What exports may ask of the network while a route block waits: other servers, and DNS. The transport implements it.
+
+The loop is blocked for as long as the answer takes, at most the given time: as Kamailio's workers are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+
+class Peers(Protocol):
+    """Other servers that answer one datagram with one datagram: media relays and their like."""
+
+    def ask(self, address: str, data: bytes, seconds: float, accept: Callable[[bytes], bool]) -> bytes | None:
+        """Send ``data`` to ``address`` and return the first answer that ``accept`` takes, None when ``seconds`` are over.
+
+        ``address``: ``udp:host:port``, ``udp6:host:port`` or ``unix:path`` (a stream, one connection a question). Raise
+        OSError when the peer cannot be reached at all: nobody listens there, an unknown name.
+        """
+
+
+class Srv(NamedTuple):
+    """An SRV record (RFC 2782); ``target`` without the last dot."""
+
+    priority: int
+    weight: int
+    port: int
+    target: str
+
+
+class Naptr(NamedTuple):
+    """A NAPTR record (RFC 3403); ``replacement`` without the last dot."""
+
+    order: int
+    preference: int
+    flags: str
+    services: str
+    regexp: str
+    replacement: str
+
+
+class Dns(Protocol):
+    """The domain name system. What is not there, or does not come within ``seconds``, is an empty list."""
+
+    def addresses(self, host: str, seconds: float) -> list[str]:
+        """Return the IP addresses of ``host`` as the system finds them (its hosts file, DNS), in the order to be tried."""
+
+    def srv(self, name: str, seconds: float) -> list[Srv]:
+        """Return the SRV records of ``name``, in no order."""
+
+    def naptr(self, name: str, seconds: float) -> list[Naptr]:
+        """Return the NAPTR records of ``name``, in no order."""
+
+    def ptr(self, name: str, seconds: float) -> list[str]:
+        """Return the names that the PTR records of ``name`` (``1.2.0.192.in-addr.arpa``) give."""
+
+    def txt(self, name: str, seconds: float) -> list[str]:
+        """Return the first text of each TXT record of ``name``."""
+
+    def raw(self, name: str, kind: int, seconds: float) -> list[bytes]:
+        """Return the data of the records of type ``kind``, a number, at ``name``: for types that nobody has a name for."""
+
+
+class Offline:
+    """No network: what a server without sockets has. No peer can be reached, no name is known."""
+
+    def ask(self, address: str, data: bytes, seconds: float, accept: Callable[[bytes], bool]) -> bytes | None:
+        """Raise OSError."""
+        raise OSError("there is no network")
+
+    def addresses(self, host: str, seconds: float) -> list[str]:
+        """Return nothing."""
+        return []
+
+    def srv(self, name: str, seconds: float) -> list[Srv]:
+        """Return nothing."""
+        return []
+
+    def naptr(self, name: str, seconds: float) -> list[Naptr]:
+        """Return nothing."""
+        return []
+
+    def ptr(self, name: str, seconds: float) -> list[str]:
+        """Return nothing."""
+        return []
+
+    def txt(self, name: str, seconds: float) -> list[str]:
+        """Return nothing."""
+        return []
+
+    def raw(self, name: str, kind: int, seconds: float) -> list[bytes]:
+        """Return nothing."""
+        return []

@@ -1,0 +1,257 @@
+"""tm: requests of our own (RFC 3261 section 8.1; Kamailio's t_uac): made, sent through a client transaction, and answered.
+
+A module makes a ``LocalRequest``, gives it to ``Tm.request`` and is told of its end by a function of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from polykemi.errors import ParseError
+from polykemi.kemi.context import Process, RouteContext
+from polykemi.kemi.route import Route
+from polykemi.modules.tm_hops import E_BAD_URI, Hops
+from polykemi.modules.tm_reply import Replier
+from polykemi.sip.build import with_edits
+from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.header import parse_name_addr, split_quoted
+from polykemi.sip.message import Request, Response, parse
+from polykemi.sip.uri import parse_uri
+from polykemi.transaction.machine import ClientTransaction, Timings
+
+LOCAL_REQUEST: Final = "tm:local-request"
+FIRST_CSEQ: Final = 10  # of a request outside of dialogs, as Kamailio counts
+
+
+@dataclass(slots=True)
+class LocalRequest:
+    """A request that we send. What is "" is made or chosen when it is sent, and can be read here then."""
+
+    method: str
+    uri: str  # the Request-URI
+    from_: str  # value of From: a URI or name-addr; gets a tag when it has none
+    to: str  # value of To, with the tag of the peer inside of a dialog
+    headers: list[str] = field(default_factory=list)  # further header lines, without CRLF
+    body: bytes = b""
+    dst_uri: str = ""  # where it goes; "": to the first of the routes, else to the Request-URI
+    routes: list[str] = field(default_factory=list)  # Route values, in order
+    call_id: str = ""
+    cseq: int = FIRST_CSEQ
+    listener: Listener | None = None  # where it leaves; None: the first listener of the transport
+    auto_ack: bool = True  # an INVITE's 2xx is acknowledged by tm
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReply:
+    """How a local request ended: its final response, or without one 408 (timeout) and 503 (could not be sent)."""
+
+    request: LocalRequest
+    status: int
+    reason: str
+    response: Response | None
+    flow: Flow  # where the response came from, else where the request went
+    now: float  # seconds since the epoch
+
+
+# what a module does at the end of its request; it may return route blocks to be run
+OnEnd = Callable[[LocalReply], Iterable[RouteContext] | None]
+
+
+class LocalClient(ClientTransaction):
+    """The client transaction of a local request."""
+
+    __slots__ = ("acks", "ended", "on_end", "request", "response")
+
+    def __init__(self, branch: str, request: LocalRequest, flow: Flow, timings: Timings, on_end: OnEnd | None) -> None:
+        super().__init__(branch, request.method, flow, timings)
+        self.request = request
+        self.on_end = on_end
+        self.ended = False
+        self.acks: list[tuple[bytes, Flow]] = []  # to the 2xx that came, sent again when it comes again
+        self.response: Response | None = None  # the 2xx that waits for acknowledge()
+
+    def end(
+        self, status: int, reason: str, response: Response | None, flow: Flow, now: float
+    ) -> Iterable[RouteContext]:
+        """Tell the module, once; return the route blocks that it wants run."""
+        if self.ended or self.on_end is None:
+            self.ended = True
+            return ()
+        self.ended = True
+        blocks = self.on_end(LocalReply(self.request, status, reason, response, flow, now))
+        return () if blocks is None else blocks
+
+
+class Locals:
+    """Sends local requests."""
+
+    def __init__(self, replier: Replier, hops: Hops) -> None:
+        self._services = replier.services
+        self._layer = replier.layer
+        self._params = replier.params
+        self._counters = replier.counters
+        self._hops = hops
+
+    @property
+    def has_event(self) -> bool:
+        """Whether a script wants to see local requests before they leave."""
+        callback = self._params.event_callback
+        return bool(callback) and self._services.routes.defines(Route.EVENT, callback)
+
+    def send(self, request: LocalRequest, now: float, on_end: OnEnd | None) -> Process[int]:
+        """Send ``request``: 1, 0 when the event route dropped it, or -7, -400 as t_relay (then ``on_end`` is not called).
+
+        Without an event route no block is run, and the first step is the last.
+        """
+        listener = request.listener or self._services.listeners[0]
+        try:
+            flow = self._hops.hop(_next_hop(request), listener)
+        except ParseError:
+            flow = E_BAD_URI
+        if isinstance(flow, int):
+            return flow
+        branch = self._services.ids.branch()
+        try:
+            data = self._build(request, self._hops.via(flow.listener) + branch)
+        except ParseError:
+            return E_BAD_URI
+        client: LocalClient | None = None
+        if request.method != "ACK":
+            client = LocalClient(branch, request, flow, self._layer.timings, on_end)
+            is_invite = request.method == "INVITE"
+            lifetime = self._params.max_inv_lifetime if is_invite else self._params.max_noninv_lifetime
+            client.expires = now + lifetime / 1000 if lifetime else 0.0
+        if self.has_event:
+            block = self._event(data, flow, now)
+            block.dst_uri = _next_hop(request)
+            yield block
+            if block.dropped:
+                return 0
+            data, flow = self._edited(block, data, flow, branch)
+        if client is None:
+            self._services.outbox.send(data, flow)
+            return 1
+        client.flow, client.data = flow, data
+        self._layer.open_client(client, now)
+        self._counters["tmx.UAC_transactions"] += 1
+        return 1
+
+    def _build(self, request: LocalRequest, via: str) -> bytes:
+        ids = self._services.ids
+        request.call_id = request.call_id or ids.unique()
+        request.from_ = _bracketed(request.from_)
+        if parse_name_addr(request.from_).tag is None:
+            request.from_ += ";tag=" + ids.tag()
+        request.to = _bracketed(request.to)
+        lines = [
+            f"{request.method} {request.uri} SIP/2.0",
+            "Via: " + via,
+            "To: " + request.to,
+            "From: " + request.from_,
+            f"CSeq: {request.cseq} {request.method}",
+            "Call-ID: " + request.call_id,
+        ]
+        lines += ["Route: " + route for route in request.routes]
+        if not any(line[:13].lower() == "max-forwards:" for line in request.headers):
+            lines.append("Max-Forwards: 70")
+        lines.append(f"Content-Length: {len(request.body)}")
+        if self._services.server_header:
+            lines.append("User-Agent: " + self._services.server_header)
+        lines += [line for line in request.headers if line]
+        return "\r\n".join([*lines, "\r\n"]).encode("latin-1") + request.body
+
+    # ---- the event route
+    def _event(self, data: bytes, flow: Flow, now: float) -> RouteContext:
+        listener = flow.listener
+        source = Flow(listener, listener.host, listener.port)
+        block = RouteContext(Route.EVENT, self._params.event_callback, parse(data), source, now)
+        block.event = LOCAL_REQUEST
+        block.wire, block.destination = data, flow
+        return block
+
+    def _edited(self, block: RouteContext, data: bytes, flow: Flow, branch: str) -> tuple[bytes, Flow]:
+        """Return what the event route made of the request, and from where it goes now."""
+        message = block.message
+        assert isinstance(message, Request)
+        if block.force_listener is not None and block.force_listener != flow.listener:
+            flow = Flow(block.force_listener, flow.host, flow.port)
+            block.edits.replaced[0] = f"Via: {self._hops.via(flow.listener)}{branch}"
+        if block.ruri == message.uri and not block.edits:
+            return data, flow
+        return with_edits(message, block.edits, f"{message.method} {block.ruri} SIP/2.0"), flow
+
+    # ---- what comes back
+    def handle(self, client: LocalClient, response: Response, flow: Flow, now: float) -> Iterable[RouteContext]:
+        """Take a response that is no retransmission to the layer; return the route blocks to be run."""
+        status = response.status
+        if status < 200:
+            return ()
+        if client.method == "INVITE" and status < 300:
+            client.response = response
+            if client.request.auto_ack:
+                self.acknowledge(client, (), b"")
+        return client.end(status, response.reason, response, flow, now)
+
+    def acknowledge(self, client: LocalClient, headers: Iterable[str], body: bytes) -> bool:
+        """Send the ACK to the 2xx that came for an INVITE of ours, the same again when there was one; False without 2xx."""
+        if client.acks:
+            for data, flow in client.acks:
+                self._services.outbox.send(data, flow)
+            return True
+        response = client.response
+        if response is None:
+            return False
+        try:
+            ack = ack_request(client.request, response)
+            hop = self._hops.hop(_next_hop(ack), client.flow.listener)
+            if isinstance(hop, int):
+                return False
+            ack.headers, ack.body = list(headers), body
+            data = self._build(ack, self._hops.via(hop.listener) + self._services.ids.branch())
+        except ParseError:
+            return False
+        client.acks.append((data, hop))
+        client.response = None
+        self._services.outbox.send(data, hop)
+        return True
+
+    def failed(self, client: LocalClient, status: int, now: float) -> Iterable[RouteContext]:
+        """Take a timeout (408) or transport error (503); return the route blocks to be run."""
+        reason = "Request Timeout" if status == 408 else "Service Unavailable"
+        return client.end(status, reason, None, client.flow, now)
+
+
+def ack_request(request: LocalRequest, response: Response) -> LocalRequest:
+    """Return the ACK to the 2xx ``response`` of an INVITE (RFC 3261 sections 12.1.2 and 13.2.2.4). Raise ParseError."""
+    contacts = response.list("contact")
+    target = parse_name_addr(contacts[0]).uri if contacts else request.uri
+    routes = response.list("record-route")[::-1] or request.routes
+    return within_dialog("ACK", request, target, response.get("to") or request.to, routes, request.cseq)
+
+
+def within_dialog(
+    method: str, request: LocalRequest, target: str, to: str, routes: list[str], cseq: int
+) -> LocalRequest:
+    """Return a request to the remote ``target`` along ``routes``, the first of which may be a strict router's (12.2.1.1)."""
+    if routes:
+        first = parse_name_addr(routes[0]).uri
+        if not parse_uri(first).is_loose:
+            target, routes = first, [*routes[1:], f"<{target}>"]
+            return LocalRequest(
+                method, target, request.from_, to, routes=routes, dst_uri=first, call_id=request.call_id, cseq=cseq
+            )
+    return LocalRequest(method, target, request.from_, to, routes=routes, call_id=request.call_id, cseq=cseq)
+
+
+def _next_hop(request: LocalRequest) -> str:
+    if request.dst_uri:
+        return request.dst_uri
+    return parse_name_addr(split_quoted(request.routes[0], ",")[0]).uri if request.routes else request.uri
+
+
+def _bracketed(value: str) -> str:
+    """Return ``value`` as a name-addr: as Kamailio, with brackets when no ``>`` ends it or stands before parameters."""
+    end = value.rfind(">")
+    return value if end >= 0 and (end == len(value) - 1 or value[end + 1] == ";") else f"<{value}>"

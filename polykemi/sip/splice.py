@@ -1,0 +1,74 @@
+"""Changes inside of a header line or a body, each at its place in the original (Kamailio: core/data_lump.c).
+
+As many may be made as a script likes, also of one line: all of them see it as it came, and none shifts another.
+"""
+
+from __future__ import annotations
+
+from polykemi.sip.message import Edits, Message
+
+Splice = tuple[int, int, str]  # where a piece begins and ends, and what comes in its place
+
+
+def spliced(original: str, splices: list[Splice]) -> str:
+    """Return ``original`` with ``splices`` applied by place, those of one place in their order; overlaps are cut once."""
+    out, at = [], 0
+    for start, end, text in sorted(splices, key=lambda splice: splice[0]):
+        start = max(start, at)
+        out += [original[at:start], text]
+        at = max(end, start)
+    return "".join([*out, original[at:]])
+
+
+class SplicedLine(str):
+    """A header line that was changed: it knows what it was."""
+
+    __slots__ = ("original", "splices")
+    original: str
+    splices: list[Splice]
+
+    @classmethod
+    def of(cls, original: str, splices: list[Splice]) -> SplicedLine:
+        """Return the line that ``splices`` make of ``original``."""
+        line = cls(spliced(original, splices))
+        line.original, line.splices = original, splices
+        return line
+
+
+class SplicedBody(bytes):
+    """A body that was changed: it knows what it was."""
+
+    original: str
+    splices: list[Splice]
+
+    @classmethod
+    def of(cls, original: str, splices: list[Splice]) -> SplicedBody:
+        """Return the body that ``splices`` make of ``original``."""
+        body = cls(spliced(original, splices).encode("latin-1"))
+        body.original, body.splices = original, splices
+        return body
+
+
+def line_of(message: Message, edits: Edits, index: int) -> str:
+    """Return header line ``index`` as splices see it: as it came, or what an edit of all of it made of it."""
+    line = edits.replaced.get(index)
+    if line is None:
+        return message.lines[index]
+    return line.original if isinstance(line, SplicedLine) else line
+
+
+def splice_line(message: Message, edits: Edits, index: int, *splices: Splice) -> None:
+    """Change header line ``index`` at places in ``line_of``."""
+    line = edits.replaced.get(index)
+    before = line.splices if isinstance(line, SplicedLine) else []
+    edits.replaced[index] = SplicedLine.of(line_of(message, edits, index), [*before, *splices])
+
+
+def splice_body(message: Message, edits: Edits, *splices: Splice) -> None:
+    """Change the body at places in the one that came; one that was set in its place stays. Raise ParseError."""
+    body, original = edits.body, str(message.body, "latin-1")
+    if isinstance(body, SplicedBody):
+        before = body.splices
+    else:
+        before = [] if body is None else [(0, len(original), str(body, "latin-1"))]
+    edits.body = SplicedBody.of(original, [*before, *splices])
