@@ -66,6 +66,8 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
         "contacts_avp": "tm_contacts",
         "contact_flows_avp": "tm_contact_flows",
     },
+    "nathelper": {"received_avp": "$avp(RECEIVED)"},
+    "registrar": {"received_avp": "$avp(RECEIVED)"},
     "rr": {"enable_full_lr": 0, "append_fromtag": 1},
 }
 _DATABASE: Final = {  # modules that read the database, with their parameter for it
