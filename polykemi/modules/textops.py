@@ -27,7 +27,6 @@ from polykemi.modules.textops_changes import (
     string_replacer,
 )
 from polykemi.modules.textops_parts import BodyParts
-from polykemi.modules.textops_strings import StringFunctions
 from polykemi.sip.header import LWS, canonical_names
 from polykemi.sip.uri import parse_uri
 
@@ -37,7 +36,7 @@ def _substitution(expression: str) -> Substitution:
     return Substitution(expression)
 
 
-class TextOps(StringFunctions, BodyParts):
+class TextOps(BodyParts):
     """Text operations on messages."""
 
     name = "textops"
