@@ -61,13 +61,6 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
         username VARCHAR(64) NOT NULL DEFAULT '',
         domain VARCHAR(64) NOT NULL DEFAULT ''""",
     ),
-    "pl_pipes": (
-        1,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        pipeid VARCHAR(64) NOT NULL DEFAULT '',
-        algorithm VARCHAR(32) NOT NULL DEFAULT '',
-        plimit INTEGER NOT NULL DEFAULT 0""",
-    ),
     "dialplan": (
         2,
         """id INTEGER PRIMARY KEY NOT NULL,
