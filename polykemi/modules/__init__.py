@@ -19,6 +19,7 @@ from polykemi.modules.domain import Domain
 from polykemi.modules.group import Group
 from polykemi.modules.hdr import Hdr
 from polykemi.modules.htable import Htable
+from polykemi.modules.ipops import Ipops
 from polykemi.modules.kx import Kx
 from polykemi.modules.maxfwd import MaxFwd
 from polykemi.modules.nathelper import NatHelper
@@ -69,6 +70,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "auth_xkeys": AuthXkeys,
     "permissions": Permissions,
     "pike": Pike,
+    "ipops": Ipops,
     "pipelimit": Pipelimit,
     "ratelimit": Ratelimit,
     "htable": Htable,
