@@ -28,7 +28,6 @@ log = logging.getLogger("polykemi.uac")
 
 _ON_REQUESTS: Final = Route.REQUEST | Route.BRANCH | Route.FAILURE | Route.BRANCH_FAILURE
 _USER: Final = 1  # uac_reg_request_to: by l_username, not by l_uuid
-_HA1: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,6 @@ class Uac(UacCommands):
         self._credentials = [Credential.parse(text) for text in p.credential]
         self._sender = Sender(services, self._listener_of, p.event_callback)
         self._default: Listener | None = None
-        self._replacer: Replacer | None = None
         self._avps: tuple[Accessor, Accessor, Accessor] | None = None
         self._due: float | None = None
 
@@ -102,15 +100,14 @@ class Uac(UacCommands):
         if p.auth_realm_avp:
             user, realm, password = p.auth_username_avp, p.auth_realm_avp, p.auth_password_avp
             self._avps = (self._variable(realm), self._variable(user), self._variable(password))
-        if "rr" in modules and "tm" in modules:
-            mode = p.restore_mode.lower()
-            sides = (
-                Side("from", p.rr_from_store_param, _avp("restore_from_avp", p.restore_from_avp)),
-                Side("to", p.rr_to_store_param, _avp("restore_to_avp", p.restore_to_avp)),
-            )
-            self._replacer = Replacer(modules["rr"], modules["tm"].relayer, sides, mode, p.restore_passwd)
-            if mode == AUTO:
-                modules["rr"].on_routed.append(self._replacer.routed)
+        mode = p.restore_mode.lower()
+        sides = (
+            Side("from", p.rr_from_store_param, _avp("restore_from_avp", p.restore_from_avp)),
+            Side("to", p.rr_to_store_param, _avp("restore_to_avp", p.restore_to_avp)),
+        )
+        self._replacer = Replacer(modules["rr"], modules["tm"].relayer, sides, mode, p.restore_passwd)
+        if mode == AUTO:
+            modules["rr"].on_routed.append(self._replacer.routed)
         if p.reg_db_url:
             self.registrations = Registrations(self.services, p, self._listener_of)
             self.registrations.load(now)
@@ -217,19 +214,17 @@ class Uac(UacCommands):
 
     def _replace(self, ctx: RouteContext, uri: str, *, display: str | None, is_from: bool) -> int:
         replacer = self._replacer
-        if replacer is None:
-            return -1
         return replacer.replace(ctx, replacer.sender if is_from else replacer.receiver, display, uri)
 
     @export(routes=_ON_REQUESTS)
     def uac_restore_from(self, ctx: RouteContext) -> int:
         """Restore within a dialog what ``uac_replace_from`` changed (restore_mode manual; after loose_route). Answers 1 or -1."""
-        return -1 if self._replacer is None else self._replacer.restore(ctx, self._replacer.sender)
+        return self._replacer.restore(ctx, self._replacer.sender)
 
     @export(routes=_ON_REQUESTS)
     def uac_restore_to(self, ctx: RouteContext) -> int:
         """Restore within a dialog what ``uac_replace_to`` changed (restore_mode manual; after loose_route). Answers 1 or -1."""
-        return -1 if self._replacer is None else self._replacer.restore(ctx, self._replacer.receiver)
+        return self._replacer.restore(ctx, self._replacer.receiver)
 
     # ---- registrations
     @export()
@@ -260,10 +255,9 @@ class Uac(UacCommands):
     def uac_reg_request_to(self, ctx: RouteContext, userid: str, imode: int) -> int:
         """Set Request-URI, $du and the variables of auth_realm_avp and its kin as a registration has them. Answers 1 or -1.
 
-        ``userid`` is its uuid, with mode bit 1 its local user; with bit 2 the password is auth_ha1. -2: no URI
-        (reg_use_domain).
+        ``userid`` is its uuid, with mode 1 its local user. -2: that is no URI (reg_use_domain).
         """
-        if imode > _USER | _HA1:
+        if imode > _USER:
             log.error("uac_reg_request_to: unknown mode %d", imode)
             return -1
         if imode & _USER:
@@ -283,8 +277,7 @@ class Uac(UacCommands):
         if self._avps is None:
             log.error("uac_reg_request_to: auth_realm_avp is not set")
             return -1
-        password = one.auth_ha1 if imode & _HA1 else one.auth_password
-        for accessor, value in zip(self._avps, (one.realm, one.auth_username, password), strict=True):
+        for accessor, value in zip(self._avps, (one.realm, one.auth_username, one.auth_password), strict=True):
             if accessor.set is None or not accessor.set(ctx, value):
                 return -1
         return 1
