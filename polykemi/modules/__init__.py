@@ -42,6 +42,7 @@ from polykemi.modules.textops import TextOps
 from polykemi.modules.textopsx import TextOpsX
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
+from polykemi.modules.uac import Uac
 from polykemi.modules.usrloc import Usrloc
 from polykemi.modules.x import X
 from polykemi.modules.xlog import Xlog
@@ -63,6 +64,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "siputils": SipUtils,
     "textops": TextOps,
     "usrloc": Usrloc,
+    "uac": Uac,
     "registrar": Registrar,
     "auth": Auth,
     "auth_db": AuthDb,
