@@ -6,7 +6,7 @@ A module file holds one class. Its parameters are a frozen dataclass with Kamail
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -61,6 +61,8 @@ class Services:
     counters: dict[str, int] = field(default_factory=dict)  # "sl.sent_replies" -> n: names are Kamailio's group.name
     events: list[RouteContext] = field(default_factory=list)  # event route blocks waiting to run
     work: list[Process[None]] = field(default_factory=list)  # processes waiting to run, behind what runs now
+    pause: Callable[[float], None] = lambda seconds: None  # let so many seconds pass, with everything standing still
+    abort: Callable[[], None] = lambda: None  # end the process at once; a server sets both
     server_header: str = "polykemi"
     _listeners_at: dict[str, list[Listener]] = field(init=False, repr=False, default_factory=dict)  # by host
 
