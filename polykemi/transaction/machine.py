@@ -162,9 +162,13 @@ class ClientTransaction(Machine):
         return cancel(lines, uri, via)
 
     def _sent(self) -> tuple[str, str, list[str]]:
-        """Return Request-URI, Via value and the other header lines of the request as it was sent: our Via is its first line."""
+        """Return Request-URI, Via value and the other header lines of the request as it was sent: our Via is its first one."""
         head = str(self.data[: self.data.index(b"\r\n\r\n")], "latin-1")
-        start_line, via, *lines = head.split("\r\n")
+        start_line, *lines = head.split("\r\n")
+        place = 0
+        while lines[place][:5] != "Via: ":  # Record-Route stands above it
+            place += 1
+        via = lines.pop(place)
         return start_line.split(" ")[1], via[5:], lines
 
 

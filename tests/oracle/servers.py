@@ -51,7 +51,12 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "pv": {"shvset": "oracle=s:none 0"},
     "htable": {"htable": "ipban=>size=8;autoexpire=300"},
     "auth": {"nonce_count": 1, "qop": "auth"},
-    "auth_db": {"calculate_ha1": 1, "password_column": "password", "load_credentials": "$avp(oracle)=username", "db_url": "{db}"},
+    "auth_db": {
+        "calculate_ha1": 1,
+        "password_column": "password",
+        "load_credentials": "$avp(oracle)=username",
+        "db_url": "{db}",
+    },
     "usrloc": {"db_mode": 0, "preload": "location"},
     "permissions": {"db_url": "{db}", "address_table": "address"},
     "tm": {
@@ -169,7 +174,7 @@ def start_polykemi(directory: Path, engine: str, text: str, config: Mapping[str,
 
 def _toml(value: Any) -> str:
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r") + '"'
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -250,5 +255,5 @@ def start_kamailio(
 
 def _cfg(value: Any) -> str:
     if isinstance(value, str):
-        return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+        return '"' + re.sub(r'(["\\])', r"\\\1", value).replace("\r\n", "\\r\\n") + '"'
     return str(int(value)) if isinstance(value, (bool, int)) else f'"{value}"'
