@@ -24,8 +24,10 @@ from polykemi.modules.nathelper import NatHelper
 from polykemi.modules.path import PathModule
 from polykemi.modules.permissions import Permissions
 from polykemi.modules.pike import Pike
+from polykemi.modules.pipelimit import Pipelimit
 from polykemi.modules.pv import Pv
 from polykemi.modules.pvx import Pvx
+from polykemi.modules.ratelimit import Ratelimit
 from polykemi.modules.regex import Regex
 from polykemi.modules.registrar import Registrar
 from polykemi.modules.rr import Rr
@@ -72,6 +74,8 @@ MODULES: Final[dict[str, type[Module]]] = {
     "path": PathModule,
     "acc": Acc,
     "dialog": DialogModule,
+    "ratelimit": Ratelimit,
+    "pipelimit": Pipelimit,
     "dialplan": Dialplan,
     "regex": Regex,
     "domain": Domain,
