@@ -98,8 +98,8 @@ class Nonces:
         """Return OK, NONCE_EXPIRED (also for one that is not ours, or an old nc), NONCE_REUSED or ERROR."""
         nonce = credentials.nonce
         stamp = nonce[:_STAMP]
-        if len(nonce) != _STAMP + 24:
-            return NONCE_EXPIRED
+        if len(nonce) != _STAMP + 24:  # too short for any server's, or another one's
+            return ERROR if len(nonce) < _STAMP + 24 else NONCE_EXPIRED
         if not nonce.isascii() or not compare_digest(self._mac(stamp, extra), nonce[_STAMP:]):
             return NONCE_EXPIRED
         age = now - int(stamp[:8], 16)

@@ -216,22 +216,17 @@ class Pvx(XavpFunctions):
     # ---- whole items
     @export()
     def xavp_copy(self, ctx: RouteContext, src_name: str, src_idx: int, dst_name: str) -> int:
-        """Push a copy of an item of the XAVP ``src_name`` onto ``dst_name``."""
+        """Append a copy of an item of the XAVP ``src_name`` to ``dst_name``, below its other items."""
         item = item_at(ctx.shared.xavps.get(src_name), src_idx)
         if item is None or not dst_name:
             return -1
-        ctx.shared.xavps.setdefault(dst_name, []).insert(0, copy.deepcopy(item))
+        ctx.shared.xavps.setdefault(dst_name, []).append(copy.deepcopy(item))
         return 1
 
     @export()
     def xavp_copy_dst(self, ctx: RouteContext, src_name: str, src_idx: int, dst_name: str, dst_idx: int) -> int:
-        """Put a copy of an item of the XAVP ``src_name`` in the place of one of ``dst_name``."""
-        item = item_at(ctx.shared.xavps.get(src_name), src_idx)
-        items = ctx.shared.xavps.get(dst_name, [])
-        if item is None or not -len(items) <= dst_idx < len(items):
-            return -1
-        items[dst_idx] = copy.deepcopy(item)
-        return 1
+        """Append a copy of an item of the XAVP ``src_name`` to ``dst_name``; as in KEMI, ``dst_idx`` has no effect."""
+        return self.xavp_copy(ctx, src_name, src_idx, dst_name)
 
     @export()
     def pv_xavp_print(self, ctx: RouteContext) -> int:

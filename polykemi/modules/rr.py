@@ -187,10 +187,8 @@ class Rr(Module):
 
     @export(routes=_ON_REQUESTS)
     def loose_route_preloaded(self, ctx: RouteContext) -> int:
-        """Route like ``loose_route``. Answers 1 only when the Route stands in a request outside of a dialog, else -1."""
-        preloaded = ctx.message.to.tag is None
-        result = self._loose_route(ctx, strict=True)
-        return 1 if preloaded and result in (1, -3) else -1
+        """Route like ``loose_route``. Answers 1 when a request outside of a dialog had a Route of ours and no other, else -1."""
+        return 1 if self._loose_route(ctx, strict=True) == -3 else -1
 
     def _loose_route(self, ctx: RouteContext, *, strict: bool) -> int:
         result = self._route(ctx, strict=strict)

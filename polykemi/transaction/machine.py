@@ -162,13 +162,12 @@ class ClientTransaction(Machine):
         return cancel(lines, uri, via)
 
     def _sent(self) -> tuple[str, str, list[str]]:
-        """Return Request-URI, Via value and the other header lines of the request as it was sent: our Via is its first one."""
+        """Return Request-URI, Via value and the other header lines of the request as it was sent: our Via is the first Via."""
         head = str(self.data[: self.data.index(b"\r\n\r\n")], "latin-1")
         start_line, *lines = head.split("\r\n")
-        place = 0
-        while lines[place][:5] != "Via: ":  # Record-Route stands above it
-            place += 1
-        via = lines.pop(place)
+        via = lines.pop(
+            next(i for i, line in enumerate(lines) if line[:5] == "Via: ")
+        )  # a route may put lines above it
         return start_line.split(" ")[1], via[5:], lines
 
 

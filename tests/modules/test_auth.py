@@ -223,7 +223,7 @@ def test_a_nonce_that_is_not_ours_is_refused_whatever_its_response() -> None:
     nonce = challenge(made)["nonce"]
     later = f"{int(NOW) + 100000:08x}" + nonce[8:]
     for forged in ("", "x", "0" * 40, nonce[:-1] + ("0" if nonce[-1] != "0" else "1"), later, nonce + "0", "\xff" * 40):
-        assert check(made, authorization(forged)) == -4
+        assert check(made, authorization(forged)) == (-4 if len(forged) >= 40 else -1)
     assert check(server(secret="other"), authorization(nonce)) == -4
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from polykemi.errors import DataError
 from polykemi.kemi.context import RouteContext
 from polykemi.modules.auth import Auth
 from polykemi.modules.auth_db import AuthDb
@@ -148,13 +147,25 @@ def test_is_subscriber_asks_for_a_user() -> None:
     assert "domain" not in ctx.shared.avps
     assert is_subscriber(ctx, "sip:bob@anywhere.test", "subscriber", 0) == 1
     assert ctx.shared.avps["domain"] == ["other.test"]
-    assert is_subscriber(ctx, "sip:bob@anywhere.test", "subscriber", 1) == -1
+    assert is_subscriber(ctx, "sip:bob@anywhere.test", "subscriber", 1) == -2
     assert is_subscriber(ctx, "sip:bob@other.test", "subscriber", 1) == 1
-    for uri in ("sip:nobody@x", "sip:x", "bogus", "sip:\xff@x"):
-        assert is_subscriber(ctx, uri, "subscriber", 0) == -1
+    for uri in ("sip:nobody@x", "sip:x", "sip:\xff@x"):
+        assert is_subscriber(ctx, uri, "subscriber", 0) == -2
+    assert is_subscriber(ctx, "bogus", "subscriber", 0) == -1
 
 
-def test_a_table_that_does_not_exist_is_a_data_error() -> None:
+def test_a_table_or_a_column_that_does_not_exist_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     made = server()
-    with pytest.raises(DataError, match="subscribers"):
-        made.modules["auth_db"].auth_check(request(made), REALM, "subscribers", 0)
+    assert made.modules["auth_db"].auth_check(request(made), REALM, "subscribers", 0) == -1
+    assert "no such table: subscribers" in caplog.text
+    made = server(load_credentials="rpid")
+    assert made.modules["auth_db"].auth_check(request(made), REALM, "subscriber", 0) == -1
+    assert "no such column: rpid" in caplog.text
+
+
+def test_columns_are_loaded_for_a_wrong_password_when_that_is_wanted() -> None:
+    for force, loaded in ((0, None), (1, ["alice"])):
+        made = server(load_credentials="username", force_generate_avps=force)
+        ctx = request(made, password="wrong")
+        assert made.modules["auth_db"].auth_check(ctx, REALM, "subscriber", 0) == -2
+        assert ctx.shared.avps.get("username") == loaded

