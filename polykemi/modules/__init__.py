@@ -14,6 +14,7 @@ from polykemi.modules.base import Module
 from polykemi.modules.cfgutils import Cfgutils
 from polykemi.modules.core import Core
 from polykemi.modules.corex import Corex
+from polykemi.modules.dialog import DialogModule
 from polykemi.modules.dialplan import Dialplan
 from polykemi.modules.dispatcher import Dispatcher
 from polykemi.modules.domain import Domain
@@ -90,6 +91,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "sqlops": Sqlops,
     "path": PathModule,
     "acc": Acc,
+    "dialog": DialogModule,
     "dialplan": Dialplan,
     "regex": Regex,
     "domain": Domain,

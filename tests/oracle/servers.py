@@ -173,7 +173,7 @@ def start_polykemi(directory: Path, engine: str, text: str, config: Mapping[str,
 
 def _toml(value: Any) -> str:
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r") + '"'
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -256,5 +256,5 @@ def start_kamailio(
 
 def _cfg(value: Any) -> str:
     if isinstance(value, str):
-        return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+        return '"' + re.sub(r'(["\\])', r"\\\1", value).replace("\r\n", "\\r\\n") + '"'
     return str(int(value)) if isinstance(value, (bool, int)) else f'"{value}"'
