@@ -64,7 +64,7 @@ DIFFERENT: Final = {
 @pytest.mark.parametrize("name", sorted(path.stem for path in ANSWERS.glob("*.json")))
 def test_variables_answer_as_kamailio_does(name: str) -> None:
     message = parse((ANSWERS / f"{name}.sip").read_bytes())
-    variables = Variables(environment=Environment(listeners=(LISTENER,)))
+    variables = Variables(environment=Environment(listeners=(LISTENER,), process={"HOME": "/h"}))
     kind = Route.REPLY if isinstance(message, Response) else Route.REQUEST
     ctx = RouteContext(kind, "ksr", message, Flow(LISTENER, "127.0.0.1", 15972), 1_800_000_000.0)
     ctx.reply_status = message.status if isinstance(message, Response) else 0
