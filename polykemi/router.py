@@ -163,7 +163,7 @@ class Router:
         current.ctx = ctx
         began = clock()
         try:
-            self.engines[name].call(ctx.callback, ctx.event if ctx.kind is Route.EVENT else None)
+            self.engines[name].call(ctx.callback, ctx.event or None)
         except ScriptError as error:
             ctx.error = error
         finally:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, Final
 
 from polykemi.engines.base import Host
-from polykemi.engines.js_values import EXIT, FAILED, FALSE, TRUE, ZERO, Values
+from polykemi.engines.js_values import EXIT, FAILED, FALSE, TRUE, Values
 from polykemi.errors import SipError
 from polykemi.kemi.binding import Refused, bind, to_octets
 from polykemi.kemi.context import Exit
@@ -113,7 +113,7 @@ class Calls:
 _USUAL: Final = {
     "bool": f"{TRUE} if result else {FALSE}",
     "int": "code(result) or put(result)",
-    "none": f"{FALSE} if result is False else {ZERO}",
+    "none": f"{FALSE}",
     "xval": "code(result) or put(result)",
 }
 

@@ -45,7 +45,7 @@ class Conversion(Protocol):
     checked: bool  # the engine gives as many arguments as there are parameters, of their types
     unicode: bool  # script strings are Unicode text: they cross the border as UTF-8
     extra_arguments: bool  # surplus arguments are ignored (else: only by functions with parameters, up to six in all)
-    none_result: Any  # what a function without parameters and result gives
+    none_result: Any  # what a function without result gives
 
     def to_int(self, value: Any) -> int:
         """Return ``value`` as the engine coerces it to an integer, or raise Refused."""
@@ -211,7 +211,7 @@ def _result(export: Export, conversion: Conversion, *, traced: bool) -> list[str
     if traced:
         lines += [" except Exit:", f"  trace({export.path!r}, {args}, None)", "  raise"]
     if export.returns == "none":
-        lines.append(f" if result is None: result = {0 if export.params else conversion.none_result!r}")
+        lines.append(f" if result is None: result = {conversion.none_result!r}")
     if traced:
         lines.append(f" trace({export.path!r}, {args}, result)")
     if export.returns == "xval" and conversion.unicode:

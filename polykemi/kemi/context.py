@@ -64,7 +64,7 @@ class RouteContext:
     def __init__(self, kind: Route, callback: str, message: Message, flow: Flow, now: float) -> None:
         self.kind = kind
         self.callback = callback  # the name of the script's function
-        self.event = ""  # evname, the argument of event route blocks
+        self.event = ""  # evname, the argument of event route blocks and of those that t_continue runs
         self.message = message  # of a failure route: the request
         self.flow = flow  # where the message came from
         self.now = now  # seconds since the epoch

@@ -51,6 +51,27 @@ class Substitution:
 
     def apply(self, text: str, expand: Callable[[str], str]) -> tuple[str, int]:
         """Return ``text`` after the substitution and how many matches were replaced; -1 when one of them was empty."""
+        try:
+            return self.pattern.subn(self._replacement(expand), text, count=0 if self.every else 1)
+        except _Empty:
+            return text, -1
+
+    def places(self, text: str, expand: Callable[[str], str]) -> list[tuple[int, int, str]]:
+        """Return where ``text`` would be changed and what would stand there; nothing when one of the matches was empty."""
+        replacement, found = self._replacement(expand), list[tuple[int, int, str]]()
+
+        def take(match: Match) -> str:
+            found.append((match.start(), match.end(), replacement(match)))
+            return ""
+
+        try:
+            self.pattern.subn(take, text, count=0 if self.every else 1)
+        except _Empty:
+            return []
+        return found
+
+    def _replacement(self, expand: Callable[[str], str]) -> Callable[[Match], str]:
+        """Return what gives the text that takes the place of a match. It raises _Empty."""
         parts = [expand(part.source) if isinstance(part, _Variable) else part for part in self._parts]
         groups = self.pattern.groups
 
@@ -61,10 +82,7 @@ class Substitution:
                 [part if isinstance(part, str) else (match[part] or "") if part <= groups else "" for part in parts]
             )
 
-        try:
-            return self.pattern.subn(replacement, text, count=0 if self.every else 1)
-        except _Empty:
-            return text, -1
+        return replacement
 
 
 def _split(expression: str) -> tuple[str, list[_Part], str] | None:

@@ -29,6 +29,7 @@ from polykemi.modules.regex import Regex
 from polykemi.modules.registrar import Registrar
 from polykemi.modules.rr import Rr
 from polykemi.modules.sanity import Sanity
+from polykemi.modules.sdpops import Sdpops
 from polykemi.modules.siputils import SipUtils
 from polykemi.modules.sl import Sl
 from polykemi.modules.sqlops import Sqlops
@@ -76,4 +77,5 @@ MODULES: Final[dict[str, type[Module]]] = {
     "alias_db": AliasDb,
     "group": Group,
     "textopsx": TextOpsX,
+    "sdpops": Sdpops,
 }

@@ -17,9 +17,7 @@ from polykemi.sip import digest
 from polykemi.sip.digest import Credentials
 from polykemi.sip.uri import parse_uri
 
-log = logging.getLogger("polykemi.script")
-
-NO_SUBSCRIBER: Final = -2  # of is_subscriber
+log = logging.getLogger("polykemi.auth_db")
 
 _CHECK_ID: Final = 1  # flags of auth_check
 _SKIP_FORWARDED: Final = 2
@@ -27,6 +25,7 @@ _FORWARDED: Final = frozenset(("INVITE", "BYE", "PRACK", "UPDATE", "MESSAGE"))
 
 _USE_DOMAIN: Final = 1  # flags of is_subscriber
 _NO_CREDENTIALS: Final = 2
+_NOT_FOUND: Final = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,7 @@ class AuthDbParams:
     password_column: str = "password"
     password_column_2: str = "ha1b"
     use_domain: int = 0
+    force_generate_avps: int = 0  # 1: load_credentials also for a wrong password
     load_credentials: str = ""  # "rpid;$avp(mail)=email_address": columns that go into AVPs
 
 
@@ -74,10 +74,10 @@ class AuthDb(Module):
         -4 stale nonce, -5 no credentials for the realm, -6 nonce used before, -8 another user.
         """
         request = ctx.request
-        if not realm or not table:
-            log.error("auth_db.auth_check: expected a realm and a table")
-            return ERROR
         header = WWW if request.method == "REGISTER" else PROXY
+        if not realm or not table:
+            log.error("auth_check: realm and table must not be empty")
+            return ERROR
         found = self._auth.pre_auth(ctx, realm, header)
         if isinstance(found, int):
             return found
@@ -104,26 +104,25 @@ class AuthDb(Module):
 
     @export()
     def is_subscriber(self, ctx: RouteContext, uri: str, table: str, flags: int) -> int:
-        """Tell whether the user of ``uri`` is in ``table``: 1, -2 for no, -1 for what is no URI.
+        """Tell whether the user of ``uri`` is in ``table``: 1, -2 when not, -1 error.
 
         ``flags``: 1 the domain counts too, 2 the columns of load_credentials are not loaded.
         """
         try:
             parsed = parse_uri(uri)
-        except ParseError:
+            domain = parsed.host if flags & _USE_DOMAIN and parsed.host else None
+            found = self._column(table, self.params.user_column, parsed.user, domain)
+            if found is not None and not flags & _NO_CREDENTIALS:
+                self._load(ctx, table, parsed.user, domain)
+        except (ParseError, DataError) as error:
+            log.error("is_subscriber: %s, of %r in %r", error, uri, table)
             return ERROR
-        user, domain = parsed.user, parsed.host if flags & _USE_DOMAIN else None
-        try:
-            if self._column(table, self.params.user_column, user, domain) is None:
-                return NO_SUBSCRIBER
-            if not flags & _NO_CREDENTIALS:
-                self._load(ctx, table, user, domain)
-        except DataError as error:
-            log.error("auth_db: %s", error)
-            return ERROR
-        return OK
+        return OK if found is not None else _NOT_FOUND
 
     def _authenticate(self, ctx: RouteContext, realm: str, table: str, header: str, method: str) -> int:
+        if not realm or not table:
+            log.error("authenticate: realm and table must not be empty")
+            return ERROR
         found = self._auth.pre_auth(ctx, realm, header)
         return found if isinstance(found, int) else self._check(ctx, found, table, method)
 
@@ -137,15 +136,19 @@ class AuthDb(Module):
         try:
             stored = self._column(table, column, c.user, domain)
         except DataError as error:
-            log.error("auth_db: %s", error)
+            log.error("%s", error)
             return ERROR
         if params.calculate_ha1:
             ha1 = digest.ha1(c.username, c.realm, stored or "", c.algorithm)
         else:
             ha1 = (stored or "").lower()
         result = self._auth.post_auth(ctx, found, ha1 if stored is not None else None, method)
-        if result == OK and self._loads:
-            self._load(ctx, table, c.user, domain)
+        if self._loads and (result == OK or (params.force_generate_avps and stored is not None)):
+            try:
+                self._load(ctx, table, c.user, domain)
+            except DataError as error:
+                log.error("load_credentials: %s", error)
+                return ERROR
         return result
 
     def _column(self, table: str, column: str, user: str, domain: str | None) -> str | None:
@@ -157,10 +160,16 @@ class AuthDb(Module):
         )
 
     def _load(self, ctx: RouteContext, table: str, user: str, domain: str | None) -> None:
-        for accessor, column in self._loads:
-            value = self._column(table, column, user, domain)
+        """Set the variables of load_credentials to their columns; null leaves them. Raise DataError."""
+        if not self._loads:
+            return
+        where = {self.params.user_column: user}
+        if domain is not None:
+            where[self.params.domain_column] = domain
+        rows = self.services.database.select(table, [column for _, column in self._loads], where)
+        for (accessor, _), value in zip(self._loads, rows[0] if rows else (), strict=False):
             if value is not None and accessor.set is not None:
-                accessor.set(ctx, value)
+                accessor.set(ctx, value if isinstance(value, int) else str(value))
 
     def _is_self(self, ctx: RouteContext, credentials: Credentials, flags: int) -> bool:
         """Tell whether the request is sent in the name of the user who is authenticated."""

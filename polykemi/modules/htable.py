@@ -20,6 +20,7 @@ log = logging.getLogger("polykemi.htable")
 
 NOT_A_NUMBER: Final = -255  # what sht_inc and sht_dec answer then
 _MAX_ITERATORS: Final = 4
+_MAX_ITERATOR_NAME: Final = 32  # octets, with one more for its end
 _BATCH: Final = 2000  # items looked at in one go of the timer
 _PAUSE: Final = 0.05  # seconds between two of them
 
@@ -55,7 +56,7 @@ class Htable(Module):
         for definition in self.params.htable:
             table = parse_definition(definition)
             self.tables[table.name] = table
-        self.iterations: dict[str, Iteration] = {}
+        self.iterations: dict[str, Iteration | None] = {}  # None: started on a table that is not there
         self._missing: set[str] = set()
         self._due: float | None = None
 
@@ -268,12 +269,17 @@ class Htable(Module):
     # ---- iterators
     @export()
     def sht_iterator_start(self, ctx: RouteContext, iname: str, hname: str) -> int:
-        """Start the iterator ``iname`` (up to 4 at a time) before the first item of a table. Answers 1, or -1."""
-        table = self.table(hname)
-        if table is None or (iname not in self.iterations and len(self.iterations) >= _MAX_ITERATORS):
+        """Start the iterator ``iname`` (up to 4 at a time) before the first item of a table. Answers 1, or -1.
+
+        As in Kamailio the name is taken also when there is no such table.
+        """
+        if iname not in self.iterations and (
+            len(self.iterations) >= _MAX_ITERATORS or len(iname) >= _MAX_ITERATOR_NAME or not iname
+        ):
             return -1
-        self.iterations[iname] = Iteration(table)
-        return 1
+        table = self.table(hname)
+        self.iterations[iname] = Iteration(table) if table is not None else None
+        return 1 if table is not None else -1
 
     @export()
     def sht_iterator_next(self, ctx: RouteContext, iname: str) -> int:
@@ -284,7 +290,7 @@ class Htable(Module):
     @export()
     def sht_iterator_end(self, ctx: RouteContext, iname: str) -> int:
         """End the iterator. Answers 1, or -1 when it was not started."""
-        return 1 if self.iterations.pop(iname, None) is not None else -1
+        return 1 if self.iterations.pop(iname, self) is not self else -1
 
     @export()
     def sht_iterator_rm(self, ctx: RouteContext, iname: str) -> int:

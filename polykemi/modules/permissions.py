@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from polykemi.errors import DataError, ParseError
+from polykemi.errors import DataError, ParseError, RpcError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.posix import BadPattern, Pattern, compile_basic
 from polykemi.kemi.registry import export
+from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.pv.accessor import Accessor
 from polykemi.sip.message import Request
@@ -21,6 +21,7 @@ from polykemi.storage.provisioned import Address
 
 log = logging.getLogger("polykemi.permissions")
 
+_TRUSTED_COLUMNS: Final = ("proto", "from_pattern", "ruri_pattern", "tag")
 _MAX_CACHED: Final = 4096  # source addresses whose rows are remembered
 
 
@@ -29,9 +30,16 @@ class PermissionsParams:
     """Kamailio's names and defaults."""
 
     address_file: Path | None = None  # "group address [mask [port [tag]]]" a line, in place of the address table
+    db_mode: int = (
+        0  # allow_trusted: 0 asks the table at each call, the lowest priority first; 1 keeps it, the highest first
+    )
     trusted_table: str = "trusted"
     peer_tag_avp: str = ""  # "$avp(name)": takes the tag of the row that matched
     peer_tag_mode: int = 0  # allow_trusted: 1 takes the tags of all rows that match
+
+    def __post_init__(self) -> None:
+        if self.db_mode not in (0, 1):
+            raise ValueError(f"db_mode: expected 0 or 1, got {self.db_mode}")
 
 
 class Row(NamedTuple):
@@ -120,25 +128,37 @@ class Permissions(Module):
         return rows
 
     def _read_trusted(self) -> dict[str, list[Trusted]]:
-        table = self.params.trusted_table
-        if not re.fullmatch("[A-Za-z0-9_]+", table):
-            raise DataError(f"permissions: {table!r} is no name of a table")
-        try:
-            rows = self.services.database.query(
-                f"SELECT src_ip, proto, from_pattern, ruri_pattern, tag FROM [{table}] ORDER BY priority DESC"
-            )
-        except DataError as error:  # the table is optional
-            log.debug("allow_trusted will match nothing: %s", error)
-            return {}
+        """Return the rows of the trusted table by source, the highest priority first; none when there is no table."""
         out: dict[str, list[Trusted]] = {}
-        for source, proto, from_pattern, ruri_pattern, tag in rows:
-            try:
-                patterns = [compile_basic(p) if p else None for p in (from_pattern, ruri_pattern)]
-            except BadPattern as error:
-                log.error("%s table, %s: %s", table, source, error)
-                continue
-            out.setdefault(source, []).append(Trusted(proto.lower(), patterns[0], patterns[1], tag or ""))
+        if self.params.db_mode:
+            columns = ["src_ip", *_TRUSTED_COLUMNS, "priority"]
+            rows = self.services.database.select(self.params.trusted_table, columns)
+            for source, *row, _ in sorted(rows, key=lambda row: -(row[-1] or 0)):
+                out.setdefault(source, []).extend(self._trusted_row(*row))
         return out
+
+    def _trusted_row(
+        self, proto: str, from_pattern: str | None, ruri_pattern: str | None, tag: str | None
+    ) -> list[Trusted]:
+        """Return the row, nothing for one whose patterns do not compile."""
+        try:
+            patterns = [compile_basic(p) if p else None for p in (from_pattern, ruri_pattern)]
+        except BadPattern as error:
+            log.error("%s table: %s", self.params.trusted_table, error)
+            return []
+        return [Trusted(proto.lower(), patterns[0], patterns[1], tag or "")]
+
+    def _trusted_of(self, source: str) -> list[Trusted]:
+        if self.params.db_mode:
+            return self._trusted.get(source, [])
+        try:
+            rows = self.services.database.select(
+                self.params.trusted_table, _TRUSTED_COLUMNS, {"src_ip": source}, order="priority"
+            )
+        except DataError as error:
+            log.error("allow_trusted: %s", error)
+            return []
+        return [one for row in rows for one in self._trusted_row(*row)]
 
     # ---- the address table
     @export()
@@ -195,6 +215,25 @@ class Permissions(Module):
             if version == address.version:
                 yield from networks.get(number >> (width - bits), ())
 
+    # ---- commands
+    @rpc("permissions.addressReload")
+    def reload_addresses(self) -> str:
+        """Read the address table (or file) anew, and the trusted table."""
+        try:
+            self.reload()
+        except DataError as error:
+            raise RpcError(500, f"Reload failed: {error}") from None
+        return "Reload OK"
+
+    @rpc("permissions.trustedReload")
+    def reload_trusted(self) -> str:
+        """Read the trusted table anew, which matters with db_mode 1 alone."""
+        try:
+            self._trusted = self._read_trusted()
+        except DataError as error:
+            raise RpcError(500, f"Reload failed: {error}") from None
+        return "Reload OK"
+
     def _set_tag(self, ctx: RouteContext, tag: str) -> None:
         if tag and self._tag is not None and self._tag.set is not None:
             self._tag.set(ctx, tag)
@@ -207,7 +246,7 @@ class Permissions(Module):
         Answers 1, with peer_tag_mode 1 how many rows do, or -1.
         """
         proto, matches = ctx.flow.listener.proto, 0
-        for row in self._trusted.get(ctx.flow.host, ()):
+        for row in self._trusted_of(ctx.flow.host):
             if row.proto not in ("any", proto) or not self._matches(ctx, row):
                 continue
             self._set_tag(ctx, row.tag)

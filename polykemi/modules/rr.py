@@ -116,19 +116,15 @@ class Rr(Module):
         return f";ftag={tag}" if tag else ""
 
     def _insert(self, ctx: RouteContext, values: tuple[str, ...]) -> int:
-        message, inserts, shared = ctx.message, ctx.edits.inserts, ctx.shared
+        inserts, shared = ctx.edits.inserts, ctx.shared
         if shared.record_routes and _own_inserts(inserts, shared):
             return -1
         sips = ctx.ruri[:5].lower() == "sips:" and not self.params.ignore_sips
         scheme = "sips" if sips else "sip"
-        first = message.shape.first
-        place = first.get("record-route", -1)
-        if place < 0:  # behind the Vias
-            place = message.indexes("via")[-1] + 1 if "via" in first else 0
         for value in values:
             line = f"Record-Route: <{scheme}:{value}>"
             shared.record_routes += (line,)
-            inserts.append((place, line))
+            inserts.append((0, line))
         return 1
 
     def doubled(self, edits: Edits, shared: Shared, came_in: Listener, goes_out: Listener) -> Edits:
@@ -191,10 +187,8 @@ class Rr(Module):
 
     @export(routes=_ON_REQUESTS)
     def loose_route_preloaded(self, ctx: RouteContext) -> int:
-        """Route like ``loose_route``. Answers 1 only when the Route stands in a request outside of a dialog, else -1."""
-        preloaded = ctx.message.to.tag is None
-        result = self._loose_route(ctx, strict=True)
-        return 1 if preloaded and result in (1, -3) else -1
+        """Route like ``loose_route``. Answers 1 when a request outside of a dialog had a Route of ours and no other, else -1."""
+        return 1 if self._loose_route(ctx, strict=True) == -3 else -1
 
     def _loose_route(self, ctx: RouteContext, *, strict: bool) -> int:
         result = self._route(ctx, strict=strict)

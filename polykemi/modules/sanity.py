@@ -16,7 +16,7 @@ from polykemi.sip.message import Message, Request
 from polykemi.sip.uri import parse_uri
 
 _ERROR: Final = "sanity.error"  # ctx.cache: status, reason and header lines of the check that failed
-_NOTHING_FOUND: Final = (500, "Server Internal Error", ())
+_NOTHING_FOUND: Final = (500, "Server Sanity Failure", ())
 
 _SCHEMES: Final = frozenset(("sip", "sips", "tel", "tels", "urn"))
 _REQUIRED: Final = ("to", "from", "cseq", "call-id", "via")
@@ -160,7 +160,7 @@ class _Unsupported(SipError):
     """Options in Proxy-Require that we do not have (RFC 3261 section 16.3 step 5)."""
 
     def __init__(self, options: str) -> None:
-        super().__init__(420, "Bad Extension")
+        super().__init__(420, "Bad Proxy Require Extension")
         self.options = options
 
 
@@ -193,27 +193,27 @@ def _check_content_length(message: Message) -> None:
 def _check_expires(message: Message) -> None:
     value = message.get("expires")
     if value is not None and not (value.isdecimal() and len(value) <= 10 and int(value) < 1 << 32):
-        raise ParseError("Bad Expires")
+        raise ParseError("Expires value is illegal")
 
 
 def _check_uris(message: Message, uris: int) -> None:
     if uris & 1 and isinstance(message, Request):
-        _check_uri(message.uri, "Request URI")
+        _check_uri(message.uri, "Bad Request URI")
     if uris & 2:
-        _check_uri(message.from_.uri, "From URI")
+        _check_uri(message.from_.uri, "Invalid From Header")
     if uris & 4 and not (uris & 2 and message.to.uri == message.from_.uri):  # as in nearly every REGISTER
-        _check_uri(message.to.uri, "To URI")
+        _check_uri(message.to.uri, "Invalid To Header")
     if uris & 8:
         for value in message.list("contact"):
             if value != "*":
-                _check_uri(parse_name_addr(value).uri, "Contact URI")
+                _check_uri(parse_name_addr(value).uri, "Bad Contact URI")
 
 
-def _check_uri(text: str, what: str) -> None:
+def _check_uri(text: str, reason: str) -> None:
     try:
         parse_uri(text)
     except ParseError:
-        raise ParseError(f"Bad {what}") from None
+        raise ParseError(reason) from None
 
 
 def _check_credentials(message: Message) -> None:

@@ -162,14 +162,16 @@ class SipUtils(Module):
 
     @export()
     def cmp_uri(self, ctx: RouteContext, one: str, other: str) -> int:
-        """Compare two URIs by RFC 3261 section 19.1.4. Answers 1 (the same) or -1."""
-        parse_uri(one)
-        parse_uri(other)
+        """Compare two URIs by RFC 3261 section 19.1.4. Answers 1 (the same), -1, or -2 when one is no URI."""
+        if not (_is_uri(one) and _is_uri(other)):
+            return -2
         return 1 if same_uri(one, other) else -1
 
     @export()
     def cmp_aor(self, ctx: RouteContext, one: str, other: str) -> int:
-        """Compare two SIP URIs as addresses of record: user, host and port only. Answers 1 (the same) or -1."""
+        """Compare two SIP URIs as addresses of record: user, host and port only. Answers 1 (the same), -1 or -2."""
+        if not (_is_uri(one) and _is_uri(other)):
+            return -2
         a, b = parse_uri(one), parse_uri(other)
         same = unescape(a.user) == unescape(b.user) and a.host.lower() == b.host.lower()
         return 1 if same and a.effective_port == b.effective_port else -1
@@ -234,10 +236,10 @@ class SipUtils(Module):
 
     @export(routes=Route.REQUEST | Route.BRANCH | Route.FAILURE)
     def decode_contact(self, ctx: RouteContext) -> int:
-        """Undo ``encode_contact`` in the Request-URI. Answers 1, or -1 when it is not encoded."""
+        """Undo ``encode_contact`` in the Request-URI. Answers 1, or -26 when it is not encoded."""
         uri = self._decoded(ctx.ruri)
         if uri is None:
-            return -1
+            return -26
         ctx.ruri = uri
         return 1
 
@@ -300,7 +302,12 @@ class SipUtils(Module):
 
     @export(routes=Route.REQUEST | Route.BRANCH | Route.FAILURE)
     def contact_param_decode_ruri(self, ctx: RouteContext, name: str) -> int:
-        """Put the URI that stands in the parameter ``name`` in place of the Request-URI. Answers 1, or -1 when there is none."""
+        """Put the URI that stands in the parameter ``name`` in place of the Request-URI.
+
+        Answers 1, also without the parameter, or -1 when it holds no URI.
+        """
+        if parse_uri(ctx.ruri).param(name.lower()) is None:
+            return 1
         uri = _param_uri(ctx.ruri, name)
         if uri is None:
             return -1
@@ -343,3 +350,11 @@ def _param_uri(text: str, name: str) -> str | None:
         return parse_uri(decoded).text
     except (binascii.Error, ValueError, ParseError):
         return None
+
+
+def _is_uri(text: str) -> bool:
+    try:
+        parse_uri(text)
+    except ParseError:
+        return False
+    return True

@@ -9,21 +9,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import TypeVar
 
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.posix import FLAGS, BadPattern, compile_posix
+from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import export
 from polykemi.kemi.substitution import Substitution
+from polykemi.modules.textops_changes import (
+    Finder,
+    appender,
+    change_body,
+    change_headers,
+    change_message,
+    change_value,
+    chosen,
+    replacer,
+    set_content_type,
+    string_replacer,
+)
+from polykemi.modules.textops_parts import BodyParts
 from polykemi.modules.textops_strings import StringFunctions
 from polykemi.sip.header import LWS, canonical_names
-from polykemi.sip.rewrite import edited_value
 from polykemi.sip.uri import parse_uri
-
-T = TypeVar("T")
-
-# text, how often at most (0: any) -> new text, how often it was replaced
-Change = Callable[[str, int], tuple[str, int]]
 
 
 @lru_cache(maxsize=512)
@@ -31,7 +37,7 @@ def _substitution(expression: str) -> Substitution:
     return Substitution(expression)
 
 
-class TextOps(StringFunctions):
+class TextOps(StringFunctions, BodyParts):
     """Text operations on messages."""
 
     name = "textops"
@@ -50,7 +56,7 @@ class TextOps(StringFunctions):
     @export(constant=True)
     def search_hf(self, ctx: RouteContext, name: str, pattern: str, flags: str) -> int:
         """Search the values of the headers ``name``: all (``flags`` "a"), the first ("f") or the last ("l"). Answers 1 or -1."""
-        values = _chosen(ctx.message.all(canonical_names[name]), flags)
+        values = chosen(ctx.message.all(canonical_names[name]), flags)
         return 1 if any(_search(pattern, value) > 0 for value in values) else -1
 
     @export()
@@ -61,75 +67,74 @@ class TextOps(StringFunctions):
     @export()
     def search_append(self, ctx: RouteContext, pattern: str, text: str) -> int:
         """Append ``text`` behind the first match in headers and body. Answers 1, or -1 without a match."""
-        return self._change_message(ctx, _appender(pattern, text), 1)
+        return change_message(ctx, appender(pattern, text), 1)
 
     @export()
     def search_append_body(self, ctx: RouteContext, pattern: str, text: str) -> int:
         """Append ``text`` behind the first match in the body. Answers 1, or -1 without a match."""
-        return 1 if _change_body(ctx, _appender(pattern, text), 1) else -1
+        return 1 if change_body(ctx, appender(pattern, text), 1) else -1
 
     # ---- replace
     @export()
     def replace(self, ctx: RouteContext, pattern: str, text: str) -> int:
         """Replace the first match in headers and body by ``text``. Answers 1, or -1 without a match."""
-        return self._change_message(ctx, _replacer(pattern, text), 1)
+        return change_message(ctx, replacer(pattern, text), 1)
 
     @export()
     def replace_all(self, ctx: RouteContext, pattern: str, text: str) -> int:
         """Replace all matches in headers and body by ``text``. Answers 1, or -1 without a match."""
-        return self._change_message(ctx, _replacer(pattern, text), 0)
+        return change_message(ctx, replacer(pattern, text), 0)
 
     @export()
     def replace_hdrs(self, ctx: RouteContext, pattern: str, text: str) -> int:
         """Replace all matches in the headers by ``text``. Answers 1, or -1 without a match."""
-        return 1 if _change_headers(ctx, _replacer(pattern, text), 0) else -1
+        return 1 if change_headers(ctx, replacer(pattern, text), 0) else -1
 
     @export()
     def replace_body(self, ctx: RouteContext, pattern: str, text: str) -> int:
         """Replace the first match in the body by ``text``. Answers 1, or -1 without a match."""
-        return 1 if _change_body(ctx, _replacer(pattern, text), 1) else -1
+        return 1 if change_body(ctx, replacer(pattern, text), 1) else -1
 
     @export()
     def replace_body_all(self, ctx: RouteContext, pattern: str, text: str) -> int:
         """Replace all matches in the body by ``text``. Answers 1, or -1 without a match."""
-        return 1 if _change_body(ctx, _replacer(pattern, text), 0) else -1
+        return 1 if change_body(ctx, replacer(pattern, text), 0) else -1
 
     @export()
     def replace_body_atonce(self, ctx: RouteContext, pattern: str, text: str) -> int:
-        """Replace all matches in the body by ``text``, the body taken as one line. Answers 1, or -1 without a match."""
-        options = re.IGNORECASE | re.ASCII | re.DOTALL
-        return 1 if _change_body(ctx, _replacer(pattern, text, options), 0) else -1
+        """Replace all matches in the body by ``text``, as ``replace_body_all`` does. Answers 1, or -1 without a match."""
+        return 1 if change_body(ctx, replacer(pattern, text), 0) else -1
 
     @export()
     def replace_str(self, ctx: RouteContext, old: str, new: str, mode: str) -> int:
         """Replace the string ``old`` in headers and body: once (``mode`` "f") or always ("a"). Answers 1, found or not."""
-        self._change_message(ctx, _string_replacer(old, new), 0 if mode == "a" else 1)
+        change_message(ctx, string_replacer(old, new), 0 if mode == "a" else 1)
         return 1
 
     @export()
     def replace_hdrs_str(self, ctx: RouteContext, old: str, new: str, mode: str) -> int:
         """Replace the string ``old`` in the headers: once (``mode`` "f") or always ("a"). Answers 1, found or not."""
-        _change_headers(ctx, _string_replacer(old, new), 0 if mode == "a" else 1)
+        change_headers(ctx, string_replacer(old, new), 0 if mode == "a" else 1)
         return 1
 
     @export()
     def replace_body_str(self, ctx: RouteContext, old: str, new: str, mode: str) -> int:
         """Replace the string ``old`` in the body: once (``mode`` "f") or always ("a"). Answers 1, found or not, -1 without body."""
-        _change_body(ctx, _string_replacer(old, new), 0 if mode == "a" else 1)
+        change_body(ctx, string_replacer(old, new), 0 if mode == "a" else 1)
         return 1 if ctx.message.body else -1
 
     # ---- substitute
     @export()
     def subst(self, ctx: RouteContext, expression: str) -> int:
         """Apply ``/regex/replacement/flags`` to headers and body. Answers 1, or -1 without a match."""
-        change = self._substituter(ctx, expression)
-        return -1 if change is None else self._change_message(ctx, change, 0 if _substitution(expression).every else 1)
+        find = self._finder(ctx, expression)
+        return -1 if find is None else change_message(ctx, find, 0 if _substitution(expression).every else 1)
 
     @export()
     def subst_body(self, ctx: RouteContext, expression: str) -> int:
         """Apply ``/regex/replacement/flags`` to the body. Answers 1, or -1 without a match."""
-        change = self._substituter(ctx, expression)
-        return 1 if change is not None and _change_body(ctx, change, 0) else -1
+        find = self._finder(ctx, expression)
+        return 1 if find is not None and change_body(ctx, find, 0) else -1
 
     @export()
     def subst_hf(self, ctx: RouteContext, name: str, expression: str, flags: str) -> int:
@@ -137,27 +142,18 @@ class TextOps(StringFunctions):
 
         Answers 1, or -1 without a match.
         """
-        change = self._substituter(ctx, expression)
-        if change is None:
+        find = self._finder(ctx, expression)
+        if find is None:
             return -1
-        found = 0
-        for index in _chosen(ctx.message.indexes(canonical_names[name]), flags):
-            if index not in ctx.edits.removed:
-                value, count = change(edited_value(ctx.message, ctx.edits, index), 0)
-                if count:
-                    written = ctx.message.lines[index].partition(":")[0]
-                    ctx.edits.replaced[index] = f"{written}: {value}"
-                found += count
-        return 1 if found else -1
+        lines = chosen(ctx.message.indexes(canonical_names[name]), flags)
+        found = [change_value(ctx, index, find) for index in lines if index not in ctx.edits.removed]
+        return 1 if any(found) else -1
 
     @export()
     def subst_uri(self, ctx: RouteContext, expression: str) -> int:
         """Apply ``/regex/replacement/flags`` to the Request-URI. Answers 1, or -1 without a match."""
-        change = self._substituter(ctx, expression)
-        if change is None:
-            return -1
-        uri, count = change(ctx.ruri, 0)
-        if not count:
+        uri = self._substituted(ctx, expression, ctx.ruri)
+        if uri is None:
             return -1
         ctx.ruri = parse_uri(uri).text
         return 1
@@ -165,12 +161,9 @@ class TextOps(StringFunctions):
     @export()
     def subst_user(self, ctx: RouteContext, expression: str) -> int:
         """Apply ``/regex/replacement/flags`` to the user of the Request-URI. Answers 1, or -1 without a match."""
-        change = self._substituter(ctx, expression)
-        if change is None:
-            return -1
         uri = parse_uri(ctx.ruri)
-        user, count = change(uri.user, 0)
-        if not count:
+        user = self._substituted(ctx, expression, uri.user)
+        if user is None:
             return -1
         ctx.ruri = parse_uri(uri.changed(user=user)).text
         return 1
@@ -181,32 +174,35 @@ class TextOps(StringFunctions):
 
         Answers 1, or -1 without a match.
         """
-        change = self._substituter(ctx, expression)
-        if change is None:
-            return -1
-        result, count = change(text, 0)
-        return self._store(ctx, variable, result) if count else -1
+        result = self._substituted(ctx, expression, text)
+        return self._store(ctx, variable, result) if result is not None else -1
 
-    def _substituter(self, ctx: RouteContext, expression: str) -> Change | None:
-        """Return the change that ``expression`` makes; None when it does not parse."""
+    def _finder(self, ctx: RouteContext, expression: str) -> Finder | None:
+        """Return what finds the places that ``expression`` changes; None when it does not parse."""
+        substitution = self._parsed(expression)
+        if substitution is None:
+            return None
+        return lambda text, _: substitution.places(text, lambda name: self._expand(ctx, name))
+
+    def _substituted(self, ctx: RouteContext, expression: str, text: str) -> str | None:
+        """Return ``text`` as ``expression`` changes it; None when nothing is found or it does not parse."""
+        substitution = self._parsed(expression)
+        if substitution is None:
+            return None
+        changed, count = substitution.apply(text, lambda name: self._expand(ctx, name))
+        return changed if count > 0 else None
+
+    def _parsed(self, expression: str) -> Substitution | None:
         try:
             substitution = _substitution(expression)
         except BadPattern:
             return None
         variables = self.services.variables
+        return None if any(variables.compile(name) is None for name in substitution.variables) else substitution
 
-        if any(variables.compile(name) is None for name in substitution.variables):
-            return None
-
-        def expand(name: str) -> str:
-            value = variables.getters[name](ctx)
-            return "" if value is None else str(value)
-
-        def change(text: str, _: int) -> tuple[str, int]:
-            changed, count = substitution.apply(text, expand)
-            return changed, max(count, 0)
-
-        return change
+    def _expand(self, ctx: RouteContext, name: str) -> str:
+        value = self.services.variables.getters[name](ctx)
+        return "" if value is None else str(value)
 
     @export()
     def regex_substring(self, ctx: RouteContext, text: str, pattern: str, index: int, count: int, variable: str) -> int:
@@ -226,13 +222,6 @@ class TextOps(StringFunctions):
     def _store(self, ctx: RouteContext, variable: str, text: str) -> int:
         accessor = self.services.variables.compile(variable)
         return 1 if accessor is not None and accessor.set is not None and accessor.set(ctx, text) else -1
-
-    def _change_message(self, ctx: RouteContext, change: Change, most: int) -> int:
-        """Change headers and body, at most ``most`` times in all (0: any number)."""
-        found = _change_headers(ctx, change, most)
-        if not found or not most:
-            found += _change_body(ctx, change, most)
-        return 1 if found else -1
 
     # ---- headers
     @export(constant=True)
@@ -304,7 +293,7 @@ class TextOps(StringFunctions):
 
     @export()
     def set_body(self, ctx: RouteContext, body: str, media_type: str) -> int:
-        """Replace the body; "" as ``media_type`` keeps the Content-Type. Answers 1, or -1 without body and type."""
+        """Replace the body. Answers 1, or -1 without body or type."""
         return _set_body(ctx, body.encode("latin-1"), media_type)
 
     @export()
@@ -363,10 +352,6 @@ _VALUE_TESTS: dict[str, Callable[[str, str], bool]] = {
 }
 
 
-def _chosen(items: list[T], flags: str) -> list[T]:
-    return items[:1] if flags[:1] == "f" else items[-1:] if flags[:1] == "l" else items
-
-
 def _header_names(ctx: RouteContext) -> Iterator[tuple[int, str]]:
     """Iterate over line number and name, as written, of each header."""
     for i, line in enumerate(ctx.message.lines):
@@ -379,71 +364,11 @@ def _remove(ctx: RouteContext, indexes: list[int], *, none: int = -1) -> int:
     return 1 if indexes else none
 
 
-# ---- changes
-def _replacer(pattern: str, text: str, flags: int = FLAGS) -> Change:
-    try:
-        compiled = compile_posix(pattern, flags)
-    except BadPattern:
-        return lambda old, most: (old, 0)
-    return lambda old, most: compiled.subn(lambda match: text, old, count=most)
-
-
-def _appender(pattern: str, text: str) -> Change:
-    try:
-        compiled = compile_posix(pattern)
-    except BadPattern:
-        return lambda old, most: (old, 0)
-    return lambda old, most: compiled.subn(lambda match: (match[0] or "") + text, old, count=most)
-
-
-def _string_replacer(old: str, new: str) -> Change:
-    def change(text: str, most: int) -> tuple[str, int]:
-        count = text.count(old) if old else 0
-        if most:
-            count = min(count, most)
-        return (text.replace(old, new, count), count) if count else (text, 0)
-
-    return change
-
-
-def _change_headers(ctx: RouteContext, change: Change, most: int) -> int:
-    """Change header lines; return how many matches were replaced."""
-    edits, found = ctx.edits, 0
-    for i, line in enumerate(ctx.message.lines):
-        if i in edits.removed:
-            continue
-        new, count = change(edits.replaced.get(i, line), most)
-        if count:
-            edits.replaced[i] = new
-            found += count
-            if most:
-                break
-    return found
-
-
-def _change_body(ctx: RouteContext, change: Change, most: int) -> int:
-    """Change the body; return how many matches were replaced."""
-    body = ctx.message.body if ctx.edits.body is None else ctx.edits.body
-    if not body:
-        return 0
-    new, count = change(body.decode("latin-1"), most)
-    if count:
-        ctx.edits.body = new.encode("latin-1")
-    return count
-
-
 def _set_body(ctx: RouteContext, body: bytes, media_type: str) -> int:
-    message, edits = ctx.message, ctx.edits
-    found = message.indexes("content-type")
-    if "\n" in media_type or "\r" in media_type or (body and not media_type and not found):
+    if not body or not media_type or "\n" in media_type or "\r" in media_type:
         return -1
-    if media_type:
-        line = f"Content-Type: {media_type}"
-        if found:
-            edits.replaced[found[0]] = line
-        else:
-            edits.inserts.append((len(message.lines), line))
-    edits.body = body
+    set_content_type(ctx, media_type)
+    ctx.edits.body = body
     return 1
 
 

@@ -32,13 +32,13 @@ class StringFunctions(Module):
 
     @export()
     def starts_with(self, ctx: RouteContext, text: str, start: str) -> int:
-        """Tell whether ``text`` starts with ``start``. Answers 1, -1 when ``text`` is too short, -2 when it is another."""
-        return 1 if text.startswith(start) else -1 if len(text) < len(start) else -2
+        """Tell whether ``text`` starts with ``start``. Answers 1, -1 when it is too short or greater, -2 when it is less."""
+        return _compare(text[: len(start)], start) if len(text) >= len(start) else -1
 
     @export()
     def ends_with(self, ctx: RouteContext, text: str, end: str) -> int:
-        """Tell whether ``text`` ends with ``end``. Answers 1, -1 when ``text`` is too short, -2 when it is another."""
-        return 1 if text.endswith(end) else -1 if len(text) < len(end) else -2
+        """Tell whether ``text`` ends with ``end``. Answers 1, -1 when it is too short or greater, -2 when it is less."""
+        return _compare(text[len(text) - len(end) :], end) if len(text) >= len(end) else -1
 
     @export()
     def str_find(self, ctx: RouteContext, text: str, part: str) -> int:

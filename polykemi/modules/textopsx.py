@@ -15,12 +15,14 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
+from polykemi.modules.textops_parts import MULTIPART, closing
 from polykemi.modules.textopsx_headers import HeaderValues
 from polykemi.modules.textopsx_iterators import Iterators
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import named
 from polykemi.sip.build import with_edits
 from polykemi.sip.message import Edits, Request, Response, parse
+from polykemi.sip.splice import splice_body
 
 log = logging.getLogger("polykemi.textopsx")
 
@@ -131,6 +133,8 @@ def _renew(ctx: RouteContext, data: bytes) -> int:
     ctx.message = message
     ctx.edits = Edits()
     ctx.reply_headers = []
+    if ctx.cache.pop(MULTIPART, False) and (finish := closing(message.get("content-type") or "")):
+        splice_body(message, ctx.edits, finish=finish)
     for derived in ("reply_body", "auth.authorized", "pv.credentials", "maxfwd"):
         ctx.cache.pop(derived, None)
     if isinstance(message, Request):

@@ -35,6 +35,7 @@ class LineIterator:
     """Where an iterator over the lines of a text is: the line between ``start`` and ``end``, none when both are the same."""
 
     text: str = ""
+    base: int = 0  # where the text begins in the body
     start: int = 0
     end: int = 0
     ended: bool = False
@@ -47,11 +48,6 @@ class LineIterator:
         self.start, line_end = self.end, self.text.find("\n", self.end)
         self.end = line_end + 1 or len(self.text)
         return True
-
-    @property
-    def line(self) -> str | None:
-        """The line with its end, None when the iterator is at none."""
-        return self.text[self.start : self.end] or None
 
 
 def may_start(iterators: dict[str, Any], name: str) -> bool:
@@ -67,13 +63,72 @@ def may_start(iterators: dict[str, Any], name: str) -> bool:
     return True
 
 
+class LineIterators:
+    """Iterators over the lines of bodies, by name. What they change is seen by the next hop."""
+
+    def __init__(self) -> None:
+        self._named: dict[str, LineIterator] = {}
+
+    def start(self, name: str, text: str, base: int = 0) -> int:
+        """Start one before the first line of ``text``, which begins at ``base`` in the body. Answer 1 or -1."""
+        if not may_start(self._named, name):
+            return -1
+        self._named[name] = LineIterator(text, base)
+        return 1
+
+    def end(self, name: str) -> int:
+        """End one. Answer 1, or -1 when it was never started."""
+        if name not in self._named:
+            return -1
+        self._named[name] = LineIterator()
+        return 1
+
+    def next(self, name: str) -> int:
+        """Go to the next line. Answer 1, or -1 when there is none."""
+        it = self._get(name)
+        return 1 if it is not None and it.next() else -1
+
+    def value(self, name: str) -> str | None:
+        """Return the line with its end, None when the iterator is at none."""
+        it = self._get(name)
+        return it.text[it.start : it.end] or None if it is not None else None
+
+    def remove(self, ctx: RouteContext, name: str) -> int:
+        """Remove the line. Answer 1, or -1 when the iterator is at none."""
+        it = self._get(name)
+        return self._splice(ctx, it, it.start, it.end, "") if it is not None else -1
+
+    def append(self, ctx: RouteContext, name: str, text: str) -> int:
+        """Add text behind the line. Answer 1, or -1 when the iterator is at none."""
+        it = self._get(name)
+        return self._splice(ctx, it, it.end, it.end, text) if it is not None else -1
+
+    def insert(self, ctx: RouteContext, name: str, text: str) -> int:
+        """Add text before the line. Answer 1, or -1 when the iterator is at none."""
+        it = self._get(name)
+        return self._splice(ctx, it, it.start, it.start, text) if it is not None else -1
+
+    @staticmethod
+    def _splice(ctx: RouteContext, it: LineIterator, start: int, end: int, text: str) -> int:
+        if it.start == it.end:
+            return -1
+        splice_body(ctx.message, ctx.edits, (it.base + start, it.base + end, text))
+        return 1
+
+    def _get(self, name: str) -> LineIterator | None:
+        it = self._named.get(name)
+        if it is None:
+            log.error("no iterator %r was started", name)
+        return it
+
+
 class Iterators(Module):
     """Iterators have names, up to four in all. They see the message as it came; what they change is seen by the next hop."""
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
         self._headers: dict[str, HeaderIterator] = {}
-        self._lines: dict[str, LineIterator] = {}
+        self._lines = LineIterators()
 
     # ---- headers
     @export()
@@ -174,55 +229,34 @@ class Iterators(Module):
     @export()
     def bl_iterator_start(self, ctx: RouteContext, iname: str) -> int:
         """Start an iterator before the first line of the body. Answers 1 or -1."""
-        if not may_start(self._lines, iname):
-            return -1
-        self._lines[iname] = LineIterator(str(ctx.message.body, "latin-1"))
-        return 1
+        return self._lines.start(iname, str(ctx.message.body, "latin-1"))
 
     @export()
     def bl_iterator_end(self, ctx: RouteContext, iname: str) -> int:
         """End an iterator. Answers 1, or -1 when it was never started."""
-        if iname not in self._lines:
-            return -1
-        self._lines[iname] = LineIterator()
-        return 1
+        return self._lines.end(iname)
 
     @export()
     def bl_iterator_next(self, ctx: RouteContext, iname: str) -> int:
         """Go to the next line. Answers 1, or -1 when there is none."""
-        it = self._line_iterator(iname)
-        return 1 if it is not None and it.next() else -1
+        return self._lines.next(iname)
 
     @export()
     def bl_iterator_rm(self, ctx: RouteContext, iname: str) -> int:
         """Remove the line. Answers 1, or -1 when the iterator is at none."""
-        return self._splice(ctx, iname, "start", "end", "")
+        return self._lines.remove(ctx, iname)
 
     @export()
     def bl_iterator_append(self, ctx: RouteContext, iname: str, text: str) -> int:
         """Add text behind the line; it carries its own line end. Answers 1, or -1 when the iterator is at none."""
-        return self._splice(ctx, iname, "end", "end", text)
+        return self._lines.append(ctx, iname, text)
 
     @export()
     def bl_iterator_insert(self, ctx: RouteContext, iname: str, text: str) -> int:
         """Add text before the line; it carries its own line end. Answers 1, or -1 when the iterator is at none."""
-        return self._splice(ctx, iname, "start", "start", text)
-
-    def _splice(self, ctx: RouteContext, iname: str, begin: str, end: str, text: str) -> int:
-        it = self._line_iterator(iname)
-        if it is None or it.line is None:
-            return -1
-        splice_body(ctx.message, ctx.edits, (getattr(it, begin), getattr(it, end), text))
-        return 1
+        return self._lines.insert(ctx, iname, text)
 
     @export()
     def bl_iterator_value(self, ctx: RouteContext, iname: str) -> Xval:
         """Return the line with its end, null when the iterator is at none."""
-        it = self._line_iterator(iname)
-        return it.line if it is not None else None
-
-    def _line_iterator(self, iname: str) -> LineIterator | None:
-        it = self._lines.get(iname)
-        if it is None:
-            log.error("no iterator %r was started", iname)
-        return it
+        return self._lines.value(iname)

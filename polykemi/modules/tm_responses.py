@@ -126,7 +126,6 @@ class Responses:
         if branch.on_branch_failure and not t.is_answered:
             name, branch.on_branch_failure, t.on_branch_failure = branch.on_branch_failure, "", ""
             failure = self._context(Route.BRANCH_FAILURE, name, t, branch, t.request, flow, now)
-            failure.event = f"tm:branch-failure:{name}"
             failure.reply = branch.reply
             yield failure
         yield from self.conclude(t, now)

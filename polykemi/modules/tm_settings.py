@@ -7,7 +7,7 @@ from typing import Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
-from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.kemi.route import Route
 from polykemi.modules.tm_relay import Relayer, Settings
 from polykemi.modules.tm_status import TmStatus
 from polykemi.transaction.layer import TransactionLayer
@@ -19,6 +19,7 @@ _SLOTS: Final = {
     Route.ONREPLY: "on_reply",
     Route.BRANCH_FAILURE: "on_branch_failure",
 }
+_BY_LETTER: Final = {"b": "on_branch", "f": "on_failure", "o": "on_reply"}  # t_is_set
 
 
 class TmSettings(TmStatus):
@@ -58,8 +59,11 @@ class TmSettings(TmStatus):
 
     @export()
     def t_is_set(self, ctx: RouteContext, target: str) -> int:
-        """Tell whether a ``branch_route``, ``failure_route``, ``onreply_route``, ``branch_failure_route`` is armed: 1 or -1."""
-        slot = _SLOTS.get(CONFIG_NAMES.get(target, Route.REQUEST))
+        """Tell whether a ``branch_route``, ``failure_route`` or ``onreply_route`` is armed: 1 or -1.
+
+        As in Kamailio the first letter alone counts: ``branch_failure_route`` asks about the branch route.
+        """
+        slot = _BY_LETTER.get(target[:1])
         if slot is None:
             return -1
         if ctx.transaction is not None:

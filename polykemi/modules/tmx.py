@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
@@ -14,6 +14,8 @@ from polykemi.transaction.target import Target
 
 if TYPE_CHECKING:
     from polykemi.modules.tm import Tm
+
+CONTINUE: Final = "tm:continue"  # evname of what t_continue runs: Kamailio takes that for a failure route
 
 
 class Tmx(Module):
@@ -30,8 +32,8 @@ class Tmx(Module):
     # ---- which route block runs
     @export(constant=True)
     def t_is_request_route(self, ctx: RouteContext) -> int:
-        """Tell whether this is request_route: 1 or -1."""
-        return 1 if ctx.kind is Route.REQUEST else -1
+        """Tell whether this is request_route: 1 or -1; what t_continue runs is none."""
+        return 1 if ctx.kind is Route.REQUEST and ctx.event != CONTINUE else -1
 
     @export(constant=True)
     def t_is_reply_route(self, ctx: RouteContext) -> int:
@@ -40,8 +42,8 @@ class Tmx(Module):
 
     @export(constant=True)
     def t_is_failure_route(self, ctx: RouteContext) -> int:
-        """Tell whether this is a failure route: 1 or -1."""
-        return 1 if ctx.kind is Route.FAILURE else -1
+        """Tell whether this is a failure route or what t_continue runs: 1 or -1."""
+        return 1 if ctx.kind is Route.FAILURE or ctx.event == CONTINUE else -1
 
     @export(constant=True)
     def t_is_branch_route(self, ctx: RouteContext) -> int:
@@ -166,13 +168,14 @@ class Tmx(Module):
 
     @export()
     def t_continue(self, ctx: RouteContext, tindex: int, tlabel: int, cbname: str) -> Process[int]:
-        """Go on with a suspended transaction: ``cbname`` runs on its request. Answers 1, or -1 when it is not waiting."""
+        """Go on with a suspended transaction: ``cbname`` runs on its request, with the event name tm:continue. Answers 1, or -1 when it is not waiting."""
         t = self._suspended.pop((tindex, tlabel), None)
         if t is None or t.suspended is None:
             return -1
         self.tm.layer.close(t.suspended)
         t.suspended = None
         block = RouteContext(Route.REQUEST, cbname, t.request, t.source, ctx.now)
+        block.event = CONTINUE
         block.ruri, block.dst_uri, block.path, block.bflags = t.ruri, t.dst_uri, t.path, t.bflags
         block.force_listener, block.force_rport = t.force_listener, t.force_rport
         if t.edits is not None:

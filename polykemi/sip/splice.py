@@ -5,6 +5,8 @@ As many may be made as a script likes, also of one line: all of them see it as i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from polykemi.sip.message import Edits, Message
 
 Splice = tuple[int, int, str]  # where a piece begins and ends, and what comes in its place
@@ -36,16 +38,18 @@ class SplicedLine(str):
 
 
 class SplicedBody(bytes):
-    """A body that was changed: it knows what it was."""
+    """A body that was changed: it knows what it was, and what is done with all of it in the end."""
 
     original: str
     splices: list[Splice]
+    finish: Callable[[str], str] | None
 
     @classmethod
-    def of(cls, original: str, splices: list[Splice]) -> SplicedBody:
-        """Return the body that ``splices`` make of ``original``."""
-        body = cls(spliced(original, splices).encode("latin-1"))
-        body.original, body.splices = original, splices
+    def of(cls, original: str, splices: list[Splice], finish: Callable[[str], str] | None = None) -> SplicedBody:
+        """Return the body that ``splices``, and then ``finish``, make of ``original``."""
+        text = spliced(original, splices)
+        body = cls((text if finish is None else finish(text)).encode("latin-1"))
+        body.original, body.splices, body.finish = original, splices, finish
         return body
 
 
@@ -64,11 +68,14 @@ def splice_line(message: Message, edits: Edits, index: int, *splices: Splice) ->
     edits.replaced[index] = SplicedLine.of(line_of(message, edits, index), [*before, *splices])
 
 
-def splice_body(message: Message, edits: Edits, *splices: Splice) -> None:
-    """Change the body at places in the one that came; one that was set in its place stays. Raise ParseError."""
+def splice_body(message: Message, edits: Edits, *splices: Splice, finish: Callable[[str], str] | None = None) -> None:
+    """Change the body at places in the one that came; one that was set in its place stays. Raise ParseError.
+
+    ``finish`` is applied to the whole then, also after further changes.
+    """
     body, original = edits.body, str(message.body, "latin-1")
     if isinstance(body, SplicedBody):
-        before = body.splices
+        before, finish = body.splices, finish or body.finish
     else:
         before = [] if body is None else [(0, len(original), str(body, "latin-1"))]
-    edits.body = SplicedBody.of(original, [*before, *splices])
+    edits.body = SplicedBody.of(original, [*before, *splices], finish)

@@ -162,9 +162,12 @@ class ClientTransaction(Machine):
         return cancel(lines, uri, via)
 
     def _sent(self) -> tuple[str, str, list[str]]:
-        """Return Request-URI, Via value and the other header lines of the request as it was sent: our Via is its first line."""
+        """Return Request-URI, Via value and the other header lines of the request as it was sent: our Via is the first Via."""
         head = str(self.data[: self.data.index(b"\r\n\r\n")], "latin-1")
-        start_line, via, *lines = head.split("\r\n")
+        start_line, *lines = head.split("\r\n")
+        via = lines.pop(
+            next(i for i, line in enumerate(lines) if line[:5] == "Via: ")
+        )  # a route may put lines above it
         return start_line.split(" ")[1], via[5:], lines
 
 

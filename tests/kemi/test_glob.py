@@ -31,7 +31,7 @@ PATTERNS = (
 
 
 def libc(text: str, pattern: str) -> bool:
-    return int(ctypes.CDLL(None).fnmatch(pattern.encode("latin-1"), text.encode("latin-1"), 0)) == 0
+    return bool(ctypes.CDLL(None).fnmatch(pattern.encode("latin-1"), text.encode("latin-1"), 0) == 0)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library to ask")

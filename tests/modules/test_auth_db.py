@@ -149,13 +149,23 @@ def test_is_subscriber_asks_for_a_user() -> None:
     assert ctx.shared.avps["domain"] == ["other.test"]
     assert is_subscriber(ctx, "sip:bob@anywhere.test", "subscriber", 1) == -2
     assert is_subscriber(ctx, "sip:bob@other.test", "subscriber", 1) == 1
-    for uri, result in {"sip:nobody@x": -2, "sip:x": -2, "sip:\xff@x": -2, "bogus": -1}.items():
-        assert is_subscriber(ctx, uri, "subscriber", 0) == result
+    for uri in ("sip:nobody@x", "sip:x", "sip:\xff@x"):
+        assert is_subscriber(ctx, uri, "subscriber", 0) == -2
+    assert is_subscriber(ctx, "bogus", "subscriber", 0) == -1
 
 
-def test_a_table_that_does_not_exist_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_table_or_a_column_that_does_not_exist_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     made = server()
-    for table in ("subscribers", "no name", ""):
-        assert made.modules["auth_db"].auth_check(request(made), REALM, table, 0) == -1
-        assert made.modules["auth_db"].is_subscriber(request(made), "sip:bob@other.test", table, 0) == -1
-    assert "subscribers" in caplog.text
+    assert made.modules["auth_db"].auth_check(request(made), REALM, "subscribers", 0) == -1
+    assert "no such table: subscribers" in caplog.text
+    made = server(load_credentials="rpid")
+    assert made.modules["auth_db"].auth_check(request(made), REALM, "subscriber", 0) == -1
+    assert "no such column: rpid" in caplog.text
+
+
+def test_columns_are_loaded_for_a_wrong_password_when_that_is_wanted() -> None:
+    for force, loaded in ((0, None), (1, ["alice"])):
+        made = server(load_credentials="username", force_generate_avps=force)
+        ctx = request(made, password="wrong")
+        assert made.modules["auth_db"].auth_check(ctx, REALM, "subscriber", 0) == -2
+        assert ctx.shared.avps.get("username") == loaded

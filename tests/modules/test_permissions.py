@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from polykemi.errors import DataError
+from polykemi.errors import DataError, RpcError
 from polykemi.kemi.context import RouteContext
 from polykemi.modules.base import Services
 from polykemi.modules.permissions import Permissions
@@ -177,3 +177,33 @@ def test_all_trusted_rows_count_when_peer_tag_mode_says_so() -> None:
 
 def test_without_a_trusted_table_nobody_is_trusted() -> None:
     assert server().modules["permissions"].allow_trusted(ctx_of("192.0.2.10")) == -1
+
+
+def test_an_operator_reads_the_tables_anew() -> None:
+    made = server([])
+    permissions: Permissions = made.modules["permissions"]
+    made.database.query("INSERT INTO address (grp, ip_addr) VALUES (1, '192.0.2.10')")
+    assert permissions.allow_source_address(ctx_of("192.0.2.10"), 1) == -1
+    assert permissions.reload_addresses() == "Reload OK"
+    assert permissions.allow_source_address(ctx_of("192.0.2.10"), 1) == 1
+    made.database.query("DROP TABLE address")
+    with pytest.raises(RpcError, match=r"Reload failed: .*no such table: address"):
+        permissions.reload_addresses()
+    assert permissions.allow_source_address(ctx_of("192.0.2.10"), 1) == 1
+
+
+def test_trusted_rows_are_asked_for_or_kept() -> None:
+    insert = "INSERT INTO trusted (src_ip, proto, tag, priority) VALUES ('192.0.2.10', 'any', ?, ?)"
+    for mode, order in ((0, ["low", "high"]), (1, ["high", "low"])):
+        made = server([], db_mode=mode, peer_tag_avp="$avp(t)", peer_tag_mode=1)
+        permissions: Permissions = made.modules["permissions"]
+        for row in (("high", 2), ("low", 1)):
+            made.database.query(insert, row)
+        ctx = ctx_of("192.0.2.10")
+        assert permissions.allow_trusted(ctx) == (2 if mode == 0 else -1)
+        assert permissions.reload_trusted() == "Reload OK"
+        ctx = ctx_of("192.0.2.10")
+        assert permissions.allow_trusted(ctx) == 2
+        assert ctx.shared.avps["t"] == order[::-1]  # the newest first
+    with pytest.raises(ValueError, match="db_mode: expected 0 or 1, got 2"):
+        server([], db_mode=2)

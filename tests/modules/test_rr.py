@@ -180,7 +180,7 @@ def test_mode_1_takes_our_own_request_uri_for_the_target() -> None:
 
 def test_only_requests_outside_of_a_dialog_are_preloaded() -> None:
     module = rr()
-    assert module.loose_route_preloaded(context(BOB, OURS, NEXT, tag=False)) == 1
+    assert module.loose_route_preloaded(context(BOB, OURS, tag=False)) == 1
     assert module.loose_route_preloaded(context(BOB, OURS, tag=False)) == 1
     assert module.loose_route_preloaded(context(BOB, OURS, NEXT)) == -1
     assert module.loose_route_preloaded(context(BOB, tag=False)) == -1

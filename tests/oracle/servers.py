@@ -66,6 +66,8 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
         "contacts_avp": "tm_contacts",
         "contact_flows_avp": "tm_contact_flows",
     },
+    "nathelper": {"received_avp": "$avp(RECEIVED)"},
+    "registrar": {"received_avp": "$avp(RECEIVED)"},
     "rr": {"enable_full_lr": 0, "append_fromtag": 1},
 }
 _DATABASE: Final = {  # modules that read the database, with their parameter for it
@@ -187,6 +189,8 @@ def _filled(value: Any, directory: Path) -> Any:
     if not isinstance(value, str):
         return value
     value = value.replace("=>polykemi", "=>{db}")  # sqlops: the server's own database
+    if value.endswith("=>polykemi"):  # its name for its own database
+        value = value.removesuffix("polykemi") + "{db}"
     return used(value.replace("{db}", f"sqlite:///{directory / FILE_NAME}").replace("{dir}", str(directory)))
 
 
