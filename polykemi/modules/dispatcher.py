@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from polykemi.errors import DataError, ParseError
@@ -16,8 +15,9 @@ from polykemi.modules.base import Services
 from polykemi.modules.dispatcher_choice import DSTURI, RURI, XAVP, Chooser, Wanted
 from polykemi.modules.dispatcher_lists import ALWAYS, DispatcherParams
 from polykemi.modules.dispatcher_load import Loads
+from polykemi.modules.dispatcher_probing import Prober
 from polykemi.modules.dispatcher_rpc import DispatcherCommands
-from polykemi.modules.dispatcher_sets import DISABLED, INACTIVE, PROBING, TRYING, packed
+from polykemi.modules.dispatcher_sets import DISABLED, INACTIVE, PROBING, TRYING, Cause, packed
 from polykemi.pv.accessor import Accessor, Factory
 from polykemi.pv.classes.factories import keyed
 from polykemi.sip.message import Response
@@ -35,17 +35,6 @@ _MODES: Final = {"0": DSTURI, "d": DSTURI, "1": RURI, "r": RURI, "2": XAVP, "x":
 _RULE: Final = re.compile("[0-9]*(?:=[0-9]*(?:;|$)|$)")  # set=algorithm;
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Why a state changed, for $dsv."""
-
-    code: int
-    uri: str
-    setid: int
-    reason: str = ""
-    flags: int = 0  # 1: there was a reply
-
-
 class Dispatcher(DispatcherCommands):
     """The sets of one server."""
 
@@ -60,6 +49,8 @@ class Dispatcher(DispatcherCommands):
         self._setid: Accessor | None = None
         self._attrs: Accessor | None = None
         self._loads_due: float | None = None
+        self._prober: Prober | None = None
+        self._probing_due: float | None = None
 
     def start(self, now: float) -> None:
         """Read the destinations. Raise DataError."""
@@ -71,6 +62,12 @@ class Dispatcher(DispatcherCommands):
         self._chooser = Chooser(self, self.loads, variables.text(p.hash_pvar) if p.hash_pvar else None)
         if p.ds_hash_size:
             self._loads_due = now + p.ds_hash_check_interval
+        if p.ds_ping_interval:
+            tm = self.services.modules.get("tm")
+            if tm is None:
+                raise DataError("dispatcher: ds_ping_interval: probing needs the module tm")
+            self._prober = Prober(self, tm)
+            self._probing_due = now + p.ds_ping_interval
 
     def _result(self, key: str, name: str) -> Accessor | None:
         accessor = self.services.variables.compile(name) if name else None
@@ -338,14 +335,18 @@ class Dispatcher(DispatcherCommands):
         return {"dsv": keyed({key: of(name) for key, name in names.items()})}
 
     def next_timeout(self) -> float | None:
-        """Return when the counted calls are looked through next."""
-        return self._loads_due
+        """Return when destinations are probed, or the counted calls looked through, next."""
+        return min((due for due in (self._loads_due, self._probing_due) if due is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Forget counted calls that have expired."""
+        """Forget counted calls that have expired; probe destinations."""
         if self._loads_due is not None and now >= self._loads_due:
             self._loads_due = now + max(self.params.ds_hash_check_interval, 1)
             self.loads.sweep(now)
+        if self._probing_due is not None and now >= self._probing_due:
+            self._probing_due = now + self.params.ds_ping_interval
+            if self._prober is not None and self.is_pinging:
+                self._prober.probe(now)
 
 
 def _state_of(letters: str) -> int:

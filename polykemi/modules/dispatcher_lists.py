@@ -139,6 +139,8 @@ class DispatcherLists(Module):
         default = self.params.ds_default_socket
         self._default = find_listener(default, services.listeners) if default else None
         self._random: Random | None = None
+        self.is_pinging = True  # an operator may stop the probes
+        self.reply_codes: frozenset[int] = self.params.reply_codes
 
     def random(self) -> Random:
         """Return the source of randomness, made when it is needed first."""

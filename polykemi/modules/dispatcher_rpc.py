@@ -85,6 +85,15 @@ class DispatcherCommands(DispatcherLists):
             self.set_flags(one, destination, destination.flags & ~STATES | flags)
         return "Ok. Dispatcher state updated."
 
+    @rpc("dispatcher.ping_active")
+    def set_pinging(self, state: int = -1) -> dict[str, int]:
+        """Tell whether destinations are probed (with ds_ping_interval); with a state, 1 or 0, set that."""
+        old = int(self.is_pinging)
+        if state == -1:
+            return {"OldPingState": old}
+        self.is_pinging = state != 0
+        return {"NewPingState": state, "OldPingState": old}
+
     @rpc("dispatcher.reload")
     def reload_sets(self) -> str:
         """Read the destinations anew; all states and loads are forgotten."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
 from random import Random
 from typing import Final, NamedTuple
@@ -42,6 +43,17 @@ class Row(NamedTuple):
     flags: int = 0
     priority: int = 0
     attrs: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a state changed, for $dsv."""
+
+    code: int
+    uri: str
+    setid: int
+    reason: str = ""
+    flags: int = 0  # 1: there was a reply
 
 
 class Attributes:
