@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from polykemi.errors import DataError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.faked import event_context
 from polykemi.kemi.registry import Xval, export
-from polykemi.modules.base import Module, Services
+from polykemi.modules.base import Services
+from polykemi.modules.htable_database import load, store
+from polykemi.modules.htable_rpc import HtableCommands
 from polykemi.modules.htable_table import Iteration, Table, matcher, parse_definition
 from polykemi.modules.htable_variables import variable_classes
 from polykemi.pv.accessor import Factory
@@ -36,6 +37,8 @@ class HtableParams:
     key_type_column: str = "key_type"
     value_type_column: str = "value_type"
     key_value_column: str = "key_value"
+    expires_column: str = "expires"
+    db_expires: int = 0  # 1: tables with autoexpire keep the times of their items in the database
     array_size_suffix: str = "::size"
     event_callback: str = ""
 
@@ -44,7 +47,7 @@ class HtableParams:
             parse_definition(definition)
 
 
-class Htable(Module):
+class Htable(HtableCommands):
     """The tables of one server."""
 
     name = "htable"
@@ -52,10 +55,6 @@ class Htable(Module):
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
-        self.tables: dict[str, Table] = {}
-        for definition in self.params.htable:
-            table = parse_definition(definition)
-            self.tables[table.name] = table
         self.iterations: dict[str, Iteration | None] = {}  # None: started on a table that is not there
         self._missing: set[str] = set()
         self._due: float | None = None
@@ -68,34 +67,22 @@ class Htable(Module):
         """Load the tables that stand in the database. Raise DataError."""
         for table in self.tables.values():
             if table.dbtable:
-                self._load(table, now)
+                load(table, self.services.database, self.params, now)
         if self.tables:
             self._due = now + self.params.timer_interval
         if self.params.event_callback:
             self.services.events.append(self._event_context("htable:mod-init", now))
 
-    def _load(self, table: Table, now: float) -> None:
-        p = self.params
-        names = (p.key_name_column, p.key_type_column, p.value_type_column, p.key_value_column, table.dbtable)
-        for name in names:
-            if not name.replace("_", "a").isalnum() or not name.isascii():
-                raise DataError(f"htable {table.name}: {name!r} is no name of a table or column")
-        *columns, source = (f"[{name}]" for name in names)
-        arrays: dict[str, int] = {}
-        for key, key_type, value_type, value in self.services.database.query(
-            f"SELECT {', '.join(columns)} FROM {source}"
-        ):
-            if key_type == 1:
-                n = arrays[key] = arrays.get(key, 0) + 1
-                key = f"{key}[{n - 1}]"
-            try:
-                table.set(key, int(value) if value_type == 1 else str(value), now)
-            except ValueError:
-                raise DataError(
-                    f"htable {table.name}: table {table.dbtable}, key {key}: {value!r} is no integer"
-                ) from None
-        for key, n in arrays.items():
-            table.set(key + p.array_size_suffix, n, now)
+    def stop(self, now: float) -> None:
+        """Store the tables that are to be found again (dbmode=1). Raise DataError."""
+        for table in self.tables.values():
+            if table.dbtable and table.dbmode:
+                store(table, self.services.database, self.params, now)
+
+    def reloaded(self, table: Table, now: float) -> None:
+        """Run the event route block for a table that was read anew."""
+        if self.params.event_callback:
+            self.services.events.append(self._event_context(f"htable:reloaded:{table.name}", now))
 
     def table(self, name: str) -> Table | None:
         """Return the table ``name``; when there is none, say so once."""

@@ -22,7 +22,19 @@ _NUMBERS: Final = ("size", "autoexpire", "initval", "updateexpire", "dmqreplicat
 class Table:
     """A table. Its items keep the order in which they came; an expired one is not seen, and removed by ``sweep``."""
 
-    __slots__ = ("_full", "_sweep", "autoexpire", "dbtable", "initval", "items", "maxsize", "name", "updateexpire")
+    __slots__ = (
+        "_full",
+        "_sweep",
+        "autoexpire",
+        "columns",
+        "dbmode",
+        "dbtable",
+        "initval",
+        "items",
+        "maxsize",
+        "name",
+        "updateexpire",
+    )
 
     def __init__(
         self,
@@ -33,6 +45,8 @@ class Table:
         updateexpire: bool = True,
         maxsize: int = 0,
         dbtable: str = "",
+        columns: tuple[str, ...] = (),
+        dbmode: bool = False,
     ) -> None:
         self.name = name
         self.autoexpire = autoexpire  # seconds, 0: items stay
@@ -40,6 +54,10 @@ class Table:
         self.updateexpire = updateexpire  # a change starts the time anew
         self.maxsize = maxsize  # items, 0: no limit
         self.dbtable = dbtable
+        self.columns = (
+            columns  # of dbtable: the key and those that together are the value; () for those of the parameters
+        )
+        self.dbmode = dbmode  # the items are stored when the server ends
         self.items: dict[str, tuple[Value, float]] = {}  # key -> value, time of expiry
         self._sweep: list[str] = []  # keys that a sweep has still to look at
         self._full = False
@@ -110,6 +128,28 @@ class Table:
         for key in keys:
             self.remove(key)
 
+    def clear(self) -> None:
+        """Remove all items."""
+        self.items.clear()
+        self._full = False
+
+    def empty(self) -> Table:
+        """Return an empty table with the attributes of this one."""
+        return Table(
+            self.name,
+            autoexpire=self.autoexpire,
+            initval=self.initval,
+            updateexpire=self.updateexpire,
+            maxsize=self.maxsize,
+            dbtable=self.dbtable,
+            columns=self.columns,
+            dbmode=self.dbmode,
+        )
+
+    def take(self, other: Table) -> None:
+        """Take the items of ``other`` in the place of its own."""
+        self.items, self._full = other.items, other._full
+
     @property
     def is_sweeping(self) -> bool:
         """Whether a sweep has not looked at all items yet."""
@@ -158,10 +198,15 @@ def parse_definition(text: str) -> Table:
         raise ValueError(f"htable: {text!r}, expected name=>attribute=value;...")
     numbers: dict[str, int] = {}
     dbtable = ""
+    columns: tuple[str, ...] = ()
     for part in filter(None, (part.strip(" ") for part in rest.split(";"))):
         attribute, _, value = part.partition("=")
         if attribute == "dbtable":
             dbtable = value
+        elif attribute == "cols":
+            columns = tuple(column.strip(" ") for column in value.strip("'\"").split(","))
+            if len(columns) < 2:
+                raise ValueError(f"htable {name}: cols={value}, expected a column for keys and one or more for values")
         elif attribute not in _NUMBERS:
             raise ValueError(f"htable {name}: unknown attribute {attribute!r}")
         else:
@@ -176,6 +221,8 @@ def parse_definition(text: str) -> Table:
         updateexpire=bool(numbers.get("updateexpire", 1)),
         maxsize=numbers.get("maxsize", 0),
         dbtable=dbtable,
+        columns=columns,
+        dbmode=bool(numbers.get("dbmode", 0)),
     )
 
 
