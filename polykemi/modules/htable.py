@@ -113,13 +113,13 @@ class Htable(HtableCommands):
 
     @export()
     def sht_is_null(self, ctx: RouteContext, htname: str, itname: str) -> int:
-        """Tell whether an item is null: 1, 2 when there is no such table; else -1, or -2 when it is the initval."""
+        """Tell whether an item is null: 1, 2 when there is no such table; else -1, -2 in a table with an initval."""
         table = self.table(htname)
         if table is None:
             return 2
-        if table.has(itname, ctx.now):
-            return -1
-        return 1 if table.initval is None else -2
+        if table.initval is not None:
+            return -2
+        return -1 if table.has(itname, ctx.now) else 1
 
     @export()
     def sht_sets(self, ctx: RouteContext, htname: str, itname: str, itval: str) -> int:
@@ -143,20 +143,19 @@ class Htable(HtableCommands):
 
     @export()
     def sht_setex(self, ctx: RouteContext, htname: str, itname: str, exval: int) -> int:
-        """Let an item expire in ``exval`` seconds. Answers 1 (also when it is not there), or -1."""
+        """Let an item expire in ``exval`` seconds, never for 0 and less. Answers 1 (also when it is not there), or -1.
+
+        Items of tables without autoexpire never do.
+        """
         table = self.table(htname)
         if table is None:
             return -1
         table.set_expiry(itname, exval, ctx.now)
         return 1
 
-    def _set(self, ctx: RouteContext, htname: str, itname: str, value: int | str, seconds: int | None = None) -> int:
+    def _set(self, ctx: RouteContext, htname: str, itname: str, value: int | str, seconds: int = 0) -> int:
         table = self.table(htname)
-        if table is None or not table.set(itname, value, ctx.now):
-            return -1
-        if seconds is not None:
-            table.set_expiry(itname, seconds, ctx.now)
-        return 1
+        return 1 if table is not None and table.set(itname, value, ctx.now, seconds) else -1
 
     @export()
     def sht_inc(self, ctx: RouteContext, htname: str, itname: str) -> int:
@@ -214,17 +213,17 @@ class Htable(HtableCommands):
 
     @export()
     def sht_rm_name_re(self, ctx: RouteContext, htname: str, rexp: str) -> int:
-        """Remove the items whose name matches a regular expression. Answers 1, or -1."""
-        return self._remove(htname, "re", rexp, by_value=False)
+        """Remove the items whose name matches a regular expression. Answers 1 (also without such a table), or -1."""
+        return self._remove(htname, "re", rexp, by_value=False) if htname in self.tables else 1
 
     @export()
     def sht_rm_value_re(self, ctx: RouteContext, htname: str, rexp: str) -> int:
-        """Remove the items whose text matches a regular expression. Answers 1, or -1."""
-        return self._remove(htname, "re", rexp, by_value=True)
+        """Remove the items whose text matches a regular expression. Answers 1 (also without such a table), or -1."""
+        return self._remove(htname, "re", rexp, by_value=True) if htname in self.tables else 1
 
     def _remove(self, htname: str, op: str, val: str, *, by_value: bool) -> int:
         table = self.table(htname)
-        matches = matcher(op, val) if op in ("re", "sw") else None
+        matches = matcher(op, val) if val and op in ("re", "sw") else None
         if table is None or matches is None:
             return -1
         table.remove_matching(matches, by_value=by_value)
@@ -233,7 +232,7 @@ class Htable(HtableCommands):
     @export()
     def sht_match_name(self, ctx: RouteContext, htname: str, op: str, mval: str) -> int:
         """Tell whether an item's name matches: ``op`` eq, ne, re or sw (starts with). Answers 1, or -1."""
-        if op == "eq":
+        if op == "eq" and mval:
             table = self.table(htname)
             return 1 if table is not None and table.has(mval, ctx.now) else -1
         return 1 if self._count(ctx, htname, op, mval, by_value=False, limit=1) else -1
@@ -250,7 +249,7 @@ class Htable(HtableCommands):
 
     def _count(self, ctx: RouteContext, htname: str, op: str, mval: str, *, by_value: bool, limit: int) -> int:
         table = self.table(htname)
-        matches = matcher(op, mval)
+        matches = matcher(op, mval) if mval else None
         return table.count(matches, ctx.now, by_value=by_value, limit=limit) if table is not None and matches else 0
 
     # ---- iterators
@@ -304,7 +303,10 @@ class Htable(HtableCommands):
         iteration = self.iterations.get(iname)
         if iteration is None or iteration.value(ctx.now) is None:
             return -1
-        iteration.table.set_expiry(iteration.key, val, ctx.now)
+        if val > 0:
+            iteration.table.set_expiry(iteration.key, val, ctx.now)
+        elif iteration.table.autoexpire:
+            iteration.table.remove(iteration.key)
         return 1
 
     def _set_current(self, ctx: RouteContext, iname: str, value: int | str) -> int:

@@ -72,12 +72,9 @@ class HtableCommands(Module):
         """Set an item to an integer that expires in so many seconds."""
         return self._set_item(table, key, value, now, seconds)
 
-    def _set_item(self, table: str, key: str, value: Value, now: float, seconds: int | None = None) -> str:
-        found = self._table(table)
-        if not found.set(key, value, now):
+    def _set_item(self, table: str, key: str, value: Value, now: float, seconds: int = 0) -> str:
+        if not self._table(table).set(key, value, now, seconds):
             raise RpcError(_FAILED, "Failed to set the item")
-        if seconds is not None:
-            found.set_expiry(key, seconds, now)
         return "Ok. Key set to new value."
 
     @rpc("htable.delete")

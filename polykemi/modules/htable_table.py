@@ -13,6 +13,7 @@ from polykemi.kemi.registry import Xval
 log = logging.getLogger("polykemi.htable")
 
 NEVER: Final = float("inf")
+_HALF: Final = 1 << 31
 Value = int | str
 Matcher = Callable[[str], object]
 
@@ -72,26 +73,38 @@ class Table:
         item = self.items.get(key)
         return item is not None and item[1] > now
 
-    def set(self, key: str, value: Value, now: float) -> bool:
-        """Set ``key``; False when the table is full."""
+    def set(self, key: str, value: Value, now: float, seconds: int = 0) -> bool:
+        """Set ``key``, to expire in ``seconds`` when they are more than 0; False when the table is full."""
         item = self.items.get(key)
-        if item is not None and item[1] > now and not self.updateexpire:
-            self.items[key] = (value, item[1])
-            return True
         if item is None and self.maxsize and len(self.items) >= self.maxsize:
             if not self._full:
                 self._full = True
                 log.warning("htable %s is full: it has %d items", self.name, self.maxsize)
             return False
-        self.items[key] = (value, now + self.autoexpire if self.autoexpire else NEVER)
+        if not self.autoexpire:
+            expires = NEVER
+        elif seconds > 0:
+            expires = now + seconds
+        elif item is not None and item[1] > now and not self.updateexpire:
+            expires = item[1]
+        else:
+            expires = now + self.autoexpire
+        self.items[key] = (value, expires)
         return True
 
     def add(self, key: str, by: int, now: float) -> int | None:
-        """Add ``by`` to an integer and return it; None when it is none or not there and there is no initval."""
+        """Add ``by`` to an integer of 32 bits and return it; None when it is none or not there and there is no initval."""
         value = self.get(key, now)
         if not isinstance(value, int):
             return None
-        return value + by if self.set(key, value + by, now) else None
+        value = (value + by + _HALF) % (2 * _HALF) - _HALF
+        return value if self.set(key, value, now) else None
+
+    def count_integers(self, wanted: int, now: float) -> int:
+        """Count the items that are this integer."""
+        return sum(
+            value == wanted for value, expires in self.items.values() if isinstance(value, int) and expires > now
+        )
 
     def remove(self, key: str) -> None:
         """Remove ``key``, if it is there."""
@@ -104,16 +117,17 @@ class Table:
         return int(item[1] - now) if item is not None and now < item[1] < NEVER else 0
 
     def set_expiry(self, key: str, seconds: int, now: float) -> None:
-        """Let ``key`` expire in ``seconds``, 0 and less: at once. One that is not there stays so."""
+        """Let ``key`` expire in ``seconds``, never when that is 0 or less. Items of tables without autoexpire never do."""
         item = self.items.get(key)
-        if item is not None and item[1] > now:
-            self.items[key] = (item[0], now + seconds)
+        if item is not None and item[1] > now and self.autoexpire:
+            self.items[key] = (item[0], now + seconds if seconds > 0 else NEVER)
 
     def count(self, matches: Matcher, now: float, *, by_value: bool, limit: int = 0) -> int:
-        """Count the items whose key (or value) matches, up to ``limit`` when it is not 0."""
+        """Count the items whose key (or text) matches, up to ``limit`` when it is not 0; integers have no text."""
         n = 0
         for key, (value, expires) in self.items.items():
-            if expires > now and matches(str(value) if by_value else key):
+            text = value if by_value else key
+            if expires > now and isinstance(text, str) and matches(text):
                 n += 1
                 if n == limit:
                     break
@@ -228,13 +242,18 @@ def parse_definition(text: str) -> Table:
 
 @lru_cache(maxsize=256)
 def matcher(op: str, value: str) -> Matcher | None:
-    """Return what tells whether a text matches: ``op`` eq, ne, sw (starts with) or re; None, and a log line, for others."""
+    """Return what tells whether a text matches; None, and a log line, for what is no operator.
+
+    ``op``: eq, ne, sw (starts with), ew (ends with), re.
+    """
     if op == "eq":
         return lambda text: text == value
     if op == "ne":
         return lambda text: text != value
     if op == "sw":
         return lambda text: text.startswith(value)
+    if op == "ew":
+        return lambda text: text.endswith(value)
     if op == "re":
         try:
             return compile_posix(value).matches

@@ -169,9 +169,9 @@ def test_items_are_found_by_name_and_by_text() -> None:
         1,
     ]
     assert [ht.sht_cn(ctx, "a", op, text) for op, text in (("sw", "ab"), ("re", "."), ("ne", "n"))] == [2, 3, 2]
-    names = [value(made, f"$shtcn(a=>{e})", ctx) for e in ("~~^ab", "~%ab", "==abc", "**", "^ab", "~~[")]
-    assert names == [2, 2, 1, 3, 2, 0]
-    assert [value(made, f"$shtcv(a=>{e})", ctx) for e in ("~%xy", "==5", "~~z")] == [2, 1, 1]
+    names = [value(made, f"$shtcn(a=>{e})", ctx) for e in ("~~^ab", "%~ab", "~%c", "==abc", "**", "^ab", "~~[")]
+    assert names == [2, 2, 1, 1, 3, 2, 0]
+    assert [value(made, f"$shtcv(a=>{e})", ctx) for e in ("%~xy", "==5", "eq5", "~~z")] == [2, 0, 1, 1]
     assert ht.sht_match_name(at(NOW + 100), "a", "eq", "abc") == -1
     assert ht.sht_cn(at(NOW + 100), "a", "re", ".") == 0
 

@@ -78,6 +78,7 @@ _DATABASE: Final = {  # modules that read the database, with their parameter for
     "dispatcher",
     "domain",
     "group",
+    "htable",
     "pipelimit",
     "uri_db",
     "auth_xkeys",
