@@ -8,6 +8,8 @@ from polykemi.modules.acc import Acc
 from polykemi.modules.alias_db import AliasDb
 from polykemi.modules.auth import Auth
 from polykemi.modules.auth_db import AuthDb
+from polykemi.modules.auth_ephemeral import AuthEphemeral
+from polykemi.modules.auth_xkeys import AuthXkeys
 from polykemi.modules.base import Module
 from polykemi.modules.core import Core
 from polykemi.modules.corex import Corex
@@ -17,14 +19,17 @@ from polykemi.modules.domain import Domain
 from polykemi.modules.group import Group
 from polykemi.modules.hdr import Hdr
 from polykemi.modules.htable import Htable
+from polykemi.modules.ipops import Ipops
 from polykemi.modules.kx import Kx
 from polykemi.modules.maxfwd import MaxFwd
 from polykemi.modules.nathelper import NatHelper
 from polykemi.modules.path import PathModule
 from polykemi.modules.permissions import Permissions
 from polykemi.modules.pike import Pike
+from polykemi.modules.pipelimit import Pipelimit
 from polykemi.modules.pv import Pv
 from polykemi.modules.pvx import Pvx
+from polykemi.modules.ratelimit import Ratelimit
 from polykemi.modules.regex import Regex
 from polykemi.modules.registrar import Registrar
 from polykemi.modules.rr import Rr
@@ -61,8 +66,13 @@ MODULES: Final[dict[str, type[Module]]] = {
     "registrar": Registrar,
     "auth": Auth,
     "auth_db": AuthDb,
+    "auth_ephemeral": AuthEphemeral,
+    "auth_xkeys": AuthXkeys,
     "permissions": Permissions,
     "pike": Pike,
+    "ipops": Ipops,
+    "pipelimit": Pipelimit,
+    "ratelimit": Ratelimit,
     "htable": Htable,
     "nathelper": NatHelper,
     "corex": Corex,

@@ -81,7 +81,6 @@ _DATABASE: Final = {  # modules that read the database, with their parameter for
     "htable",
     "pipelimit",
     "uri_db",
-    "auth_xkeys",
     "uac",
     "rtpengine",
 }
