@@ -110,6 +110,9 @@ class Module:
     def start(self, now: float) -> None:
         """Called once when all modules are built and before the first message."""
 
+    def stop(self, now: float) -> None:
+        """Called once when the server ends, before its storage is closed."""
+
     def pv_classes(self) -> Mapping[str, Factory]:
         """Return the pseudo-variable classes that this module adds: name without ``$`` -> factory."""
         return {}

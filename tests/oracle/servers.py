@@ -77,6 +77,7 @@ _DATABASE: Final = {  # modules that read the database, with their parameter for
     "dispatcher",
     "domain",
     "group",
+    "htable",
     "pipelimit",
     "uri_db",
     "rtpengine",
