@@ -140,6 +140,7 @@ def assemble(
         current=current,
         drive=router.drive,
         trace=trace,
+        strict=settings.strict,
     )
     engines: dict[str, Engine] = {}
     try:
