@@ -8,7 +8,10 @@ from polykemi.modules.acc import Acc
 from polykemi.modules.alias_db import AliasDb
 from polykemi.modules.auth import Auth
 from polykemi.modules.auth_db import AuthDb
+from polykemi.modules.auth_ephemeral import AuthEphemeral
+from polykemi.modules.auth_xkeys import AuthXkeys
 from polykemi.modules.base import Module
+from polykemi.modules.cfgutils import Cfgutils
 from polykemi.modules.core import Core
 from polykemi.modules.corex import Corex
 from polykemi.modules.dialog import DialogModule
@@ -18,8 +21,12 @@ from polykemi.modules.domain import Domain
 from polykemi.modules.group import Group
 from polykemi.modules.hdr import Hdr
 from polykemi.modules.htable import Htable
+from polykemi.modules.ipops import Ipops
+from polykemi.modules.jansson import Jansson
 from polykemi.modules.kx import Kx
+from polykemi.modules.log_systemd import LogSystemd
 from polykemi.modules.maxfwd import MaxFwd
+from polykemi.modules.mqueue import Mqueue
 from polykemi.modules.nathelper import NatHelper
 from polykemi.modules.path import PathModule
 from polykemi.modules.permissions import Permissions
@@ -33,14 +40,18 @@ from polykemi.modules.registrar import Registrar
 from polykemi.modules.rr import Rr
 from polykemi.modules.sanity import Sanity
 from polykemi.modules.sdpops import Sdpops
+from polykemi.modules.sipjson import SipJson
 from polykemi.modules.siputils import SipUtils
 from polykemi.modules.sl import Sl
 from polykemi.modules.sqlops import Sqlops
+from polykemi.modules.statistics import Statistics
 from polykemi.modules.textops import TextOps
 from polykemi.modules.textopsx import TextOpsX
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
+from polykemi.modules.uac import Uac
 from polykemi.modules.usrloc import Usrloc
+from polykemi.modules.uuid import Uuid
 from polykemi.modules.x import X
 from polykemi.modules.xlog import Xlog
 
@@ -61,11 +72,17 @@ MODULES: Final[dict[str, type[Module]]] = {
     "siputils": SipUtils,
     "textops": TextOps,
     "usrloc": Usrloc,
+    "uac": Uac,
     "registrar": Registrar,
     "auth": Auth,
     "auth_db": AuthDb,
+    "auth_ephemeral": AuthEphemeral,
+    "auth_xkeys": AuthXkeys,
     "permissions": Permissions,
     "pike": Pike,
+    "ipops": Ipops,
+    "pipelimit": Pipelimit,
+    "ratelimit": Ratelimit,
     "htable": Htable,
     "nathelper": NatHelper,
     "corex": Corex,
@@ -75,8 +92,6 @@ MODULES: Final[dict[str, type[Module]]] = {
     "path": PathModule,
     "acc": Acc,
     "dialog": DialogModule,
-    "ratelimit": Ratelimit,
-    "pipelimit": Pipelimit,
     "dialplan": Dialplan,
     "regex": Regex,
     "domain": Domain,
@@ -84,4 +99,11 @@ MODULES: Final[dict[str, type[Module]]] = {
     "group": Group,
     "textopsx": TextOpsX,
     "sdpops": Sdpops,
+    "cfgutils": Cfgutils,
+    "jansson": Jansson,
+    "log_systemd": LogSystemd,
+    "mqueue": Mqueue,
+    "sipjson": SipJson,
+    "statistics": Statistics,
+    "uuid": Uuid,
 }

@@ -62,6 +62,8 @@ class Services:
     counters: dict[str, int] = field(default_factory=dict)  # "sl.sent_replies" -> n: names are Kamailio's group.name
     events: list[RouteContext] = field(default_factory=list)  # event route blocks waiting to run
     work: list[Process[None]] = field(default_factory=list)  # processes waiting to run, behind what runs now
+    pause: Callable[[float], None] = lambda seconds: None  # let so many seconds pass, with everything standing still
+    abort: Callable[[], None] = lambda: None  # end the process at once; a server sets both
     strays: list[Callable[[Response], bool]] = field(
         default_factory=list
     )  # take responses of no transaction, if theirs
@@ -107,6 +109,9 @@ class Module:
 
     def start(self, now: float) -> None:
         """Called once when all modules are built and before the first message."""
+
+    def stop(self, now: float) -> None:
+        """Called once when the server ends, before its storage is closed."""
 
     def pv_classes(self) -> Mapping[str, Factory]:
         """Return the pseudo-variable classes that this module adds: name without ``$`` -> factory."""

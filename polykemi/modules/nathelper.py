@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
 from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.registry import export
+from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
 from polykemi.modules.nathelper_pinger import NatHelperParams, Pinger
+from polykemi.pv.accessor import Factory
+from polykemi.pv.classes.factories import plain
 from polykemi.sip.flow import Flow
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.message import Message
@@ -19,6 +22,14 @@ from polykemi.sip.uri import Uri, parse_uri
 _PROTOS: Final = {str(number): proto for proto, number in PROTO_NUMBERS.items()}
 
 RECEIVED: Final = "received"  # ctx.cache: the source URI of a REGISTER, which registrar.save stores
+
+
+def _made_by_topmost(ctx: RouteContext) -> Xval:
+    values = ctx.message.list("record-route")
+    try:
+        return (2 if parse_uri(parse_name_addr(values[0]).uri).param("r2") else 1) if values else 0
+    except ParseError:
+        return None
 
 
 class NatHelper(Module):
@@ -46,6 +57,13 @@ class NatHelper(Module):
     def handle_timer(self, now: float) -> None:
         """Ping phones."""
         self._pinger.run(now)
+
+    def pv_classes(self) -> Mapping[str, Factory]:
+        """``$rr_count``: how many Record-Route values; ``$rr_top_count``: how many of them the topmost proxy has made."""
+        return {
+            "rr_count": plain(lambda ctx: len(ctx.message.list("record-route"))),
+            "rr_top_count": plain(_made_by_topmost),
+        }
 
     # ---- tests
     @export()

@@ -44,7 +44,6 @@ _NEEDS: Final = {  # loaded before
     "websocket": ("xhttp",),
     "auth_xkeys": ("auth",),
     "auth_ephemeral": ("auth",),
-    "uac": ("dialog",),
 }
 # where polykemi's defaults are others than Kamailio's on purpose, and what Kamailio needs to see the same data
 _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
@@ -78,10 +77,9 @@ _DATABASE: Final = {  # modules that read the database, with their parameter for
     "dispatcher",
     "domain",
     "group",
+    "htable",
     "pipelimit",
     "uri_db",
-    "auth_xkeys",
-    "uac",
     "rtpengine",
 }
 _TABLES: Final = """
