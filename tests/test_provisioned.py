@@ -183,7 +183,7 @@ def test_a_null_is_no_credential(database: Database) -> None:
 def test_addresses_come_in_the_order_they_were_entered_with_kamailios_defaults(database: Database) -> None:
     database.query("INSERT INTO address (grp, ip_addr, mask, port, tag) VALUES (2, '10.0.0.0', 8, 5060, 'office')")
     database.query("INSERT INTO address (ip_addr) VALUES ('192.0.2.1')")
-    assert database.addresses() == [Address(2, "10.0.0.0", 8, 5060, "office"), Address(1, "192.0.2.1", 32, 0, "")]
+    assert database.addresses() == [Address(2, "10.0.0.0", 8, 5060, "office"), Address(1, "192.0.2.1", 32, 0, None)]
 
 
 def test_a_wrong_query_fails_with_sqlites_words(database: Database) -> None:
