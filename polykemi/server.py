@@ -140,6 +140,7 @@ def assemble(
         current=current,
         drive=router.drive,
         trace=trace,
+        strict=settings.strict,
     )
     engines: dict[str, Engine] = {}
     try:
@@ -227,6 +228,7 @@ class Server:
                 now=self._started,
             )
             undo.pop_all()
+        self.node.services.pause, self.node.services.abort = time.sleep, os.abort
         self.router = self.node.router
         # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it
         self._resident = next((one for one in self.node.engines.values() if isinstance(one, LoopHost)), None)

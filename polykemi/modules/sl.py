@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.registry import export
+from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
+from polykemi.pv.accessor import Factory
+from polykemi.pv.classes.factories import keyed
 from polykemi.sip.build import forward_response, response
 from polykemi.sip.message import Request, Response
 from polykemi.sip.reply_path import reply_path, response_target
@@ -64,6 +66,18 @@ class Sl(Module):
         counters[counter] = counters.get(counter, 0) + 1
         counters["sl.sent_replies"] = counters.get("sl.sent_replies", 0) + 1
         return 1
+
+    def pv_classes(self) -> Mapping[str, Factory]:
+        """``$ltt(s)``: the To tag of our replies; ``$ltt(t)`` with a transaction only; ``$ltt(x)`` in either case."""
+
+        def tag(ctx: RouteContext) -> Xval:
+            message = ctx.message
+            return self.services.ids.stateless_tag(message) if isinstance(message, Request) else None
+
+        def of_transaction(ctx: RouteContext) -> Xval:
+            return None if ctx.transaction is None else tag(ctx)
+
+        return {"ltt": keyed({"s": tag, "t": of_transaction, "x": tag})}
 
     def _to_tag(self, request: Request) -> str:
         try:
