@@ -310,3 +310,29 @@ def test_look_ups_of_a_busy_server_see_new_subscribers_after_a_tenth_of_a_second
         server.add_subscriber("bob", "", "builder")  # a write of its own is not in the way
         server.refresh(99.0)  # nor a clock that was set back
         assert server.credentials("subscriber", "password", "bob") == "builder"
+
+
+def test_rows_are_selected_by_the_values_of_columns() -> None:
+    database = Database()
+    for row in (("b", "x", "1"), ("a", "x", "2"), ("a", "y", "3")):
+        database.query("INSERT INTO grp (username, domain, grp) VALUES (?, ?, ?)", row)
+    assert database.select("grp", ["grp"], {"username": "a", "domain": "x"}) == [("2",)]
+    assert database.select("grp", ("username", "grp"), order="grp") == [("b", "1"), ("a", "2"), ("a", "3")]
+    assert database.select("grp", ["grp"], {"username": "\xff"}) == []
+    for table, columns in (("nowhere", ["a"]), ("grp", ["nothing"]), ("grp]", ["a"]), ("grp", ["1, 2"])):
+        with pytest.raises(DataError):
+            database.select(table, columns)
+    with pytest.raises(DataError, match="is no name of a table or column"):
+        database.select("grp", ["grp"], order="grp DESC")
+
+
+def test_all_rows_are_replaced_or_none() -> None:
+    database = Database()
+    columns = ("key_name", "key_value")
+    database.replace("htable", columns, [("a", "1"), ("\xc3\xbc", "2")])
+    database.replace("htable", columns, [("b", "3")])
+    assert database.select("htable", columns) == [("b", "3")]
+    for wrong in ([("c", "4"), ("d", None)], [("c", "4"), ("\xff", "5")]):
+        with pytest.raises(DataError):
+            database.replace("htable", columns, wrong)
+        assert database.select("htable", columns) == [("b", "3")]
