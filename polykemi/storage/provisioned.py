@@ -218,7 +218,7 @@ class Address(NamedTuple):
     ip_addr: str
     mask: int
     port: int
-    tag: str
+    tag: str | None
 
 
 class Database:
@@ -388,7 +388,7 @@ class Database:
 
     def addresses(self) -> list[Address]:
         """Return the address table in the order of its ids."""
-        sql = "SELECT grp, ip_addr, mask, port, coalesce(tag, '') FROM address ORDER BY id"
+        sql = "SELECT grp, ip_addr, mask, port, tag FROM address ORDER BY id"
         return [Address(*row) for row in self.query(sql)]
 
     def for_scripts(self) -> SqlConnection:
