@@ -147,6 +147,7 @@ def assemble(
         for one in settings.engines:
             engines[one.name] = make_engine(one.name, replace(host, limits=Limits(one.seconds, one.memory)))
             engines[one.name].load(one.script)
+        router.scripts = {one.name: one.script for one in settings.engines}
         router.start(engines)
         _must_answer_requests(settings, router)
     except BaseException:

@@ -6,6 +6,9 @@ from typing import Final
 
 from polykemi.modules.acc import Acc
 from polykemi.modules.alias_db import AliasDb
+from polykemi.modules.app_jsdt import AppJsdt
+from polykemi.modules.app_lua import AppLua
+from polykemi.modules.app_python3 import AppPython3, AppPython3s
 from polykemi.modules.auth import Auth
 from polykemi.modules.auth_db import AuthDb
 from polykemi.modules.auth_ephemeral import AuthEphemeral
@@ -106,4 +109,8 @@ MODULES: Final[dict[str, type[Module]]] = {
     "sipjson": SipJson,
     "statistics": Statistics,
     "uuid": Uuid,
+    "app_lua": AppLua,
+    "app_jsdt": AppJsdt,
+    "app_python3": AppPython3,
+    "app_python3s": AppPython3s,
 }

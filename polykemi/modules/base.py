@@ -6,7 +6,7 @@ A module file holds one class. Its parameters are a frozen dataclass with Kamail
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -14,6 +14,7 @@ from mypy_extensions import mypyc_attr
 
 from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
+from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Route
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
@@ -41,6 +42,18 @@ class Routes(Protocol):
 
     def defines(self, kind: Route, callback: str) -> bool:
         """Tell whether the engine that runs this block has the function."""
+
+    def invoke(self, engine: str, function: str, arguments: Sequence[str]) -> Xval:
+        """Call a function of the script of ``engine`` and return its number or text; null for all else, -1 when it fails."""
+
+    def evaluate(self, engine: str, text: str, *, apart: bool) -> int:
+        """Run ``text`` in ``engine``, with the globals of its script or apart from them: 1 or -1."""
+
+    def read(self, engine: str, name: str) -> str | None:
+        """Return the file ``name`` that stands beside the script of ``engine``; None when there is none."""
+
+    def where(self) -> str:
+        """Return ``file:line`` of the script's call that is running; empty when none is."""
 
 
 @dataclass(slots=True)
