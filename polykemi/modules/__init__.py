@@ -17,6 +17,7 @@ from polykemi.modules.domain import Domain
 from polykemi.modules.group import Group
 from polykemi.modules.hdr import Hdr
 from polykemi.modules.htable import Htable
+from polykemi.modules.jsonrpcs import Jsonrpcs
 from polykemi.modules.kx import Kx
 from polykemi.modules.maxfwd import MaxFwd
 from polykemi.modules.nathelper import NatHelper
@@ -38,8 +39,11 @@ from polykemi.modules.textopsx import TextOpsX
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
 from polykemi.modules.usrloc import Usrloc
+from polykemi.modules.websocket import WebSocketModule
 from polykemi.modules.x import X
+from polykemi.modules.xhttp import Xhttp
 from polykemi.modules.xlog import Xlog
+from polykemi.modules.xmlrpc import Xmlrpc
 
 # name in polykemi.toml -> class; what stands on KSR itself is "core"
 MODULES: Final[dict[str, type[Module]]] = {
@@ -78,4 +82,8 @@ MODULES: Final[dict[str, type[Module]]] = {
     "group": Group,
     "textopsx": TextOpsX,
     "sdpops": Sdpops,
+    "xhttp": Xhttp,
+    "jsonrpcs": Jsonrpcs,
+    "xmlrpc": Xmlrpc,
+    "websocket": WebSocketModule,
 }

@@ -14,7 +14,9 @@ from mypy_extensions import mypyc_attr
 
 from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
+from polykemi.kemi.network import Connections, NoConnections
 from polykemi.kemi.route import Route
+from polykemi.kemi.rpc import Command
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
 from polykemi.sip.flow import Flow, Listener
@@ -62,6 +64,8 @@ class Services:
     events: list[RouteContext] = field(default_factory=list)  # event route blocks waiting to run
     work: list[Process[None]] = field(default_factory=list)  # processes waiting to run, behind what runs now
     server_header: str = "polykemi"
+    connections: Connections = field(default_factory=NoConnections)
+    rpc: Mapping[str, Command] = field(default_factory=dict)  # the commands of the control plane, filled before run
     _listeners_at: dict[str, list[Listener]] = field(init=False, repr=False, default_factory=dict)  # by host
 
     def __post_init__(self) -> None:

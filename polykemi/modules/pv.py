@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
+from polykemi.pv.accessor import Factory
+from polykemi.pv.classes.factories import plain
 from polykemi.pv.classes.script import to_int
 
 log = logging.getLogger("polykemi.pv")
@@ -33,6 +36,14 @@ class Pv(Module):
         self._variables = services.variables
         self._variables.bound(self.params.pv_cache_limit, self.params.pv_cache_action)
         self._getters = services.variables.getters
+
+    def pv_classes(self) -> Mapping[str, Factory]:
+        """Return $conid."""
+        return {"conid": plain(self._conid)}
+
+    def _conid(self, ctx: RouteContext) -> Xval:
+        ident = self.services.connections.ident(ctx.flow)
+        return None if ident < 0 else ident
 
     @export()
     def get(self, ctx: RouteContext, name: str) -> Xval:
