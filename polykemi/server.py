@@ -21,12 +21,14 @@ import uvloop
 
 from polykemi import __version__, compiled, logs
 from polykemi.config import Settings, typed_params
-from polykemi.control.plane import ControlPlane
+from polykemi.control.jsonrpc import JsonRpc
+from polykemi.control.plane import ControlPlane, make_rpc
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
 from polykemi.errors import ConfigError, DataError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
+from polykemi.kemi.network import Connections, NoConnections
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, REQUEST_ROUTE, Route
 from polykemi.modules import MODULES
@@ -58,6 +60,7 @@ class Node:
     modules: Mapping[str, Module]
     engines: Mapping[str, Engine]
     timed: tuple[Module, ...]  # the modules that have timers
+    rpc: JsonRpc
 
     def timers(self, now: float) -> None:
         """Do what is due at ``now``; the router is to be pumped afterwards."""
@@ -102,6 +105,7 @@ def assemble(
     ended: Callable[[], None] = lambda: None,
     ids: Ids | None = None,
     trace: Trace | None = None,
+    connections: Connections | None = None,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given."""
     current = Current()
@@ -130,11 +134,13 @@ def assemble(
         location=location,
         database=database,
         routes=None,  # type: ignore[arg-type]  # the router, two lines below
+        connections=NoConnections() if connections is None else connections,
     )
     router = Router(services, settings.routes, send, ended)
     services.routes = router
     modules = _modules(settings, services)
     services.modules = modules
+    rpc = make_rpc(router, now)
     host = Host(
         registry=Registry(modules.values()),
         current=current,
@@ -157,7 +163,7 @@ def assemble(
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed)
+    return Node(services, router, modules, engines, timed, rpc)
 
 
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
@@ -212,7 +218,9 @@ class Server:
         self._started = time.time()
         with ExitStack() as undo:
             undo.callback(self.loop.close)
-            self.transports = Transports(settings.listen, self._receive, self._turn, self._failed)
+            self.transports = Transports(
+                settings.listen, self._receive, self._turn, self._failed, self._closed, settings.tcp
+            )
             undo.callback(self.transports.close)
             location, database = open_data(settings.data)
             undo.callback(location.close)
@@ -227,6 +235,7 @@ class Server:
                 send=self.transports.send,
                 ended=self._arm,
                 now=self._started,
+                connections=self.transports.streams,
             )
             undo.pop_all()
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
@@ -248,6 +257,12 @@ class Server:
         if process is not None:
             self.router.put(process)
 
+    def _closed(self, flow: Flow, ident: int, now: float) -> None:
+        """Tell the websocket module that a WebSocket has ended."""
+        websocket: Any = self.node.modules.get("websocket")
+        if websocket is not None:
+            websocket.closed(flow, ident, now)
+
     # ---- timers
     def _arm(self) -> None:
         """Make the loop call ``_timers`` when the next module wants it."""
@@ -267,7 +282,7 @@ class Server:
     # ---- life
     def open(self) -> None:
         """Get ready for ``run``: from now on signals end it, and what comes in is answered then."""
-        self.control.open(self.loop, self.router, self._started)
+        self.control.open(self.loop, self.router, self.node.rpc)
         self.transports.open(self.loop)
         for number in (signal.SIGINT, signal.SIGTERM):  # not the loop's handlers: they miss what comes before it runs
             signal.signal(number, self._signalled)
@@ -319,7 +334,7 @@ class Server:
     def describe(self) -> list[str]:
         """Return the lines that tell what this server is: addresses, route blocks, data."""
         lines = [f"polykemi {__version__}{', compiled' if compiled else ''}"]
-        lines += [f"listening on {listener}" for listener in self.transports.listeners]
+        lines += [f"listening on {listener}" for listener in self.transports.bound]
         if self.settings.domains:
             lines.append(f"domains: {', '.join(self.settings.domains)}")
         scripts = {one.name: one.script for one in self.settings.engines}

@@ -26,6 +26,7 @@ from polykemi.modules.hdr import Hdr
 from polykemi.modules.htable import Htable
 from polykemi.modules.ipops import Ipops
 from polykemi.modules.jansson import Jansson
+from polykemi.modules.jsonrpcs import Jsonrpcs
 from polykemi.modules.kx import Kx
 from polykemi.modules.log_systemd import LogSystemd
 from polykemi.modules.maxfwd import MaxFwd
@@ -55,8 +56,11 @@ from polykemi.modules.tmx import Tmx
 from polykemi.modules.uac import Uac
 from polykemi.modules.usrloc import Usrloc
 from polykemi.modules.uuid import Uuid
+from polykemi.modules.websocket import WebSocketModule
 from polykemi.modules.x import X
+from polykemi.modules.xhttp import Xhttp
 from polykemi.modules.xlog import Xlog
+from polykemi.modules.xmlrpc import Xmlrpc
 
 # name in polykemi.toml -> class; what stands on KSR itself is "core"
 MODULES: Final[dict[str, type[Module]]] = {
@@ -113,4 +117,8 @@ MODULES: Final[dict[str, type[Module]]] = {
     "app_jsdt": AppJsdt,
     "app_python3": AppPython3,
     "app_python3s": AppPython3s,
+    "xhttp": Xhttp,
+    "jsonrpcs": Jsonrpcs,
+    "xmlrpc": Xmlrpc,
+    "websocket": WebSocketModule,
 }
