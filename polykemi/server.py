@@ -27,6 +27,7 @@ from polykemi.engines.base import Engine, Host, Limits, LoopHost
 from polykemi.errors import ConfigError, DataError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
+from polykemi.kemi.network import Dns, Offline, Peers
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, REQUEST_ROUTE, Route
 from polykemi.modules import MODULES
@@ -38,7 +39,9 @@ from polykemi.sip.flow import Flow, Listener
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
+from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
+from polykemi.transport.peers import PeerSockets
 
 log = logging.getLogger("polykemi.server")
 
@@ -94,8 +97,13 @@ def assemble(
     ended: Callable[[], None] = lambda: None,
     ids: Ids | None = None,
     trace: Trace | None = None,
+    peers: Peers | None = None,
+    dns: Dns | None = None,
 ) -> Node:
-    """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given."""
+    """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
+
+    Without ``peers`` and ``dns`` exports reach no other server and know no name.
+    """
     current = Current()
     domains = frozenset(d.lower() for d in settings.domains)
     ids = ids or Ids()
@@ -122,6 +130,8 @@ def assemble(
         location=location,
         database=database,
         routes=None,  # type: ignore[arg-type]  # the router, two lines below
+        peers=peers or Offline(),
+        dns=dns or Offline(),
     )
     router = Router(services, settings.routes, send, ended)
     services.routes = router
@@ -209,6 +219,8 @@ class Server:
             undo.callback(database.close)
             self.control = ControlPlane(settings.data, settings.metrics)
             undo.callback(self.control.close)
+            self._peers = PeerSockets()
+            undo.callback(self._peers.close)
             self.node = assemble(
                 settings,
                 listeners=self.transports.listeners,
@@ -217,6 +229,8 @@ class Server:
                 send=self.transports.send,
                 ended=self._arm,
                 now=self._started,
+                peers=self._peers,
+                dns=DnsClient(),
             )
             undo.pop_all()
         self.router = self.node.router
@@ -301,6 +315,7 @@ class Server:
         """Close everything; what was stored is committed."""
         self.transports.close()
         self.control.close()
+        self._peers.close()
         self.node.close()
         self.loop.close()
 

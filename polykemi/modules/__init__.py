@@ -28,6 +28,7 @@ from polykemi.modules.pvx import Pvx
 from polykemi.modules.regex import Regex
 from polykemi.modules.registrar import Registrar
 from polykemi.modules.rr import Rr
+from polykemi.modules.rtpengine import Rtpengine
 from polykemi.modules.sanity import Sanity
 from polykemi.modules.sdpops import Sdpops
 from polykemi.modules.siputils import SipUtils
@@ -78,4 +79,5 @@ MODULES: Final[dict[str, type[Module]]] = {
     "group": Group,
     "textopsx": TextOpsX,
     "sdpops": Sdpops,
+    "rtpengine": Rtpengine,
 }

@@ -14,6 +14,7 @@ from mypy_extensions import mypyc_attr
 
 from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
+from polykemi.kemi.network import Dns, Offline, Peers
 from polykemi.kemi.route import Route
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
@@ -62,6 +63,8 @@ class Services:
     events: list[RouteContext] = field(default_factory=list)  # event route blocks waiting to run
     work: list[Process[None]] = field(default_factory=list)  # processes waiting to run, behind what runs now
     server_header: str = "polykemi"
+    peers: Peers = field(default_factory=Offline)  # other servers that exports may ask, and DNS
+    dns: Dns = field(default_factory=Offline)
     _listeners_at: dict[str, list[Listener]] = field(init=False, repr=False, default_factory=dict)  # by host
 
     def __post_init__(self) -> None:
