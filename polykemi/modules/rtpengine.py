@@ -18,8 +18,8 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.rtpengine_bencode import Bencoded
-from polykemi.modules.rtpengine_quality import write_quality
 from polykemi.modules.rtpengine_nodes import NodeSet
+from polykemi.modules.rtpengine_quality import write_quality
 from polykemi.modules.rtpengine_relay import Call, Refused, RtpengineParams
 from polykemi.modules.rtpengine_rpc import RtpengineCommands
 from polykemi.pv.accessor import Factory

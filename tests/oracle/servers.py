@@ -82,7 +82,6 @@ _DATABASE: Final = {  # modules that read the database, with their parameter for
     "uri_db",
     "auth_xkeys",
     "uac",
-    "rtpengine",
 }
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS trusted (id INTEGER PRIMARY KEY NOT NULL, src_ip VARCHAR(50) NOT NULL, proto VARCHAR(4) NOT NULL,
