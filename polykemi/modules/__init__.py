@@ -42,6 +42,7 @@ from polykemi.modules.ratelimit import Ratelimit
 from polykemi.modules.regex import Regex
 from polykemi.modules.registrar import Registrar
 from polykemi.modules.rr import Rr
+from polykemi.modules.rtpengine import Rtpengine
 from polykemi.modules.sanity import Sanity
 from polykemi.modules.sdpops import Sdpops
 from polykemi.modules.sipjson import SipJson
@@ -121,4 +122,5 @@ MODULES: Final[dict[str, type[Module]]] = {
     "jsonrpcs": Jsonrpcs,
     "xmlrpc": Xmlrpc,
     "websocket": WebSocketModule,
+    "rtpengine": Rtpengine,
 }
