@@ -241,6 +241,8 @@ class Router:
         except ParseError as error:
             self._drop(response.raw, flow, error)
             return
+        if branch is None and any(absorbs(response) for absorbs in services.strays):
+            return
         ctx = RouteContext(Route.REPLY, REPLY_ROUTE, response, flow, now)
         ctx.reply_status = response.status
         if self.defines(Route.REPLY, REPLY_ROUTE):

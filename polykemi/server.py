@@ -75,6 +75,14 @@ class Node:
         due = [t for m in self.timed if (t := m.next_timeout()) is not None]
         return min(due) if due else None
 
+    def stop(self, now: float) -> None:
+        """Let the modules store what they keep beyond the end of the server."""
+        for module in self.modules.values():
+            try:
+                module.stop(now)
+            except DataError as error:
+                log.error("%s: %s", module.name, error)
+
     def close(self) -> None:
         """Close engines and storage."""
         for engine in self.engines.values():
@@ -132,6 +140,7 @@ def assemble(
         current=current,
         drive=router.drive,
         trace=trace,
+        strict=settings.strict,
     )
     engines: dict[str, Engine] = {}
     try:
@@ -219,6 +228,7 @@ class Server:
                 now=self._started,
             )
             undo.pop_all()
+        self.node.services.pause, self.node.services.abort = time.sleep, os.abort
         self.router = self.node.router
         # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it
         self._resident = next((one for one in self.node.engines.values() if isinstance(one, LoopHost)), None)
@@ -301,6 +311,7 @@ class Server:
         """Close everything; what was stored is committed."""
         self.transports.close()
         self.control.close()
+        self.node.stop(time.time())
         self.node.close()
         self.loop.close()
 

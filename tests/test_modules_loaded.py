@@ -10,7 +10,7 @@ from polykemi.errors import ConfigError
 from polykemi.modules import MODULES
 from polykemi.testing import ServerUnderTest
 
-NEEDS = {"tmx": "tm", "auth": "sl", "registrar": "sl"}
+NEEDS = {"tmx": "tm", "auth": "sl", "auth_ephemeral": "auth", "registrar": "sl", "uac": "tm"}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -25,7 +25,7 @@ from polykemi.engines.base import LOAD_FACTOR, Host
 from polykemi.engines.python_message import ScriptMessage
 from polykemi.engines.watchdog import TimeLimit, Watchdog
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
-from polykemi.kemi.binding import bind, expected
+from polykemi.kemi.binding import bind, from_octets
 from polykemi.kemi.context import Exit
 from polykemi.kemi.faked import event_context
 from polykemi.sip.flow import Listener
@@ -45,7 +45,7 @@ Handler = tuple[Callable[..., Any], int, bool]  # function, arguments it takes (
 
 
 class PythonConversion:
-    """app_python3's rules: types are strict, a bool is an integer, nothing else is converted."""
+    """How values come from Python and go there."""
 
     checked = False
     unicode = True
@@ -55,21 +55,17 @@ class PythonConversion:
     def __init__(self, is_script: Callable[[CodeType], bool]) -> None:
         self._is_script = is_script
 
-    def to_int(self, value: Any) -> int:
-        """Return bools and other kinds of ``int`` as integers."""
-        if isinstance(value, int):
-            return int(value)
-        raise expected("an integer", value, type(value).__name__)
+    def type_name(self, value: Any) -> str:
+        """Return the name of the type of ``value``."""
+        return type(value).__name__
 
-    def to_str(self, value: Any) -> str:
-        """Return other kinds of ``str`` as text."""
-        if isinstance(value, str):
-            return str(value)
-        raise expected("a string", value, type(value).__name__)
-
-    def missing(self) -> Any:
-        """Too few arguments are refused."""
-        raise expected("an argument", None, "nothing")
+    def to_data(self, value: Any) -> Any:
+        """Return lists and dictionaries with their texts as Unicode."""
+        if type(value) is list:
+            return [self.to_data(one) for one in value]
+        if type(value) is dict:
+            return {from_octets(key): self.to_data(one) for key, one in value.items()}
+        return from_octets(value) if type(value) is str else value
 
     def where(self) -> str:
         """Return the line of the innermost frame that is the script's."""
@@ -167,7 +163,9 @@ class PythonEngine:
                 if not hasattr(place, export.module):
                     setattr(place, export.module, ModuleType(f"KSR.{export.module}"))
                 place = getattr(place, export.module)
-            bound = bind(export, method, host.current, conversion, drive=host.drive, trace=host.trace)
+            bound = bind(
+                export, method, host.current, conversion, drive=host.drive, trace=host.trace, strict=host.strict
+            )
             bound.__name__, bound.__doc__ = export.name, export.doc
             setattr(place, export.name, bound)
 

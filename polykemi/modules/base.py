@@ -6,7 +6,7 @@ A module file holds one class. Its parameters are a frozen dataclass with Kamail
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -18,6 +18,7 @@ from polykemi.kemi.route import Route
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
 from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.message import Response
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
 
@@ -61,6 +62,11 @@ class Services:
     counters: dict[str, int] = field(default_factory=dict)  # "sl.sent_replies" -> n: names are Kamailio's group.name
     events: list[RouteContext] = field(default_factory=list)  # event route blocks waiting to run
     work: list[Process[None]] = field(default_factory=list)  # processes waiting to run, behind what runs now
+    pause: Callable[[float], None] = lambda seconds: None  # let so many seconds pass, with everything standing still
+    abort: Callable[[], None] = lambda: None  # end the process at once; a server sets both
+    strays: list[Callable[[Response], bool]] = field(
+        default_factory=list
+    )  # take responses of no transaction, if theirs
     server_header: str = "polykemi"
     _listeners_at: dict[str, list[Listener]] = field(init=False, repr=False, default_factory=dict)  # by host
 
@@ -103,6 +109,9 @@ class Module:
 
     def start(self, now: float) -> None:
         """Called once when all modules are built and before the first message."""
+
+    def stop(self, now: float) -> None:
+        """Called once when the server ends, before its storage is closed."""
 
     def pv_classes(self) -> Mapping[str, Factory]:
         """Return the pseudo-variable classes that this module adds: name without ``$`` -> factory."""

@@ -125,7 +125,7 @@ class Corex(Module):
         if not address:
             ctx.force_listener = None
             return 1
-        parts = _socket_address(address)
+        parts = socket_address(address)
         if not parts[1]:
             return -1
         ctx.force_listener = self._listener(parts) or ctx.force_listener
@@ -151,7 +151,7 @@ class Corex(Module):
 
         When we have no such listener, that is logged and ``send_data`` chooses one.
         """
-        parts = _socket_address(address)
+        parts = socket_address(address)
         if address and not parts[1]:
             return -1
         listener = self._listener(parts) if address else None
@@ -175,7 +175,7 @@ def _thousandths(q: str) -> int:
     return value if value <= 1000 else -1
 
 
-def _socket_address(text: str) -> tuple[str, str, int]:
+def socket_address(text: str) -> tuple[str, str, int]:
     """Split ``proto:host:port`` (proto and port may be missing); the host is "" when it makes no sense."""
     proto, _, rest = text.partition(":")
     if proto.lower() not in ("udp", "tcp", "tls", "sctp", "ws", "wss"):

@@ -61,8 +61,13 @@ class TextOps(StringFunctions, BodyParts):
 
     @export()
     def search_str(self, ctx: RouteContext, text: str, pattern: str) -> int:
-        """Search ``text``. Answers 1 or -1."""
-        return _search(pattern, text)
+        """Search ``text``. Answers 1 or -1; 2 for an empty pattern, -2 for an empty text and a bad pattern."""
+        if not pattern:
+            return 2
+        try:
+            return -2 if not text else 1 if compile_posix(pattern).matches(text) else -1
+        except BadPattern:
+            return -2
 
     @export()
     def search_append(self, ctx: RouteContext, pattern: str, text: str) -> int:
@@ -206,18 +211,22 @@ class TextOps(StringFunctions, BodyParts):
 
     @export()
     def regex_substring(self, ctx: RouteContext, text: str, pattern: str, index: int, count: int, variable: str) -> int:
-        """Store group ``index`` of the first match of ``pattern`` in ``variable``. Answers 1 or -1.
+        """Store group ``index`` of the first match of ``pattern`` in ``variable``.
 
-        ``count``: how many groups are looked at, the whole match (group 0) included.
+        ``count``: how many groups are looked at, the whole match (group 0) included. Answers 1, -2 without a match, -1
+        for a group that is empty or not there.
         """
+        if not 0 <= index < count:
+            return -1
         try:
             compiled = compile_posix(pattern, 0)
         except BadPattern:
             return -1
         match = compiled.search(text)
-        if match is None or not 0 <= index < min(count, compiled.groups + 1):
-            return -1
-        return self._store(ctx, variable, match[index] or "")
+        if match is None:
+            return -2
+        found = match[index] if index <= compiled.groups else None
+        return self._store(ctx, variable, found) if found else -1
 
     def _store(self, ctx: RouteContext, variable: str, text: str) -> int:
         accessor = self.services.variables.compile(variable)

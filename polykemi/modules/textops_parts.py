@@ -11,10 +11,10 @@ from typing import Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
+from polykemi.kemi.splice import SplicedBody, splice_body
 from polykemi.modules.base import Module
 from polykemi.modules.textops_changes import set_content_type
 from polykemi.sip.multipart import boundary_of, media_type
-from polykemi.sip.splice import SplicedBody, splice_body
 
 log = logging.getLogger("polykemi.textops")
 

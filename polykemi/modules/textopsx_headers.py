@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
+from polykemi.kemi.splice import line_of, splice_line
 from polykemi.modules.base import Module
 from polykemi.modules.textopsx_values import (
     MAX_FROM_END,
@@ -19,7 +20,6 @@ from polykemi.modules.textopsx_values import (
     params_of,
     values_of,
 )
-from polykemi.sip.splice import line_of, splice_line
 
 log = logging.getLogger("polykemi.textopsx")
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
+from polykemi.kemi.splice import splice_body
 from polykemi.modules.base import Module, Services
 from polykemi.modules.hdr import header_lines
 from polykemi.sip.grammar import LWS
 from polykemi.sip.message import Message
-from polykemi.sip.splice import splice_body
 
 log = logging.getLogger("polykemi.textopsx")
 

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from typing import Final
 
+from polykemi.kemi import hashes
 from polykemi.kemi.registry import Xval
 from polykemi.pv.classes.times import format_time, local
 from polykemi.pv.transformations.shape import Step, character, integer, string
@@ -121,17 +122,7 @@ def to_int(text: str) -> Xval:
 
 def core_hash(text: str, size: int = 0) -> Xval:
     """Return Kamailio's hash of the text as text, masked with ``size - 1`` when that is given."""
-    data = _octets(text)
-    h = 0
-    words = len(data) - len(data) % 4
-    for i in range(0, words, 4):
-        v = (data[i] << 24) + (data[i + 1] << 16) + (data[i + 2] << 8) + data[i + 3]
-        h = (h + (v ^ (v >> 3))) & 0xFFFFFFFF
-    v = 0
-    for octet in data[words:]:
-        v = ((v << 8) + octet) & 0xFFFFFFFF
-    h = (h + (v ^ (v >> 3))) & 0xFFFFFFFF
-    h = (h + (h >> 11) + (h >> 13) + (h >> 23)) & 0xFFFFFFFF
+    h = hashes.core_hash(_octets(text))
     return str(h & (size - 1) if size > 0 else h)
 
 
