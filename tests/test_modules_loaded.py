@@ -10,7 +10,14 @@ from polykemi.errors import ConfigError
 from polykemi.modules import MODULES
 from polykemi.testing import ServerUnderTest
 
-NEEDS = {"tmx": "tm", "auth": "sl", "auth_ephemeral": "auth", "registrar": "sl", "uac": "tm"}
+NEEDS = {
+    "tmx": "tm",
+    "auth": "sl",
+    "auth_ephemeral": "auth",
+    "registrar": "sl",
+    "uac": "tm",
+    "pipelimit": "sl",
+}
 
 
 @pytest.mark.parametrize("name", MODULES)
