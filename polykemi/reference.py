@@ -233,10 +233,14 @@ def _command(command: Command) -> str:
 
 
 def _differences_of(name: str, differences: str) -> list[str]:
-    """Return the titles in docs/differences.md that name the module."""
-    titles = re.findall(r"^(?:#+ +(.+)|\*\*(.+?)\*\*)", differences, re.MULTILINE)
-    found = [heading or bold for heading, bold in titles]
-    return [title.rstrip(".") for title in found if re.match(rf"{re.escape(name)}[.: ]", title)]
+    """Return the titles in docs/differences.md that stand in the section of the module, or begin with its name."""
+    found, here = [], False
+    for heading, title in re.findall(r"^(?:## (.+)|\*\*(.+?)\*\*)", differences, re.MULTILINE):
+        if heading:
+            here = name in heading.split(", ")
+        elif here or re.match(rf"{re.escape(name)}[.: ]", title):
+            found.append(title.rstrip("."))
+    return found
 
 
 # ---- what belongs to several modules
