@@ -125,6 +125,11 @@ class Sl(Module):
         return self.reply(ctx, code, reason)
 
     @export(routes=_ON_REQUESTS)
+    def send_reply_mode(self, ctx: RouteContext, code: int, reason: str, mode: int) -> int:
+        """Reply as ``send_reply`` does. ``mode`` is about connections (1: open none, 2: close it), which UDP has none of."""
+        return self.send_reply(ctx, code, reason)
+
+    @export(routes=_ON_REQUESTS)
     def sl_reply_error(self, ctx: RouteContext) -> int:
         """Reply statelessly with what went wrong last (``ctx.cache["reply_error"]``: status and reason), else with 500."""
         if ctx.replied:  # what failed has said so itself: save() answers its own errors
