@@ -522,7 +522,7 @@ def test_lookup_of_another_uri_and_into_the_destination_set() -> None:
     assert (ctx.ruri, [b.uri for b in ctx.branches]) == ("sip:bob@example.test", ["sip:b@h2", "sip:a@h1"])
     ctx = invite("sip:bob@example.test")
     assert registrar.lookup_uri(ctx, "location", "sip:alice@example.test") == 1
-    assert (ctx.ruri, [b.uri for b in ctx.branches]) == ("sip:a@h1", ["sip:b@h2"])
+    assert (ctx.ruri, [b.uri for b in ctx.branches]) == ("sip:b@h2", ["sip:a@h1"])
 
 
 def test_lookup_branches_replaces_each_plain_branch_by_its_contacts() -> None:
