@@ -147,7 +147,9 @@ def assemble(
     engines: dict[str, Engine] = {}
     try:
         for one in settings.engines:
-            engines[one.name] = make_engine(one.name, replace(host, limits=Limits(one.seconds, one.memory)))
+            engines[one.name] = make_engine(
+                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
+            )
             engines[one.name].load(one.script)
             for finding in inspect(one.script, one.name, host.registry.paths, services.variables.problem):
                 log.warning("%s", finding)
