@@ -24,6 +24,7 @@ from polykemi.kemi.route_stats import RouteStats
 from polykemi.modules.base import Services
 from polykemi.modules.sl import Sl
 from polykemi.modules.tm import Tm
+from polykemi.modules.xhttp import TakesHttp
 from polykemi.sip import build
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request, Response, parse
@@ -68,12 +69,15 @@ class Router:
         self._stack: list[str] = []  # engines that run now, the innermost last
         self._tm: Tm | None = None
         self._sl: Sl | None = None
+        self._http: list[TakesHttp] = []  # of the modules that take what is no SIP message
 
     def start(self, engines: Mapping[str, Engine]) -> None:
         """Take the loaded engines; the first message may come."""
         self.engines = engines
         self._tm = self.services.modules.get("tm")
         self._sl = self.services.modules.get("sl")
+        modules = (self.services.modules.get(name) for name in ("websocket", "xmlrpc", "xhttp"))
+        self._http = [module.requests for module in modules if module is not None]
 
     # ---- work comes in
     def receive(self, data: bytes, flow: Flow, now: float) -> None:
@@ -84,7 +88,8 @@ class Router:
         try:
             message = parse(data)
         except ParseError as error:
-            self._refuse(data, flow, error)
+            if not any(requests.take(data, flow, now) for requests in self._http):
+                self._refuse(data, flow, error)
             return
         if isinstance(message, Request):
             self._queue.append(self._request(message, flow, now))

@@ -8,6 +8,7 @@ from typing import Any
 
 from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.ids import Ids
+from polykemi.kemi.network import Dns, Offline, Peers
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Outbox, Services
@@ -57,6 +58,8 @@ def services(
     database: Database | None = None,
     routes: Any = None,
     start: float = NOW,
+    peers: Peers | None = None,
+    dns: Dns | None = None,
 ) -> Services:
     """Return services with instances of ``modules``, started; ``params`` are theirs by module name."""
     environment = Environment(listeners=listeners, domains=frozenset(domains), started=start)
@@ -70,6 +73,8 @@ def services(
         location=location if location is not None else MemoryLocation(),
         database=database if database is not None else Database(),
         routes=routes or NoRoutes(),
+        peers=peers or Offline(),
+        dns=dns or Offline(),
     )
     instances: dict[str, Any] = {}
     made.modules = instances

@@ -14,8 +14,10 @@ from mypy_extensions import mypyc_attr
 
 from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
+from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Route
+from polykemi.kemi.rpc import Command
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
 from polykemi.sip.flow import Flow, Listener
@@ -81,6 +83,10 @@ class Services:
         default_factory=list
     )  # take responses of no transaction, if theirs
     server_header: str = "polykemi"
+    connections: Connections = field(default_factory=NoConnections)
+    rpc: Mapping[str, Command] = field(default_factory=dict)  # the commands of the control plane, filled before run
+    peers: Peers = field(default_factory=Offline)  # other servers that exports may ask, and DNS
+    dns: Dns = field(default_factory=Offline)
     _listeners_at: dict[str, list[Listener]] = field(init=False, repr=False, default_factory=dict)  # by host
 
     def __post_init__(self) -> None:
