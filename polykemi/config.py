@@ -27,7 +27,7 @@ DATA: Final = Path("polykemi.data")
 ENGINES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}  # name -> suffix of its scripts
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
-_TABLES: Final = ("listen", "domains", "data", "engines", "routes", "modules", "log", "metrics", "tcp")
+_TABLES: Final = ("listen", "domains", "data", "engines", "ksr", "routes", "modules", "log", "metrics", "tcp")
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
 _PROTOCOLS: Final = ("udp", "tcp", "tls", "ws", "wss", "sctp")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
@@ -80,6 +80,7 @@ class Settings:
     engines: tuple[EngineSettings, ...] = ()
     routes: RouteSettings = RouteSettings("")
     modules: ModuleSettings = ModuleSettings()
+    strict: bool = False  # [ksr]: a call of KSR that cannot be made raises in the script
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
     tcp: StreamLimits = field(default_factory=StreamLimits)
@@ -119,6 +120,7 @@ def load(
         engines=engines,
         routes=routes,
         modules=_modules(root.table("modules")),
+        strict=_strict(root.table("ksr")),
         log_level=_log_level(root.table("log")),
         metrics=_metrics(root.table("metrics")),
         tcp=_tcp(root.table("tcp")),
@@ -348,6 +350,11 @@ def _modules(table: _Table) -> ModuleSettings:
             table.fail(name, f"{name} is not in load")
         typed_params(MODULES[name], given, table.file)
     return ModuleSettings(None if loaded is None else tuple(loaded), params)
+
+
+def _strict(table: _Table) -> bool:
+    table.only(("strict",))
+    return bool(table.get("strict", bool, False))
 
 
 def _log_level(table: _Table) -> str:

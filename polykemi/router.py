@@ -8,14 +8,17 @@ Engines are called from the event loop, by ``pump``.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from polykemi.engines.base import Engine
 from polykemi.errors import DataError, ParseError, ScriptError
 from polykemi.kemi.context import Process, RouteContext
+from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import REPLY_ROUTE, REQUEST_ROUTE, ROUTE_NAMES, Route
 from polykemi.kemi.route_stats import RouteStats
 from polykemi.modules.base import Services
@@ -55,6 +58,7 @@ class Router:
         self.stats = RouteStats(table.engine_for)
         self.draining = False
         self.engines: Mapping[str, Engine] = {}
+        self.scripts: Mapping[str, Path] = {}  # by engine
         self._send = send
         self._ended = ended
         self._clock = clock
@@ -191,11 +195,58 @@ class Router:
         """Tell whether the script that runs blocks of this kind has the function (``modules.base.Routes``)."""
         return self.engines[self.stats.of(kind, callback).engine].has(callback)
 
+    # ---- calls from one script into another
+    def invoke(self, engine: str, function: str, arguments: Sequence[str]) -> Xval:
+        """Call a function of the script of ``engine`` (``modules.base.Routes``)."""
+        return self._enter(engine, function, lambda entered: entered.invoke(function, arguments))
+
+    def evaluate(self, engine: str, text: str, *, apart: bool) -> int:
+        """Run ``text`` in ``engine`` (``modules.base.Routes``)."""
+        done = self._enter(engine, "a text", lambda entered: entered.evaluate(text, apart=apart))
+        return -1 if done == -1 else 1
+
+    def _enter(self, name: str, what: str, work: Callable[[Engine], Xval]) -> Xval:
+        """Do ``work`` in another engine, on the message of the block that runs; -1 when it fails."""
+        stack = self._stack
+        try:
+            if name not in self.engines:
+                raise ScriptError(name, None, f"{what}: [engines] names no script for {name}")
+            if name in stack and stack[-1] != name:
+                raise ScriptError(name, None, f"{what}: {name} is waiting for {stack[-1]}: cannot be entered again")
+            stack.append(name)
+            try:
+                return work(self.engines[name])
+            finally:
+                stack.pop()
+        except ScriptError as error:
+            self.services.count("core.failed_calls")
+            log.error("script error in %s, called at %s: %s", what, self.where(), error)
+            return -1
+
+    def where(self) -> str:
+        """Return ``file:line`` of the script's call that is running; empty when none is."""
+        return self.engines[self._stack[-1]].where() if self._stack else ""
+
+    def read(self, engine: str, name: str) -> str | None:
+        """Return the file ``name`` beside the script of ``engine``, one character an octet (``modules.base.Routes``)."""
+        script = self.scripts.get(engine)
+        if script is None or "\0" in name:
+            return None
+        directory = script.parent.resolve()
+        path = (directory / os.fsdecode(name.encode("latin-1"))).resolve()
+        try:
+            return path.read_bytes().decode("latin-1") if path.is_relative_to(directory) else None
+        except OSError:
+            return None
+
     def report(self, ctx: RouteContext) -> None:
         """Log and count a script error."""
-        error = ctx.error
+        if ctx.error is not None:
+            self._tell(ctx.error, f"{ROUTE_NAMES[ctx.kind]} {ctx.callback}")
+
+    def _tell(self, error: Exception, where: str) -> None:
         self.services.count("core.script_errors")
-        log.error("script error in %s %s: %s", ROUTE_NAMES[ctx.kind], ctx.callback, error)
+        log.error("script error in %s: %s", where, error)
         if isinstance(error, ScriptError) and error.traceback:
             log.error("%s", error.traceback)
 
@@ -245,6 +296,8 @@ class Router:
             branch = self._tm.client_of(response) if self._tm is not None else None
         except ParseError as error:
             self._drop(response.raw, flow, error)
+            return
+        if branch is None and any(absorbs(response) for absorbs in services.strays):
             return
         ctx = RouteContext(Route.REPLY, REPLY_ROUTE, response, flow, now)
         ctx.reply_status = response.status

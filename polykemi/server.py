@@ -28,7 +28,7 @@ from polykemi.engines.base import Engine, Host, Limits, LoopHost
 from polykemi.errors import ConfigError, DataError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
-from polykemi.kemi.network import Connections, NoConnections
+from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, REQUEST_ROUTE, Route
 from polykemi.modules import MODULES
@@ -40,7 +40,9 @@ from polykemi.sip.flow import Flow, Listener
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
+from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
+from polykemi.transport.peers import PeerSockets
 
 log = logging.getLogger("polykemi.server")
 
@@ -78,6 +80,14 @@ class Node:
         due = [t for m in self.timed if (t := m.next_timeout()) is not None]
         return min(due) if due else None
 
+    def stop(self, now: float) -> None:
+        """Let the modules store what they keep beyond the end of the server."""
+        for module in self.modules.values():
+            try:
+                module.stop(now)
+            except DataError as error:
+                log.error("%s: %s", module.name, error)
+
     def close(self) -> None:
         """Close engines and storage."""
         for engine in self.engines.values():
@@ -98,8 +108,13 @@ def assemble(
     ids: Ids | None = None,
     trace: Trace | None = None,
     connections: Connections | None = None,
+    peers: Peers | None = None,
+    dns: Dns | None = None,
 ) -> Node:
-    """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given."""
+    """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
+
+    Without ``peers`` and ``dns`` exports reach no other server and know no name.
+    """
     current = Current()
     domains = frozenset(d.lower() for d in settings.domains)
     ids = ids or Ids()
@@ -127,6 +142,8 @@ def assemble(
         database=database,
         routes=None,  # type: ignore[arg-type]  # the router, two lines below
         connections=NoConnections() if connections is None else connections,
+        peers=peers or Offline(),
+        dns=dns or Offline(),
     )
     router = Router(services, settings.routes, send, ended)
     services.routes = router
@@ -138,12 +155,14 @@ def assemble(
         current=current,
         drive=router.drive,
         trace=trace,
+        strict=settings.strict,
     )
     engines: dict[str, Engine] = {}
     try:
         for one in settings.engines:
             engines[one.name] = make_engine(one.name, replace(host, limits=Limits(one.seconds, one.memory)))
             engines[one.name].load(one.script)
+        router.scripts = {one.name: one.script for one in settings.engines}
         router.start(engines)
         _must_answer_requests(settings, router)
     except BaseException:
@@ -217,6 +236,8 @@ class Server:
             undo.callback(database.close)
             self.control = ControlPlane(settings.data, settings.metrics)
             undo.callback(self.control.close)
+            self._peers = PeerSockets()
+            undo.callback(self._peers.close)
             self.node = assemble(
                 settings,
                 listeners=self.transports.listeners,
@@ -226,8 +247,11 @@ class Server:
                 ended=self._arm,
                 now=self._started,
                 connections=self.transports.streams,
+                peers=self._peers,
+                dns=DnsClient(),
             )
             undo.pop_all()
+        self.node.services.pause, self.node.services.abort = time.sleep, os.abort
         self.router = self.node.router
         # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it
         self._resident = next((one for one in self.node.engines.values() if isinstance(one, LoopHost)), None)
@@ -316,6 +340,8 @@ class Server:
         """Close everything; what was stored is committed."""
         self.transports.close()
         self.control.close()
+        self.node.stop(time.time())
+        self._peers.close()
         self.node.close()
         self.loop.close()
 

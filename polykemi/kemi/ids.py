@@ -19,11 +19,21 @@ class Ids:
         if source is None:  # one read of the system's randomness seeds a fast generator
             self._bits = random.Random(random.SystemRandom().getrandbits(256)).getrandbits
         self.secret = self._bits(256).to_bytes(32, "big")  # keys the module's HMACs (nonces)
+        self._coming = ""
         self._tag_prefix = f"{self._bits(48):012x}."
 
     def branch(self) -> str:
         """Return a new Via branch with the magic cookie of RFC 3261."""
+        coming = self._coming
+        if coming:
+            self._coming = ""
+            return coming
         return "z9hG4bK" + hex(self._bits(80))[2:]
+
+    def coming_branch(self) -> str:
+        """Return what ``branch`` will return next: for who has to name a branch before it is made."""
+        self._coming = self.branch()
+        return self._coming
 
     def tag(self) -> str:
         """Return a new From or To tag."""

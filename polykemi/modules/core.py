@@ -10,7 +10,7 @@ from typing import Final
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import ONSEND_ROUTE, Route
-from polykemi.modules.base import Module
+from polykemi.modules.core_next_hop import NextHop
 from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request
@@ -73,7 +73,7 @@ def _proto_test(name: str, *protos: str) -> Callable[[Core, RouteContext], bool]
     return export(constant=True, name=f"is_{name}")(test)
 
 
-class Core(Module):
+class Core(NextHop):
     """The functions of KSR itself."""
 
     name = ""
@@ -409,6 +409,12 @@ class Core(Module):
     is_POST = _method_test("POST")  # noqa: N815
     is_PUT = _method_test("PUT")  # noqa: N815
     is_DELETE = _method_test("DELETE")  # noqa: N815
+
+    @export()
+    def route(self, ctx: RouteContext, name: str) -> int:
+        """Run a route block of Kamailio's own language: there is none of that name here. Answers -1."""
+        log.error("core.route: %r is no route block: only scripts have some", name)
+        return -1
 
     @export(constant=True)
     def is_proto(self, ctx: RouteContext, letters: str) -> bool:

@@ -6,14 +6,17 @@ set_recv_socket and set_source_address are left out: where a message came from d
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
-from polykemi.kemi.registry import export
+from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
+from polykemi.pv.accessor import Factory
+from polykemi.pv.classes.factories import expanded
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
@@ -27,6 +30,22 @@ class Corex(Module):
     """Extensions of the core."""
 
     name = "corex"
+
+    def pv_classes(self) -> Mapping[str, Factory]:
+        """``$lsock(match/value/field)``: a field of the listener that matches; none has a name or an advertised address."""
+
+        def find(ctx: RouteContext, expression: str) -> Xval:
+            match, _, rest = expression.partition("/")
+            value, slash, field = rest.rpartition("/")
+            if match not in ("n", "l", "a", "i") or not slash or len(field) < 2 or field[0] not in "nlai":
+                log.error("$lsock: %r is not n|l|a|i/value/name|listen|advertise|index", expression)
+                return None
+            for number, listener in enumerate(self.services.listeners):
+                if (match == "l" and value == str(listener)) or (match == "i" and value == str(number)):
+                    return number if field[0] == "i" else str(listener) if field[0] == "l" else ""
+            return None
+
+        return {"lsock": expanded(find)}
 
     # ---- tests
     @export()
@@ -106,11 +125,25 @@ class Corex(Module):
         if not address:
             ctx.force_listener = None
             return 1
-        parts = _socket_address(address)
+        parts = socket_address(address)
         if not parts[1]:
             return -1
         ctx.force_listener = self._listener(parts) or ctx.force_listener
         return 1
+
+    @export()
+    def set_send_socket_name(self, ctx: RouteContext, name: str) -> int:
+        """Send from our listener of that name, "" for any. Listeners have no names: that is logged, nothing changes."""
+        if name:
+            log.warning("no listener is named %s", name)
+        else:
+            ctx.force_listener = None
+        return 1
+
+    @export()
+    def is_socket_name(self, ctx: RouteContext, name: str) -> int:
+        """Tell whether a listener has this name. Listeners have none: -1."""
+        return -1
 
     def _listener(self, parts: tuple[str, str, int]) -> Listener | None:
         proto, host, port = parts
@@ -132,7 +165,7 @@ class Corex(Module):
 
         When we have no such listener, that is logged and ``send_data`` chooses one.
         """
-        parts = _socket_address(address)
+        parts = socket_address(address)
         if address and not parts[1]:
             return -1
         listener = self._listener(parts) if address else None
@@ -156,7 +189,7 @@ def _thousandths(q: str) -> int:
     return value if value <= 1000 else -1
 
 
-def _socket_address(text: str) -> tuple[str, str, int]:
+def socket_address(text: str) -> tuple[str, str, int]:
     """Split ``proto:host:port`` (proto and port may be missing); the host is "" when it makes no sense."""
     proto, _, rest = text.partition(":")
     if proto.lower() not in ("udp", "tcp", "tls", "sctp", "ws", "wss"):

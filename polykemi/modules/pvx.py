@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
@@ -12,7 +13,9 @@ from polykemi.modules.pvx_xavp import XavpFunctions
 from polykemi.pv.accessor import Environment
 from polykemi.pv.classes.avp import PLAIN, Item, Items, item_at, push_avp, remove_avp
 from polykemi.pv.compiler import NULL
+from polykemi.sip.flow import Listener
 from polykemi.sip.header import LWS, split_quoted, unquote
+from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
 
 log = logging.getLogger("polykemi.script")
@@ -163,6 +166,22 @@ class Pvx(XavpFunctions):
         return 1
 
     @export()
+    def xavp_slist_explode(self, ctx: RouteContext, slist: str, sep: str, mode: str, sxname: str) -> int:
+        """Push the items of a list onto the XAVP ``sxname``, as fields ``v``, the first first: ``$xavp(x=>v[0])``.
+
+        Each character of ``sep`` parts items; empty ones are none; ``mode`` "t" takes the blanks around them away.
+        Answers 1 or -1.
+        """
+        if not slist or not sep or not sxname:
+            return -1
+        items = re.split(f"[{re.escape(sep)}]", slist)
+        if mode.startswith("t"):
+            items = [item.strip(" \t\r\n") for item in items]
+        values: list[int | str] = [item for item in items if item]
+        ctx.shared.xavps.setdefault(sxname, []).insert(0, {"v": values} if values else {})
+        return 1
+
+    @export()
     def xavu_params_explode(self, ctx: RouteContext, sparams: str, sxname: str) -> int:
         """Put the parameters of ``a=1;b=2`` into the XAVU ``sxname``."""
         item = explode(sparams, ";")
@@ -229,6 +248,33 @@ class Pvx(XavpFunctions):
         return self.xavp_copy(ctx, src_name, src_idx, dst_name)
 
     @export()
+    def xavp_lshift(self, ctx: RouteContext, xname: str, idx: int) -> int:
+        """Move the first ``idx`` items of the XAVP behind the others; from the end when negative. Answers 1, -2 when there is none."""
+        items = ctx.shared.xavps.get(xname)
+        if not xname or not idx:
+            return 1
+        if not items:
+            return -2
+        by = idx % len(items)
+        ctx.shared.xavps[xname] = items[by:] + items[:by]
+        return 1
+
+    @export()
+    def xavp_push_dst(self, ctx: RouteContext, xname: str) -> int:
+        """Let the message go where the newest item of the XAVP says: its fields uri, dsturi and socket. Answers 1 or -1."""
+        item = item_at(ctx.shared.xavps.get(xname), 0)
+        if item is None or PLAIN in item:
+            return -1
+        uri, dst_uri, socket = (_text_of(item, name) for name in ("uri", "dsturi", "socket"))
+        if uri is not None:
+            ctx.ruri = parse_uri(uri).text
+        if dst_uri is not None:
+            ctx.dst_uri = dst_uri
+        if socket is not None:
+            ctx.force_listener = _listener(self.services.listeners, socket) or ctx.force_listener
+        return 1
+
+    @export()
     def pv_xavp_print(self, ctx: RouteContext) -> int:
         """Write all XAVPs to the log."""
         log.info("xavp: %s", ctx.shared.xavps)
@@ -272,3 +318,20 @@ class Pvx(XavpFunctions):
         """Empty the static branch."""
         self._environment.static_branch = Target("")
         return 1
+
+
+def _text_of(item: dict[str, list[int | str]], name: str) -> str | None:
+    values = item.get(name)
+    return values[0] if values and isinstance(values[0], str) else None
+
+
+def _listener(listeners: tuple[Listener, ...], address: str) -> Listener | None:
+    """Return the listener ``proto:host:port``, proto and port as far as they are given."""
+    match = re.fullmatch(r"(?:(udp|tcp|tls|ws|wss):)?(\[[^]]+\]|[^:]+)(?::([0-9]+))?", address)
+    if match is None:
+        return None
+    proto, host, port = match.groups()
+    for one in listeners:
+        if one.host == host.strip("[]") and proto in (None, one.proto) and port in (None, str(one.port)):
+            return one
+    return None

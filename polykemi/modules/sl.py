@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.registry import export
+from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
+from polykemi.pv.accessor import Factory
+from polykemi.pv.classes.factories import keyed
 from polykemi.sip import http
 from polykemi.sip.build import forward_response, response
 from polykemi.sip.http import HttpRequest
@@ -70,6 +72,18 @@ class Sl(Module):
         counters["sl.sent_replies"] = counters.get("sl.sent_replies", 0) + 1
         return 1
 
+    def pv_classes(self) -> Mapping[str, Factory]:
+        """``$ltt(s)``: the To tag of our replies; ``$ltt(t)`` with a transaction only; ``$ltt(x)`` in either case."""
+
+        def tag(ctx: RouteContext) -> Xval:
+            message = ctx.message
+            return self.services.ids.stateless_tag(message) if isinstance(message, Request) else None
+
+        def of_transaction(ctx: RouteContext) -> Xval:
+            return None if ctx.transaction is None else tag(ctx)
+
+        return {"ltt": keyed({"s": tag, "t": of_transaction, "x": tag})}
+
     def _http_reply(self, ctx: RouteContext, request: HttpRequest, code: int, reason: str, body: bytes) -> int:
         """Reply to an HTTP request."""
         if not 100 <= code <= 999 or "\n" in reason or "\r" in reason:
@@ -109,6 +123,11 @@ class Sl(Module):
             if tm is not None:
                 return int(tm.reply(ctx, code, reason))
         return self.reply(ctx, code, reason)
+
+    @export(routes=_ON_REQUESTS)
+    def send_reply_mode(self, ctx: RouteContext, code: int, reason: str, mode: int) -> int:
+        """Reply as ``send_reply`` does. ``mode`` is about connections (1: open none, 2: close it), which UDP has none of."""
+        return self.send_reply(ctx, code, reason)
 
     @export(routes=_ON_REQUESTS)
     def sl_reply_error(self, ctx: RouteContext) -> int:

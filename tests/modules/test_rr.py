@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from polykemi.errors import ParseError
@@ -23,7 +25,7 @@ def context(uri: str = BOB, *routes: str, tag: bool = True, headers: tuple[str, 
     return request_context(message(f"INVITE {uri} SIP/2.0", *lines, to=to))
 
 
-def rr(**params: int) -> Rr:
+def rr(**params: Any) -> Rr:
     return Rr(services(listeners=(LISTENER, OTHER_LISTENER)), Params(**params))
 
 

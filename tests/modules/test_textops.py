@@ -300,7 +300,7 @@ def test_string_tests() -> None:
         module.starts_with(ctx, "abc", "abcd"),
         module.ends_with(ctx, "abc", "zabc"),
         module.str_find(ctx, "abc", "B"),
-        module.str_ifind(ctx, "abc", ""),
+        module.str_ifind(ctx, "abc", "x"),
         module.str_any_in(ctx, "abc", "xy"),
         module.str_all_in(ctx, "abc", "cx"),
     ]

@@ -44,7 +44,6 @@ _NEEDS: Final = {  # loaded before
     "websocket": ("xhttp",),
     "auth_xkeys": ("auth",),
     "auth_ephemeral": ("auth",),
-    "uac": ("dialog",),
 }
 # where polykemi's defaults are others than Kamailio's on purpose, and what Kamailio needs to see the same data
 _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
@@ -78,11 +77,9 @@ _DATABASE: Final = {  # modules that read the database, with their parameter for
     "dispatcher",
     "domain",
     "group",
+    "htable",
     "pipelimit",
     "uri_db",
-    "auth_xkeys",
-    "uac",
-    "rtpengine",
 }
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS trusted (id INTEGER PRIMARY KEY NOT NULL, src_ip VARCHAR(50) NOT NULL, proto VARCHAR(4) NOT NULL,
@@ -176,7 +173,7 @@ def start_polykemi(directory: Path, engine: str, text: str, config: Mapping[str,
 
 def _toml(value: Any) -> str:
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r") + '"'
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -259,5 +256,5 @@ def start_kamailio(
 
 def _cfg(value: Any) -> str:
     if isinstance(value, str):
-        return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+        return '"' + re.sub(r'(["\\])', r"\\\1", value).replace("\r\n", "\\r\\n") + '"'
     return str(int(value)) if isinstance(value, (bool, int)) else f'"{value}"'

@@ -84,7 +84,7 @@ def _forced_socket(variables: Variables) -> Accessor:
     environment = variables.environment
 
     def put(ctx: RouteContext, value: Xval) -> bool:
-        if isinstance(value, int):
+        if isinstance(value, int) or value == "":
             return False
         if value is None:
             ctx.force_listener = None
@@ -183,6 +183,7 @@ CLASSES: Final[dict[str, Factory]] = {
             "name": lambda ctx: "IPv6" if _is_ipv6(ctx) else "IPv4",
         }
     ),
+    "conid": plain(lambda ctx: None),  # of a connection: UDP has none
     "fs": of_environment(_forced_socket),
     "fsn": plain(lambda ctx: None),
     "fsp": plain(_forced_port),
