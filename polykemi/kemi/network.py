@@ -112,7 +112,7 @@ class Connections(Protocol):
         """Return when something has come over a WebSocket last (seconds since the epoch), None when it is not there."""
 
     def end_websocket(self, ident: int, code: int, reason: str) -> bool:
-        """Send a Close frame and close; False when there is no such WebSocket."""
+        """Send a Close frame; the peer's ends the connection. False when there is no such WebSocket."""
 
     def ping(self, ident: int, data: bytes, *, pong: bool = False) -> bool:
         """Send a Ping, or a Pong that nobody has asked for; False when there is no such WebSocket."""
