@@ -17,6 +17,7 @@ from polykemi.modules.domain import Domain
 from polykemi.modules.group import Group
 from polykemi.modules.hdr import Hdr
 from polykemi.modules.htable import Htable
+from polykemi.modules.ipops import Ipops
 from polykemi.modules.kx import Kx
 from polykemi.modules.maxfwd import MaxFwd
 from polykemi.modules.nathelper import NatHelper
@@ -80,4 +81,5 @@ MODULES: Final[dict[str, type[Module]]] = {
     "textopsx": TextOpsX,
     "sdpops": Sdpops,
     "rtpengine": Rtpengine,
+    "ipops": Ipops,
 }

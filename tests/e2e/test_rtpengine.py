@@ -86,7 +86,8 @@ def media(sent: Sent) -> tuple[str, int]:
     """Return address and port of the description in a datagram."""
     text = sent.data.decode()
     address, port = re.search(r"^c=IN IP4 (\S+)", text, re.M), re.search(r"^m=audio (\d+) ", text, re.M)
-    assert address is not None and port is not None, text
+    assert address is not None, text
+    assert port is not None, text
     return address[1], int(port[1])
 
 
