@@ -20,13 +20,14 @@ from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.sip.flow import Listener
+from polykemi.transport.stream import StreamLimits
 
 FILE_NAME: Final = "polykemi.toml"
 DATA: Final = Path("polykemi.data")
 ENGINES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}  # name -> suffix of its scripts
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
-_TABLES: Final = ("listen", "domains", "data", "engines", "ksr", "routes", "modules", "log", "metrics")
+_TABLES: Final = ("listen", "domains", "data", "engines", "ksr", "routes", "modules", "log", "metrics", "tcp")
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
 _PROTOCOLS: Final = ("udp", "tcp", "tls", "ws", "wss", "sctp")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
@@ -82,6 +83,7 @@ class Settings:
     strict: bool = False  # [ksr]: a call of KSR that cannot be made raises in the script
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
+    tcp: StreamLimits = field(default_factory=StreamLimits)
     file: Path | None = None
 
 
@@ -121,16 +123,19 @@ def load(
         strict=_strict(root.table("ksr")),
         log_level=_log_level(root.table("log")),
         metrics=_metrics(root.table("metrics")),
+        tcp=_tcp(root.table("tcp")),
         file=path,
     )
 
 
 def parse_listen(text: str) -> Listener:
-    """Parse ``udp:HOST:PORT``, ``udp:HOST`` or ``HOST:PORT``, IPv6 in brackets. Raise ValueError saying what is wrong."""
-    expected = f"expected udp:HOST:PORT, got {text!r}"
+    """Parse ``udp:HOST:PORT``, ``tcp:HOST`` or ``HOST:PORT``, IPv6 in brackets. Raise ValueError saying what is wrong."""
+    expected = f"expected udp:HOST:PORT or tcp:HOST:PORT, got {text!r}"
     head, colon, rest = text.partition(":")
     proto, rest = (head.lower(), rest) if colon and head.lower() in _PROTOCOLS else ("udp", text)
-    if proto != "udp":
+    if proto in ("ws", "wss"):
+        raise ValueError("WebSocket comes over a tcp listener: see the module websocket")
+    if proto not in ("udp", "tcp"):
         raise ValueError(f"{proto} is not supported yet, {expected}")
     return Listener(proto, *_host_and_port(rest, 5060, expected))
 
@@ -369,6 +374,17 @@ def _metrics(table: _Table) -> tuple[str, int] | None:
         return _host_and_port(from_octets(address), None, f"expected HOST:PORT, got {from_octets(address)!r}")
     except ValueError as error:
         table.fail("listen", str(error))
+
+
+def _tcp(table: _Table) -> StreamLimits:
+    hints = get_type_hints(StreamLimits)
+    table.only([f.name for f in fields(StreamLimits)])
+    values = {}
+    for key in table.content:
+        values[key] = table.get(key, hints[key])
+        if values[key] <= 0:
+            table.fail(key, f"expected more than 0, got {values[key]}")
+    return StreamLimits(**values)
 
 
 def _flags(flag: str, given: Iterable[str], parse: Callable[[str], T]) -> tuple[T, ...]:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import threading
 import time
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from threading import get_ident
@@ -21,10 +22,14 @@ from polykemi.engines.js_sources import Sources, read
 from polykemi.engines.js_values import ENTERED, SIZE, Values
 from polykemi.engines.v8 import V8, Handle, Outcome
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
-from polykemi.kemi.binding import to_octets
+from polykemi.kemi.binding import from_octets, to_octets
+from polykemi.kemi.registry import Xval
 
 LOAD_SECONDS: Final = 10.0  # for the top level of a script
 
+_INVOKED: Final = "\0"  # in front of the name of a function that is called for another script; alone: a text is run
+_APART: Final = "\0"  # a text is run apart from the script
+_FIRST_INVOKED: Final = -2  # words[3] of the function 0 when it is called for another script; less for the others
 _DEEPEST: Final = 16  # route blocks inside of one
 _PAUSES: Final = (1 << 14) - 1  # V8's message pump has its turn when a block's number has none of these bits
 
@@ -48,6 +53,7 @@ class JsEngine:
         self._struck = 0  # number of the outermost that is being stopped as its time is over
         self._strike = threading.Lock()
         self._seen = (0, 0.0)  # the outermost at the last look, and when it was seen first
+        self._result: Xval = None  # of the function that was called for another script
         self._error: ScriptError | None = None  # of the block that has just failed
         # of the threads
         self._busy = False  # a call waits
@@ -75,7 +81,9 @@ class JsEngine:
         v8, values = self._v8, self._values
         calls = Calls(self._host, values, self._where)
         rows, exports = calls.bind()
-        entries = v8.entries((self._failed, values.piece, values.rest, calls.method, calls.misfit, *exports))
+        entries = v8.entries(
+            (self._failed, values.piece, values.rest, calls.method, calls.misfit, self._returned, *exports)
+        )
         source = resources.files("polykemi.engines").joinpath("js_runtime.js").read_text("utf-8")
         spec = json.dumps({"exports": rows})
         return v8.make(v8.eval(source), spec, v8.array([shared, entries]))
@@ -119,7 +127,9 @@ class JsEngine:
         self._sources.live = file
         names = outcome.text.split("\n")[:-1]
         self._names = frozenset(names)
-        self._functions = {to_octets(name): i for i, name in enumerate(names)} | {n: i for i, n in enumerate(names)}
+        numbers = {to_octets(name): i for i, name in enumerate(names)} | {n: i for i, n in enumerate(names)}
+        invoked = numbers | {"": len(names), _APART: len(names) + 1}
+        self._functions = numbers | {_INVOKED + name: _FIRST_INVOKED - i for name, i in invoked.items()}
 
     def _perform(self, function: Handle, this: Handle) -> tuple[Outcome, bool]:
         """Run ``function`` as a task and wait; tell whether it ran longer than LOAD_SECONDS and was stopped."""
@@ -183,6 +193,27 @@ class JsEngine:
                 self.call(function, argument)
         if not block & _PAUSES and self._loop is not None:
             self._loop.stop()
+
+    def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
+        """Call ``function`` for a script. Raise ScriptError."""
+        if function not in self._functions:
+            raise ScriptError(self._sources.live, None, f"no function {function}")
+        self._result = None
+        self.call(_INVOKED + function, json.dumps([from_octets(one) for one in arguments]))
+        return self._result
+
+    def evaluate(self, text: str, *, apart: bool) -> None:
+        """Run ``text`` with the script's globals, or with those of V8 alone. Raise ScriptError."""
+        self.call(_INVOKED + (_APART if apart else ""), json.dumps([from_octets(text)]))
+
+    def where(self) -> str:
+        """Return ``file:line`` of the call that is running."""
+        return self._where() if self._run else ""
+
+    def _returned(self) -> None:
+        """JavaScript tells what a function gave that it has called for another script."""
+        text, kind = self._values.two_texts()
+        self._result = to_octets(text) if kind == "string" else int(float(text))
 
     def _may_nest(self, function: str) -> None:
         """Raise ScriptError when no block may begin inside of the one that runs."""

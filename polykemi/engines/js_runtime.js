@@ -13,7 +13,8 @@
 //   words[2..7]    of a call: the arguments; of a text in TEXT: its length
 //   words[8..13]   of a call: the number to keep a text under from now on (-1: none); [8..9] of a piece that goes ahead:
 //                  which argument it belongs to, and where in it
-//   words[3..4]    of a route block: the number of the script's function (ENTERED: it has begun), the code of its argument
+//   words[3..4]    of a route block: the number of the script's function (ENTERED: it has begun), the code of its argument;
+//                  INVOKED less the number: it is called for another script, the argument is the JSON of its arguments
 //   words[4]       of a call that failed: the code of the reason; of a result that is a list or a dictionary: that of its
 //                  JSON
 //   words[4..6]    of a call that cannot be made as it is: its number, how many arguments it has, which of them does not
@@ -48,19 +49,19 @@
   const TEXT = 128;
   const SHORT = 64, KEPT = 4096, SEEN = 1024; // texts up to SHORT are kept when they come a second time
   const METHODS = 32, KINDS = 16; // methods, and texts for each function, whose results are kept
-  const PIECE = 1 << 16, LONGEST = 1 << 24; // six pieces fit into the text area; characters
+  const PIECE = 1 << 16, LONGEST = 1 << 24, LONGEST_RESULT = 1 << 18; // six pieces fit into the text area; characters
   const NULL = 0, FALSE = 1, TRUE = 2, INT = 3, DOUBLE = 4, OCTETS = 5, UNITS = 6, PIECES = 7;
   const DATA = -1;
   const EXIT = 8, FAILED = 9; // no values
   const ZERO = 128, TEXTS = 256; // a small integer, a text that Python has numbered
-  const STATE = 14, CLOSED = 0, OPEN = 1, LEAVING = 2, LOADING = 3, RUN = 15, LAST_RUN = 1 << 30, ENTERED = -1;
+  const STATE = 14, CLOSED = 0, OPEN = 1, LEAVING = 2, LOADING = 3, RUN = 15, LAST_RUN = 1 << 30, ENTERED = -1, INVOKED = -2;
   const EXIT_TEXT = '~~ksr~exit~~'; // what KSR.x.exit() throws, as in Kamailio
 
   const words = new Int32Array(shared, 0, 16), doubles = new Float64Array(shared, 64, 1);
   const octets = new Uint8Array(shared, TEXT), units = new Uint16Array(shared, TEXT);
   const spec = JSON.parse(this);
   const failed = entries[0], piece = entries[1], rest = entries[2];
-  const tellMethod = entries[3], misfit = entries[4], OWN_ENTRIES = 5;
+  const tellMethod = entries[3], misfit = entries[4], returned = entries[5], OWN_ENTRIES = 6;
 
   let runs = 0;
   let handlers = []; // of the script that is live: number => function that returns the script's function
@@ -379,8 +380,8 @@
     }
   }
 
-  function sendTexts(first, second) {
-    const values = [slice(first, 0, 8192), slice(second, 0, 8192)];
+  function sendTexts(first, second, most = 8192) {
+    const values = [slice(first, 0, most), slice(second, 0, 8192)];
     words[1] = 0;
     let at = 0;
     for (let i = 0; i < 2; i++) {
@@ -408,13 +409,14 @@
 
   // ---- route blocks
   function runBlock() {
-    const handler = handlers[words[3]], code = words[4], run = words[RUN], state = words[STATE];
+    const number = words[3], code = words[4], run = words[RUN], state = words[STATE];
     words[3] = ENTERED;
     words[4] = NULL;
     words[RUN] = runs = runs % LAST_RUN + 1;
     words[STATE] = OPEN;
     try {
-      runHandler(handler, code);
+      if (number > INVOKED) runHandler(handlers[number], code);
+      else invoke(handlers[INVOKED - number], code);
     } catch (error) {
       if (words[STATE] !== LEAVING && error !== EXIT_TEXT) fail(error);
       words[STATE] = LEAVING;
@@ -438,6 +440,17 @@
     }
     drain(); // what promises have to do belongs to this block
     if (rejected) throw reason;
+  }
+
+  function invoke(handler, code) {
+    const callback = handler();
+    if (typeof callback !== 'function') return;
+    const result = apply(callback, undefined, parseJson(take(code)));
+    drain();
+    if (typeof result === 'number' && result - result === 0) sendTexts(`${result}`, 'number');
+    else if (typeof result === 'string') sendTexts(result, 'string', LONGEST_RESULT);
+    else return;
+    returned();
   }
 
   function drain() {
@@ -476,6 +489,10 @@
       const scope = apply(make, globalThis, []);
       const found = functionsOf(scope, source);
       drain();
+      const own = [() => (text) => { scope(text); }, () => (text) => { evaluate(text); }]; // see engines/js.py
+      for (let i = 0; i < own.length; i++) {
+        defineProperty(found.handlers, found.handlers.length, { value: own[i], writable: true, enumerable: true, configurable: true });
+      }
       handlers = found.handlers;
       loaded = true;
       return found.names;

@@ -17,7 +17,7 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from time import monotonic
@@ -29,6 +29,7 @@ from polykemi.engines.base import LOAD_FACTOR, Host
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.binding import Misuse, bind
 from polykemi.kemi.context import Exit
+from polykemi.kemi.registry import Xval
 
 log = logging.getLogger("polykemi.script")
 
@@ -137,6 +138,33 @@ class _Script:
         entry = handler.coroutine().send
         entry(None)
         return entry
+
+    def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
+        """Call a function and return its number or text. Raise ScriptError."""
+        runner = self._prelude.invoker(function, *arguments)
+        if runner is None:
+            raise ScriptError(str(self.path), None, f"no function {function}")
+        return self._run(runner)
+
+    def evaluate(self, text: str, *, apart: bool) -> None:
+        """Run ``text``. Raise ScriptError."""
+        chunk, problem = self._prelude.compiled(text, apart)
+        if chunk is None:
+            raise ScriptError(str(self.path), None, problem)
+        self._run(self._prelude.runner(chunk))
+
+    def _run(self, runner: Any) -> Xval:
+        ended = runner.coroutine().send(None)
+        if ended is None:
+            return None
+        if ended[0] == "result":
+            value = ended[1]
+            return value if type(value) is int else int(value) if type(value) is float else str(value)
+        raise self.error(ended)
+
+    def where(self) -> str:
+        """Return ``file:line`` of the call that is running."""
+        return str(self._prelude.where())
 
     def error(self, failure: tuple[Any, ...]) -> BaseException:
         """Return the exception for what an entry returned (``outcome`` in prelude.lua)."""
@@ -279,6 +307,29 @@ class LuaEngine:
             if isinstance(error, ScriptMemory):
                 self._relieve(script)
             raise error
+
+    def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
+        """Call ``function`` for a script. Raise ScriptError."""
+        return self._enter(lambda script: script.invoke(function, arguments))
+
+    def evaluate(self, text: str, *, apart: bool) -> None:
+        """Run ``text`` with the script's globals, or with those of Lua alone. Raise ScriptError."""
+        self._enter(lambda script: script.evaluate(text, apart=apart))
+
+    def _enter(self, work: Callable[[_Script], Xval]) -> Xval:
+        if self._script is None:
+            raise ScriptError("", None, "no script is loaded")
+        outer, self._deadline = self._deadline, 0.0
+        try:
+            return work(self._script)
+        except (LuaError, UnicodeEncodeError) as error:
+            raise ScriptError(str(self._script.path), None, str(error)) from None
+        finally:
+            self._deadline = outer
+
+    def where(self) -> str:
+        """Return ``file:line`` of the call that is running."""
+        return self._script.where() if self._script is not None else ""
 
     def _relieve(self, script: _Script) -> None:
         """Start the script anew when what it holds is above its limit."""

@@ -18,7 +18,7 @@ local native_load, native_pcall, native_xpcall = load, pcall, xpcall
 local byte, find, gsub, sub, concat = string.byte, string.find, string.gsub, string.sub, table.concat
 local create, resume, running, yield = coroutine.create, coroutine.resume, coroutine.running, coroutine.yield
 local getinfo, sethook, traceback = debug.getinfo, debug.sethook, debug.traceback
-local collect = collectgarbage
+local collect, unpack = collectgarbage, unpack
 local as_function = python.as_function
 local classify, expired, read, say = as_function(host.classify), as_function(host.expired), as_function(host.read),
   as_function(host.say)
@@ -311,6 +311,40 @@ function entry.handler(name)
       argument = yield(outcome(ok, e))
     end
   end
+end
+
+-- Returns what is to be run as a thread: it calls the script's function ``name`` and yields ("result", value) for a number
+-- or a text that this gives, else the outcome; nil when there is no such function.
+function entry.invoker(name, ...)
+  local f = rawget(G, name)
+  if type(f) ~= "function" then return nil end
+  return entry.runner(f, ...)
+end
+
+function entry.runner(f, ...)
+  local arguments, count = { ... }, select("#", ...)
+  return function()
+    local me, outer, result = running(), current, nil
+    entries[me] = true
+    current = me
+    local ok, e = native_xpcall(function() result = f(unpack(arguments, 1, count)) end, failure)
+    current = outer
+    if ok and (type(result) == "number" or type(result) == "string") then yield("result", result) end
+    yield(outcome(ok, e))
+  end
+end
+
+-- Returns the function that runs ``text``, or nil and what is wrong with it.
+function entry.compiled(text, apart)
+  local environment = G
+  if apart then
+    environment = {}
+    for name, value in pairs(library) do
+      environment[name] = value
+    end
+    environment._G = environment
+  end
+  return compile(text, "=(text)", environment)
 end
 
 function entry.where()

@@ -323,7 +323,8 @@ class Core(NextHop):
 
     @export()
     def set_reply_close(self, ctx: RouteContext) -> bool:
-        """Ask for the connection to be closed after the reply; UDP has none, so nothing changes there."""
+        """Ask for the connection that the message came over to be closed after the next thing that is sent over it."""
+        self.services.connections.close_after_reply(ctx.flow)
         return True
 
     @export()

@@ -34,6 +34,7 @@ from polykemi.modules.dialog_state import (
     Leg,
 )
 from polykemi.modules.dialog_tracking import log
+from polykemi.modules.dialog_transfer import Transfers
 from polykemi.modules.dialog_variables import set_var, variable_classes
 from polykemi.pv.accessor import Factory
 from polykemi.sip.header import parse_name_addr
@@ -374,26 +375,30 @@ class DialogModule(DialogCommands):
 
     @export()
     def dlg_refer_did(self, ctx: RouteContext, h_entry: int, h_id: int, side: str, to: str) -> int:
-        """Send a REFER to ``to`` within a dialog, to ``caller`` or else the callee: 1, or -1."""
+        """Refer the peer of ``caller``, or else of the callee, to ``to`` in a dialog, and end its call: 1 or -1."""
         return self._refer(self.table.get(h_entry, h_id), side, to, ctx.now)
 
     @export()
     def dlg_refer_cid(self, ctx: RouteContext, callid: str, side: str, to: str) -> int:
-        """Send a REFER to ``to`` within the dialog of a Call-ID, to ``caller`` or else the callee: 1, or -1."""
+        """Refer the peer of ``caller``, or else of the callee, to ``to`` in the dialog of a Call-ID, and end its call: 1 or -1."""
         found = self.table.of_call_id(callid)
         return self._refer(found[-1] if found else None, side, to, ctx.now)
 
     def _refer(self, dialog: Dialog | None, side: str, to: str, now: float) -> int:
-        if dialog is None or not to:
+        transfers = self._transfers()
+        if dialog is None or not to or transfers is None:
             return -1
-        leg = CALLER if side.lower() == "caller" else CALLEE
-        controller = self.params.bridge_controller
-        headers = [
-            f"Contact: <{self.params.bridge_contact}>",
-            f"Referred-By: <{controller}>",
-            f"Refer-To: <{to}>",
-        ]
-        return 1 if self._send(dialog, "REFER", leg, headers, now) else -1
+        return 1 if transfers.refer(dialog, side, to, now) else -1
+
+    @export()
+    def dlg_bridge(self, ctx: RouteContext, sfrom: str, sto: str, soproxy: str) -> int:
+        """Call ``sfrom``, through ``soproxy`` when it is not empty, and refer it to ``sto`` when it answers: 1 or -1."""
+        transfers = self._transfers()
+        return 1 if transfers is not None and sfrom and sto and transfers.bridge(sfrom, sto, soproxy, ctx.now) else -1
+
+    def _transfers(self) -> Transfers | None:
+        tm = self.services.modules.get("tm")
+        return Transfers(tm, self.params) if tm is not None else None
 
     def _send(self, dialog: Dialog, method: str, leg: int, headers: list[str], now: float, body: bytes = b"") -> bool:
         """Send a request within an answered dialog and count its CSeq."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
+from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 
 log = logging.getLogger("polykemi.statistics")
@@ -22,6 +24,20 @@ def parse_variable(text: str) -> tuple[str, bool]:
     if not name or (slash and flag.lower() != _NO_RESET):
         raise ValueError(f"variable: expected name or name/{_NO_RESET}, got {text!r}")
     return name, bool(slash)
+
+
+def chosen(counters: Mapping[str, int], names: Iterable[str]) -> dict[str, int]:
+    """Return the counters that are meant, in the order of ``names`` and sorted for each of them.
+
+    A name is ``all``, ``group:``, ``group``, ``name`` or ``group.name``.
+    """
+    found: dict[str, int] = {}
+    for name in names:
+        for key in sorted(counters):
+            group, _, own = key.partition(".")
+            if name in ("all", key, group, own, f"{group}:", f"{group}:{own}"):
+                found[key] = counters[key]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +92,25 @@ class Statistics(Module):
         key = self._key(name)
         if key is None:
             return -1
+        self._reset(key)
+        return 1
+
+    def _reset(self, key: str) -> None:
         if key not in self._kept:
             self.services.counters[key] = 0
-        return 1
+
+    @rpc("stats.reset_statistics")
+    def reset_statistics(self, name: str, *names: str) -> None:
+        """Set counters to 0. Names as for stats.get_statistics."""
+        for key in chosen(self.services.counters, (name, *names)):
+            self._reset(key)
+
+    @rpc("stats.clear_statistics")
+    def clear_statistics(self, name: str, *names: str) -> list[str]:
+        """Set counters to 0 and return them as lines ``group:name = now (before)``. Names as for stats.get_statistics."""
+        lines = []
+        for key, before in chosen(self.services.counters, (name, *names)).items():
+            self._reset(key)
+            now = self.services.counters[key]
+            lines.append(f"{key.replace('.', ':', 1)} = {now}" + (f" ({before})" if before != now else ""))
+        return lines

@@ -18,7 +18,6 @@ from polykemi.kemi.route import Route
 from polykemi.kemi.splice import splice_body
 from polykemi.modules.textops_parts import MULTIPART, closing
 from polykemi.modules.textopsx_headers import HeaderValues
-from polykemi.modules.textopsx_iterators import Iterators
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import named
 from polykemi.sip.build import with_edits
@@ -35,7 +34,7 @@ _KEPT: Final = frozenset(
 ) | {"max-forwards"}
 
 
-class TextOpsX(HeaderValues, Iterators):
+class TextOpsX(HeaderValues):
     """More text operations on messages."""
 
     name = "textopsx"

@@ -214,7 +214,7 @@ class Iterators(Module):
     def hf_iterator_hbody(self, ctx: RouteContext, iname: str) -> Xval:
         """Return the value of the header, null when the iterator is at none."""
         it = self._header_iterator(ctx, iname)
-        return None if it is None or it.at < 0 else ctx.message.lines[it.at].partition(":")[2].lstrip(LWS)
+        return None if it is None or it.at < 0 else ctx.message.value(it.at)
 
     def _header_iterator(self, ctx: RouteContext, iname: str) -> HeaderIterator | None:
         """Return the iterator, at no header when it was started on another message; None when it was never started."""

@@ -137,6 +137,25 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
         key_value VARCHAR(128) NOT NULL DEFAULT '',
         expires INTEGER NOT NULL DEFAULT 0""",
     ),
+    "rtpengine": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        setid INTEGER NOT NULL DEFAULT 0,
+        url VARCHAR(64) NOT NULL,
+        weight INTEGER NOT NULL DEFAULT 1,
+        disabled INTEGER NOT NULL DEFAULT 0,
+        stamp TIMESTAMP NOT NULL DEFAULT '1900-01-01 00:00:01',
+        UNIQUE (setid, url)""",
+    ),
+    "rtpproxy": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        setid VARCHAR(32) NOT NULL DEFAULT '00',
+        url VARCHAR(64) NOT NULL DEFAULT '',
+        flags INTEGER NOT NULL DEFAULT 0,
+        weight INTEGER NOT NULL DEFAULT 1,
+        description VARCHAR(64) NOT NULL DEFAULT ''""",
+    ),
     "subscriber": (
         7,
         """id INTEGER PRIMARY KEY NOT NULL,
@@ -218,7 +237,7 @@ class Address(NamedTuple):
     ip_addr: str
     mask: int
     port: int
-    tag: str
+    tag: str | None
 
 
 class Database:
@@ -388,7 +407,7 @@ class Database:
 
     def addresses(self) -> list[Address]:
         """Return the address table in the order of its ids."""
-        sql = "SELECT grp, ip_addr, mask, port, coalesce(tag, '') FROM address ORDER BY id"
+        sql = "SELECT grp, ip_addr, mask, port, tag FROM address ORDER BY id"
         return [Address(*row) for row in self.query(sql)]
 
     def for_scripts(self) -> SqlConnection:

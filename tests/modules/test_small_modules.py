@@ -27,6 +27,16 @@ def test_counters_of_modules_are_found_by_their_name() -> None:
     assert (module.reset_stat(ctx, "rcv_requests"), made.counters["core.rcv_requests"]) == (1, 0)
 
 
+def test_commands_reset_counters() -> None:
+    made = services(Statistics, params={"statistics": {"variable": ("mine", "kept/no_reset")}})
+    module, ctx = made.modules["statistics"], request_context(OPTIONS)
+    assert [module.update_stat(ctx, name, 4) for name in ("mine", "kept")] == [1, 1]
+    assert module.clear_statistics("script:") == ["script:kept = 4", "script:mine = 0 (4)"]
+    assert module.update_stat(ctx, "mine", 3) == 1
+    module.reset_statistics("all")
+    assert made.counters == {"script.mine": 0, "script.kept": 4}
+
+
 @pytest.mark.parametrize("variable", [("",), ("a/b",), ("a", "a/no_reset")])
 def test_counters_are_named_rightly(variable: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="variable"):
