@@ -14,7 +14,7 @@ import re
 import sys
 import textwrap
 import tokenize
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
 from importlib.resources import files
@@ -25,7 +25,7 @@ from polykemi.control import commands
 from polykemi.kemi.context import Current
 from polykemi.kemi.coverage import CORE, Coverage, coverage, kamailio_exports
 from polykemi.kemi.ids import Ids
-from polykemi.kemi.registry import Export, exports_of
+from polykemi.kemi.registry import Export, Xval, exports_of
 from polykemi.kemi.route import Route
 from polykemi.kemi.route_stats import RouteStats
 from polykemi.kemi.rpc import Command, commands_of
@@ -61,6 +61,18 @@ class _NoScripts:
 
     def defines(self, kind: Route, callback: str) -> bool:
         return False
+
+    def invoke(self, engine: str, function: str, arguments: Sequence[str]) -> Xval:
+        return None
+
+    def evaluate(self, engine: str, text: str, *, apart: bool) -> int:
+        return -1
+
+    def read(self, engine: str, name: str) -> str | None:
+        return None
+
+    def where(self) -> str:
+        return ""
 
 
 def _instances() -> dict[str, Module]:
