@@ -18,7 +18,7 @@ _MASKS: Final = (
     (re.compile(r"^(Date): [^\r\n]*", re.MULTILINE), r"\1: <date>"),
     (re.compile(r"uloc-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+"), "<ruid>"),
     (re.compile(r"srid-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+"), "<ruid>"),
-    (re.compile(r";did=[0-9a-f]+\.[0-9a-f]+"), ";did=<did>"),
+    (re.compile(r";(did|call)=[0-9a-f]+\.[0-9a-f]+"), r";\1=<did>"),
 )
 _TAG: Final = re.compile(r"^((?:To|From|t|f): [^\r\n]*;tag=)([^;\s]+)", re.MULTILINE | re.IGNORECASE)
 _CALL_ID: Final = re.compile(r"^((?:Call-ID|i): )(\S+)", re.MULTILINE | re.IGNORECASE)
