@@ -11,6 +11,7 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import ONSEND_ROUTE, Route
 from polykemi.modules.core_next_hop import NextHop
+from polykemi.pv.classes.message import METHOD_IDS
 from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request
@@ -377,8 +378,20 @@ class Core(NextHop):
     # ---- method, transport, addresses
     @export(by_method=True)
     def is_method(self, ctx: RouteContext, method: str) -> bool:
-        """Tell whether the method is ``method``, in any case; of a reply, that of its CSeq."""
+        """Tell whether the method is ``method``, in any case; of a reply, that of its CSeq.
+
+        ``INVITE|ACK`` stands for one of several; all of them must be methods that Kamailio knows.
+        """
+        if "|" in method:
+            return self._is_one_of(ctx.method, method)
         return ctx.method == method or ctx.method.lower() == method.lower()
+
+    def _is_one_of(self, method: str, names: str) -> bool:
+        wanted = [name.strip(" \t\r\n").upper() for name in names.removesuffix("|").split("|")]
+        if not all(name in METHOD_IDS and name != "OTHER" for name in wanted):
+            log.error("core.is_method: %r holds what is no method", names)
+            return False
+        return method.upper() in wanted
 
     @export(by_method=True)
     def is_method_in(self, ctx: RouteContext, letters: str) -> bool:
