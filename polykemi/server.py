@@ -21,12 +21,15 @@ import uvloop
 
 from polykemi import __version__, compiled, logs
 from polykemi.config import Settings, typed_params
-from polykemi.control.plane import ControlPlane
+from polykemi.control.jsonrpc import JsonRpc
+from polykemi.control.plane import ControlPlane, make_rpc
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
 from polykemi.errors import ConfigError, DataError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
+from polykemi.kemi.inspection import inspect
+from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, REQUEST_ROUTE, Route
 from polykemi.modules import MODULES
@@ -38,7 +41,9 @@ from polykemi.sip.flow import Flow, Listener
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
+from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
+from polykemi.transport.peers import PeerSockets
 
 log = logging.getLogger("polykemi.server")
 
@@ -58,6 +63,7 @@ class Node:
     modules: Mapping[str, Module]
     engines: Mapping[str, Engine]
     timed: tuple[Module, ...]  # the modules that have timers
+    rpc: JsonRpc
 
     def timers(self, now: float) -> None:
         """Do what is due at ``now``; the router is to be pumped afterwards."""
@@ -102,8 +108,14 @@ def assemble(
     ended: Callable[[], None] = lambda: None,
     ids: Ids | None = None,
     trace: Trace | None = None,
+    connections: Connections | None = None,
+    peers: Peers | None = None,
+    dns: Dns | None = None,
 ) -> Node:
-    """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given."""
+    """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
+
+    Without ``peers`` and ``dns`` exports reach no other server and know no name.
+    """
     current = Current()
     domains = frozenset(d.lower() for d in settings.domains)
     ids = ids or Ids()
@@ -130,11 +142,16 @@ def assemble(
         location=location,
         database=database,
         routes=None,  # type: ignore[arg-type]  # the router, two lines below
+        connections=NoConnections() if connections is None else connections,
+        peers=peers or Offline(),
+        dns=dns or Offline(),
     )
     router = Router(services, settings.routes, send, ended)
     services.routes = router
+    services.variables.where = router.where
     modules = _modules(settings, services)
     services.modules = modules
+    rpc = make_rpc(router, now)
     host = Host(
         registry=Registry(modules.values()),
         current=current,
@@ -145,8 +162,13 @@ def assemble(
     engines: dict[str, Engine] = {}
     try:
         for one in settings.engines:
-            engines[one.name] = make_engine(one.name, replace(host, limits=Limits(one.seconds, one.memory)))
+            engines[one.name] = make_engine(
+                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
+            )
             engines[one.name].load(one.script)
+            for finding in inspect(one.script, one.name, host.registry.paths, services.variables.problem):
+                log.warning("%s", finding)
+        router.scripts = {one.name: one.script for one in settings.engines}
         router.start(engines)
         _must_answer_requests(settings, router)
     except BaseException:
@@ -156,7 +178,7 @@ def assemble(
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed)
+    return Node(services, router, modules, engines, timed, rpc)
 
 
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
@@ -211,13 +233,17 @@ class Server:
         self._started = time.time()
         with ExitStack() as undo:
             undo.callback(self.loop.close)
-            self.transports = Transports(settings.listen, self._receive, self._turn, self._failed)
+            self.transports = Transports(
+                settings.listen, self._receive, self._turn, self._failed, self._closed, settings.tcp
+            )
             undo.callback(self.transports.close)
             location, database = open_data(settings.data)
             undo.callback(location.close)
             undo.callback(database.close)
             self.control = ControlPlane(settings.data, settings.metrics)
             undo.callback(self.control.close)
+            self._peers = PeerSockets()
+            undo.callback(self._peers.close)
             self.node = assemble(
                 settings,
                 listeners=self.transports.listeners,
@@ -226,6 +252,9 @@ class Server:
                 send=self.transports.send,
                 ended=self._arm,
                 now=self._started,
+                connections=self.transports.streams,
+                peers=self._peers,
+                dns=DnsClient(),
             )
             undo.pop_all()
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
@@ -247,6 +276,12 @@ class Server:
         if process is not None:
             self.router.put(process)
 
+    def _closed(self, flow: Flow, ident: int, now: float) -> None:
+        """Tell the websocket module that a WebSocket has ended."""
+        websocket: Any = self.node.modules.get("websocket")
+        if websocket is not None:
+            websocket.closed(flow, ident, now)
+
     # ---- timers
     def _arm(self) -> None:
         """Make the loop call ``_timers`` when the next module wants it."""
@@ -266,7 +301,7 @@ class Server:
     # ---- life
     def open(self) -> None:
         """Get ready for ``run``: from now on signals end it, and what comes in is answered then."""
-        self.control.open(self.loop, self.router, self._started)
+        self.control.open(self.loop, self.router, self.node.rpc)
         self.transports.open(self.loop)
         for number in (signal.SIGINT, signal.SIGTERM):  # not the loop's handlers: they miss what comes before it runs
             signal.signal(number, self._signalled)
@@ -312,13 +347,14 @@ class Server:
         self.transports.close()
         self.control.close()
         self.node.stop(time.time())
+        self._peers.close()
         self.node.close()
         self.loop.close()
 
     def describe(self) -> list[str]:
         """Return the lines that tell what this server is: addresses, route blocks, data."""
         lines = [f"polykemi {__version__}{', compiled' if compiled else ''}"]
-        lines += [f"listening on {listener}" for listener in self.transports.listeners]
+        lines += [f"listening on {listener}" for listener in self.transports.bound]
         if self.settings.domains:
             lines.append(f"domains: {', '.join(self.settings.domains)}")
         scripts = {one.name: one.script for one in self.settings.engines}

@@ -1,7 +1,7 @@
 """The Lua engine: LuaJIT through lupa, as Kamailio's app_lua.
 
-A script sees Lua's pure libraries, ``KSR`` and, through ``require``, the Lua files of its own directory; ``prelude.lua``
-keeps that law. Text needs no conversion: Lua strings are octets, lupa's Latin-1 makes one character of each.
+A script sees Lua's pure libraries, ``KSR`` and, through ``require``, ``cjson`` and the Lua files of its own directory and of
+the configured ``path``; ``prelude.lua`` keeps that law. Text needs no conversion: Lua strings are octets, lupa's Latin-1 makes one character of each.
 
 The time limit is a count hook. It stops every loop of Lua code, also inside of ``pcall``; it cannot stop a single call of
 a C function (``string.find`` with a pattern made to backtrack for ever).
@@ -17,7 +17,7 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from time import monotonic
@@ -29,6 +29,7 @@ from polykemi.engines.base import LOAD_FACTOR, Host
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.binding import Misuse, bind
 from polykemi.kemi.context import Exit
+from polykemi.kemi.registry import Xval
 
 log = logging.getLogger("polykemi.script")
 
@@ -76,7 +77,8 @@ class _Script:
         self.path = path
         self.texts = texts  # of the files that were read
         self.entries: dict[str, list[Any]] = {}  # function -> its idle entries in Lua
-        self._root = path.parent.resolve()
+        places = [os.fsdecode(one.partition("?")[0].encode("latin-1")) for one in host.path]
+        self._roots = [path.parent.resolve(), *(Path(place).resolve() for place in places)]
         limits = host.limits
         self._lua = LuaRuntime(
             encoding="latin-1",
@@ -86,8 +88,16 @@ class _Script:
             attribute_filter=_refuse_attribute,
             max_memory=3 * limits.memory or None,
         )
-        parts = {"classify": _classify, "expired": expired, "read": self._read, "say": _say}
-        prelude = resources.files("polykemi.engines").joinpath("prelude.lua").read_text("latin-1")
+        files = resources.files("polykemi.engines")
+        prelude, json = (files.joinpath(name).read_text("latin-1") for name in ("prelude.lua", "cjson.lua"))
+        parts = {
+            "classify": _classify,
+            "expired": expired,
+            "read": self._read,
+            "say": _say,
+            "json": json,
+            "path": ";".join(host.path),
+        }
         self._prelude = self._lua.compile(prelude, name=b"=polykemi")(
             self._lua.table_from(parts), _lua_name(path.parent)
         )
@@ -138,6 +148,33 @@ class _Script:
         entry(None)
         return entry
 
+    def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
+        """Call a function and return its number or text. Raise ScriptError."""
+        runner = self._prelude.invoker(function, *arguments)
+        if runner is None:
+            raise ScriptError(str(self.path), None, f"no function {function}")
+        return self._run(runner)
+
+    def evaluate(self, text: str, *, apart: bool) -> None:
+        """Run ``text``. Raise ScriptError."""
+        chunk, problem = self._prelude.compiled(text, apart)
+        if chunk is None:
+            raise ScriptError(str(self.path), None, problem)
+        self._run(self._prelude.runner(chunk))
+
+    def _run(self, runner: Any) -> Xval:
+        ended = runner.coroutine().send(None)
+        if ended is None:
+            return None
+        if ended[0] == "result":
+            value = ended[1]
+            return value if type(value) is int else int(value) if type(value) is float else str(value)
+        raise self.error(ended)
+
+    def where(self) -> str:
+        """Return ``file:line`` of the call that is running."""
+        return str(self._prelude.where())
+
     def error(self, failure: tuple[Any, ...]) -> BaseException:
         """Return the exception for what an entry returned (``outcome`` in prelude.lua)."""
         kind, message, file, line, stack, exception = (*failure, None, None, None, None, None)[:6]
@@ -157,14 +194,15 @@ class _Script:
         return error
 
     def _read(self, name: Any) -> tuple[str, str] | None:
-        """Return text and path of the Lua file ``name`` in the script's directory, None when there is no such file."""
+        """Return text and path of the Lua file ``name`` in the script's directory or one of ``path``, None without one."""
         if type(name) is not str or "\0" in name:
             return None
         path = self.path.parent / os.fsdecode(name.encode("latin-1"))
         try:
             if path in self.texts:
                 return self.texts[path], _lua_name(path)
-            if path.resolve().is_relative_to(self._root) and path.is_file():
+            real = path.resolve()
+            if any(real.is_relative_to(root) for root in self._roots) and path.is_file():
                 return self._text(path), _lua_name(path)
         except OSError:
             pass
@@ -279,6 +317,29 @@ class LuaEngine:
             if isinstance(error, ScriptMemory):
                 self._relieve(script)
             raise error
+
+    def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
+        """Call ``function`` for a script. Raise ScriptError."""
+        return self._enter(lambda script: script.invoke(function, arguments))
+
+    def evaluate(self, text: str, *, apart: bool) -> None:
+        """Run ``text`` with the script's globals, or with those of Lua alone. Raise ScriptError."""
+        self._enter(lambda script: script.evaluate(text, apart=apart))
+
+    def _enter(self, work: Callable[[_Script], Xval]) -> Xval:
+        if self._script is None:
+            raise ScriptError("", None, "no script is loaded")
+        outer, self._deadline = self._deadline, 0.0
+        try:
+            return work(self._script)
+        except (LuaError, UnicodeEncodeError) as error:
+            raise ScriptError(str(self._script.path), None, str(error)) from None
+        finally:
+            self._deadline = outer
+
+    def where(self) -> str:
+        """Return ``file:line`` of the call that is running."""
+        return self._script.where() if self._script is not None else ""
 
     def _relieve(self, script: _Script) -> None:
         """Start the script anew when what it holds is above its limit."""

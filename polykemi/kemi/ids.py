@@ -19,11 +19,21 @@ class Ids:
         if source is None:  # one read of the system's randomness seeds a fast generator
             self._bits = random.Random(random.SystemRandom().getrandbits(256)).getrandbits
         self.secret = self._bits(256).to_bytes(32, "big")  # keys the module's HMACs (nonces)
+        self._coming = ""
         self._tag_prefix = f"{self._bits(48):012x}."
 
     def branch(self) -> str:
         """Return a new Via branch with the magic cookie of RFC 3261."""
+        coming = self._coming
+        if coming:
+            self._coming = ""
+            return coming
         return "z9hG4bK" + hex(self._bits(80))[2:]
+
+    def coming_branch(self) -> str:
+        """Return what ``branch`` will return next: for who has to name a branch before it is made."""
+        self._coming = self.branch()
+        return self._coming
 
     def tag(self) -> str:
         """Return a new From or To tag."""
@@ -32,6 +42,10 @@ class Ids:
     def unique(self) -> str:
         """Return a new id without other meaning (Call-ID, ruid)."""
         return hex(self._bits(96))[2:]
+
+    def octets(self, n: int) -> bytes:
+        """Return ``n`` random octets."""
+        return self._bits(8 * n).to_bytes(n, "big")
 
     def stateless_tag(self, request: Request) -> str:
         """Return the To tag of stateless replies: the same for each retransmission (RFC 3261 section 8.2.7)."""

@@ -6,6 +6,9 @@ from typing import Final
 
 from polykemi.modules.acc import Acc
 from polykemi.modules.alias_db import AliasDb
+from polykemi.modules.app_jsdt import AppJsdt
+from polykemi.modules.app_lua import AppLua
+from polykemi.modules.app_python3 import AppPython3, AppPython3s
 from polykemi.modules.auth import Auth
 from polykemi.modules.auth_db import AuthDb
 from polykemi.modules.auth_ephemeral import AuthEphemeral
@@ -23,6 +26,7 @@ from polykemi.modules.hdr import Hdr
 from polykemi.modules.htable import Htable
 from polykemi.modules.ipops import Ipops
 from polykemi.modules.jansson import Jansson
+from polykemi.modules.jsonrpcs import Jsonrpcs
 from polykemi.modules.kx import Kx
 from polykemi.modules.log_systemd import LogSystemd
 from polykemi.modules.maxfwd import MaxFwd
@@ -38,6 +42,7 @@ from polykemi.modules.ratelimit import Ratelimit
 from polykemi.modules.regex import Regex
 from polykemi.modules.registrar import Registrar
 from polykemi.modules.rr import Rr
+from polykemi.modules.rtpengine import Rtpengine
 from polykemi.modules.sanity import Sanity
 from polykemi.modules.sdpops import Sdpops
 from polykemi.modules.sipjson import SipJson
@@ -52,8 +57,11 @@ from polykemi.modules.tmx import Tmx
 from polykemi.modules.uac import Uac
 from polykemi.modules.usrloc import Usrloc
 from polykemi.modules.uuid import Uuid
+from polykemi.modules.websocket import WebSocketModule
 from polykemi.modules.x import X
+from polykemi.modules.xhttp import Xhttp
 from polykemi.modules.xlog import Xlog
+from polykemi.modules.xmlrpc import Xmlrpc
 
 # name in polykemi.toml -> class; what stands on KSR itself is "core"
 MODULES: Final[dict[str, type[Module]]] = {
@@ -106,4 +114,13 @@ MODULES: Final[dict[str, type[Module]]] = {
     "sipjson": SipJson,
     "statistics": Statistics,
     "uuid": Uuid,
+    "app_lua": AppLua,
+    "app_jsdt": AppJsdt,
+    "app_python3": AppPython3,
+    "app_python3s": AppPython3s,
+    "xhttp": Xhttp,
+    "jsonrpcs": Jsonrpcs,
+    "xmlrpc": Xmlrpc,
+    "websocket": WebSocketModule,
+    "rtpengine": Rtpengine,
 }

@@ -10,7 +10,8 @@ from typing import Final
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import ONSEND_ROUTE, Route
-from polykemi.modules.base import Module
+from polykemi.modules.core_next_hop import NextHop
+from polykemi.pv.classes.message import METHOD_IDS
 from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request
@@ -73,7 +74,7 @@ def _proto_test(name: str, *protos: str) -> Callable[[Core, RouteContext], bool]
     return export(constant=True, name=f"is_{name}")(test)
 
 
-class Core(Module):
+class Core(NextHop):
     """The functions of KSR itself."""
 
     name = ""
@@ -323,7 +324,8 @@ class Core(Module):
 
     @export()
     def set_reply_close(self, ctx: RouteContext) -> bool:
-        """Ask for the connection to be closed after the reply; UDP has none, so nothing changes there."""
+        """Ask for the connection that the message came over to be closed after the next thing that is sent over it."""
+        self.services.connections.close_after_reply(ctx.flow)
         return True
 
     @export()
@@ -376,8 +378,20 @@ class Core(Module):
     # ---- method, transport, addresses
     @export(by_method=True)
     def is_method(self, ctx: RouteContext, method: str) -> bool:
-        """Tell whether the method is ``method``, in any case; of a reply, that of its CSeq."""
+        """Tell whether the method is ``method``, in any case; of a reply, that of its CSeq.
+
+        ``INVITE|ACK`` stands for one of several; all of them must be methods that Kamailio knows.
+        """
+        if "|" in method:
+            return self._is_one_of(ctx.method, method)
         return ctx.method == method or ctx.method.lower() == method.lower()
+
+    def _is_one_of(self, method: str, names: str) -> bool:
+        wanted = [name.strip(" \t\r\n").upper() for name in names.removesuffix("|").split("|")]
+        if not all(name in METHOD_IDS and name != "OTHER" for name in wanted):
+            log.error("core.is_method: %r holds what is no method", names)
+            return False
+        return method.upper() in wanted
 
     @export(by_method=True)
     def is_method_in(self, ctx: RouteContext, letters: str) -> bool:
@@ -408,6 +422,12 @@ class Core(Module):
     is_POST = _method_test("POST")  # noqa: N815
     is_PUT = _method_test("PUT")  # noqa: N815
     is_DELETE = _method_test("DELETE")  # noqa: N815
+
+    @export()
+    def route(self, ctx: RouteContext, name: str) -> int:
+        """Run a route block of Kamailio's own language: there is none of that name here. Answers -1."""
+        log.error("core.route: %r is no route block: only scripts have some", name)
+        return -1
 
     @export(constant=True)
     def is_proto(self, ctx: RouteContext, letters: str) -> bool:

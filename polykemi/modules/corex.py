@@ -140,6 +140,20 @@ class Corex(Module):
         ctx.force_listener = self._listener(parts) or ctx.force_listener
         return 1
 
+    @export()
+    def set_send_socket_name(self, ctx: RouteContext, name: str) -> int:
+        """Send from our listener of that name, "" for any. Listeners have no names: that is logged, nothing changes."""
+        if name:
+            log.warning("no listener is named %s", name)
+        else:
+            ctx.force_listener = None
+        return 1
+
+    @export()
+    def is_socket_name(self, ctx: RouteContext, name: str) -> int:
+        """Tell whether a listener has this name. Listeners have none: -1."""
+        return -1
+
     def _listener(self, parts: tuple[str, str, int]) -> Listener | None:
         proto, host, port = parts
         for listener in self.services.listeners:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from polykemi.errors import ParseError
+from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
@@ -34,6 +34,7 @@ from polykemi.modules.dialog_state import (
     Leg,
 )
 from polykemi.modules.dialog_tracking import log
+from polykemi.modules.dialog_transfer import Transfers
 from polykemi.modules.dialog_variables import set_var, variable_classes
 from polykemi.pv.accessor import Factory
 from polykemi.sip.header import parse_name_addr
@@ -265,6 +266,7 @@ class DialogModule(DialogCommands):
         if dialog is None:
             return -1
         dialog.variables[key] = val
+        self.changed(dialog)
         return 1
 
     # ---- profiles
@@ -285,6 +287,7 @@ class DialogModule(DialogCommands):
         dialog = self.of_message(ctx)
         if dialog is not None:
             self.profiles.join(dialog, *key)
+            self.changed(dialog)
         elif ctx.kind is Route.REQUEST:
             self.asked(ctx).pending.append(key)
         else:
@@ -312,7 +315,9 @@ class DialogModule(DialogCommands):
         key, dialog = self._profile(profile, value), self.of_message(ctx)
         if key is None or dialog is None or ctx.kind is Route.REQUEST:
             return -1
-        return 1 if self.profiles.leave(dialog, *key) else -1
+        left = self.profiles.leave(dialog, *key)
+        self.changed(dialog)
+        return 1 if left else -1
 
     @export()
     def is_in_profile_static(self, ctx: RouteContext, sprofile: str) -> int:
@@ -351,6 +356,27 @@ class DialogModule(DialogCommands):
             return -1
         return 1 if accessor.set(ctx, self.profiles.size(profile, value)) else -1
 
+    # ---- the database
+    @export()
+    def dlg_db_load_callid(self, ctx: RouteContext, callid: str) -> int:
+        """Take the dialogs of a Call-ID that the database has: 1, or -1 without db_mode or when it cannot be read."""
+        return self._load(ctx, callid) if callid else -1
+
+    @export()
+    def dlg_db_load_extra(self, ctx: RouteContext) -> int:
+        """Take the dialogs that the database has and that are not here yet: 1, or -1 as ``dlg_db_load_callid``."""
+        return self._load(ctx, "")
+
+    def _load(self, ctx: RouteContext, call_id: str) -> int:
+        if self.store is None:
+            return -1
+        try:
+            self.load(ctx.now, call_id)
+        except DataError as error:
+            log.error("%s", error)
+            return -1
+        return 1
+
     # ---- requests of our own
     @export()
     def dlg_bye(self, ctx: RouteContext, side: str) -> int:
@@ -374,26 +400,30 @@ class DialogModule(DialogCommands):
 
     @export()
     def dlg_refer_did(self, ctx: RouteContext, h_entry: int, h_id: int, side: str, to: str) -> int:
-        """Send a REFER to ``to`` within a dialog, to ``caller`` or else the callee: 1, or -1."""
+        """Refer the peer of ``caller``, or else of the callee, to ``to`` in a dialog, and end its call: 1 or -1."""
         return self._refer(self.table.get(h_entry, h_id), side, to, ctx.now)
 
     @export()
     def dlg_refer_cid(self, ctx: RouteContext, callid: str, side: str, to: str) -> int:
-        """Send a REFER to ``to`` within the dialog of a Call-ID, to ``caller`` or else the callee: 1, or -1."""
+        """Refer the peer of ``caller``, or else of the callee, to ``to`` in the dialog of a Call-ID, and end its call: 1 or -1."""
         found = self.table.of_call_id(callid)
         return self._refer(found[-1] if found else None, side, to, ctx.now)
 
     def _refer(self, dialog: Dialog | None, side: str, to: str, now: float) -> int:
-        if dialog is None or not to:
+        transfers = self._transfers()
+        if dialog is None or not to or transfers is None:
             return -1
-        leg = CALLER if side.lower() == "caller" else CALLEE
-        controller = self.params.bridge_controller
-        headers = [
-            f"Contact: <{self.params.bridge_contact}>",
-            f"Referred-By: <{controller}>",
-            f"Refer-To: <{to}>",
-        ]
-        return 1 if self._send(dialog, "REFER", leg, headers, now) else -1
+        return 1 if transfers.refer(dialog, side, to, now) else -1
+
+    @export()
+    def dlg_bridge(self, ctx: RouteContext, sfrom: str, sto: str, soproxy: str) -> int:
+        """Call ``sfrom``, through ``soproxy`` when it is not empty, and refer it to ``sto`` when it answers: 1 or -1."""
+        transfers = self._transfers()
+        return 1 if transfers is not None and sfrom and sto and transfers.bridge(sfrom, sto, soproxy, ctx.now) else -1
+
+    def _transfers(self) -> Transfers | None:
+        tm = self.services.modules.get("tm")
+        return Transfers(tm, self.params) if tm is not None else None
 
     def _send(self, dialog: Dialog, method: str, leg: int, headers: list[str], now: float, body: bytes = b"") -> bool:
         """Send a request within an answered dialog and count its CSeq."""

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.faked import event_context
 from polykemi.kemi.route import Route
-from polykemi.modules.base import Module, Services
-from polykemi.modules.dialog_params import NO_ID, STRICT_ID, Asked, DialogParams
+from polykemi.modules.base import Services
+from polykemi.modules.dialog_events import DialogEvents
+from polykemi.modules.dialog_params import NO_ID, STRICT_ID, Asked
 from polykemi.modules.dialog_profiles import Profiles, profile_names
 from polykemi.modules.dialog_requests import header_lines, within
 from polykemi.modules.dialog_state import (
@@ -41,9 +41,9 @@ from polykemi.modules.dialog_state import (
     Dialog,
     DialogTable,
 )
+from polykemi.modules.dialog_storage import DialogStore
 from polykemi.modules.tm_local import LocalReply
 from polykemi.modules.tm_watch import Watcher, watch
-from polykemi.sip.flow import Flow
 from polykemi.sip.header import parse_name_addr, parse_params
 from polykemi.sip.message import Message, Request, Response, parse
 from polykemi.sip.uri import parse_uri
@@ -58,11 +58,8 @@ _AFTER_FAILURE: Final = 10  # seconds that a dialog has left whose side does not
 _EVENTS: Final = {"ACK": REQ_ACK, "BYE": REQ_BYE, "PRACK": REQ_PRACK}
 
 
-class DialogTracking(Module, Watcher):
+class DialogTracking(DialogEvents, Watcher):
     """The dialogs of one server; what scripts call is in ``dialog``."""
-
-    Params = DialogParams
-    params: DialogParams
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
@@ -73,6 +70,7 @@ class DialogTracking(Module, Watcher):
             profile_names("profiles_no_value", p.profiles_no_value),
         )
         self.now = 0.0  # seconds since the epoch, as it was seen last
+        self.store = DialogStore(services.database, services.listeners) if p.db_mode else None
         self.to_end: list[Dialog] = []  # an operator wants them to end
         self._hooked = False
         for name in ("active", "early", "processed", "expired", "failed"):
@@ -87,6 +85,31 @@ class DialogTracking(Module, Watcher):
                 raise DataError(f"dialog: {name}: {getattr(p, name)!r} is no variable")
         if p.dlg_flag >= 0:
             self._hook()
+        if self.store is not None and not p.db_skip_load:
+            self.load(now)
+
+    def load(self, now: float, call_id: str = "") -> None:
+        """Take the dialogs that are stored, those of a Call-ID when it is not empty, and are not here yet. Raise DataError."""
+        if self.store is None:
+            return
+        for dialog in list(self.store.load(call_id)):
+            if not dialog.is_live or self.table.get(dialog.h_entry, dialog.h_id) is not None:
+                continue
+            profiles, dialog.profiles = dialog.profiles, []
+            for profile, value in profiles:
+                if self.profiles.has_value(profile) is not None:
+                    self.profiles.join(dialog, profile, value)
+            self.table.add(dialog)
+            self.table.schedule(dialog, max(dialog.deadline, now))
+            self._begin_to_ask(dialog, now)
+            self.services.count("dialog.active_dialogs")
+            self._hook()
+        self.seen(now)
+
+    def changed(self, dialog: Dialog) -> None:
+        """Write a dialog that was answered into the database, when it is to be there."""
+        if self.store is not None and dialog.is_live:
+            self.store.save(dialog)
 
     def _hook(self) -> None:
         """Take part in transactions and loose routing, as soon as there is a dialog."""
@@ -151,6 +174,7 @@ class DialogTracking(Module, Watcher):
             self.services.modules["rr"].add_rr_param(ctx, f";{self.params.rr_param}={dialog.rr_param}")
         self.services.count("dialog.processed_dialogs")
         ctx.shared.dialog = dialog
+        self._tell(dialog, "created", ctx, ctx.now)
         self._hook()
         if ctx.transaction is not None:
             self._watch(ctx.transaction, dialog)
@@ -223,11 +247,13 @@ class DialogTracking(Module, Watcher):
             return
         if after == CONFIRMED_NA:
             self._answered(dialog, reply or _parsed(data), t, now)
+            self._tell(dialog, "confirmed", None, now)
         elif after == EARLY:
             self.services.count("dialog.early_dialogs")
         elif after == DELETED:
             self._end(dialog, now)
             self.services.count("dialog.failed_dialogs")
+            self._tell(dialog, "failed", _context_of(t, reply, now), now)
         if before == EARLY:
             self.services.count("dialog.early_dialogs", -1)
         self._event(dialog, before, after, reply, t.source, now)
@@ -251,6 +277,7 @@ class DialogTracking(Module, Watcher):
         self.table.schedule(dialog, now + dialog.lifetime)
         self.table.wake(dialog, now + self.params.noack_timeout)
         self.services.count("dialog.active_dialogs")
+        self.changed(dialog)
 
     def _behind_us(self, routes: list[str]) -> list[str]:
         """Return ``routes`` without our own values at the beginning, one or two (double Record-Route)."""
@@ -300,6 +327,7 @@ class DialogTracking(Module, Watcher):
             if before != DELETED:
                 self._end(dialog, ctx.now)
                 self.services.count("dialog.active_dialogs", -1)
+                self._tell(dialog, "ended", ctx, ctx.now)
         elif event is not REQ_BYE and after in (EARLY, CONFIRMED):
             self._refresh(ctx, request, dialog, direction, before)
         self._event(dialog, before, after, request, ctx.flow, ctx.now)
@@ -318,10 +346,9 @@ class DialogTracking(Module, Watcher):
             contacts = request.list("contact") if request.method == "INVITE" else []
             if len(contacts) == 1:
                 leg.contact = parse_name_addr(contacts[0]).uri
+        self.changed(dialog)
         if before == CONFIRMED_NA:
-            if dialog.iflags & (IFLAG_KA_SRC | IFLAG_KA_DST) and self.params.ka_timer and self.params.ka_interval:
-                dialog.keepalive = ctx.now + self.params.ka_interval
-                self.table.wake(dialog, dialog.keepalive)
+            self._begin_to_ask(dialog, ctx.now)
         elif "rr" in self.services.modules:
             self.services.modules["rr"].add_rr_param(ctx, f";{self.params.rr_param}={dialog.rr_param}")
 
@@ -329,6 +356,8 @@ class DialogTracking(Module, Watcher):
     def _end(self, dialog: Dialog, now: float) -> None:
         dialog.ended = now
         self.profiles.leave_all(dialog)
+        if self.store is not None and dialog.started:
+            self.store.remove(dialog)
         self.table.schedule(dialog, now + LINGER)
 
     def bye(self, dialog: Dialog, legs: tuple[int, ...], now: float, headers: str = "") -> bool:
@@ -362,6 +391,7 @@ class DialogTracking(Module, Watcher):
         before, after = dialog.advance(REQ_BYE)
         if after == DELETED and before != DELETED:
             self._end(dialog, reply.now)
+            self._tell(dialog, "ended", self._faked(dialog, "", reply.now), reply.now)
             self.table.remove(dialog)  # nothing is under way that would have to find it
             self.services.count("dialog.active_dialogs", -1)
 
@@ -413,6 +443,7 @@ class DialogTracking(Module, Watcher):
         before, after = dialog.advance(REQ_BYE)
         self._end(dialog, now)
         self.services.count("dialog.active_dialogs", -1)
+        self._tell(dialog, "expired", self._faked(dialog, "", now), now)
         self._event(dialog, before, after, None, None, now)
 
     def set_timeout(self, dialog: Dialog, seconds: int, now: float) -> bool:
@@ -423,7 +454,13 @@ class DialogTracking(Module, Watcher):
         dialog.dflags |= FLAG_CHANGED
         if dialog.is_live:
             self.table.schedule(dialog, now + seconds)
+            self.changed(dialog)
         return True
+
+    def _begin_to_ask(self, dialog: Dialog, now: float) -> None:
+        if dialog.iflags & (IFLAG_KA_SRC | IFLAG_KA_DST) and self.params.ka_timer and self.params.ka_interval:
+            dialog.keepalive = now + self.params.ka_interval
+            self.table.wake(dialog, dialog.keepalive)
 
     def _ask(self, dialog: Dialog, now: float) -> None:
         """Ask the sides that want it whether they know the dialog: OPTIONS with a CSeq that is too old to change anything."""
@@ -454,33 +491,12 @@ class DialogTracking(Module, Watcher):
 
         return answered
 
-    # ---- event route blocks
-    def _event(
-        self, dialog: Dialog, before: int, after: int, message: Message | None, flow: Flow | None, now: float
-    ) -> None:
-        """Queue the block of a change of state; Kamailio calls those that have no name of their own ``unknown``."""
-        if before == after or not self.params.event_callback:
-            return
-        name = "unknown"
-        if after == CONFIRMED_NA:
-            name = "dialog:start"
-        elif after == DELETED and before in (CONFIRMED, CONFIRMED_NA):
-            name = "dialog:end"
-        elif after == DELETED and before in (UNCONFIRMED, EARLY):
-            name = "dialog:failed"
-        self._queue(dialog, name, message, flow, now)
 
-    def _queue(self, dialog: Dialog, name: str, message: Message | None, flow: Flow | None, now: float) -> None:
-        callback = self.params.event_callback
-        if not callback:
-            return
-        if message is None or flow is None:
-            ctx = event_context(callback, name, self.services.listeners[0], now)
-        else:
-            ctx = RouteContext(Route.EVENT, callback, message, flow, now)
-            ctx.event = name
-        ctx.shared.dialog = dialog
-        self.services.events.append(ctx)
+def _context_of(t: Transaction, reply: Response | None, now: float) -> RouteContext:
+    """Return a context of what has ended a transaction: the reply, or the request for one of ours."""
+    ctx = RouteContext(Route.REPLY if reply is not None else Route.FAILURE, "", reply or t.request, t.source, now)
+    ctx.shared, ctx.transaction = t.shared, t
+    return ctx
 
 
 def _parsed(data: bytes) -> Message | None:

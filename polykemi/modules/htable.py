@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.faked import event_context
@@ -52,6 +52,10 @@ class Htable(HtableCommands):
 
     name = "htable"
     Params = HtableParams
+    events: ClassVar[Mapping[str, str]] = {
+        "htable:mod-init": "once, before the first message: tables can be filled",
+        "htable:expired:TABLE": "an item of the table has expired; $shtrecord(key) and $shtrecord(value) are of it",
+    }
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)

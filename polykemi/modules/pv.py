@@ -11,7 +11,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
 from polykemi.pv.accessor import Accessor, Factory
-from polykemi.pv.classes.factories import no_index, required
+from polykemi.pv.classes.factories import no_index, plain, required
 from polykemi.pv.classes.script import to_int
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Pv(Module):
         self._getters = services.variables.getters
 
     def pv_classes(self) -> Mapping[str, Factory]:
-        """``$ccp(module.parameter)``: the value of a module's parameter."""
+        """``$ccp(module.parameter)``: the value of a module's parameter; ``$conid``: the connection that a message came on."""
 
         def parameter(inner: str | None, index: str | None, variables: Variables) -> Accessor:
             no_index(index)
@@ -56,7 +56,11 @@ class Pv(Module):
 
             return Accessor(get)
 
-        return {"ccp": parameter}
+        return {"ccp": parameter, "conid": plain(self._conid)}
+
+    def _conid(self, ctx: RouteContext) -> Xval:
+        ident = self.services.connections.ident(ctx.flow)
+        return None if ident < 0 else ident
 
     @export()
     def get(self, ctx: RouteContext, name: str) -> Xval:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from polykemi.errors import ParseError, SipError
 from polykemi.kemi.context import RouteContext
@@ -46,6 +46,9 @@ class Registrar(Module):
     name = "registrar"
     requires = ("sl",)
     Params = RegistrarParams
+    events: ClassVar[Mapping[str, str]] = {
+        "usrloc:contact-expired": "a contact is over and was not registered again; $ulc(exp=>x) is of it"
+    }
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
@@ -216,6 +219,7 @@ class Registrar(Module):
         ctx.dst_uri = first.dst_uri
         ctx.path = first.path
         ctx.ruid = first.ruid
+        ctx.cache["pv.location_ua"] = first.user_agent
         ctx.instance = first.instance
         ctx.bflags = first.flags
         ctx.cache["ruri_q"] = first.q  # for t_load_contacts
@@ -228,7 +232,7 @@ class Registrar(Module):
     def _contacts(self, ctx: RouteContext, table: str, uri: str) -> list[Binding] | int:
         """Return the usable contacts of an AoR by preference, or the negative result of ``lookup``."""
         if not self._has_table(table):
-            return -3
+            return -1
         try:
             aor = self._aor(uri)
         except Rejected:

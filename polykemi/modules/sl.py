@@ -12,10 +12,13 @@ from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import keyed
+from polykemi.sip import http
 from polykemi.sip.build import forward_response, response
+from polykemi.sip.http import HttpRequest
 from polykemi.sip.message import Request, Response
 from polykemi.sip.reply_path import reply_path, response_target
 
+_EVENT: Final = int(Route.EVENT)
 _ON_REQUESTS: Final = Route.REQUEST | Route.BRANCH | Route.FAILURE | Route.BRANCH_FAILURE | Route.EVENT
 
 # statuses that Kamailio counts by themselves; all others fall to their class
@@ -40,6 +43,8 @@ class Sl(Module):
         Return 1, or -1 when there is nothing to reply to (a reply, an ACK) or ``code`` and ``reason`` are no status line.
         """
         request = ctx.message
+        if ctx.kind == _EVENT and isinstance(request, HttpRequest):
+            return self._http_reply(ctx, request, code, reason, body)
         counter = _COUNTERS.get(code)
         if not isinstance(request, Request) or request.method == "ACK" or counter is None:
             return -1
@@ -79,6 +84,19 @@ class Sl(Module):
 
         return {"ltt": keyed({"s": tag, "t": of_transaction, "x": tag})}
 
+    def _http_reply(self, ctx: RouteContext, request: HttpRequest, code: int, reason: str, body: bytes) -> int:
+        """Reply to an HTTP request."""
+        if not 100 <= code <= 999 or "\n" in reason or "\r" in reason:
+            return -1
+        services = self.services
+        body = body or ctx.cache.get("reply_body", b"")
+        headers = ctx.reply_headers
+        services.outbox.send(
+            http.response(request, code, reason, headers=headers, body=body, server=services.server_header), ctx.flow
+        )
+        ctx.replied = True
+        return 1
+
     def _to_tag(self, request: Request) -> str:
         try:
             return "" if request.to.tag else self.services.ids.stateless_tag(request)
@@ -105,6 +123,11 @@ class Sl(Module):
             if tm is not None:
                 return int(tm.reply(ctx, code, reason))
         return self.reply(ctx, code, reason)
+
+    @export(routes=_ON_REQUESTS)
+    def send_reply_mode(self, ctx: RouteContext, code: int, reason: str, mode: int) -> int:
+        """Reply as ``send_reply`` does. ``mode`` is about connections (1: open none, 2: close it), which UDP has none of."""
+        return self.send_reply(ctx, code, reason)
 
     @export(routes=_ON_REQUESTS)
     def sl_reply_error(self, ctx: RouteContext) -> int:

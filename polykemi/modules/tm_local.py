@@ -145,15 +145,17 @@ class Locals:
         if parse_name_addr(request.from_).tag is None:
             request.from_ += ";tag=" + ids.tag()
         request.to = _bracketed(request.to)
-        lines = [
-            f"{request.method} {request.uri} SIP/2.0",
-            "Via: " + via,
-            "To: " + request.to,
-            "From: " + request.from_,
-            f"CSeq: {request.cseq} {request.method}",
-            "Call-ID: " + request.call_id,
-        ]
-        lines += ["Route: " + route for route in request.routes]
+        to, from_ = "To: " + request.to, "From: " + request.from_
+        cseq, call_id = f"CSeq: {request.cseq} {request.method}", "Call-ID: " + request.call_id
+        routes = ["Route: " + route for route in request.routes]
+        lines = [f"{request.method} {request.uri} SIP/2.0", "Via: " + via]
+        if request.method == "ACK":  # which Kamailio writes in another order
+            lines += [from_, call_id, to, cseq, *routes, *(line for line in request.headers if line)]
+            if self._services.server_header:
+                lines.append("User-Agent: " + self._services.server_header)
+            lines.append(f"Content-Length: {len(request.body)}")
+            return "\r\n".join([*lines, "\r\n"]).encode("latin-1") + request.body
+        lines += [to, from_, cseq, call_id, *routes]
         if not any(line[:13].lower() == "max-forwards:" for line in request.headers):
             lines.append("Max-Forwards: 70")
         lines.append(f"Content-Length: {len(request.body)}")

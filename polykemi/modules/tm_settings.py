@@ -240,6 +240,7 @@ class TmSettings(TmStatus):
         first, *rest = groups.pop(0)
         ctx.ruri, ctx.dst_uri, ctx.path, ctx.bflags = first.uri, first.dst_uri, first.path, first.flags
         ctx.instance, ctx.ruid = first.instance, first.ruid
+        ctx.cache["pv.location_ua"] = first.user_agent
         ctx.force_listener = first.listener or ctx.force_listener
         ctx.branches = rest
         return 1

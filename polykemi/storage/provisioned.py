@@ -61,6 +61,41 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
         username VARCHAR(64) NOT NULL DEFAULT '',
         domain VARCHAR(64) NOT NULL DEFAULT ''""",
     ),
+    "dialog": (
+        7,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        hash_entry INTEGER NOT NULL,
+        hash_id INTEGER NOT NULL,
+        callid VARCHAR(255) NOT NULL,
+        from_uri VARCHAR(255) NOT NULL,
+        from_tag VARCHAR(128) NOT NULL,
+        to_uri VARCHAR(255) NOT NULL,
+        to_tag VARCHAR(128) NOT NULL,
+        caller_cseq VARCHAR(20) NOT NULL,
+        callee_cseq VARCHAR(20) NOT NULL,
+        caller_route_set VARCHAR(512),
+        callee_route_set VARCHAR(512),
+        caller_contact VARCHAR(255) NOT NULL,
+        callee_contact VARCHAR(255) NOT NULL,
+        caller_sock VARCHAR(64) NOT NULL,
+        callee_sock VARCHAR(64) NOT NULL,
+        state INTEGER NOT NULL,
+        start_time INTEGER NOT NULL,
+        timeout INTEGER NOT NULL DEFAULT 0,
+        sflags INTEGER NOT NULL DEFAULT 0,
+        iflags INTEGER NOT NULL DEFAULT 0,
+        toroute_name VARCHAR(32),
+        req_uri VARCHAR(255) NOT NULL,
+        xdata VARCHAR(512)""",
+    ),
+    "dialog_vars": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        hash_entry INTEGER NOT NULL,
+        hash_id INTEGER NOT NULL,
+        dialog_key VARCHAR(128) NOT NULL,
+        dialog_value VARCHAR(512) NOT NULL""",
+    ),
     "dialplan": (
         2,
         """id INTEGER PRIMARY KEY NOT NULL,
@@ -137,6 +172,25 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
         key_value VARCHAR(128) NOT NULL DEFAULT '',
         expires INTEGER NOT NULL DEFAULT 0""",
     ),
+    "rtpengine": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        setid INTEGER NOT NULL DEFAULT 0,
+        url VARCHAR(64) NOT NULL,
+        weight INTEGER NOT NULL DEFAULT 1,
+        disabled INTEGER NOT NULL DEFAULT 0,
+        stamp TIMESTAMP NOT NULL DEFAULT '1900-01-01 00:00:01',
+        UNIQUE (setid, url)""",
+    ),
+    "rtpproxy": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        setid VARCHAR(32) NOT NULL DEFAULT '00',
+        url VARCHAR(64) NOT NULL DEFAULT '',
+        flags INTEGER NOT NULL DEFAULT 0,
+        weight INTEGER NOT NULL DEFAULT 1,
+        description VARCHAR(64) NOT NULL DEFAULT ''""",
+    ),
     "subscriber": (
         7,
         """id INTEGER PRIMARY KEY NOT NULL,
@@ -180,6 +234,8 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
 }
 _INDEXES: Final = {
     "acc_callid_idx": "acc (callid)",
+    "dialog_hash_idx": "dialog (hash_entry, hash_id)",
+    "dialog_vars_hash_idx": "dialog_vars (hash_entry, hash_id)",
     "acc_cdrs_start_time_idx": "acc_cdrs (start_time)",
     "missed_calls_callid_idx": "missed_calls (callid)",
     "dbaliases_alias_idx": "dbaliases (alias_username, alias_domain)",
@@ -218,7 +274,7 @@ class Address(NamedTuple):
     ip_addr: str
     mask: int
     port: int
-    tag: str
+    tag: str | None
 
 
 class Database:
@@ -388,7 +444,7 @@ class Database:
 
     def addresses(self) -> list[Address]:
         """Return the address table in the order of its ids."""
-        sql = "SELECT grp, ip_addr, mask, port, coalesce(tag, '') FROM address ORDER BY id"
+        sql = "SELECT grp, ip_addr, mask, port, tag FROM address ORDER BY id"
         return [Address(*row) for row in self.query(sql)]
 
     def for_scripts(self) -> SqlConnection:

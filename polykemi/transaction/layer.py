@@ -250,6 +250,9 @@ class TransactionLayer:
         self._timers.start_limit(machine, event, length, now)
 
     def _resend_after(self, machine: Machine, interval: float, event: int, now: float) -> None:
+        """Start Timer A, E or G: over UDP alone, other transports do not lose what is sent (RFC 3261 section 17)."""
+        if machine.flow.listener.proto != "udp":
+            return
         machine.interval = interval
         self._timers.start_resend(machine, event, interval, now)
 

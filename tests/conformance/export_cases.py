@@ -29,6 +29,12 @@ One file a module (``core.txt``: the functions on KSR itself), a list of cases; 
     --- calls NAME          the calls of another route block: ksr_reply_route or a name given to tm.t_on_...; it has to run
     --- code lua NAME       in tests/oracle alone: statements of a block in one language, show(VALUE) gives a value; NAME as
                             for ``calls``
+    --- peer 192.0.2.30:22222
+                            another server that exports ask (a media relay). A question is a cookie and a text; the first line
+                            "PART -> ANSWER" whose PART, in double quotes, is in the text gives the answer's text behind the
+                            same cookie, or a question without a cookie one without; ANSWER nothing: there is none. A case
+                            of several peers has several of these sections
+    --- asked               what these peers were asked in the case, in order: "host:port TEXT", "..." stands for any text
     --- differs python: title
                             in Kamailio something else happens (in this language, in all without one): docs/differences.md
                             says why in the paragraph of this title; tests/oracle sees to it that it is so
@@ -51,7 +57,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -102,6 +108,8 @@ _ARGUMENTS: Final = {  # of each section
     "wait": r"\d+",
     "calls": r"\w*",
     "code": r"(lua|js|python)( \w+)?",
+    "peer": r"\S+:\d+",
+    "asked": r"",
     "differs": r"((lua|js|python): )?.+",
     "not": r"replayed .+",
     "route": "|".join(_ROUTES),
@@ -163,6 +171,10 @@ class Case:
     paths: set[str] = field(default_factory=set)  # of the functions that it tests
     code: dict[str, dict[tuple[str, int], list[str]]] = field(default_factory=dict)  # by engine, then as ``blocks``
     differs: dict[str, str] = field(default_factory=dict)  # engine ("": all) -> title in docs/differences.md
+    peers: dict[str, list[tuple[str, str | None]]] = field(
+        default_factory=dict
+    )  # host:port -> part of question, answer
+    asked: list[str] | None = None
     not_replayed: str = ""  # why Kamailio cannot be asked
 
 
@@ -258,6 +270,10 @@ class _Reader:
             case.differs[engine if known else ""] = title if known else argument
         elif section.name == "not":
             case.not_replayed = argument.removeprefix("replayed ")
+        elif section.name == "peer":
+            case.peers[argument] = self._answers(section)
+        elif section.name == "asked":
+            case.asked = [line for _, line in section.full_lines]
         elif section.name == "log":
             case.log += [line for _, line in section.full_lines]
         elif section.name == "message":
@@ -376,6 +392,15 @@ class _Reader:
             self.fail(section.number, "no calls")
         return calls
 
+    def _answers(self, section: _Section) -> list[tuple[str, str | None]]:
+        answers: list[tuple[str, str | None]] = []
+        for number, line in section.full_lines:
+            match = re.fullmatch(rf"({_TEXT}) -> ({_TEXT}|nothing)", line)
+            if match is None:
+                self.fail(number, 'expected "part of a question" -> "answer", or -> nothing')
+            answers.append((unescape(match[1]), None if match[2] == "nothing" else unescape(match[2])))
+        return answers
+
     def _sent(self, section: _Section) -> list[Expected]:
         sent: list[Expected] = []
         for number, line in section.full_lines:
@@ -393,6 +418,32 @@ class _Reader:
             else:
                 (sent[-1].present if mark == "+ " else sent[-1].absent).append(rest)
         return sent
+
+
+class Answering:
+    """The peers of a case, as exports see them (kemi.network.Peers); ``asked`` keeps the questions."""
+
+    def __init__(self, peers: Mapping[str, list[tuple[str, str | None]]]) -> None:
+        self._peers = peers
+        self.asked: list[str] = []
+
+    def ask(self, address: str, data: bytes, seconds: float, accept: Callable[[bytes], bool]) -> bytes | None:
+        """Answer a question. Raise OSError where there is nobody."""
+        host = address.partition(":")[2]
+        if host not in self._peers:
+            raise OSError("nobody listens there")
+        question, answer = answer_of(self._peers[host], data)
+        self.asked.append(f"{host} {question}")
+        return answer if answer is not None and accept(answer) else None
+
+
+def answer_of(answers: list[tuple[str, str | None]], data: bytes) -> tuple[str, bytes | None]:
+    """Return the text of a question and the octets that answer it."""
+    match = re.match(r"([\w.-]+ )?(.*)", data.decode("latin-1"), re.DOTALL)
+    assert match is not None
+    cookie, question = match[1] or "", match[2]
+    answer = next((answer for part, answer in answers if part in question), None)
+    return question, None if answer is None else f"{cookie}{answer}".encode("latin-1")
 
 
 def read_cases(path: Path) -> list[Case]:

@@ -25,6 +25,7 @@ from polykemi.storage.provisioned import Database
 from polykemi.testing import Sent, ServerUnderTest
 from tests.conformance.export_cases import (
     REQUEST,
+    Answering,
     Call,
     Case,
     CaseError,
@@ -94,6 +95,7 @@ class Outcome:
     sent: list[list[Sent]] = field(default_factory=list)  # by step
     errors: int = 0  # of the script, and of the server itself
     log: str = ""
+    asked: list[str] = field(default_factory=list)  # of the peers
 
 
 def script(case: Case, engine: str) -> str:
@@ -161,6 +163,7 @@ def play_case(case: Case, engine: str) -> Outcome:
             database.add_subscriber("alice", "example.test", "wonderland")
             for statement in case.sql:
                 database.query(statement)
+            peers = Answering(case.peers)
             with (
                 patch("polykemi.server.Registry", lambda modules: Used(modules, text)),
                 ServerUnderTest(
@@ -168,13 +171,16 @@ def play_case(case: Case, engine: str) -> Outcome:
                     domains=["example.test"],
                     modules=in_directory(case.config, Path(directory)),
                     database=database,
+                    peers=peers,
                 ) as server,
             ):
                 everything: list[Sent] = []
+                peers.asked.clear()  # what modules ask when the server starts
                 for number, step in enumerate(case.steps):
                     os.environ[STEP] = str(number)
                     outcome.sent.append(play(step, server, everything))
                     everything += outcome.sent[-1]
+                outcome.asked = peers.asked
                 counters = server.node.services.counters
                 outcome.errors = counters.get("core.script_errors", 0) + counters.get("core.internal_errors", 0)
                 for call in server.calls:
@@ -256,6 +262,10 @@ def test_every_case_has_the_results_and_datagrams_of_its_file(name: str, engine:
     for step, sent in zip(case.steps, outcome.sent, strict=True):
         if step.sent is not None:
             check_sent(step.sent, sent)
+    if case.asked is not None:
+        assert len(case.asked) == len(outcome.asked), outcome.asked
+        for pattern, question in zip(case.asked, outcome.asked, strict=True):
+            assert holds(pattern, question), question
     for text in case.log:
         assert text in outcome.log
     first = run(name, next(iter(ENGINES)))

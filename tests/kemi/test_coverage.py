@@ -36,7 +36,7 @@ def test_functions_have_the_types_that_kamailio_gives_them() -> None:
         for export, _ in exports_of(module).values():
             theirs = kamailio_exports().get(export.module, {}).get(export.name)
             ours = export.returns.replace("data", "xval"), tuple(param.type for param in export.params)
-            if theirs is None:
+            if theirs is None or export.module.startswith("app_"):  # what a function of a script gives: any value here
                 continue
             expected = theirs.returns, tuple("int" if param == "long" else param for param in theirs.params)
             if ours != expected:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import select
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Final
 
 from polykemi.sip.flow import Flow, Listener
 from polykemi.testing import Sent
-from tests.conformance.export_cases import CALLEE, SOURCE, Case, Step
+from tests.conformance.export_cases import CALLEE, SOURCE, Case, Step, answer_of
 from tests.oracle.scripts import CONTROL_USER, MARK
 from tests.oracle.servers import PORT, USED, WRITTEN, Running, used, written
 from tests.parity.scenario import message_of, reply_of
@@ -34,6 +35,50 @@ class Outcome:
     trouble: str = ""  # why the case could not be played to its end
 
 
+class Peers:
+    """The servers that exports ask: they answer on the wire, in a thread, as the case that runs wants it."""
+
+    def __init__(self, cases: Mapping[str, Case]) -> None:
+        self._all: dict[str, list[tuple[str, str | None]]] = {}
+        for case in cases.values():
+            for address, answers in case.peers.items():
+                self._all.setdefault(address, []).extend(answers)
+        self.answers: Mapping[str, list[tuple[str, str | None]]] = self._all
+        self.asked: list[str] = []
+        self._sockets = {}
+        for address in self._all:
+            host, _, port = address.rpartition(":")
+            self._sockets[Replay.open_socket(host.removeprefix(WRITTEN), int(port))] = address
+        self._closing = socket.socketpair()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def play(self, case: Case) -> None:
+        """Answer as ``case`` wants it."""
+        self.asked = []
+        self.answers = case.peers
+
+    def _serve(self) -> None:
+        while True:
+            ready, _, _ = select.select([*self._sockets, self._closing[0]], [], [])
+            if self._closing[0] in ready:
+                return
+            for sock in ready:
+                data, source = sock.recvfrom(65536)
+                address = self._sockets[sock]
+                question, answer = answer_of(self.answers.get(address, self._all[address]), written(data))
+                self.asked.append(f"{address} {question}")
+                if answer is not None:
+                    sock.sendto(used_octets(answer), source)
+
+    def close(self) -> None:
+        """End the thread, close the sockets."""
+        self._closing[1].send(b"x")
+        self._thread.join()
+        for sock in (*self._sockets, *self._closing):
+            sock.close()
+
+
 class Replay:
     """The peers of a group of cases, and one server that they talk to."""
 
@@ -41,15 +86,17 @@ class Replay:
         self._server = server
         self._cases = cases
         self._sockets: dict[str, socket.socket] = {}
-        self._controller = self._open(*_CONTROLLER)
+        self._controller = self.open_socket(*_CONTROLLER)
         self._controls = 0
+        self._peers = Peers(cases)
+        taken = {address for case in cases.values() for address in case.peers}
         for address in {SOURCE, CALLEE}.union(*(_addresses(case) for case in cases.values())):
             host, _, port = address.rpartition(":")
-            if address != f"{_SERVER.host}:{PORT}":
-                self._sockets[address] = self._open(host.removeprefix(WRITTEN), int(port))
+            if address != f"{_SERVER.host}:{PORT}" and address not in taken:
+                self._sockets[address] = self.open_socket(host.removeprefix(WRITTEN), int(port))
 
     @staticmethod
-    def _open(host: str, port: int) -> socket.socket:
+    def open_socket(host: str, port: int) -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.bind((f"{USED}{host}", port))
         sock.setblocking(False)
@@ -59,6 +106,7 @@ class Replay:
         """Close the sockets."""
         for sock in (self._controller, *self._sockets.values()):
             sock.close()
+        self._peers.close()
 
     def wait_until_ready(self, seconds: float = 15) -> None:
         """Wait until the script answers. Raise TimeoutError with the log."""
@@ -79,6 +127,7 @@ class Replay:
         begin = len(self._server.lines)
         try:
             self._control(f"begin {number}")
+            self._peers.play(case)
             for i, step in enumerate(case.steps):
                 self._control(f"{number} {i}")
                 self._bring(step, number, everything)
@@ -90,6 +139,8 @@ class Replay:
                     everything.append(Sent(0.0, Flow(_SERVER, host, int(port)), data))
         except (TimeoutError, StopIteration) as error:
             outcome.trouble = f"step {len(outcome.sent)}: {str(error) or 'nobody to answer to'}"
+        if case.peers:
+            outcome.seen["asked@0"] = [f"{i} {text}" for i, text in enumerate(self._peers.asked)]
         outcome.log = self._server.lines[begin:]
         for line in outcome.log:
             words = line.split(" ", 4)

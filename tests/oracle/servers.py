@@ -80,7 +80,6 @@ _DATABASE: Final = {  # modules that read the database, with their parameter for
     "htable",
     "pipelimit",
     "uri_db",
-    "rtpengine",
 }
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS trusted (id INTEGER PRIMARY KEY NOT NULL, src_ip VARCHAR(50) NOT NULL, proto VARCHAR(4) NOT NULL,

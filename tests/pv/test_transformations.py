@@ -207,3 +207,21 @@ def test_no_value_makes_a_transformation_fail(text: str, name: str) -> None:
             break
     else:
         raise AssertionError(f"{name} takes none of the parameters tried")
+
+
+@pytest.mark.parametrize(
+    "uri, parts",  # as Kamailio 5.6.3 gives them
+    [
+        ("msrp://alice@atlanta.test:7654/jshA;tcp;x=1", "alice atlanta.test 7654 jshA tcp msrp tcp;x=1 alice"),
+        ("msrps://host.test/s1;ws", "- host.test - s1 ws msrps - -"),
+        ("msrp://host.test:99;tcp", "- host.test 99 - tcp msrp - -"),
+        ("msrp://[2001:db8::1]:99/x;tcp", "- [2001:db8::1] 99 x tcp msrp - -"),
+        ("msrp://u:p@host/x", "u host - x - msrp - u:p"),
+        ("msrp://u:p@host/x;sctp;y", "u host - x sctp msrp y u:p"),
+    ],
+)
+def test_the_parts_of_msrp_uris(uri: str, parts: str) -> None:
+    names = ("user", "host", "port", "session", "proto", "scheme", "params", "userinfo")
+    assert [transform(uri, f"msrpuri.{name}") or "-" for name in names] == parts.split(" ")
+    assert transform("sip:a@b", "msrpuri.host") is None
+    assert transform("", "msrpuri.host") is None

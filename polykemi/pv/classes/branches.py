@@ -146,4 +146,5 @@ CLASSES: Final[dict[str, Factory]] = {
     "branch": _branch,
     "sbranch": _static_branch,
     "ruid": plain(lambda ctx: ctx.ruid or None),
+    "location_ua": plain(lambda ctx: ctx.cache.get("pv.location_ua") or None),
 }

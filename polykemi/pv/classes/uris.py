@@ -42,7 +42,7 @@ def _transport(uri: Uri) -> Xval:
     return uri.param("transport") or "UDP"
 
 
-def _family(host: str) -> int:
+def family_of(host: str) -> int:
     """Return 4 or 6 for an address, 0 for a name."""
     try:
         return ip_address(host.strip("[]")).version
@@ -231,7 +231,7 @@ CLASSES: Final[dict[str, Factory]] = {
             "d": _next_hop(host_of, lambda host, port, proto: host),
             "p": _next_hop(_port, lambda host, port, proto: port),
             "P": _next_hop(_transport, lambda host, port, proto: proto),
-            "i": _next_hop(lambda uri: _family(uri.host), lambda host, port, proto: _family(host)),
+            "i": _next_hop(lambda uri: family_of(uri.host), lambda host, port, proto: family_of(host)),
         }
     ),
 }
