@@ -66,10 +66,13 @@ class Corex(Module):
     # ---- destination set
     @export(routes=Route.REQUEST | Route.FAILURE)
     def append_branch(self, ctx: RouteContext) -> int:
-        """Add the Request-URI, with the destination URI, as another branch. Answers 1 or -1."""
-        return self._append(
-            ctx, Target(ctx.ruri, ctx.dst_uri, path=ctx.path, flags=ctx.bflags, listener=ctx.force_listener)
-        )
+        """Add the Request-URI with $du, path, socket and branch flags as another branch; they are no more the message's.
+
+        Answers 1 or -1.
+        """
+        target = Target(ctx.ruri, ctx.dst_uri, path=ctx.path, flags=ctx.bflags, listener=ctx.force_listener)
+        ctx.dst_uri, ctx.path, ctx.force_listener, ctx.bflags = "", "", None, 0
+        return self._append(ctx, target)
 
     @export(routes=Route.REQUEST | Route.FAILURE)
     def append_branch_uri(self, ctx: RouteContext, uri: str) -> int:
@@ -78,14 +81,20 @@ class Corex(Module):
 
     @export(routes=Route.REQUEST | Route.FAILURE)
     def append_branch_uri_q(self, ctx: RouteContext, uri: str, q: str) -> int:
-        """Add ``uri`` as another branch with the priority ``q`` ("0" to "1", at most three decimals). Answers 1 or -1."""
+        """Add ``uri`` as another branch with the priority ``q`` ("0" to "1", at most three decimals). Answers 1 or -1.
+
+        It goes where the message goes ($du, path, socket), as in Kamailio.
+        """
         if not uri:
             return self.append_branch(ctx)
         thousandths = _thousandths(q) if q else -1
         if q and thousandths < 0:
             return -1
         parse_uri(uri)
-        return self._append(ctx, Target(uri, q=thousandths, flags=ctx.bflags))
+        path, listener = ctx.path, ctx.force_listener
+        return self._append(
+            ctx, Target(uri, ctx.dst_uri, path=path, q=thousandths, flags=ctx.bflags, listener=listener)
+        )
 
     def _append(self, ctx: RouteContext, target: Target) -> int:
         if len(ctx.branches) >= MAX_BRANCHES:

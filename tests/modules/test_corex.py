@@ -37,16 +37,17 @@ def test_a_made_up_message_is_told_from_a_received_one() -> None:
 def test_branches_are_added_with_their_priority() -> None:
     module, ctx = corex(), context()
     ctx.dst_uri, ctx.bflags = "sip:192.0.2.7", 1 << 6
-    assert module.append_branch(ctx) == 1
     assert module.append_branch_uri(ctx, "sip:carol@example.test") == 1
     assert module.append_branch_uri_q(ctx, "sip:dave@example.test", "0.5") == 1
+    assert module.append_branch(ctx) == 1
+    assert (ctx.dst_uri, ctx.bflags) == ("", 0)
     assert module.append_branch_uri(ctx, "") == 1
     found = [(target.uri, target.dst_uri, target.q, target.flags) for target in ctx.branches]
     assert found == [
+        ("sip:carol@example.test", "sip:192.0.2.7", -1, 1 << 6),
+        ("sip:dave@example.test", "sip:192.0.2.7", 500, 1 << 6),
         ("sip:bob@example.test", "sip:192.0.2.7", -1, 1 << 6),
-        ("sip:carol@example.test", "", -1, 1 << 6),
-        ("sip:dave@example.test", "", 500, 1 << 6),
-        ("sip:bob@example.test", "sip:192.0.2.7", -1, 1 << 6),
+        ("sip:bob@example.test", "", -1, 0),
     ]
 
 
