@@ -31,7 +31,7 @@ from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import inspect
 from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
 from polykemi.kemi.registry import Registry
-from polykemi.kemi.route import CONFIG_NAMES, REQUEST_ROUTE, Route
+from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
 from polykemi.pv.accessor import Environment
@@ -201,10 +201,11 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
 
 def _must_answer_requests(settings: Settings, router: Router) -> None:
     """Refuse a script without a request route: every request would stay without an answer. Raises ScriptLoadError."""
-    if not router.defines(Route.REQUEST, REQUEST_ROUTE):
-        engine = settings.routes.engine_for(Route.REQUEST, REQUEST_ROUTE)
+    callback = router.services.callbacks.request
+    if not router.defines(Route.REQUEST, callback):
+        engine = settings.routes.engine_for(Route.REQUEST, callback)
         script = next(one.script for one in settings.engines if one.name == engine)
-        raise ScriptLoadError(str(script), None, f"defines no function {REQUEST_ROUTE}")
+        raise ScriptLoadError(str(script), None, f"defines no function {callback}")
 
 
 def open_data(data: Path) -> tuple[LocationStore, Database]:

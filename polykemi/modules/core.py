@@ -9,8 +9,8 @@ from typing import Final
 
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
-from polykemi.kemi.route import ONSEND_ROUTE, Route
-from polykemi.modules.core_next_hop import NextHop
+from polykemi.kemi.route import Route
+from polykemi.modules.core_events import CoreEvents
 from polykemi.pv.classes.message import METHOD_IDS
 from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow
@@ -74,7 +74,7 @@ def _proto_test(name: str, *protos: str) -> Callable[[Core, RouteContext], bool]
     return export(constant=True, name=f"is_{name}")(test)
 
 
-class Core(NextHop):
+class Core(CoreEvents):
     """The functions of KSR itself."""
 
     name = ""
@@ -365,8 +365,9 @@ class Core(NextHop):
             rport=rport,
         )
         target = Flow(listener, uri.host.strip("[]"), uri.effective_port)
-        if services.routes.defines(Route.ONSEND, ONSEND_ROUTE):
-            onsend = RouteContext(Route.ONSEND, ONSEND_ROUTE, request, ctx.flow, ctx.now)
+        if services.routes.defines(Route.ONSEND, services.callbacks.onsend):
+            onsend = RouteContext(Route.ONSEND, services.callbacks.onsend, request, ctx.flow, ctx.now)
+            onsend.ruri, onsend.dst_uri = ctx.ruri, ctx.dst_uri
             onsend.shared, onsend.wire, onsend.destination = ctx.shared, data, target
             yield onsend
             if onsend.dropped:

@@ -8,7 +8,7 @@ from typing import Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import Process, RouteContext
-from polykemi.kemi.route import ONSEND_ROUTE, Route
+from polykemi.kemi.route import Route
 from polykemi.modules.tm_hops import E_BAD_URI, Hops
 from polykemi.modules.tm_reply import Replier
 from polykemi.modules.tm_responses import Responses
@@ -177,7 +177,7 @@ class Relayer:
         self.answer_100(ctx, t)
         fork = _Fork(ctx, t, targets, hop, replicate)
         on_branch, t.on_branch = t.on_branch, ""
-        if on_branch or self._services.routes.defines(_ONSEND, ONSEND_ROUTE):
+        if on_branch or self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
             return self._fork_with_blocks(fork, on_branch)
         try:
             for target in targets:
@@ -307,9 +307,11 @@ class Relayer:
 
     def _may_send(self, ctx: RouteContext, t: Transaction | None, branch: Branch | bytes) -> Process[bool]:
         """Run the onsend route; False when it dropped the message."""
-        if not self._services.routes.defines(_ONSEND, ONSEND_ROUTE):
+        if not self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
             return True
-        onsend = RouteContext(_ONSEND, ONSEND_ROUTE, ctx.message if t is None else t.request, ctx.flow, ctx.now)
+        onsend = RouteContext(
+            _ONSEND, self._services.callbacks.onsend, ctx.message if t is None else t.request, ctx.flow, ctx.now
+        )
         onsend.shared, onsend.transaction = ctx.shared, t
         if isinstance(branch, Branch):
             onsend.wire, onsend.branch, onsend.branch_index = branch.data, branch, branch.index
@@ -332,7 +334,7 @@ class Relayer:
             return flow
         path = [ctx.path] if ctx.path else []
         data = self._request_for(ctx, request, ctx.edits, ctx.ruri, self._services.ids.branch(), flow.listener, path)
-        if self._services.routes.defines(_ONSEND, ONSEND_ROUTE):
+        if self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
             return self._send_ack_with_block(ctx, data, flow)
         self._services.outbox.send(data, flow)
         return 1
