@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_origin
 
 from polykemi.errors import RpcError, UsageError
 from polykemi.kemi.binding import from_octets, to_octets
@@ -158,7 +158,7 @@ class Jsonrpcs(Module):
             raise RpcError(500, "Method Not Found")
         if not isinstance(params, list | dict):
             log.error("%s: params is no list and no object", method)
-            return {}
+            return [] if get_origin(command.signature.return_annotation) is list else {}
         return command.run(list(params.values()) if isinstance(params, dict) else params)
 
 

@@ -68,6 +68,7 @@ class HttpRequests:
             return False
         ctx = RouteContext(Route.EVENT, self._callback, request, flow, now)
         ctx.event = self._event
+        ctx.ruri = ""  # the URL is no URI of SIP
         self._services.events.append(ctx)
         return True
 

@@ -67,6 +67,8 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     },
     "nathelper": {"received_avp": "$avp(RECEIVED)"},
     "registrar": {"received_avp": "$avp(RECEIVED)"},
+    "xhttp": {"event_callback": "ksr_xhttp_event"},
+    "xmlrpc": {"event_callback": "ksr_xmlrpc_event"},
     "rr": {"enable_full_lr": 0, "append_fromtag": 1},
 }
 _DATABASE: Final = {  # modules that read the database, with their parameter for it
@@ -227,7 +229,7 @@ def start_kamailio(
     script = directory / f"kamailio_script.{EXTENSIONS[engine]}"
     script.write_text(used(text), "utf-8")
     module, name = _ENGINES[engine]
-    lines = ["#!KAMAILIO", "debug=2", "log_stderror=yes", "log_prefix_mode=0", "children=1", "disable_tcp=yes"]
+    lines = ["#!KAMAILIO", "debug=2", "log_stderror=yes", "log_prefix_mode=0", "children=1"]
     lines += [f"listen=udp:{USED}1:{PORT}", "auto_aliases=no", f"alias={DOMAIN}", "dns=no", "rev_dns=no"]
     lines += ['server_header="Server: polykemi"', 'user_agent_header="User-Agent: polykemi"']
     for route in ("reply", "onsend"):
@@ -236,6 +238,8 @@ def start_kamailio(
     lines.append(f'mpath="{modules_directory()}/"')
     parameters: dict[str, dict[str, Any]] = {}
     loaded = kamailio_modules([*modules, *config])
+    if "websocket" not in loaded:  # it crashes without TCP
+        lines.append("disable_tcp=yes")
     for one in loaded:
         parameters[one] = dict(_DEFAULTS.get(one, {}))
         if one in _DATABASE:

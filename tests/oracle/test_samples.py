@@ -5,6 +5,7 @@ The stories are those of tests/parity. With the same script, the same packets ha
 
 from __future__ import annotations
 
+import difflib
 import re
 import select
 import socket
@@ -174,4 +175,7 @@ def test_a_sample_script_of_kamailio_does_the_same_here(engine: str, story: str)
     case = Case("samples", story, steps=steps)
     left, right = (comparable(Outcome(sent=seen), case)[1] for seen in (theirs, ours))
     for n, (there, here) in enumerate(zip(left, right, strict=True)):
-        assert "\n\n".join(here) == "\n\n".join(there), f"step {n}"
+        if here != there:
+            sides = ("\n\n".join(one).splitlines() for one in (there, here))
+            told = difflib.unified_diff(*sides, f"step {n}: Kamailio", "polykemi", n=2, lineterm="")
+            pytest.fail("\n".join(told), pytrace=False)
