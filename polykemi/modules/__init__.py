@@ -8,6 +8,8 @@ from polykemi.modules.acc import Acc
 from polykemi.modules.alias_db import AliasDb
 from polykemi.modules.auth import Auth
 from polykemi.modules.auth_db import AuthDb
+from polykemi.modules.auth_ephemeral import AuthEphemeral
+from polykemi.modules.auth_xkeys import AuthXkeys
 from polykemi.modules.base import Module
 from polykemi.modules.core import Core
 from polykemi.modules.corex import Corex
@@ -82,4 +84,6 @@ MODULES: Final[dict[str, type[Module]]] = {
     "sdpops": Sdpops,
     "rtpengine": Rtpengine,
     "ipops": Ipops,
+    "auth_xkeys": AuthXkeys,
+    "auth_ephemeral": AuthEphemeral,
 }

@@ -80,7 +80,6 @@ _DATABASE: Final = {  # modules that read the database, with their parameter for
     "group",
     "pipelimit",
     "uri_db",
-    "auth_xkeys",
     "uac",
 }
 _TABLES: Final = """
