@@ -32,6 +32,7 @@ from polykemi.modules.regex import Regex
 from polykemi.modules.registrar import Registrar
 from polykemi.modules.rr import Rr
 from polykemi.modules.rtpengine import Rtpengine
+from polykemi.modules.rtpproxy import Rtpproxy
 from polykemi.modules.sanity import Sanity
 from polykemi.modules.sdpops import Sdpops
 from polykemi.modules.siputils import SipUtils
@@ -83,6 +84,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "textopsx": TextOpsX,
     "sdpops": Sdpops,
     "rtpengine": Rtpengine,
+    "rtpproxy": Rtpproxy,
     "ipops": Ipops,
     "auth_xkeys": AuthXkeys,
     "auth_ephemeral": AuthEphemeral,
