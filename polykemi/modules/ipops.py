@@ -26,6 +26,7 @@ log = logging.getLogger("polykemi.ipops")
 SECONDS: Final = 5.0  # waited for an answer of DNS
 _MOST: Final = 32  # records of an answer that are kept
 _LONGEST: Final = 64  # octets of a text in an SRV or NAPTR record
+_RFC1918: Final = [ip_network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
 _NUMBER: Final = re.compile(r"[ \t]*([+-]?[0-9]+)")
 
 Address = IPv4Address | IPv6Address
@@ -129,11 +130,7 @@ class Ipops(Module):
     def is_ip_rfc1918(self, ctx: RouteContext, sval: str) -> int:
         """Tell whether a text is an IPv4 address of RFC 1918: 10/8, 172.16/12, 192.168/16. Answers 1 or -1."""
         found = address_of(sval)
-        if found is None or found[0] != 1:
-            return -1
-        return (
-            1 if any(found[1] in ip_network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")) else -1
-        )
+        return 1 if found is not None and any(found[1] in net for net in _RFC1918) else -1
 
     # ---- two of them
     @export()
