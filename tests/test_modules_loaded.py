@@ -17,6 +17,9 @@ NEEDS = {
     "registrar": "sl",
     "uac": "tm",
     "pipelimit": "sl",
+    "xhttp": "sl",
+    "xmlrpc": "sl",
+    "websocket": "sl",
 }
 
 

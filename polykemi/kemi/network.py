@@ -6,6 +6,7 @@ The loop is blocked for as long as the answer takes, at most the given time: as 
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
 from polykemi.sip.flow import Flow
@@ -63,17 +64,23 @@ class Dns(Protocol):
     def raw(self, name: str, kind: int, seconds: float) -> list[bytes]:
         """Return the data of the records of type ``kind``, a number, at ``name``: for types that nobody has a name for."""
 
+    def keep(self, seconds: int) -> None:
+        """Keep answers that come from now on for ``seconds``, whatever they say; 0: for as long as they say."""
+
 
 class Offline:
-    """No network: what a server without sockets has. No peer can be reached, no name is known."""
+    """No network: what a server without sockets has. No peer can be reached, no name is known, but an address is one."""
 
     def ask(self, address: str, data: bytes, seconds: float, accept: Callable[[bytes], bool]) -> bytes | None:
         """Raise OSError."""
         raise OSError("there is no network")
 
     def addresses(self, host: str, seconds: float) -> list[str]:
-        """Return nothing."""
-        return []
+        """Return ``host`` when it is an address."""
+        try:
+            return [str(ip_address(host))]
+        except ValueError:
+            return []
 
     def srv(self, name: str, seconds: float) -> list[Srv]:
         """Return nothing."""
@@ -95,6 +102,9 @@ class Offline:
         """Return nothing."""
         return []
 
+    def keep(self, seconds: int) -> None:
+        """Keep nothing."""
+
 
 class Connections(Protocol):
     """The connections of a server with its peers, over TCP. ``ident`` is the number of one, as scripts see it."""
@@ -112,7 +122,7 @@ class Connections(Protocol):
         """Return when something has come over a WebSocket last (seconds since the epoch), None when it is not there."""
 
     def end_websocket(self, ident: int, code: int, reason: str) -> bool:
-        """Send a Close frame and close; False when there is no such WebSocket."""
+        """Send a Close frame; the peer's ends the connection. False when there is no such WebSocket."""
 
     def ping(self, ident: int, data: bytes, *, pong: bool = False) -> bool:
         """Send a Ping, or a Pong that nobody has asked for; False when there is no such WebSocket."""

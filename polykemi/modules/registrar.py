@@ -232,7 +232,7 @@ class Registrar(Module):
     def _contacts(self, ctx: RouteContext, table: str, uri: str) -> list[Binding] | int:
         """Return the usable contacts of an AoR by preference, or the negative result of ``lookup``."""
         if not self._has_table(table):
-            return -3
+            return -1
         try:
             aor = self._aor(uri)
         except Rejected:

@@ -277,7 +277,8 @@ class Relayer:
         if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
             edits = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
         branch.arm(t)
-        branch.data = self._request_for(ctx, request, edits, branch.uri, branch.key, goes_out, routes)
+        path = [branch.path] if branch.path else []  # one Route line, as the Path was written
+        branch.data = self._request_for(ctx, request, edits, branch.uri, branch.key, goes_out, path)
         return 0
 
     def _request_for(
@@ -329,7 +330,8 @@ class Relayer:
         flow = hop or self.hops.next_hop(ctx.dst_uri, routes, request, ctx.edits, ctx.ruri, listener)
         if isinstance(flow, int):
             return flow
-        data = self._request_for(ctx, request, ctx.edits, ctx.ruri, self._services.ids.branch(), flow.listener, routes)
+        path = [ctx.path] if ctx.path else []
+        data = self._request_for(ctx, request, ctx.edits, ctx.ruri, self._services.ids.branch(), flow.listener, path)
         if self._services.routes.defines(_ONSEND, ONSEND_ROUTE):
             return self._send_ack_with_block(ctx, data, flow)
         self._services.outbox.send(data, flow)

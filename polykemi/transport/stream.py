@@ -201,12 +201,12 @@ class Streams:
         return None if connection is None or connection.websocket is None else connection.used
 
     def end_websocket(self, ident: int, code: int, reason: str) -> bool:
-        """Send a Close frame and close; False when there is no such WebSocket."""
+        """Send a Close frame; the peer's ends the connection. False when there is no such WebSocket."""
         connection = self._by_ident.get(ident)
         if connection is None or connection.websocket is None:
             return False
         connection.write(connection.websocket.close(code, reason))
-        connection.end()
+        connection.end_soon()
         return True
 
     def ping(self, ident: int, data: bytes, *, pong: bool = False) -> bool:
@@ -353,6 +353,10 @@ class Connection:
     def end(self) -> None:
         """Close when the peer has taken what is there; in a few seconds, if it does not."""
         self._transport.close()
+        self.end_soon()
+
+    def end_soon(self) -> None:
+        """Drop the connection in a few seconds, unless the peer closes it before."""
         self._streams.loop.call_later(_LINGER, self._transport.abort)
 
     def abort(self) -> None:
