@@ -134,6 +134,8 @@ class Sl(Module):
         """Reply statelessly with what went wrong last (``ctx.cache["reply_error"]``: status and reason), else with 500."""
         if ctx.replied:  # what failed has said so itself: save() answers its own errors
             return 1
+        if ctx.method == "ACK":  # never answered
+            return 1
         code, reason = _last_error(ctx)
         return self._count_error(self.reply(ctx, code, reason))
 

@@ -6,6 +6,7 @@ the router and the functions of KSR that relay and reply (the others: ``tm_setti
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Final
 
@@ -20,6 +21,7 @@ from polykemi.modules.tm_relay import E_UNSPEC, Relayer
 from polykemi.modules.tm_reply import Replier, TmParams, reply_of
 from polykemi.modules.tm_responses import Responses
 from polykemi.modules.tm_settings import TmSettings
+from polykemi.pv.classes.factories import uri_or_none
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request, Response, parse
 from polykemi.transaction.forking import Transaction
@@ -193,7 +195,9 @@ class Tm(TmSettings):
 
     @export(routes=Route.REQUEST)
     def t_replicate(self, ctx: RouteContext, uri: str) -> Process[int]:
-        """Send a copy of the request to ``uri``; what comes back is dropped. Answers like ``t_relay``."""
+        """Send a copy of the request to ``uri``; what comes back is dropped. Answers like ``t_relay``, -1 for no URI."""
+        if uri_or_none(uri) is None:
+            return E_UNSPEC
         hop = self.relayer.hops.hop(uri, ctx.force_listener or ctx.flow.listener)
         if isinstance(hop, int):
             return hop
@@ -207,6 +211,10 @@ class Tm(TmSettings):
             ctx.cache["tm.no_internal_reply"] = True
 
     def _relay_over(self, ctx: RouteContext, proto: str) -> Process[int] | int:
+        if len(proto) != 3:  # as in Kamailio it is not looked at then
+            return self.relayer.relay(ctx)
+        if proto.lower() not in ("udp", "tcp", "tls"):
+            return E_UNSPEC
         hop = self.relayer.hops.hop(ctx.dst_uri or ctx.ruri, ctx.force_listener or ctx.flow.listener)
         return hop if isinstance(hop, int) else self._relay_to(ctx, proto, hop.host, hop.port)
 
@@ -333,8 +341,13 @@ def _resumed(block: RouteContext, process: Process[int]) -> Process[None]:
     yield from process
 
 
+_PROXY: Final = re.compile(r"(?:(?:udp|tcp|tls|sctp|wss?):)?(?:\[[^\]\s]+\]|[^:\s]+)(?::\d{1,5})?", re.IGNORECASE)
+
+
 def split_proxy(proxy: str) -> tuple[str, str, int]:
-    """Split ``[proto:]host[:port]``; "" and 0 for what is missing or no port."""
+    """Split ``[proto:]host[:port]``; "" and 0 for what is missing, no host for what cannot be read."""
+    if not _PROXY.fullmatch(proxy):
+        return "", "", 0
     proto, colon, rest = proxy.partition(":")
     if not colon or proto.lower() not in ("udp", "tcp", "tls", "sctp", "ws", "wss"):
         proto, rest = "", proxy

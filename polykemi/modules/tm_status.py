@@ -85,19 +85,21 @@ class TmStatus(Module):
         """Tell whether the branch of this block (failure route: the best one) timed out: 1 or -1."""
         return 1 if isinstance(ctx.branch, Branch) and ctx.branch.timed_out else -1
 
-    @export(routes=Route.FAILURE)
+    @export()
     def t_drop_replies(self, ctx: RouteContext, mode: str) -> int:
         """Forget replies, so that none of them is sent upstream: ``l`` those of the last t_relay, else all.
 
-        With ``n`` none is forgotten, whatever failure_reply_mode says. Answers 1.
+        With ``n`` none is forgotten, whatever failure_reply_mode says. Answers 1; it acts in failure routes alone.
         """
+        if ctx.kind is not Route.FAILURE:
+            return 1
         if mode[:1] == "n":
             ctx.cache["tm.keep_replies"] = True
         elif ctx.transaction is not None:
             drop_replies(ctx.transaction, mode[:1])
         return 1
 
-    @export(routes=Route.FAILURE)
+    @export()
     def t_drop_replies_all(self, ctx: RouteContext) -> int:
         """Forget all replies that came so far. Answers 1."""
         return self.t_drop_replies(ctx, "a")
