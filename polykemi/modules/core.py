@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import ONSEND_ROUTE, Route
-from polykemi.modules.base import Module
+from polykemi.modules.core_network import CoreNetwork
+from polykemi.modules.local_via import wish_for
 from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request
@@ -31,7 +33,6 @@ _LEVELS: Final = {
 # Kamailio's debug levels, by Python's
 _DEBUG_LEVELS: Final = {logging.DEBUG: 3, logging.INFO: 2, NOTICE: 1, logging.WARNING: 0, logging.ERROR: -1}
 
-_LOCAL_RPORT: Final = "tm.add_local_rport"  # ctx.cache, read by tm too
 
 # the letters of is_method_in()
 _METHOD_LETTERS: Final = {
@@ -73,10 +74,20 @@ def _proto_test(name: str, *protos: str) -> Callable[[Core, RouteContext], bool]
     return export(constant=True, name=f"is_{name}")(test)
 
 
-class Core(Module):
+@dataclass(frozen=True, slots=True)
+class CoreParams:
+    """Kamailio's global parameters that functions of KSR and of corex work with."""
+
+    server_id: int = 0  # what corex.via_add_srvid writes
+    xavp_via_params: str = ""  # name of the XAVP whose fields corex.via_add_xavp_params writes
+    xavp_via_fields: str = ""  # name of the XAVP with the address and the port for corex.via_use_xavp_fields
+
+
+class Core(CoreNetwork):
     """The functions of KSR itself."""
 
     name = ""
+    Params = CoreParams
 
     # ---- log
     @export()
@@ -306,30 +317,18 @@ class Core(Module):
         return True
 
     @export()
-    def add_local_rport(self, ctx: RouteContext) -> bool:
-        """Ask the next hop for ``rport``: it goes into our Via of the request when it is forwarded (RFC 3581)."""
-        ctx.cache[_LOCAL_RPORT] = True
-        return True
+    def route(self, ctx: RouteContext, route: str) -> Process[int]:
+        """Run the function ``route`` of the script on this message, as Kamailio runs a native route block of that name.
 
-    @export()
-    def set_forward_close(self, ctx: RouteContext) -> bool:
-        """Ask for the connection to be closed after forwarding; UDP has none, so nothing changes there."""
-        return True
-
-    @export()
-    def set_forward_no_connect(self, ctx: RouteContext) -> bool:
-        """Ask for forwarding over an existing connection only; UDP has none, so nothing changes there."""
-        return True
-
-    @export()
-    def set_reply_close(self, ctx: RouteContext) -> bool:
-        """Ask for the connection to be closed after the reply; UDP has none, so nothing changes there."""
-        return True
-
-    @export()
-    def set_reply_no_connect(self, ctx: RouteContext) -> bool:
-        """Ask for replies over the request's connection only; UDP has none, so nothing changes there."""
-        return True
+        What it changes stays. Answers 1, or -1 when there is no such function or it failed.
+        """
+        if not route or not self.services.routes.defines(ctx.kind, route):
+            return -1
+        outer, ctx.callback = ctx.callback, route
+        yield ctx
+        ctx.callback = outer
+        failed, ctx.error = ctx.error is not None, None
+        return -1 if failed else 1
 
     @export(routes=Route.REQUEST)
     def forward(self, ctx: RouteContext) -> Process[int]:
@@ -337,14 +336,15 @@ class Core(Module):
 
         Answers 1, or -1 when there is no usable destination or the onsend route dropped it.
         """
-        return (yield from self._forward(ctx, ctx.dst_uri or ctx.ruri))
+        return (yield from self.forward_to(ctx, ctx.dst_uri or ctx.ruri))
 
     @export(routes=Route.REQUEST)
     def forward_uri(self, ctx: RouteContext, uri: str) -> Process[int]:
         """Forward the request statelessly to ``uri``; the Request-URI stays. Answers like ``forward``."""
-        return (yield from self._forward(ctx, uri))
+        return (yield from self.forward_to(ctx, uri))
 
-    def _forward(self, ctx: RouteContext, to: str) -> Process[int]:
+    def forward_to(self, ctx: RouteContext, to: str, *, as_client: bool = False, index: int = 0) -> Process[int]:
+        """Forward statelessly to the URI ``to``; as a client without the Vias that came. ``index`` changes our branch."""
         request, services = ctx.message, self.services
         if not isinstance(request, Request):
             return -1
@@ -352,16 +352,18 @@ class Core(Module):
         if uri.scheme not in ("sip", "sips"):
             return -1
         listener = ctx.force_listener or ctx.flow.listener
-        received, rport, _ = reply_path(request, ctx.flow, ctx.force_rport)
-        via = f"SIP/2.0/{listener.proto.upper()} {listener.sent_by};branch={_stateless_branch(request)}"
-        data = forward_request(
-            request,
-            ctx.edits,
-            uri=ctx.ruri,
-            via=via + ";rport" if _LOCAL_RPORT in ctx.cache else via,
-            received=received,
-            rport=rport,
-        )
+        received, rport, edits = "", 0, ctx.edits
+        if as_client:
+            edits = edits.copy()
+            edits.removed.update(request.indexes("via"))
+        else:
+            received, rport, _ = reply_path(request, ctx.flow, ctx.force_rport)
+        branch, wish = _stateless_branch(request, index), wish_for(ctx)
+        if wish is not None:
+            via = wish.value(ctx, listener, branch)
+        else:
+            via = f"SIP/2.0/{listener.proto.upper()} {listener.sent_by};branch={branch}"
+        data = forward_request(request, edits, uri=ctx.ruri, via=via, received=received, rport=rport)
         target = Flow(listener, uri.host.strip("[]"), uri.effective_port)
         if services.routes.defines(Route.ONSEND, ONSEND_ROUTE):
             onsend = RouteContext(Route.ONSEND, ONSEND_ROUTE, request, ctx.flow, ctx.now)
@@ -445,11 +447,12 @@ class Core(Module):
         return ctx.flow.listener.port == port
 
 
-def _stateless_branch(request: Request) -> str:
+def _stateless_branch(request: Request, index: int) -> str:
     """Return the branch of a stateless proxy: the same for a retransmission and for the CANCEL (section 16.11)."""
     via = request.via
     if via.branch.startswith("z9hG4bK"):
         seed = f"{via.branch} {via.host} {via.port}"
     else:
         seed = f"{via.text} {request.call_id} {request.from_.tag} {request.cseq[0]} {request.uri}"
-    return "z9hG4bK" + hashlib.blake2b(seed.encode("latin-1"), digest_size=12).hexdigest()
+    branch = "z9hG4bK" + hashlib.blake2b(seed.encode("latin-1"), digest_size=12).hexdigest()
+    return f"{branch}.{index}" if index else branch

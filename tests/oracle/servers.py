@@ -242,7 +242,7 @@ def start_kamailio(
     for one, given in config.items():
         parameters.setdefault(_SO.get(one, one), {}).update(given)
     core = parameters.pop("", {})
-    lines += [f"{key}={_filled(value, directory)}" for key, value in core.items()]
+    lines += [f"{key}={_cfg(_filled(value, directory))}" for key, value in core.items()]
     lines += [f'loadmodule "{one}.so"' for one in [*loaded, module]]
     for one, given in parameters.items():
         for key, value in given.items():
