@@ -282,7 +282,7 @@ class Router:
             tm = self._tm
             if tm is not None and tm.absorb(request, flow, now):
                 return
-            if request.method == "ACK" and self._sl is not None and self._sl.is_own_ack(request):
+            if request.method == "ACK" and self._sl is not None and self._sl.is_own_ack(request, flow, now):
                 return
         except ParseError as error:
             self._refuse(request.raw, flow, error)

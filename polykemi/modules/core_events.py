@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 from polykemi.kemi.faked import event_context
 from polykemi.kemi.route import Callbacks
 from polykemi.modules.base import Services
-from polykemi.modules.core_next_hop import NextHop
+from polykemi.modules.core_network import CoreNetwork
 
 # [modules.core] kemi.NAME -> field of Callbacks
 _CALLBACKS: Final = {
@@ -24,10 +24,13 @@ _WORKER_INIT: Final = "core:worker-one-init"
 
 
 @dataclass(frozen=True, slots=True)
-class Params:
-    """The core's parameters for KEMI."""
+class CoreParams:
+    """Kamailio's global parameters that are about scripts, and those that functions of KSR and of corex work with."""
 
     kemi: Mapping[str, str] = field(default_factory=dict)  # kemi.request_route_callback ...: names, "none" for no block
+    server_id: int = 0  # what corex.via_add_srvid writes
+    xavp_via_params: str = ""  # name of the XAVP whose fields corex.via_add_xavp_params writes
+    xavp_via_fields: str = ""  # name of the XAVP with the address and the port for corex.via_use_xavp_fields
     received_route_mode: int = 0  # 1: the block of kemi.received_route_callback runs
 
     def __post_init__(self) -> None:
@@ -46,10 +49,10 @@ class Params:
         return Callbacks(**given)
 
 
-class CoreEvents(NextHop):
+class CoreEvents(CoreNetwork):
     """The core's parameters and events."""
 
-    Params = Params
+    Params = CoreParams
     events: ClassVar[Mapping[str, str]] = {
         _WORKER_INIT: "the server has started (kemi.event_route_callback)",
         "core:pre-routing": "a message has come, before its route block; drop ends it (kemi.pre_routing_callback)",

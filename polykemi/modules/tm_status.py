@@ -104,6 +104,17 @@ class TmStatus(Module):
         """Forget all replies that came so far. Answers 1."""
         return self.t_drop_replies(ctx, "a")
 
+    @export(routes=Route.ONREPLY)
+    def t_is_retr_async_reply(self, ctx: RouteContext) -> int:
+        """Tell whether the transaction of this reply is suspended (``tmx.t_suspend``): 1 or -1."""
+        t = ctx.transaction
+        return 1 if t is not None and t.suspended is not None else -1
+
+    @export()
+    def t_use_uac_headers(self, ctx: RouteContext) -> int:
+        """Make CANCEL and ACK of From and To as they were sent, not as they came. Answers 1: that is always done."""
+        return 1
+
     @export()
     def t_save_lumps(self, ctx: RouteContext) -> int:
         """Let failure routes start from the message as it is changed now: 1, or -1 without a transaction."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from polykemi.errors import ScriptLoadError
-from polykemi.modules.core_events import Params
+from polykemi.modules.core_events import CoreParams
 from polykemi.testing import ServerUnderTest
 
 OPTIONS = (
@@ -100,7 +100,7 @@ def test_the_request_route_may_have_another_name(tmp_path: Path) -> None:
 
 
 def test_none_switches_a_block_off() -> None:
-    callbacks = Params(kemi={"reply_route_callback": "None", "onsend_route_callback": "mine"}).callbacks()
+    callbacks = CoreParams(kemi={"reply_route_callback": "None", "onsend_route_callback": "mine"}).callbacks()
     assert (callbacks.reply, callbacks.onsend, callbacks.request) == ("", "mine", "ksr_request_route")
 
 
@@ -113,4 +113,4 @@ def test_none_switches_a_block_off() -> None:
 )
 def test_a_wrong_callback_is_named(kemi: dict[str, str], what: str) -> None:
     with pytest.raises(ValueError, match=what):
-        Params(kemi=kemi)
+        CoreParams(kemi=kemi)

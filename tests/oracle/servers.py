@@ -248,8 +248,8 @@ def start_kamailio(
         parameters.setdefault(_SO.get(one, one), {}).update(given)
     core = parameters.pop("", {})
     kemi = core.pop("kemi", {})
-    lines += [f"{key}={_filled(value, directory)}" for key, value in core.items()]
     lines += [f'kemi.{key}="{value}"' for key, value in kemi.items()]
+    lines += [f"{key}={_cfg(_filled(value, directory))}" for key, value in core.items()]
     lines += [f'loadmodule "{one}.so"' for one in [*loaded, module]]
     for one, given in parameters.items():
         for key, value in given.items():

@@ -13,12 +13,13 @@ import time
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from bench.kamailio_server import why_not
 from polykemi.sip.flow import Flow, Listener
+from polykemi.storage.provisioned import Database
 from polykemi.testing import Sent
 from tests.conformance.export_cases import Case, Step
 from tests.oracle import servers
@@ -34,7 +35,10 @@ SCRIPTS: Final = {
 }
 SCENARIOS: Final = sorted((Path(__file__).parents[1] / "parity/scenarios").glob("*.txt"))
 LONGEST: Final = 3.0  # seconds that a story may take
-CONFIG: Final = {"pike": {"reqs_density_per_unit": 1000}, "htable": {"htable": "ipban=>size=8;autoexpire=300"}}
+CONFIG: Final[dict[str, dict[str, Any]]] = {
+    "pike": {"reqs_density_per_unit": 1000},
+    "htable": {"htable": "ipban=>size=8;autoexpire=300"},
+}
 
 Seen = list[list[tuple[str, bytes]]]  # by step: (host:port, datagram)
 
@@ -136,7 +140,7 @@ def _run(engine: str, product: str) -> dict[str, Seen | str]:
     with TemporaryDirectory() as temporary:
         directory = Path(temporary)
         servers.make_database(directory, [])
-        with servers.Database.at(directory) as database:
+        with Database.at(directory) as database:
             database.add_subscriber("bob", servers.DOMAIN, "builder")
         if product == "kamailio":
             callbacks = set(re.findall(r"\bksr_(?:reply|onsend)_route\b", text))
@@ -176,6 +180,6 @@ def test_a_sample_script_of_kamailio_does_the_same_here(engine: str, story: str)
     left, right = (comparable(Outcome(sent=seen), case)[1] for seen in (theirs, ours))
     for n, (there, here) in enumerate(zip(left, right, strict=True)):
         if here != there:
-            sides = ("\n\n".join(one).splitlines() for one in (there, here))
-            told = difflib.unified_diff(*sides, f"step {n}: Kamailio", "polykemi", n=2, lineterm="")
+            one, other = ("\n\n".join(datagrams).splitlines() for datagrams in (there, here))
+            told = difflib.unified_diff(one, other, f"step {n}: Kamailio", "polykemi", n=2, lineterm="")
             pytest.fail("\n".join(told), pytrace=False)
