@@ -35,7 +35,10 @@ _ON_FAILURE: Final = (Route.FAILURE, Route.BRANCH_FAILURE)
 E_UNSPEC: Final = -1
 E_NOT_ANSWERED: Final = -4  # for any of these reasons, and t_set_disable_internal_reply leaves the answer to the script
 E_CFG: Final = -6  # the branch routes dropped all branches
+E_TOO_MANY_BRANCHES: Final = -12
 E_BAD_ADDRESS: Final = -478
+
+MAX_BRANCHES: Final = 32  # of one transaction, as Kamailio's max_branches allows at most
 
 
 class Settings:
@@ -171,6 +174,9 @@ class Relayer:
         if not targets:
             log.warning("t_relay: the destination set is empty")
             return E_UNSPEC
+        if len(t.branches) + len(targets) > MAX_BRANCHES:  # a failure route may run again and again
+            log.error("t_relay: more than %d branches", MAX_BRANCHES)
+            return E_TOO_MANY_BRANCHES
         if ctx.kind is _REQUEST:
             self.remember(ctx, t)
         ctx.cache["tm.consumed"] = (ctx.ruri, ctx.dst_uri)

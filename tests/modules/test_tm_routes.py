@@ -452,3 +452,20 @@ def test_memory_of_answered_transactions_is_small() -> None:
     with pytest.raises(LookupError):
         _ = ctx_t.request  # type: ignore[attr-defined]
     assert ctx_t.branches == []  # type: ignore[attr-defined]
+
+
+def test_a_failure_route_that_never_gives_up_is_stopped() -> None:
+    codes: list[int] = []
+
+    def failure(p: Proxy, ctx: RouteContext) -> None:
+        ctx.ruri = BOB_URI
+        p.tm.t_on_failure(ctx, "FAIL")
+        ctx.cache.pop("tm.consumed", None)
+        codes.append(p.relay(ctx))
+
+    p = Proxy(to(BOB_URI, failure="FAIL"), FAIL=failure)
+    out = p.receive(request("INVITE"), ALICE)
+    while (invites := [s for s in out if s.what == "INVITE"]) and len(codes) < 100:
+        out = p.receive(answer(invites[0], 404), BOB)
+    assert codes == [1] * 31 + [-12]
+    assert whats(out) == ["ACK", "404 INVITE"]
