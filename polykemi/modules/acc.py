@@ -176,7 +176,22 @@ class Comment(NamedTuple):
         return cls(0, "", text)
 
 
-class Acc(Module, Watcher):
+class _Watch(Watcher):
+    """Tells ``Acc`` of transactions: a module cannot be a watcher itself, both may be compiled classes."""
+
+    def __init__(self, acc: Acc) -> None:
+        self._acc = acc
+
+    def replied(self, t: Transaction, status: int, data: bytes, reply: Response | None, now: float) -> None:
+        """Account a final response, and a missed call that was not before."""
+        self._acc.replied(t, status, reply, now)
+
+    def failed(self, t: Transaction, best: Branch, now: float) -> None:
+        """Account a missed call."""
+        self._acc.failed(t, best, now)
+
+
+class Acc(Module):
     """Accounting of transactions."""
 
     name = "acc"
@@ -190,6 +205,7 @@ class Acc(Module, Watcher):
         self._db_extra = self._compiled("db_extra", p.db_extra)
         self._filter = frozenset(map(int, p.failed_filter.split(","))) if p.failed_filter else frozenset()
         self._flags = p.flags
+        self._watcher = _Watch(self)
         tm = self.services.modules.get("tm")
         if tm is not None and (self._flags or p.acc_prepare_always):
             tm.relayer.on_request_in.append(self._request_in)
@@ -256,12 +272,12 @@ class Acc(Module, Watcher):
             return
         if not (self.params.acc_prepare_always or ctx.shared.flags & self._flags):
             return
-        watch(t, self)
+        watch(t, self._watcher)
         if self.params.detect_direction and "rr" in self.services.modules:
             if self.services.modules["rr"].is_direction(ctx, "upstream") > 0:
                 ctx.shared.acc_upstream = True
 
-    def replied(self, t: Transaction, status: int, data: bytes, reply: Response | None, now: float) -> None:
+    def replied(self, t: Transaction, status: int, reply: Response | None, now: float) -> None:
         """Account a final response, and a missed call that was not before."""
         flags = t.shared.flags
         if t.method == "INVITE" and status >= 300:
@@ -305,7 +321,7 @@ class Acc(Module, Watcher):
 
     def _acknowledged(self, ctx: RouteContext, t: Transaction) -> None:
         flags = ctx.shared.flags
-        if self in t.watchers:
+        if self._watcher in t.watchers:
             said = Comment(t.status, str(t.status), REASONS.get(t.status, ""))
             if flags & _mask(self.params.log_flag):
                 self._log(ctx, ACKED, said, self._to_tag(ctx))

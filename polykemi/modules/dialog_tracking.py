@@ -58,7 +58,18 @@ _AFTER_FAILURE: Final = 10  # seconds that a dialog has left whose side does not
 _EVENTS: Final = {"ACK": REQ_ACK, "BYE": REQ_BYE, "PRACK": REQ_PRACK}
 
 
-class DialogTracking(DialogEvents, Watcher):
+class _Watch(Watcher):
+    """Tells of replies to INVITEs: a module cannot be a watcher itself, both may be compiled classes."""
+
+    def __init__(self, dialogs: DialogTracking) -> None:
+        self._dialogs = dialogs
+
+    def replied(self, t: Transaction, status: int, data: bytes, reply: Response | None, now: float) -> None:
+        """Take a reply to the INVITE that has begun a dialog."""
+        self._dialogs.replied(t, status, data, reply, now)
+
+
+class DialogTracking(DialogEvents):
     """The dialogs of one server; what scripts call is in ``dialog``."""
 
     def __init__(self, services: Services, params: Any = None) -> None:
@@ -72,6 +83,7 @@ class DialogTracking(DialogEvents, Watcher):
         self.now = 0.0  # seconds since the epoch, as it was seen last
         self.store = DialogStore(services.database, services.listeners) if p.db_mode else None
         self.to_end: list[Dialog] = []  # an operator wants them to end
+        self._watcher = _Watch(self)
         self._hooked = False
         for name in ("active", "early", "processed", "expired", "failed"):
             services.counters.setdefault(f"dialog.{name}_dialogs", 0)
@@ -231,7 +243,7 @@ class DialogTracking(DialogEvents, Watcher):
             self._watch(t, dialog)
 
     def _watch(self, t: Transaction, dialog: Dialog) -> None:
-        watch(t, self)
+        watch(t, self._watcher)
         dialog.dflags |= FLAG_TM
         self.table.schedule(dialog, dialog.created + self.params.early_timeout)
 

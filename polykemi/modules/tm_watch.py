@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mypy_extensions import mypyc_attr
+
 from polykemi.sip.message import Edits, Response
 from polykemi.transaction.forking import Branch, Transaction
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Watcher:
     """Watches transactions: a module gives one to ``watch`` when a transaction begins (``Relayer.on_request_in``)."""
 
