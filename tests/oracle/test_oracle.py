@@ -74,6 +74,12 @@ def _asks(name: str) -> list[str]:
     return [engine for engine in engines if scripts.runs_in(case, engine)]
 
 
+def _modules(path: Path, case: Case) -> set[str]:
+    """Return the modules that a case needs: those that it calls, and the one whose variables its file is about."""
+    own = set() if path.parent.name == "cases" else {path.stem}
+    return own | {p.split(".")[1] for p in case.paths if p.count(".") == 2}
+
+
 def _too_long(case: Case) -> bool:
     return sum(step.seconds for step in case.steps) > LONGEST_WAIT
 
@@ -95,11 +101,11 @@ def members(group: Group) -> dict[str, str]:
 @cache
 def play(group: Group, product: str) -> dict[str, Outcome] | str:
     """Play a group on one server; return name -> outcome, or why it did not start."""
-    _, configuration, engine = group
+    path, configuration, engine = group
     names = members(group)
     cases = {number: CASES[name][1] for number, name in names.items()}
     config, statements, files = json.loads(configuration)
-    modules = sorted({p.split(".")[1] for case in cases.values() for p in case.paths if p.count(".") == 2})
+    modules = sorted(set().union(*(_modules(path, case) for case in cases.values())))
     text = scripts.script(cases, engine)
     outcomes: dict[str, Outcome] = {}
     while len(outcomes) < len(names):  # a server that ends is started anew for the cases that are left
@@ -134,7 +140,7 @@ def both(name: str, engine: str) -> tuple[Outcome, Outcome]:
     path, case = CASES[name]
     if _too_long(case):
         pytest.skip("takes longer than a real clock allows")
-    modules = {p.split(".")[1] for p in case.paths if p.count(".") == 2} | set(case.config)
+    modules = _modules(path, case) | set(case.config)
     if missing := servers.missing_modules(modules, engine):
         pytest.skip(f"Kamailio's modules {', '.join(missing)} are not installed")
     group = (path, _configuration(case), engine)
