@@ -336,7 +336,10 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ("[tcp]\nlifetime = 1", "2: [tcp] lifetime: unknown, expected connection_lifetime, max_connections"),
         ("[metrics]\nport = 9090", "2: [metrics] port: unknown, expected listen"),
         ("metrics = true", "1: metrics: expected a table, got true"),
-        ("listen = [\n  'udp:127.0.0.1',\n  'udp:?',\n]", "1: listen: expected udp:HOST:PORT or tcp:HOST:PORT, got 'udp:?'"),
+        (
+            "listen = [\n  'udp:127.0.0.1',\n  'udp:?',\n]",
+            "1: listen: expected udp:HOST:PORT or tcp:HOST:PORT, got 'udp:?'",
+        ),
         ("data = 'x'\n\n# a note\nlisten = [\n  5]", "4: listen: expected a text, got 5"),
     ],
 )

@@ -13,7 +13,7 @@ import time
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -34,7 +34,9 @@ SCRIPTS: Final = {
 }
 SCENARIOS: Final = sorted((Path(__file__).parents[1] / "parity/scenarios").glob("*.txt"))
 LONGEST: Final = 3.0  # seconds that a story may take
-CONFIG: Final = {"pike": {"reqs_density_per_unit": 1000}, "htable": {"htable": "ipban=>size=8;autoexpire=300"}}
+CONFIG: Final[dict[str, dict[str, Any]]] = {"pike": {"reqs_density_per_unit": 1000}, "htable": {"htable": "ipban=>size=8;autoexpire=300"}}
+
+DIFFERS: Final = {"unregister": "A request is answered once"}  # story -> title in docs/differences.md
 
 Seen = list[list[tuple[str, bytes]]]  # by step: (host:port, datagram)
 
@@ -174,8 +176,11 @@ def test_a_sample_script_of_kamailio_does_the_same_here(engine: str, story: str)
     steps = [Step("message", text) for _, text in _moves(next(path for path in PLAYED if path.stem == story))]
     case = Case("samples", story, steps=steps)
     left, right = (comparable(Outcome(sent=seen), case)[1] for seen in (theirs, ours))
+    if story in DIFFERS:
+        assert left != right, f"differs no more: {DIFFERS[story]}"
+        return
     for n, (there, here) in enumerate(zip(left, right, strict=True)):
         if here != there:
-            sides = ("\n\n".join(one).splitlines() for one in (there, here))
-            told = difflib.unified_diff(*sides, f"step {n}: Kamailio", "polykemi", n=2, lineterm="")
+            before, after = ("\n\n".join(one).splitlines() for one in (there, here))
+            told = difflib.unified_diff(before, after, f"step {n}: Kamailio", "polykemi", n=2, lineterm="")
             pytest.fail("\n".join(told), pytrace=False)
