@@ -252,7 +252,9 @@ class _Reader:
             self._add(case, section, route)
         if route != "request":
             self._surround(case, route)
-        elif not any((REQUEST, 0) in blocks for blocks in (case.blocks, *case.code.values())) and not _is_http(case):
+        elif not (
+            (REQUEST, 0) in case.blocks or any((REQUEST, 0) in blocks for blocks in case.code.values())
+        ) and not _is_http(case):
             self.fail(number, "the first message has no calls (sections about a message stand behind it)")
         return case
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def script(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(script: Path) -> Iterator[ServerUnderTest]:
     """A server that takes HTTP requests."""
-    modules = {
+    modules: dict[str, dict[str, Any]] = {
         "xhttp": {"event_callback": "http", "url_skip": "^/skip"},
         "xmlrpc": {"event_callback": "http", "url_match": "^/RPC2"},
         "jsonrpcs": {"transport": 1},

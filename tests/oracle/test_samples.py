@@ -19,6 +19,7 @@ import pytest
 
 from bench.kamailio_server import why_not
 from polykemi.sip.flow import Flow, Listener
+from polykemi.storage.provisioned import Database
 from polykemi.testing import Sent
 from tests.conformance.export_cases import Case, Step
 from tests.oracle import servers
@@ -34,7 +35,10 @@ SCRIPTS: Final = {
 }
 SCENARIOS: Final = sorted((Path(__file__).parents[1] / "parity/scenarios").glob("*.txt"))
 LONGEST: Final = 3.0  # seconds that a story may take
-CONFIG: Final[dict[str, dict[str, Any]]] = {"pike": {"reqs_density_per_unit": 1000}, "htable": {"htable": "ipban=>size=8;autoexpire=300"}}
+CONFIG: Final[dict[str, dict[str, Any]]] = {
+    "pike": {"reqs_density_per_unit": 1000},
+    "htable": {"htable": "ipban=>size=8;autoexpire=300"},
+}
 
 DIFFERS: Final = {"unregister": "A request is answered once"}  # story -> title in docs/differences.md
 
@@ -138,7 +142,7 @@ def _run(engine: str, product: str) -> dict[str, Seen | str]:
     with TemporaryDirectory() as temporary:
         directory = Path(temporary)
         servers.make_database(directory, [])
-        with servers.Database.at(directory) as database:
+        with Database.at(directory) as database:
             database.add_subscriber("bob", servers.DOMAIN, "builder")
         if product == "kamailio":
             callbacks = set(re.findall(r"\bksr_(?:reply|onsend)_route\b", text))

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polykemi.sip.flow import Flow
 from polykemi.sip.framing import PING, Framer, is_http
 from polykemi.sip.http import parse_request, parse_upgraded
-from tests.support import LISTENER, Flow
+from tests.support import LISTENER
 
 OPTIONS = b"OPTIONS sip:a@example.test SIP/2.0\r\nCall-ID: 1\r\nContent-Length: 0\r\n\r\n"
 INVITE = b"INVITE sip:a@example.test SIP/2.0\r\nCall-ID: 2\r\nl : 5 \r\n\r\nv=0\r\n"
