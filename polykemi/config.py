@@ -41,12 +41,16 @@ Param = int | float | str | bool | list[Any] | dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """One engine: its script, and what a route block may use: seconds of wall time, octets of heap (0: no limit)."""
+    """One engine: its script, and what a route block may use: seconds of wall time, octets of heap (0: no limit).
+
+    ``path``: where Lua looks for modules besides the script's directory, as in ``package.path``.
+    """
 
     name: str
     script: Path
     seconds: float = 1.0
     memory: int = 0
+    path: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +276,7 @@ def _engines(table: _Table) -> tuple[EngineSettings, ...]:
     for name, value in table.content.items():
         if isinstance(value, dict):
             one = table.table(name)
-            one.only(("script", "timeout", "max_memory"))
+            one.only(("script", "timeout", "max_memory", *(["path"] if name == "lua" else [])))
             if "script" not in value:
                 one.fail("", "expected a script")
             seconds, memory = one.get("timeout", float, 1.0), _size(one, "max_memory")
@@ -280,10 +284,21 @@ def _engines(table: _Table) -> tuple[EngineSettings, ...]:
                 one.fail("timeout", f"expected seconds, more than 0 and less than 3600, got {seconds:g}")
         else:
             one, seconds, memory = table, 1.0, 0
+        path = _module_path(one) if one is not table else ()
         script = one.relative("script" if one is not table else name)
         assert script is not None
-        engines.append(EngineSettings(name, script, seconds, memory))
+        engines.append(EngineSettings(name, script, seconds, memory, path))
     return tuple(engines)
+
+
+def _module_path(table: _Table) -> tuple[str, ...]:
+    """Return the patterns of ``path``, relative ones from the file's directory on."""
+    patterns: list[str] = table.get("path", list[str], [])
+    for one in patterns:
+        if "?" not in one or ";" in one:
+            table.fail("path", f"expected patterns such as /usr/share/lua/5.1/?.lua, got {_shown(one)}")
+    directory = table.file.parent.absolute() if table.file else Path()
+    return tuple(to_octets(str(directory / from_octets(one))) for one in patterns)
 
 
 def _chosen(

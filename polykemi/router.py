@@ -18,8 +18,9 @@ from typing import Any, Protocol
 from polykemi.engines.base import Engine
 from polykemi.errors import DataError, ParseError, ScriptError
 from polykemi.kemi.context import Process, RouteContext
+from polykemi.kemi.faked import FAKED_MESSAGE
 from polykemi.kemi.registry import Xval
-from polykemi.kemi.route import REPLY_ROUTE, REQUEST_ROUTE, ROUTE_NAMES, Route
+from polykemi.kemi.route import ROUTE_NAMES, Route
 from polykemi.kemi.route_stats import RouteStats
 from polykemi.modules.base import Services
 from polykemi.modules.sl import Sl
@@ -85,6 +86,21 @@ class Router:
         if now != self._now:  # another pass
             self._now = now
             self.services.database.refresh(now)
+        if self.services.callbacks.received:
+            self._queue.append(self._received(data, flow, now))
+        else:
+            self._take(data, flow, now)
+
+    def _received(self, data: bytes, flow: Flow, now: float) -> Process[None]:
+        """Run the block for octets that have come; it may change ($rcv(buf)) and drop them."""
+        ctx = RouteContext(Route.EVENT, self.services.callbacks.received, FAKED_MESSAGE, flow, now)
+        ctx.wire = data
+        if self.defines(Route.EVENT, ctx.callback):
+            yield ctx
+        if not ctx.dropped:
+            self._take(ctx.wire, flow, now)
+
+    def _take(self, data: bytes, flow: Flow, now: float) -> None:
         try:
             message = parse(data)
         except ParseError as error:
@@ -259,15 +275,18 @@ class Router:
                 raise ParseError(f"Missing {request.shape.missing.title()}")
             if request.cseq[1] != request.method:
                 raise ParseError("CSeq method does not match")
+            callbacks = services.callbacks
+            ctx = RouteContext(Route.REQUEST, callbacks.request, request, flow, now)
+            if callbacks.pre_routing and (yield from self._pre_routing(ctx)):
+                return
             tm = self._tm
             if tm is not None and tm.absorb(request, flow, now):
                 return
-            if request.method == "ACK" and self._sl is not None and self._sl.is_own_ack(request):
+            if request.method == "ACK" and self._sl is not None and self._sl.is_own_ack(request, flow, now):
                 return
         except ParseError as error:
             self._refuse(request.raw, flow, error)
             return
-        ctx = RouteContext(Route.REQUEST, REQUEST_ROUTE, request, flow, now)
         if self.draining and request.method not in ("ACK", "CANCEL") and request.to.tag is None:
             self._reply(ctx, 503, "Service Unavailable")
             return
@@ -276,6 +295,15 @@ class Router:
             self._reply(ctx, 500, "Server Internal Error")
         if ctx.transaction is not None and tm is not None:
             tm.finish(ctx, now)
+
+    def _pre_routing(self, ctx: RouteContext) -> Process[bool]:
+        """Run the block in front of a message's route block, with the same context; tell whether it dropped the message."""
+        callback, ctx.callback, ctx.event = ctx.callback, self.services.callbacks.pre_routing, "core:pre-routing"
+        if self.defines(ctx.kind, ctx.callback):
+            yield ctx
+        dropped, ctx.dropped = ctx.dropped, False
+        ctx.callback, ctx.event, ctx.error, ctx.sflags = callback, "", None, 0
+        return dropped
 
     def _reply(self, ctx: RouteContext, status: int, reason: str) -> None:
         """Answer for the script, unless it has answered itself."""
@@ -299,9 +327,12 @@ class Router:
             return
         if branch is None and any(absorbs(response) for absorbs in services.strays):
             return
-        ctx = RouteContext(Route.REPLY, REPLY_ROUTE, response, flow, now)
+        callbacks = services.callbacks
+        ctx = RouteContext(Route.REPLY, callbacks.reply, response, flow, now)
         ctx.reply_status = response.status
-        if self.defines(Route.REPLY, REPLY_ROUTE):
+        if callbacks.pre_routing and (yield from self._pre_routing(ctx)):
+            return
+        if self.defines(Route.REPLY, callbacks.reply):
             yield ctx
             if ctx.dropped:
                 services.count("core.drop_replies")

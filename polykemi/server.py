@@ -28,9 +28,10 @@ from polykemi.engines.base import Engine, Host, Limits, LoopHost
 from polykemi.errors import ConfigError, DataError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
+from polykemi.kemi.inspection import inspect
 from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
 from polykemi.kemi.registry import Registry
-from polykemi.kemi.route import CONFIG_NAMES, REQUEST_ROUTE, Route
+from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
 from polykemi.pv.accessor import Environment
@@ -147,6 +148,7 @@ def assemble(
     )
     router = Router(services, settings.routes, send, ended)
     services.routes = router
+    services.variables.where = router.where
     modules = _modules(settings, services)
     services.modules = modules
     rpc = make_rpc(router, now)
@@ -160,8 +162,12 @@ def assemble(
     engines: dict[str, Engine] = {}
     try:
         for one in settings.engines:
-            engines[one.name] = make_engine(one.name, replace(host, limits=Limits(one.seconds, one.memory)))
+            engines[one.name] = make_engine(
+                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
+            )
             engines[one.name].load(one.script)
+            for finding in inspect(one.script, one.name, host.registry.paths, services.variables.problem):
+                log.warning("%s", finding)
         router.scripts = {one.name: one.script for one in settings.engines}
         router.start(engines)
         _must_answer_requests(settings, router)
@@ -195,10 +201,11 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
 
 def _must_answer_requests(settings: Settings, router: Router) -> None:
     """Refuse a script without a request route: every request would stay without an answer. Raises ScriptLoadError."""
-    if not router.defines(Route.REQUEST, REQUEST_ROUTE):
-        engine = settings.routes.engine_for(Route.REQUEST, REQUEST_ROUTE)
+    callback = router.services.callbacks.request
+    if not router.defines(Route.REQUEST, callback):
+        engine = settings.routes.engine_for(Route.REQUEST, callback)
         script = next(one.script for one in settings.engines if one.name == engine)
-        raise ScriptLoadError(str(script), None, f"defines no function {REQUEST_ROUTE}")
+        raise ScriptLoadError(str(script), None, f"defines no function {callback}")
 
 
 def open_data(data: Path) -> tuple[LocationStore, Database]:

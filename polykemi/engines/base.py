@@ -30,6 +30,7 @@ class Host:
     current: Current
     drive: Callable[[Generator[RouteContext, None, Any]], Any]  # runs a Process to its end, returns its value
     limits: Limits = Limits()
+    path: tuple[str, ...] = ()  # patterns as in Lua's package.path, where modules are besides the script's directory
     strict: bool = False  # a call that cannot be made raises in the script
     trace: Callable[[str, tuple[Any, ...], Any], None] | None = None
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 import time
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from threading import get_ident
-from typing import Final
+from typing import Any, Final
 
 from polykemi.engines.base import Host
 from polykemi.engines.js_calls import Calls
@@ -25,8 +26,16 @@ from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.registry import Xval
 
+log = logging.getLogger("polykemi.script")
+
 LOAD_SECONDS: Final = 10.0  # for the top level of a script
 
+_CONSOLE: Final = {
+    **dict.fromkeys(("log", "info"), logging.INFO),
+    "debug": logging.DEBUG,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
 _INVOKED: Final = "\0"  # in front of the name of a function that is called for another script; alone: a text is run
 _APART: Final = "\0"  # a text is run apart from the script
 _FIRST_INVOKED: Final = -2  # words[3] of the function 0 when it is called for another script; less for the others
@@ -82,9 +91,21 @@ class JsEngine:
         calls = Calls(self._host, values, self._where)
         rows, exports = calls.bind()
         entries = v8.entries(
-            (self._failed, values.piece, values.rest, calls.method, calls.misfit, self._returned, *exports)
+            (
+                self._failed,
+                values.piece,
+                values.rest,
+                calls.method,
+                calls.misfit,
+                self._returned,
+                self._module,
+                self._say,
+                *exports,
+            )
         )
-        source = resources.files("polykemi.engines").joinpath("js_runtime.js").read_text("utf-8")
+        files = resources.files("polykemi.engines")
+        library, source = (files.joinpath(name).read_text("utf-8") for name in ("js_library.js", "js_runtime.js"))
+        v8.eval(library)
         spec = json.dumps({"exports": rows})
         return v8.make(v8.eval(source), spec, v8.array([shared, entries]))
 
@@ -214,6 +235,20 @@ class JsEngine:
         """JavaScript tells what a function gave that it has called for another script."""
         text, kind = self._values.two_texts()
         self._result = to_octets(text) if kind == "string" else int(float(text))
+
+    def _module(self) -> None:
+        """JavaScript wants a module: give its path, V8's name for it and its source, or what is wrong."""
+        name, source = self._values.two_texts()
+        try:
+            found: Any = [to_octets(text) for text in self._sources.module(name, source)]
+        except ScriptLoadError as error:
+            found = to_octets(str(error))
+        self._words[0] = self._values.put(found)
+
+    def _say(self) -> None:
+        """JavaScript's console."""
+        text, level = self._values.two_texts()
+        log.log(_CONSOLE[level], "%s", to_octets(text))
 
     def _may_nest(self, function: str) -> None:
         """Raise ScriptError when no block may begin inside of the one that runs."""

@@ -31,19 +31,21 @@
 // first (`const`) or pinned (what is called as a method), and loops are written so that they need no iterators.
 (function boot(shared, entries) {
   'use strict';
-  const { Array, Error, Map, Promise, RangeError, Reflect, String } = globalThis;
+  const { Array, Error, Map, Promise, RangeError, Reflect, String, SyntaxError } = globalThis;
   const { Float64Array, Int32Array, Uint16Array, Uint8Array, RegExp } = globalThis;
   const { apply } = Reflect;
   const { defineProperty, getOwnPropertyNames } = Object;
-  const fromCharCode = String.fromCharCode, parseJson = JSON.parse;
+  const fromCharCode = String.fromCharCode, parseJson = JSON.parse, toJson = JSON.stringify;
   const evaluate = globalThis.eval; // called by this name it evaluates in the global scope
   const uncurried = (method) => (self, ...rest) => apply(method, self, rest);
   const indexOf = uncurried(String.prototype.indexOf), slice = uncurried(String.prototype.slice);
+  const endsWith = uncurried(String.prototype.endsWith), lastIndexOf = uncurried(String.prototype.lastIndexOf);
   const exec = uncurried(RegExp.prototype.exec), then = uncurried(Promise.prototype.then);
   const pin = (owner, name) => defineProperty(owner, name, { writable: false, configurable: false });
   pin(String.prototype, 'charCodeAt');
   pin(Map.prototype, 'get');
   pin(Map.prototype, 'set');
+  pin(Map.prototype, 'delete');
   pin(globalThis, 'eval');
 
   const TEXT = 128;
@@ -61,7 +63,7 @@
   const octets = new Uint8Array(shared, TEXT), units = new Uint16Array(shared, TEXT);
   const spec = JSON.parse(this);
   const failed = entries[0], piece = entries[1], rest = entries[2];
-  const tellMethod = entries[3], misfit = entries[4], returned = entries[5], OWN_ENTRIES = 6;
+  const tellMethod = entries[3], misfit = entries[4], returned = entries[5], findModule = entries[6], say = entries[7], OWN_ENTRIES = 8;
 
   let runs = 0;
   let handlers = []; // of the script that is live: number => function that returns the script's function
@@ -358,7 +360,7 @@
   const rows = spec.exports;
 
   // Make a new KSR and its globals, so that a script finds what the last one may have changed as it was.
-  function install() {
+  function install(name) {
     const show = (name, value) =>
       defineProperty(globalThis, name, { value, writable: true, enumerable: true, configurable: true });
     const ksr = {};
@@ -368,6 +370,7 @@
       (module === '' ? ksr : ksr[module])[rows[i][1]] = functions[i];
     }
     show('KSR', ksr);
+    if (name !== undefined) show('require', requirer(name, new Map()));
   }
 
   // ---- failures
@@ -479,8 +482,8 @@
     mustParse(source);
     words[RUN] = 0;
     words[STATE] = LOADING;
-    const before = globalThis.KSR;
-    install();
+    const before = globalThis.KSR, ownRequire = globalThis.require;
+    install(name);
     let loaded = false;
     try {
       // a function scope of its own; the function inside finds const, let and var alike
@@ -498,16 +501,85 @@
       return found.names;
     } finally {
       words[STATE] = CLOSED;
-      if (!loaded) restore(before);
+      if (!loaded) restore(before, ownRequire);
     }
   }
 
-  function restore(ksr) {
+  function restore(ksr, ownRequire) {
     if (ksr === undefined) return;
     install();
     globalThis.KSR = ksr;
+    globalThis.require = ownRequire;
     for (let i = 0; i < rows.length; i++) if (rows[i][0] !== '') globalThis['KSR_' + rows[i][0]] = ksr[rows[i][0]];
   }
+
+  // Return require() for the source `name`; `modules`: path => module, of all sources of a script.
+  function requirer(name, modules) {
+    const paths = new Map(); // as this source writes them
+    return function require(given) {
+      const wanted = `${given}`, known = paths.get(wanted);
+      if (known !== undefined) return modules.get(known).exports;
+      sendTexts(wanted, name);
+      findModule();
+      const found = take(words[0]); // [path, its name here, source], or what is wrong
+      if (typeof found === 'string') throw new Error(found);
+      const path = found[0];
+      if (modules.get(path) === undefined) loadModule(path, found[1], found[2], modules);
+      paths.set(wanted, path);
+      return modules.get(path).exports;
+    };
+  }
+
+  function loadModule(path, name, source, modules) {
+    const module = { id: path, filename: path, loaded: false, exports: {} };
+    modules.set(path, module);
+    try {
+      if (endsWith(path, '.json')) {
+        module.exports = parseJson(source);
+      } else {
+        const directory = slice(path, 0, lastIndexOf(path, '/'));
+        const make = compiled(path, name, source);
+        apply(make, module.exports, [module.exports, requirer(name, modules), module, path, directory]);
+      }
+      module.loaded = true;
+    } finally {
+      if (!module.loaded) modules.delete(path);
+    }
+  }
+
+  function compiled(path, name, source) {
+    try {
+      return evaluate(
+        '(function (exports, require, module, __filename, __dirname) {' + source + '\n})\n//# sourceURL=' + name);
+    } catch (error) {
+      throw new SyntaxError(path + ': ' + error.message);
+    }
+  }
+
+  // ---- console
+  function shownValue(value) {
+    if (typeof value === 'string') return value;
+    if (typeof value !== 'object' || value === null) return String(value);
+    if (value instanceof Error) return stackOf(value) || String(value);
+    try {
+      return toJson(value) ?? String(value);
+    } catch (_) {
+      return String(value); // a cycle
+    }
+  }
+
+  const console = {};
+  ['debug', 'log', 'info', 'warn', 'error'].forEach((level) => {
+    console[level] = function (...values) {
+      let text = '';
+      for (let i = 0; i < values.length; i++) text += (i > 0 ? ' ' : '') + shownValue(values[i]);
+      sendTexts(text, level);
+      say();
+    };
+  });
+  console.trace = console.debug;
+  defineProperty(globalThis, 'console', { value: console, writable: true, configurable: true });
+  defineProperty(globalThis, 'require', { value: undefined, writable: true, configurable: true });
 
   const ownGlobals = new Map();
   getOwnPropertyNames(globalThis).forEach((name) => ownGlobals.set(name, true));

@@ -1,7 +1,7 @@
 """The Lua engine: LuaJIT through lupa, as Kamailio's app_lua.
 
-A script sees Lua's pure libraries, ``KSR`` and, through ``require``, the Lua files of its own directory; ``prelude.lua``
-keeps that law. Text needs no conversion: Lua strings are octets, lupa's Latin-1 makes one character of each.
+A script sees Lua's pure libraries, ``KSR`` and, through ``require``, ``cjson`` and the Lua files of its own directory and of
+the configured ``path``; ``prelude.lua`` keeps that law. Text needs no conversion: Lua strings are octets, lupa's Latin-1 makes one character of each.
 
 The time limit is a count hook. It stops every loop of Lua code, also inside of ``pcall``; it cannot stop a single call of
 a C function (``string.find`` with a pattern made to backtrack for ever).
@@ -77,7 +77,8 @@ class _Script:
         self.path = path
         self.texts = texts  # of the files that were read
         self.entries: dict[str, list[Any]] = {}  # function -> its idle entries in Lua
-        self._root = path.parent.resolve()
+        places = [os.fsdecode(one.partition("?")[0].encode("latin-1")) for one in host.path]
+        self._roots = [path.parent.resolve(), *(Path(place).resolve() for place in places)]
         limits = host.limits
         self._lua = LuaRuntime(
             encoding="latin-1",
@@ -87,8 +88,16 @@ class _Script:
             attribute_filter=_refuse_attribute,
             max_memory=3 * limits.memory or None,
         )
-        parts = {"classify": _classify, "expired": expired, "read": self._read, "say": _say}
-        prelude = resources.files("polykemi.engines").joinpath("prelude.lua").read_text("latin-1")
+        files = resources.files("polykemi.engines")
+        prelude, json = (files.joinpath(name).read_text("latin-1") for name in ("prelude.lua", "cjson.lua"))
+        parts = {
+            "classify": _classify,
+            "expired": expired,
+            "read": self._read,
+            "say": _say,
+            "json": json,
+            "path": ";".join(host.path),
+        }
         self._prelude = self._lua.compile(prelude, name=b"=polykemi")(
             self._lua.table_from(parts), _lua_name(path.parent)
         )
@@ -185,14 +194,15 @@ class _Script:
         return error
 
     def _read(self, name: Any) -> tuple[str, str] | None:
-        """Return text and path of the Lua file ``name`` in the script's directory, None when there is no such file."""
+        """Return text and path of the Lua file ``name`` in the script's directory or one of ``path``, None without one."""
         if type(name) is not str or "\0" in name:
             return None
         path = self.path.parent / os.fsdecode(name.encode("latin-1"))
         try:
             if path in self.texts:
                 return self.texts[path], _lua_name(path)
-            if path.resolve().is_relative_to(self._root) and path.is_file():
+            real = path.resolve()
+            if any(real.is_relative_to(root) for root in self._roots) and path.is_file():
                 return self._text(path), _lua_name(path)
         except OSError:
             pass

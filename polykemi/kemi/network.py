@@ -6,6 +6,7 @@ The loop is blocked for as long as the answer takes, at most the given time: as 
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
 from polykemi.sip.flow import Flow
@@ -63,17 +64,23 @@ class Dns(Protocol):
     def raw(self, name: str, kind: int, seconds: float) -> list[bytes]:
         """Return the data of the records of type ``kind``, a number, at ``name``: for types that nobody has a name for."""
 
+    def keep(self, seconds: int) -> None:
+        """Keep answers that come from now on for ``seconds``, whatever they say; 0: for as long as they say."""
+
 
 class Offline:
-    """No network: what a server without sockets has. No peer can be reached, no name is known."""
+    """No network: what a server without sockets has. No peer can be reached, no name is known, but an address is one."""
 
     def ask(self, address: str, data: bytes, seconds: float, accept: Callable[[bytes], bool]) -> bytes | None:
         """Raise OSError."""
         raise OSError("there is no network")
 
     def addresses(self, host: str, seconds: float) -> list[str]:
-        """Return nothing."""
-        return []
+        """Return ``host`` when it is an address."""
+        try:
+            return [str(ip_address(host))]
+        except ValueError:
+            return []
 
     def srv(self, name: str, seconds: float) -> list[Srv]:
         """Return nothing."""
@@ -94,6 +101,9 @@ class Offline:
     def raw(self, name: str, kind: int, seconds: float) -> list[bytes]:
         """Return nothing."""
         return []
+
+    def keep(self, seconds: int) -> None:
+        """Keep nothing."""
 
 
 class Connections(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -184,6 +184,11 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def paths(self) -> Collection[str]:
+        """The functions as ``KSR.module.function``."""
+        return self._rows.keys()
 
     def get(self, path: str) -> tuple[Export, Callable[..., Any]] | None:
         """Return the row of ``KSR.module.function``."""

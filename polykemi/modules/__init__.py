@@ -43,6 +43,7 @@ from polykemi.modules.regex import Regex
 from polykemi.modules.registrar import Registrar
 from polykemi.modules.rr import Rr
 from polykemi.modules.rtpengine import Rtpengine
+from polykemi.modules.rtpproxy import Rtpproxy
 from polykemi.modules.sanity import Sanity
 from polykemi.modules.sdpops import Sdpops
 from polykemi.modules.sipjson import SipJson
@@ -123,4 +124,5 @@ MODULES: Final[dict[str, type[Module]]] = {
     "xmlrpc": Xmlrpc,
     "websocket": WebSocketModule,
     "rtpengine": Rtpengine,
+    "rtpproxy": Rtpproxy,
 }

@@ -1,88 +1,117 @@
-"""auth_xkeys: a header with a hash of a shared key, by which servers know each other (Kamailio: auth_xkeys)."""
+"""auth_xkeys: headers signed with keys that servers share (Kamailio: auth_xkeys): hex digits of SHA-2 over ``key:data``."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import logging
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from hmac import compare_digest
+from typing import Any, Final
 
+from polykemi.errors import RpcError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
+from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
+from polykemi.sip.header import parse_params
 
-log = logging.getLogger("polykemi.script")
+log = logging.getLogger("polykemi.auth_xkeys")
 
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")
 
 
-class _Key(NamedTuple):
-    group: str  # in lower case
+@dataclass
+class Key:
+    """One key of a chain. ``expires``: what was said about it; as in Kamailio nothing looks at it yet."""
+
     name: str
     value: str
+    expires: int  # seconds since the epoch or since the start of the server, 0: never
+
+
+def parse_key(definition: str) -> tuple[str, Key]:
+    """Return chain and key of ``id=xyz;name=abc;value=secret;expires=36000``. Raise ValueError."""
+    given = parse_params(definition)
+    kid, name, value = (given.get(field) or "" for field in ("id", "name", "value"))
+    expires = given.get("expires") or "0"
+    if not (kid and name and value and expires.isdecimal()):
+        raise ValueError(f"xkey: expected id=...;name=...;value=...;expires=seconds, got {definition!r}")
+    return kid.lower(), Key(name, value, int(expires))
 
 
 @dataclass(frozen=True, slots=True)
 class AuthXkeysParams:
-    """Kamailio's names and defaults."""
+    """Kamailio's name; ``xkey`` has one definition for each key. The last key of a chain signs, all of them are good."""
 
-    xkey: tuple[str, ...] = ()  # "id=group;name=key;value=secret;expires=seconds", the newest of a group last
+    xkey: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for text in self.xkey:
-            _key(text)
-
-
-def _key(text: str) -> _Key:
-    given = {
-        name.strip().lower(): value.strip() for name, _, value in (part.partition("=") for part in text.split(";"))
-    }
-    if not (given.get("id") and given.get("name") and given.get("value")):
-        raise ValueError("xkey: expected id=GROUP;name=NAME;value=SECRET, with expires=SECONDS if need be")
-    if not given.get("expires", "0").isdecimal():
-        raise ValueError(f"xkey: expires: expected a number of seconds, got {given['expires']!r}")
-    return _Key(given["id"].lower(), given["name"], given["value"])
+        for definition in self.xkey:
+            parse_key(definition)
 
 
 class AuthXkeys(Module):
-    """Groups of keys. The newest key of a group signs, all of them are accepted: keys change without a gap."""
+    """Chains of keys: by their id, the newest key first."""
 
     name = "auth_xkeys"
     Params = AuthXkeysParams
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
-        self._groups: dict[str, list[bytes]] = {}  # group -> the keys, the newest first
-        for text in self.params.xkey:
-            key = _key(text)
-            self._groups.setdefault(key.group, []).insert(0, key.value.encode())
+        self.chains: dict[str, list[Key]] = {}
+        for definition in self.params.xkey:
+            kid, key = parse_key(definition)
+            self.chains.setdefault(kid, []).insert(0, key)
 
     @export()
-    def auth_xkeys_add(self, ctx: RouteContext, hdr: str, kid: str, alg: str, data: str) -> int:
-        """Add the header ``hdr``: the ``alg`` (sha256, sha384, sha512) of the newest key of ``kid`` and ``data``. 1 or -1."""
-        keys = self._keys("auth_xkeys_add", kid, alg)
-        if not keys:
+    def auth_xkeys_add(self, ctx: RouteContext, shdr: str, skey: str, salg: str, sdata: str) -> int:
+        """Sign ``sdata`` with the newest key of chain ``skey`` and add the header ``shdr``. Answers 1, or -1.
+
+        ``salg``: sha256, sha384 or sha512.
+        """
+        chain = self._chain(skey, salg)
+        if not chain:
             return -1
-        return int(self.services.modules["hdr"].append(ctx, f"{hdr}: {_digest(alg, keys[0], data)}\r\n"))
+        line = f"{shdr}: {_signed(salg, chain[0], sdata)}"
+        ctx.edits.inserts.append((len(ctx.message.lines), line))
+        return 1
 
     @export()
-    def auth_xkeys_check(self, ctx: RouteContext, hdr: str, kid: str, alg: str, data: str) -> int:
-        """Tell whether the header ``hdr`` has the hash of a key of ``kid`` and ``data``: 1 or -1."""
-        keys = self._keys("auth_xkeys_check", kid, alg)
-        given = (ctx.message.get(hdr.lower()) or "").strip(" \t").lower().encode("latin-1")
-        found = [key for key in keys if hmac.compare_digest(_digest(alg, key, data).encode(), given)]
-        return 1 if found else -1
+    def auth_xkeys_check(self, ctx: RouteContext, shdr: str, skey: str, salg: str, sdata: str) -> int:
+        """Tell whether the header ``shdr`` is ``sdata`` signed with a key of chain ``skey``. Answers 1, or -1."""
+        chain = self._chain(skey, salg)
+        value = (ctx.message.get(shdr.lower()) or "").strip(" \t\r\n").lower().encode("latin-1")
+        good = any(compare_digest(_signed(salg, key, sdata).encode(), value) for key in chain)
+        return 1 if value and good else -1
 
-    def _keys(self, function: str, kid: str, alg: str) -> list[bytes]:
-        if alg.lower() not in _ALGORITHMS:
-            log.error("auth_xkeys.%s: expected %s as algorithm, got %r", function, ", ".join(_ALGORITHMS), alg)
-            return []
-        keys = self._groups.get(kid.lower(), [])
-        if not keys:
-            log.error("auth_xkeys.%s: there is no key of the group %r", function, kid)
-        return keys
+    def _chain(self, kid: str, algorithm: str) -> list[Key]:
+        if not self.chains:
+            log.error("there are no keys")
+        elif algorithm.lower() not in _ALGORITHMS:
+            log.error("unknown algorithm %r, expected %s", algorithm, ", ".join(_ALGORITHMS))
+        else:
+            return self.chains.get(kid.lower(), [])
+        return []
+
+    @rpc("auth_xkeys_.list")
+    def list_keys(self) -> list[dict[str, Any]]:
+        """List the keys, chain by chain."""
+        if not self.chains:
+            raise RpcError(500, "No keys")
+        return [
+            {"KID": kid, "KEYS": [{"NAME": k.name, "VALUE": k.value, "EXPIRES": k.expires} for k in chain]}
+            for kid, chain in self.chains.items()
+        ]
+
+    @rpc("auth_xkeys_.set")
+    def set_key(self, kid: str, name: str, value: str, expires: int) -> None:
+        """Set when the newest key of a chain expires; make the chain with this key when there is none."""
+        chain = self.chains.setdefault(kid.lower(), [])
+        if chain:
+            chain[0].expires = expires
+        else:
+            chain.append(Key(name, value, expires))
 
 
-def _digest(algorithm: str, key: bytes, data: str) -> str:
-    return hashlib.new(algorithm.lower(), key + b":" + data.encode("latin-1")).hexdigest()
+def _signed(algorithm: str, key: Key, data: str) -> str:
+    return hashlib.new(algorithm.lower(), f"{key.value}:{data}".encode("latin-1")).hexdigest()

@@ -16,7 +16,7 @@ from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
 from polykemi.kemi.registry import Xval
-from polykemi.kemi.route import Route
+from polykemi.kemi.route import Callbacks, Route
 from polykemi.kemi.rpc import Command
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
@@ -83,6 +83,7 @@ class Services:
         default_factory=list
     )  # take responses of no transaction, if theirs
     server_header: str = "polykemi"
+    callbacks: Callbacks = field(default_factory=Callbacks)  # set by the core before the first message
     connections: Connections = field(default_factory=NoConnections)
     rpc: Mapping[str, Command] = field(default_factory=dict)  # the commands of the control plane, filled before run
     peers: Peers = field(default_factory=Offline)  # other servers that exports may ask, and DNS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from polykemi.errors import ParseError
+from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
@@ -266,6 +266,7 @@ class DialogModule(DialogCommands):
         if dialog is None:
             return -1
         dialog.variables[key] = val
+        self.changed(dialog)
         return 1
 
     # ---- profiles
@@ -286,6 +287,7 @@ class DialogModule(DialogCommands):
         dialog = self.of_message(ctx)
         if dialog is not None:
             self.profiles.join(dialog, *key)
+            self.changed(dialog)
         elif ctx.kind is Route.REQUEST:
             self.asked(ctx).pending.append(key)
         else:
@@ -313,7 +315,9 @@ class DialogModule(DialogCommands):
         key, dialog = self._profile(profile, value), self.of_message(ctx)
         if key is None or dialog is None or ctx.kind is Route.REQUEST:
             return -1
-        return 1 if self.profiles.leave(dialog, *key) else -1
+        left = self.profiles.leave(dialog, *key)
+        self.changed(dialog)
+        return 1 if left else -1
 
     @export()
     def is_in_profile_static(self, ctx: RouteContext, sprofile: str) -> int:
@@ -351,6 +355,27 @@ class DialogModule(DialogCommands):
             log.error("expected $var(NAME) or $avp(NAME), got %r", spv)
             return -1
         return 1 if accessor.set(ctx, self.profiles.size(profile, value)) else -1
+
+    # ---- the database
+    @export()
+    def dlg_db_load_callid(self, ctx: RouteContext, callid: str) -> int:
+        """Take the dialogs of a Call-ID that the database has: 1, or -1 without db_mode or when it cannot be read."""
+        return self._load(ctx, callid) if callid else -1
+
+    @export()
+    def dlg_db_load_extra(self, ctx: RouteContext) -> int:
+        """Take the dialogs that the database has and that are not here yet: 1, or -1 as ``dlg_db_load_callid``."""
+        return self._load(ctx, "")
+
+    def _load(self, ctx: RouteContext, call_id: str) -> int:
+        if self.store is None:
+            return -1
+        try:
+            self.load(ctx.now, call_id)
+        except DataError as error:
+            log.error("%s", error)
+            return -1
+        return 1
 
     # ---- requests of our own
     @export()

@@ -42,7 +42,9 @@ class DialogParams:
     h_id_start: int = 0
     h_id_step: int = 1
     enable_stats: int = 1
-    db_mode: int = 0
+    db_mode: int = 0  # 0: dialogs are kept in memory alone; 1, 2, 3: in the database too, which is written at once
+    db_url: str = ""
+    db_skip_load: int = 0  # 1: those of the database are not read at the start
 
     def __post_init__(self) -> None:
         if not -1 <= self.dlg_flag <= 31:
@@ -52,8 +54,8 @@ class DialogParams:
         for name in ("default_timeout", "early_timeout", "noack_timeout", "hash_size"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected a positive number")
-        if self.db_mode:
-            raise ValueError("db_mode: expected 0: dialogs are kept in memory")
+        if self.db_mode not in (0, 1, 2, 3):
+            raise ValueError("db_mode: expected 0 to 3")
         profile_names("profiles_with_value", self.profiles_with_value)
         profile_names("profiles_no_value", self.profiles_no_value)
 

@@ -156,6 +156,8 @@ class DialogTable:
 
     def add(self, dialog: Dialog) -> None:
         """Take a new dialog."""
+        if dialog.h_id >= self._next_id:  # one that was stored
+            self._next_id = dialog.h_id + self._step
         self._by_id[dialog.h_entry, dialog.h_id] = dialog
         self._by_call_id.setdefault(dialog.call_id, []).append(dialog)
 

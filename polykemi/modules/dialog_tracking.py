@@ -41,6 +41,7 @@ from polykemi.modules.dialog_state import (
     Dialog,
     DialogTable,
 )
+from polykemi.modules.dialog_storage import DialogStore
 from polykemi.modules.tm_local import LocalReply
 from polykemi.modules.tm_watch import Watcher, watch
 from polykemi.sip.header import parse_name_addr, parse_params
@@ -69,6 +70,7 @@ class DialogTracking(DialogEvents, Watcher):
             profile_names("profiles_no_value", p.profiles_no_value),
         )
         self.now = 0.0  # seconds since the epoch, as it was seen last
+        self.store = DialogStore(services.database, services.listeners) if p.db_mode else None
         self.to_end: list[Dialog] = []  # an operator wants them to end
         self._hooked = False
         for name in ("active", "early", "processed", "expired", "failed"):
@@ -83,6 +85,31 @@ class DialogTracking(DialogEvents, Watcher):
                 raise DataError(f"dialog: {name}: {getattr(p, name)!r} is no variable")
         if p.dlg_flag >= 0:
             self._hook()
+        if self.store is not None and not p.db_skip_load:
+            self.load(now)
+
+    def load(self, now: float, call_id: str = "") -> None:
+        """Take the dialogs that are stored, those of a Call-ID when it is not empty, and are not here yet. Raise DataError."""
+        if self.store is None:
+            return
+        for dialog in list(self.store.load(call_id)):
+            if not dialog.is_live or self.table.get(dialog.h_entry, dialog.h_id) is not None:
+                continue
+            profiles, dialog.profiles = dialog.profiles, []
+            for profile, value in profiles:
+                if self.profiles.has_value(profile) is not None:
+                    self.profiles.join(dialog, profile, value)
+            self.table.add(dialog)
+            self.table.schedule(dialog, max(dialog.deadline, now))
+            self._begin_to_ask(dialog, now)
+            self.services.count("dialog.active_dialogs")
+            self._hook()
+        self.seen(now)
+
+    def changed(self, dialog: Dialog) -> None:
+        """Write a dialog that was answered into the database, when it is to be there."""
+        if self.store is not None and dialog.is_live:
+            self.store.save(dialog)
 
     def _hook(self) -> None:
         """Take part in transactions and loose routing, as soon as there is a dialog."""
@@ -250,6 +277,7 @@ class DialogTracking(DialogEvents, Watcher):
         self.table.schedule(dialog, now + dialog.lifetime)
         self.table.wake(dialog, now + self.params.noack_timeout)
         self.services.count("dialog.active_dialogs")
+        self.changed(dialog)
 
     def _behind_us(self, routes: list[str]) -> list[str]:
         """Return ``routes`` without our own values at the beginning, one or two (double Record-Route)."""
@@ -318,10 +346,9 @@ class DialogTracking(DialogEvents, Watcher):
             contacts = request.list("contact") if request.method == "INVITE" else []
             if len(contacts) == 1:
                 leg.contact = parse_name_addr(contacts[0]).uri
+        self.changed(dialog)
         if before == CONFIRMED_NA:
-            if dialog.iflags & (IFLAG_KA_SRC | IFLAG_KA_DST) and self.params.ka_timer and self.params.ka_interval:
-                dialog.keepalive = ctx.now + self.params.ka_interval
-                self.table.wake(dialog, dialog.keepalive)
+            self._begin_to_ask(dialog, ctx.now)
         elif "rr" in self.services.modules:
             self.services.modules["rr"].add_rr_param(ctx, f";{self.params.rr_param}={dialog.rr_param}")
 
@@ -329,6 +356,8 @@ class DialogTracking(DialogEvents, Watcher):
     def _end(self, dialog: Dialog, now: float) -> None:
         dialog.ended = now
         self.profiles.leave_all(dialog)
+        if self.store is not None and dialog.started:
+            self.store.remove(dialog)
         self.table.schedule(dialog, now + LINGER)
 
     def bye(self, dialog: Dialog, legs: tuple[int, ...], now: float, headers: str = "") -> bool:
@@ -425,7 +454,13 @@ class DialogTracking(DialogEvents, Watcher):
         dialog.dflags |= FLAG_CHANGED
         if dialog.is_live:
             self.table.schedule(dialog, now + seconds)
+            self.changed(dialog)
         return True
+
+    def _begin_to_ask(self, dialog: Dialog, now: float) -> None:
+        if dialog.iflags & (IFLAG_KA_SRC | IFLAG_KA_DST) and self.params.ka_timer and self.params.ka_interval:
+            dialog.keepalive = now + self.params.ka_interval
+            self.table.wake(dialog, dialog.keepalive)
 
     def _ask(self, dialog: Dialog, now: float) -> None:
         """Ask the sides that want it whether they know the dialog: OPTIONS with a CSeq that is too old to change anything."""

@@ -129,10 +129,13 @@ def set_var(module: DialogTracking, ctx: RouteContext, name: str, value: Xval) -
     dialog = module.of_message(ctx)
     variables = (module.asked(ctx) if dialog is None else dialog).variables
     if value is None:
-        return variables.pop(name, None) is not None
-    if not isinstance(value, str):
+        if variables.pop(name, None) is None:
+            return False
+    elif isinstance(value, str):
+        variables[name] = value
+    else:
         return False
-    variables[name] = value
     if dialog is not None:
         dialog.dflags |= FLAG_CHANGED_VARS
+        module.changed(dialog)
     return True

@@ -142,8 +142,8 @@ class Htable(HtableCommands):
 
     @export()
     def sht_setxi(self, ctx: RouteContext, htname: str, itname: str, itval: int, exval: int) -> int:
-        """Set an item to an integer that expires in ``exval`` seconds. Answers 1, or -1."""
-        return self._set(ctx, htname, itname, itval, exval)
+        """Set an item to an integer that expires in ``exval`` seconds. Answers 0, or -1."""
+        return min(self._set(ctx, htname, itname, itval, exval), 0)
 
     @export()
     def sht_setex(self, ctx: RouteContext, htname: str, itname: str, exval: int) -> int:

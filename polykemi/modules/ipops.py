@@ -1,189 +1,280 @@
-"""ipops: questions about IP addresses (Kamailio: ipops)."""
+"""ipops: IP addresses: what kind they are, whether they are the same, and what DNS says (Kamailio: ipops).
+
+A question to DNS blocks the server until the answer is there, at most ``SECONDS``, as it blocks a worker of Kamailio.
+"""
 
 from __future__ import annotations
 
 import logging
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Final
+import random
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import Any, Final
 
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.registry import export
-from polykemi.modules.base import Module
+from polykemi.kemi.network import Naptr, Srv
+from polykemi.kemi.registry import Xval, export
+from polykemi.modules.base import Module, Services
+from polykemi.modules.ipops_answers import Answers, Field, answer_class
+from polykemi.modules.ipops_ranges import range_of
+from polykemi.pv.accessor import Factory
+from polykemi.pv.classes.factories import keyed
 
-log = logging.getLogger("polykemi.script")
+log = logging.getLogger("polykemi.ipops")
+
+SECONDS: Final = 5.0  # waited for an answer of DNS
+_MOST: Final = 32  # records of an answer that are kept
+_LONGEST: Final = 64  # octets of a text in an SRV or NAPTR record
+_RFC1918: Final = [ip_network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
+_NUMBER: Final = re.compile(r"[ \t]*([+-]?[0-9]+)")
 
 Address = IPv4Address | IPv6Address
 
-_IPV4_TYPES: Final = tuple(
-    (IPv4Network(network), kind)
-    for network, kind in (
-        ("255.255.255.255/32", "BROADCAST"),
-        ("203.0.113.0/24", "TEST-NET"),
-        ("198.51.100.0/24", "TEST-NET"),
-        ("192.88.99.0/24", "6TO4-RELAY"),
-        ("192.0.2.0/24", "TEST-NET"),
-        ("192.0.0.0/24", "RESERVED"),
-        ("192.168.0.0/16", "PRIVATE"),
-        ("169.254.0.0/16", "LINK-LOCAL"),
-        ("198.18.0.0/15", "RESERVED"),
-        ("172.16.0.0/12", "PRIVATE"),
-        ("100.64.0.0/10", "SHARED"),
-        ("127.0.0.0/8", "LOOPBACK"),
-        ("10.0.0.0/8", "PRIVATE"),
-        ("0.0.0.0/8", "PRIVATE"),
-        ("240.0.0.0/4", "RESERVED"),
-        ("224.0.0.0/4", "MULTICAST"),
-    )
-)
-_IPV6_TYPES: Final = tuple(  # what is in none of them is reserved
-    (IPv6Network(network), kind)
-    for network, kind in (
-        ("::/128", "UNSPECIFIED"),
-        ("::1/128", "LOOPBACK"),
-        ("::ffff:0:0/96", "IPV4MAP"),
-        ("100::/64", "DISCARD"),
-        ("2001:2::/48", "BMWG"),
-        ("2001::/32", "TEREDO"),
-        ("2001:db8::/32", "DOCUMENTATION"),
-        ("2001:10::/28", "ORCHID"),
-        ("2002::/16", "6TO4"),
-        ("fe80::/10", "LINK-LOCAL-UNICAST"),
-        ("ff00::/8", "MULTICAST"),
-        ("fc00::/7", "UNIQUE-LOCAL-UNICAST"),
-        ("2000::/3", "GLOBAL-UNICAST"),
-    )
-)
-_RFC1918: Final = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 
-
-def _pure(text: str) -> Address | None:
-    """Return the address that ``text`` is, without brackets; None when it is none."""
+def address_of(text: str) -> tuple[int, Address] | None:
+    """Return the type (1 IPv4, 2 IPv6, 3 IPv6 in brackets) of an address and the address, None for another text."""
+    in_brackets = text[:1] == "[" and text[-1:] == "]"
+    bare = text[1:-1] if in_brackets else text
     try:
-        address = ip_address(text)
+        if ":" not in bare:
+            return None if in_brackets else (1, IPv4Address(bare))
+        return None if "%" in bare else (3 if in_brackets else 2, IPv6Address(bare))
     except ValueError:
         return None
-    return None if isinstance(address, IPv6Address) and address.scope_id is not None else address
-
-
-def _reference(text: str) -> IPv6Address | None:
-    """Return the IPv6 address in brackets that ``text`` is, None when it is none."""
-    if text[:1] != "[" or text[-1:] != "]":
-        return None
-    address = _pure(text[1:-1])
-    return address if isinstance(address, IPv6Address) else None
-
-
-def _kind(address: Address) -> str:
-    if isinstance(address, IPv4Address):
-        return next((kind for network, kind in _IPV4_TYPES if address in network), "PUBLIC")
-    return next((kind for network, kind in _IPV6_TYPES if address in network), "RESERVED")
 
 
 class Ipops(Module):
-    """Addresses, what they are for, and networks."""
+    """Addresses and names."""
 
     name = "ipops"
 
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)
+        self._random = random.Random(services.ids.unique())
+        self._dns, self._ptr, self._srv, self._naptr = Answers(), Answers(), Answers(), Answers()
+        self._own_address: str | None = None
+
+    def pv_classes(self) -> Mapping[str, Factory]:
+        """Return $dns, $ptrquery, $srvquery and $naptrquery, which hold answers by name, and $HN, about this host."""
+        return {
+            "dns": answer_class(self._dns, {"addr", "type", "ipv4", "ipv6", "count", "hostname"}, set()),
+            "ptrquery": answer_class(self._ptr, {"hostname", "ip"}, set()),
+            "srvquery": answer_class(self._srv, {"count"}, {"port", "priority", "target", "weight"}),
+            "naptrquery": answer_class(
+                self._naptr, {"count"}, {"order", "pref", "flags", "services", "regex", "replace"}
+            ),
+            "HN": keyed({"n": self._short_name, "f": self._full_name, "d": self._domain, "i": self._address}),
+        }
+
+    # ---- what an address is
     @export()
-    def is_ip(self, ctx: RouteContext, ip: str) -> int:
-        """Tell whether ``ip`` is an IPv4 address, an IPv6 address or one in brackets: 1 or -1."""
-        return 1 if _pure(ip) or _reference(ip) else -1
+    def is_ip(self, ctx: RouteContext, sval: str) -> int:
+        """Tell whether a text is an IP address, IPv6 also in brackets. Answers 1 or -1."""
+        return 1 if address_of(sval) else -1
 
     @export()
-    def is_pure_ip(self, ctx: RouteContext, ip: str) -> int:
-        """Tell whether ``ip`` is an address without brackets: 1 or -1."""
-        return 1 if _pure(ip) else -1
+    def is_pure_ip(self, ctx: RouteContext, sval: str) -> int:
+        """Tell whether a text is an IP address without brackets. Answers 1 or -1."""
+        return 1 if self.ip_type(ctx, sval) in (1, 2) else -1
 
     @export()
-    def is_ip4(self, ctx: RouteContext, ip: str) -> int:
-        """Tell whether ``ip`` is an IPv4 address: 1 or -1."""
-        return 1 if isinstance(_pure(ip), IPv4Address) else -1
+    def is_ip4(self, ctx: RouteContext, sval: str) -> int:
+        """Tell whether a text is an IPv4 address. Answers 1 or -1."""
+        return 1 if self.ip_type(ctx, sval) == 1 else -1
 
     @export()
-    def is_ip6(self, ctx: RouteContext, ip: str) -> int:
-        """Tell whether ``ip`` is an IPv6 address without brackets: 1 or -1."""
-        return 1 if isinstance(_pure(ip), IPv6Address) else -1
+    def is_ip6(self, ctx: RouteContext, sval: str) -> int:
+        """Tell whether a text is an IPv6 address without brackets. Answers 1 or -1."""
+        return 1 if self.ip_type(ctx, sval) == 2 else -1
 
     @export()
-    def is_ip6_reference(self, ctx: RouteContext, ip: str) -> int:
-        """Tell whether ``ip`` is an IPv6 address in brackets: 1 or -1."""
-        return 1 if _reference(ip) else -1
+    def is_ip6_reference(self, ctx: RouteContext, sval: str) -> int:
+        """Tell whether a text is an IPv6 address in brackets. Answers 1 or -1."""
+        return 1 if self.ip_type(ctx, sval) == 3 else -1
 
     @export()
-    def ip_type(self, ctx: RouteContext, ip: str) -> int:
-        """Tell what ``ip`` is: 1 IPv4, 2 IPv6, 3 IPv6 in brackets, -1 no address."""
-        address = _pure(ip)
-        if address is not None:
-            return 1 if address.version == 4 else 2
-        return 3 if _reference(ip) else -1
+    def ip_type(self, ctx: RouteContext, sval: str) -> int:
+        """Return the type of an address: 1 IPv4, 2 IPv6, 3 IPv6 in brackets, -1 none."""
+        found = address_of(sval)
+        return found[0] if found else -1
 
     @export()
-    def detailed_ipv4_type(self, ctx: RouteContext, ip: str, result: str) -> int:
-        """Put what the IPv4 address ``ip`` is for (PRIVATE, PUBLIC, ...) into the variable ``result``: 1, or -1 for no such."""
-        return self._detailed(ctx, "detailed_ipv4_type", ip, result, IPv4Address)
+    def detailed_ipv4_type(self, ctx: RouteContext, sval: str, dpv: str) -> int:
+        """Write what an IPv4 address is for (PUBLIC, PRIVATE, LOOPBACK, ...) into variable ``dpv``. Answers 1 or -1."""
+        return self._detailed(ctx, sval, dpv, (1,))
 
     @export()
-    def detailed_ipv6_type(self, ctx: RouteContext, ip: str, result: str) -> int:
-        """Put what the IPv6 address ``ip`` is for (GLOBAL-UNICAST, ...) into the variable ``result``: 1, or -1 for no such."""
-        return self._detailed(ctx, "detailed_ipv6_type", ip, result, IPv6Address)
+    def detailed_ipv6_type(self, ctx: RouteContext, sval: str, dpv: str) -> int:
+        """Write what an IPv6 address is for (GLOBAL-UNICAST, LOOPBACK, ...) into variable ``dpv``. Answers 1 or -1."""
+        return self._detailed(ctx, sval, dpv, (2, 3))
 
     @export()
-    def detailed_ip_type(self, ctx: RouteContext, ip: str, result: str) -> int:
-        """Put what the address ``ip`` is for into the variable ``result``: 1, or -1 for what is no address."""
-        return self._detailed(ctx, "detailed_ip_type", ip, result, (IPv4Address, IPv6Address))
+    def detailed_ip_type(self, ctx: RouteContext, sval: str, dpv: str) -> int:
+        """Write what an address is for into variable ``dpv``. Answers 1 or -1."""
+        return self._detailed(ctx, sval, dpv, (1, 2, 3)) if address_of(sval) else -1
 
-    def _detailed(
-        self,
-        ctx: RouteContext,
-        function: str,
-        ip: str,
-        result: str,
-        version: type[Address] | tuple[type[Address], ...],
-    ) -> int:
-        variable = self.services.variables.compile(result)
-        if variable is None or variable.set is None:
-            log.error("ipops.%s: %r is no variable that can be written", function, result)
+    def _detailed(self, ctx: RouteContext, text: str, variable: str, types: tuple[int, ...]) -> int:
+        accessor = self.services.variables.compile(variable)
+        if accessor is None or accessor.set is None:
+            log.error("detailed type: %r cannot be set", variable)
             return -1
-        address = _pure(ip) or _reference(ip)
-        if not isinstance(address, version):
+        found = address_of(text.strip(" \t\r\n"))
+        if found is None or found[0] not in types:
+            log.error("detailed type: %r is no address of this kind", text)
             return -1
-        variable.set(ctx, _kind(address))
+        accessor.set(ctx, range_of(found[1]))
         return 1
 
     @export()
-    def compare_ips(self, ctx: RouteContext, one: str, other: str) -> int:
-        """Tell whether two addresses, with or without brackets, are the same: 1 or -1."""
-        a, b = _pure(one) or _reference(one), _pure(other) or _reference(other)
-        return 1 if a is not None and a == b else -1
+    def is_ip_rfc1918(self, ctx: RouteContext, sval: str) -> int:
+        """Tell whether a text is an IPv4 address of RFC 1918: 10/8, 172.16/12, 192.168/16. Answers 1 or -1."""
+        found = address_of(sval)
+        return 1 if found is not None and any(found[1] in net for net in _RFC1918) else -1
+
+    # ---- two of them
+    @export()
+    def compare_ips(self, ctx: RouteContext, sval1: str, sval2: str) -> int:
+        """Tell whether two addresses are the same, in brackets or not. Answers 1 or -1."""
+        first, second = address_of(sval1), address_of(sval2)
+        return 1 if first and second and first[1] == second[1] else -1
 
     @export()
-    def compare_pure_ips(self, ctx: RouteContext, one: str, other: str) -> int:
-        """Tell whether two addresses without brackets are the same: 1 or -1."""
-        a = _pure(one)
-        return 1 if a is not None and a == _pure(other) else -1
+    def compare_pure_ips(self, ctx: RouteContext, sval1: str, sval2: str) -> int:
+        """Tell whether two addresses without brackets are the same. Answers 1 or -1."""
+        return self.compare_ips(ctx, sval1, sval2) if "[" not in sval1 + sval2 else -1
 
     @export()
-    def ip_is_in_subnet(self, ctx: RouteContext, ip: str, subnet: str) -> int:
-        """Tell whether ``ip`` is in one of the networks ``subnet`` (``192.0.2.0/24,2001:db8::/32``): 1 or -1."""
-        address = _pure(ip)
-        if address is None:
+    def is_in_subnet(self, ctx: RouteContext, sval1: str, sval2: str) -> int:
+        """Tell whether an address is in one of the subnets of a list: ``10.0.0.0/8, 2001:db8::/32, 192.0.2.1``. Answers 1 or -1."""
+        found = address_of(sval1)
+        if found is None or found[0] == 3:
             return -1
-        for part in subnet.split(","):
-            try:
-                network = ip_network(part.strip(" \t"), strict=False)
-            except ValueError:
-                continue
-            if address in network:
-                return 1
-        return -1
+        return 1 if any(_is_in(found[1], one.strip(" ")) for one in sval2.split(",")) else -1
 
     @export()
-    def is_in_subnet(self, ctx: RouteContext, ip: str, subnet: str) -> int:
-        """Tell the same as ``ip_is_in_subnet``."""
-        return self.ip_is_in_subnet(ctx, ip, subnet)
+    def ip_is_in_subnet(self, ctx: RouteContext, sval1: str, sval2: str) -> int:
+        """Tell whether an address is in one of the subnets of a list, as ``is_in_subnet``. Answers 1 or -1."""
+        return self.is_in_subnet(ctx, sval1, sval2)
+
+    # ---- names
+    @export()
+    def dns_sys_match_ip(self, ctx: RouteContext, vhn: str, vip: str) -> int:
+        """Tell whether ``vip`` is an address of the host ``vhn``: 1, -1 when not, -3 no address, -4 unknown name."""
+        wanted = address_of(vip)
+        if wanted is None:
+            log.error("%r is no IP address", vip)
+            return -3
+        found = [a for text in self.services.dns.addresses(vhn, SECONDS) if (a := address_of(text))]
+        if not found:
+            return -4
+        return 1 if any(wanted[1] == address for _, address in found) else -1
 
     @export()
-    def is_ip_rfc1918(self, ctx: RouteContext, ip: str) -> int:
-        """Tell whether ``ip`` is a private IPv4 address (RFC 1918): 1 or -1."""
-        address = _pure(ip)
-        return 1 if isinstance(address, IPv4Address) and any(address in network for network in _RFC1918) else -1
+    def dns_int_match_ip(self, ctx: RouteContext, vhn: str, vip: str) -> int:
+        """Tell whether ``vip`` is an address of the host ``vhn``, as ``dns_sys_match_ip``."""
+        return self.dns_sys_match_ip(ctx, vhn, vip)
+
+    @export()
+    def dns_query(self, ctx: RouteContext, hostname: str, pvid: str) -> int:
+        """Look for the addresses of a host: ``$dns(pvid=>addr[0])``. Answers 1, -2 the name is too long, -4 nothing found."""
+        if len(hostname) > 255:
+            return -2
+        found = [a for text in self.services.dns.addresses(hostname, SECONDS)[:_MOST] if (a := address_of(text))]
+        has = {f"ipv{v}": int(any(address.version == v for _, address in found)) for v in (4, 6)}
+        rows: list[dict[str, Field]] = [
+            {"addr": str(a), "type": a.version, "count": len(found), "hostname": hostname, **has} for _, a in found
+        ]
+        self._dns.put(pvid, rows)
+        if not found:
+            log.error("dns_query: no address of %r", hostname)
+        return 1 if found else -4
+
+    @export()
+    def ptr_query(self, ctx: RouteContext, ip: str, pvid: str) -> int:
+        """Look for the name of an address: ``$ptrquery(pvid=>hostname)``. Answers 1, -2 too long, -4 no address, -6 not found."""
+        self._ptr.put(pvid, [])
+        found = address_of(ip)
+        if len(ip) > 46 or found is None:
+            return -2 if len(ip) > 46 else -4
+        names = self.services.dns.ptr(found[1].reverse_pointer, SECONDS)
+        if not names:
+            return -6
+        self._ptr.put(pvid, [{"hostname": names[0], "ip": ip}])
+        return 1
+
+    @export()
+    def srv_query(self, ctx: RouteContext, srvcname: str, pvid: str) -> int:
+        """Look for SRV records: ``$srvquery(pvid=>target[0])``, by priority and weight. Answers 1, -2 without a name."""
+        if not srvcname:
+            return -2
+        records = self._in_order(self.services.dns.srv(srvcname, SECONDS)[:_MOST])
+        rows: list[dict[str, Field]] = [
+            {"priority": r.priority, "weight": r.weight, "port": r.port, "target": r.target[:_LONGEST]} for r in records
+        ]
+        self._srv.put(pvid, rows)
+        return 1
+
+    @export()
+    def naptr_query(self, ctx: RouteContext, naptrname: str, pvid: str) -> int:
+        """Look for NAPTR records: ``$naptrquery(pvid=>replace[0])``, by order and preference. Answers 1, -2 without a name."""
+        if not naptrname:
+            return -2
+        records: list[Naptr] = self.services.dns.naptr(naptrname, SECONDS)[:_MOST]
+        rows: list[dict[str, Field]] = [
+            {"order": r.order, "pref": r.preference}
+            | dict(zip(("flags", "services", "regex", "replace"), (text[:_LONGEST] for text in r[2:]), strict=True))
+            for r in sorted(records, key=lambda r: (r.order, r.preference))
+        ]
+        self._naptr.put(pvid, rows)
+        return 1
+
+    @export()
+    def dns_set_local_ttl(self, ctx: RouteContext, vttl: int) -> int:
+        """Keep answers of DNS for ``vttl`` seconds, whatever they say; 0: for as long as they say. Answers 1."""
+        self.services.dns.keep(vttl)
+        return 1
+
+    def _in_order(self, records: list[Srv]) -> list[Srv]:
+        """Return records in the order in which they are to be tried (RFC 2782)."""
+        out: list[Srv] = []
+        left = sorted(records, key=lambda r: (r.priority, r.weight))
+        while left:
+            first = [r for r in left if r.priority == left[0].priority]
+            mark = self._random.randint(0, sum(r.weight for r in first))
+            for record in first:
+                mark -= record.weight
+                if mark <= 0:
+                    break
+            left.remove(record)
+            out.append(record)
+        return out
+
+    # ---- this host
+    def _full_name(self, ctx: RouteContext) -> Xval:
+        return self.services.variables.environment.hostname or None
+
+    def _short_name(self, ctx: RouteContext) -> Xval:
+        return self.services.variables.environment.hostname.partition(".")[0] or None
+
+    def _domain(self, ctx: RouteContext) -> Xval:
+        return self.services.variables.environment.hostname.partition(".")[2] or None
+
+    def _address(self, ctx: RouteContext) -> Xval:
+        if self._own_address is None:
+            found = self.services.dns.addresses(self.services.variables.environment.hostname, SECONDS)
+            self._own_address = found[0] if found else ""
+        return self._own_address or None
+
+
+def _is_in(address: Address, subnet: str) -> bool:
+    """Tell whether ``address`` is in ``subnet``, ``address/bits``; bits that are no number are 0, as in Kamailio."""
+    net, slash, bits = subnet.rpartition("/")
+    found = address_of(net if slash else subnet)
+    if found is None or found[0] == 3 or found[1].version != address.version:
+        return False
+    number = _NUMBER.match(bits) if slash else None
+    size = int(number[1]) if number else 0 if slash else -1
+    if size == -1:
+        return found[1] == address
+    return 0 <= size <= address.max_prefixlen and address in ip_network(f"{found[1]}/{size}", strict=False)

@@ -11,6 +11,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
 from polykemi.modules.nathelper_pinger import NatHelperParams, Pinger
+from polykemi.modules.nathelper_sdp import fix_sdp
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import plain
 from polykemi.sip.flow import Flow
@@ -224,28 +225,8 @@ class NatHelper(Module):
         return self._fix_sdp(ctx, flags, address or ctx.flow.host)
 
     def _fix_sdp(self, ctx: RouteContext, flags: int, address: str) -> int:
-        body = ctx.edits.body if ctx.edits.body is not None else ctx.message.body
-        if not body or any(c in address for c in "\r\n "):
-            return -1
-        family = "IP6" if ":" in address else "IP4"
-        lines = body.decode("latin-1").split("\r\n")
-        added = [text for bit, text in ((1, "a=direction:active"), (4, "a=nortpproxy:yes")) if flags & bit]
-        replaced = False
-        for i, line in enumerate(lines):
-            fields = line.split(" ")
-            if (flags & 2 and line[:5] == "c=IN " and len(fields) == 3) or (
-                flags & 8 and line[:2] == "o=" and len(fields) == 6
-            ):
-                lines[i] = " ".join([*fields[:-2], family, address])
-                replaced = True
-                if self.params.append_sdp_oldmediaip:
-                    added.append(f"a=oldmediaip:{fields[-1]}")
-        if not added and not replaced:
-            return 2
-        place = len(lines) - 1 if lines[-1] == "" else len(lines)
-        lines[place:place] = added
-        ctx.edits.body = "\r\n".join(lines).encode("latin-1")
-        return 1 if replaced else 2
+        p = self.params
+        return fix_sdp(ctx, flags, address, p.nortpproxy_str, keep_old=bool(p.append_sdp_oldmediaip))
 
 
 def _via_tells_nat(message: Message, flow: Flow, flags: int) -> bool:

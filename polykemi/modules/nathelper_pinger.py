@@ -30,6 +30,7 @@ class NatHelperParams:
     ``natping_processes`` and ``filter_server_id`` have no effect: one process keeps all contacts.
     """
 
+    nortpproxy_str: str = "a=nortpproxy:yes"  # the line that fix_nated_sdp adds with the flag 4
     append_sdp_oldmediaip: int = 1  # keep addresses that fix_nated_sdp replaces in an a=oldmediaip line
     received_avp: str = ""  # the AVP that fix_nated_register fills, besides what registrar.save knows by itself
     natping_interval: int = 0  # seconds within which each contact is pinged once; 0: none is

@@ -50,10 +50,15 @@ def _keys(store: Items, root: str, index: int) -> Data:
     return None if item is None else [field for field in item if field != PLAIN]
 
 
-def _set_child(store: Items, root: str, field: str, value: int | str) -> bool:
-    items = store.setdefault(root, [{}])
-    if not field or PLAIN in items[0]:
+def _set_child(store: Items, root: str, field: str, value: int | str, *, unique: bool = False) -> bool:
+    """Set a field of the newest item; a plain value stays, but with ``unique`` gives way."""
+    if not root or not field:
         return False
+    items = store.setdefault(root, [{}])
+    if PLAIN in items[0]:
+        if not unique:
+            return False
+        items[0] = {}
     if field in items[0]:
         items[0][field] = [value]
     else:
@@ -204,12 +209,12 @@ class XavpFunctions(Module):
     @export()
     def xavu_child_seti(self, ctx: RouteContext, rname: str, cname: str, value: int) -> int:
         """Set a field of the newest item to a number; the item is made when there is none."""
-        return _done(_set_child(ctx.shared.xavus, rname, cname, value))
+        return _done(_set_child(ctx.shared.xavus, rname, cname, value, unique=True))
 
     @export()
     def xavu_child_sets(self, ctx: RouteContext, rname: str, cname: str, value: str) -> int:
         """Set a field of the newest item to a text; the item is made when there is none."""
-        return _done(_set_child(ctx.shared.xavus, rname, cname, value))
+        return _done(_set_child(ctx.shared.xavus, rname, cname, value, unique=True))
 
     @export()
     def xavu_child_rm(self, ctx: RouteContext, rname: str, cname: str) -> int:

@@ -16,7 +16,7 @@ from polykemi.sip.digest import quote
 from polykemi.sip.flow import Listener
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted, unquote
 from polykemi.sip.message import Request
-from polykemi.sip.uri import parse_uri
+from polykemi.sip.uri import parse_uri, unescape
 from polykemi.storage.location import Binding
 
 log = logging.getLogger("polykemi.registrar")
@@ -213,7 +213,7 @@ class Registration:
         if self._params.use_path and request.has("path"):
             path, headers = path_of(request, self._params.path_mode)
             if path and self._params.path_use_received:
-                received = parse_uri(first_uri(path)).param("received") or received
+                received = unescape(parse_uri(first_uri(path)).param("received") or "") or received
         listener = ctx.flow.listener
         if params.sock_flag >= 0 and ctx.shared.flags >> params.sock_flag & 1:
             listener = self._named(request) or listener
@@ -307,7 +307,7 @@ def contacts_of(request: Request, max_size: int) -> list[NameAddr] | None:
     if value is None:
         return []
     is_one = value and "," not in value and "contact" not in request.shape.repeated
-    values = [value] if is_one else request.list("contact")
+    values = [value] if is_one else _reversed_lists(request)
     if "*" in values:
         if len(values) > 1:
             raise Rejected(400, "Bad Request", "* used in contact and more than 1 contact")
@@ -330,10 +330,20 @@ def contacts_of(request: Request, max_size: int) -> list[NameAddr] | None:
     return contacts
 
 
+def _reversed_lists(request: Request) -> list[str]:
+    """Return the values of all Contact headers, those of one header the last first, as Kamailio takes them."""
+    values: list[str] = []
+    for line in request.all("contact"):
+        values += [value for value in reversed(split_quoted(line, ",")) if value]
+    return values
+
+
 def parse_expires(text: str | None, default: int) -> int | None:
     """Return the seconds in ``text``, None for no text; a malformed number is ``default`` (RFC 3261 section 20.10)."""
     if text is None:
         return None
+    if text[:1] == '"':
+        text = unquote(text)
     if not text.isdecimal() or len(text) > 10:
         return default
     return min(int(text), _MAX_SECONDS)
@@ -368,8 +378,7 @@ def methods_of(allow: str) -> int:
 
 def path_of(request: Request, mode: int) -> tuple[str, list[str]]:
     """Return the Path values to be stored, comma-separated, and the lines of the 200 (path_mode). Raise Rejected."""
-    values = request.list("path")
-    path = ",".join(values)
+    path = ",".join(request.all("path"))
     if mode == 0:
         return path, []
     supported = any(option.lower() == "path" for option in request.list("supported"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from polykemi.sip.header import parse_name_addr, parse_params, split_quoted
 from polykemi.sip.message import Edits, Message
 from polykemi.sip.uri import Uri, parse_uri
 from polykemi.transaction.target import Shared
+
+log = logging.getLogger("polykemi.script")
 
 _ON_REQUESTS: Final = Route.REQUEST | Route.BRANCH | Route.FAILURE
 
@@ -308,11 +311,12 @@ class Rr(Module):
     def is_direction(self, ctx: RouteContext, direction: str) -> int:
         """Tell whether an in-dialog request goes ``downstream`` (caller to callee) or ``upstream``, by ``ftag``.
 
-        Answers 1 or -1; without ``ftag`` (or before ``loose_route``) everything is downstream.
+        Answers 1 or -1, -6 for another word; without ``ftag`` (or before ``loose_route``) everything is downstream.
         """
         wanted = direction.lower()
         if wanted not in ("downstream", "upstream"):
-            return -1
+            log.error("rr.is_direction: %r is neither downstream nor upstream", direction)
+            return -6
         ftag = parse_params(ctx.shared.route_params).get("ftag")
         upstream = bool(ftag) and ftag != ctx.message.from_.tag
         return 1 if upstream == (wanted == "upstream") else -1

@@ -53,12 +53,12 @@ class NodeSet:
     nodes: list[Node] = field(default_factory=list)
 
 
-def parse_set(definition: str, default: int) -> tuple[int, list[tuple[str, int]]]:
+def parse_set(definition: str, default: int, name: str = "rtpengine_sock") -> tuple[int, list[tuple[str, int]]]:
     """Return the number and the relays (URL, weight) of ``1 == udp:10.0.0.1:22222=2 udp:...``. Raise ValueError."""
     head, equals, rest = definition.partition("==")
     number, urls = (head.strip(), rest.split()) if equals else (str(default), definition.split())
     if not number.isdecimal() or not urls:
-        raise ValueError(f"rtpengine_sock: expected [NUMBER ==] udp:host:port[=weight] ..., got {definition!r}")
+        raise ValueError(f"{name}: expected [NUMBER ==] udp:host:port[=weight] ..., got {definition!r}")
     nodes = []
     for one in urls:
         url, _, weight = one.partition("=")

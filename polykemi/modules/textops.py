@@ -1,7 +1,7 @@
 """textops: search, replace and remove text in messages, by string and by POSIX regular expression.
 
-Functions look at the message as it came, as in Kamailio; what they change is seen by the next hop. Header text is
-handled a header at a time: a match does not cross from one header into the next.
+Functions look at the message as it came, as in Kamailio; what they change is seen by the next hop. The headers are one
+text to them, and the body is another: a match does not cross from one into the other.
 """
 
 from __future__ import annotations

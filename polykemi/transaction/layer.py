@@ -163,6 +163,10 @@ class TransactionLayer:
         self._clients[client.key] = client
         self._start(client, TIMER_C, now)
 
+    def client_transactions(self) -> list[ClientTransaction]:
+        """Return all client transactions."""
+        return list(self._clients.values())
+
     def client_of_request(self, branch: str, method: str) -> ClientTransaction | None:
         """Return the client transaction that sent a request with ``branch``; for an ACK that of its INVITE."""
         return self._clients.get(client_key(branch, method))

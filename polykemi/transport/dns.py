@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -22,6 +23,7 @@ class DnsClient:
     def __init__(self, nameservers: Iterable[str] = (), port: int = 53) -> None:
         self._nameservers = list(nameservers)
         self._port = port
+        self._keep = 0
         self._resolver: Any = None  # made when somebody asks: most servers never do
 
     def addresses(self, host: str, seconds: float) -> list[str]:
@@ -57,6 +59,10 @@ class DnsClient:
         """Return the data of records whose type has no name."""
         return [r.data for r in self._ask(name, f"TYPE{kind}", seconds)]
 
+    def keep(self, seconds: int) -> None:
+        """Keep answers for ``seconds``, 0: for as long as they say."""
+        self._keep = seconds
+
     def _ask(self, name: str, kind: str, seconds: float) -> list[Any]:
         import dns.exception
         import dns.resolver
@@ -70,6 +76,8 @@ class DnsClient:
             level = logging.DEBUG if isinstance(error, dns.resolver.NXDOMAIN) else logging.ERROR
             log.log(level, "%s of %s: %s", kind, name, error)
             return []
+        if self._keep > 0 and not hasattr(answer, "kept"):  # it stands in the cache by now
+            answer.kept, answer.expiration = True, time.time() + self._keep
         return list(answer.rrset or ())
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from polykemi.errors import RpcError
+from polykemi.errors import DataError, RpcError
 from polykemi.modules.dialog import DialogModule
 from polykemi.modules.dialog_params import DialogParams
 from polykemi.modules.dialog_state import CONFIRMED, CONFIRMED_NA, DELETED, UNCONFIRMED, DialogTable
 from polykemi.sip.message import Response, parse
+from polykemi.storage.provisioned import Database
 from polykemi.testing import Sent, ServerUnderTest
 
 ALICE, BOB = "192.0.2.10:5060", "192.0.2.20:5060"
@@ -40,11 +41,11 @@ end
 class Bench:
     """A server that follows calls of alice to bob."""
 
-    def __init__(self, directory: Path, **params: Any) -> None:
+    def __init__(self, directory: Path, database: Database | None = None, **params: Any) -> None:
         script = directory / "script.lua"
         script.write_text(SCRIPT)
         params = {"event_callback": "events", "profiles_with_value": "caller", **params}
-        self.server = ServerUnderTest({"lua": script}, modules={"dialog": params})
+        self.server = ServerUnderTest({"lua": script}, modules={"dialog": params}, database=database)
         self.dialogs: DialogModule = self.server.node.services.modules["dialog"]
 
     @property
@@ -175,6 +176,42 @@ def test_a_reply_carries_nothing_of_it_and_a_server_without_dialogs_has_no_timer
     assert bench.dialogs.next_timeout() is None
 
 
+def test_a_call_survives_a_restart_in_the_database(tmp_path: Path) -> None:
+    file = tmp_path / "data.sqlite"
+    bench = Bench(tmp_path, Database(file), db_mode=1, default_timeout=100, send_bye=1)
+    with bench.server:
+        bench.call()
+        (before,) = bench.dialogs.list_dialogs()
+    again = Bench(tmp_path, Database(file), db_mode=1, default_timeout=100, send_bye=1)
+    with again.server:
+        (after,) = again.dialogs.list_dialogs()
+        same = ("h_entry", "h_id", "call-id", "from_uri", "to_uri", "state", "timeout", "iflags", "caller", "callee")
+        assert [after[key] for key in same] == [before[key] for key in same]
+        assert after["profiles"] == [{"caller": "alice"}]
+        assert after["variables"] == [{"color": "green"}]
+        assert again.dialogs.profiles.size("caller", "alice") == 1
+        sent = again.server.advance(101)
+        byes = [s for s in sent if s.start_line.startswith("BYE")]
+        assert [s.to for s in byes][:2] == [ALICE, BOB]
+        again.answer(byes[0])
+        assert again.server.database.query("SELECT count(*) FROM dialog") == [(0,)]
+        assert again.server.database.query("SELECT count(*) FROM dialog_vars") == [(0,)]
+
+
+def test_what_the_table_of_dialogs_has_that_is_none_is_left_out(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, db_mode=1)
+    with bench.server:
+        bench.call()
+        database = bench.server.database
+        database.query("UPDATE dialog SET caller_cseq = 'x'")
+        again = Bench(tmp_path, database, db_mode=1)
+        assert len(again.dialogs.table) == 0
+        database.query("DROP TABLE dialog")
+        with pytest.raises(DataError):
+            again.dialogs.load(1.0)
+        assert bench.state == CONFIRMED
+
+
 def test_dialogs_of_one_call_id_are_told_apart() -> None:
     table = DialogTable(16)
     assert table.find("call", "a", "") == (None, 0)
@@ -184,7 +221,7 @@ def test_dialogs_of_one_call_id_are_told_apart() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("dlg_flag", 32), ("dlg_match_mode", 3), ("default_timeout", 0), ("db_mode", 1), ("profiles_no_value", "a b")],
+    [("dlg_flag", 32), ("dlg_match_mode", 3), ("default_timeout", 0), ("db_mode", 4), ("profiles_no_value", "a b")],
 )
 def test_a_wrong_parameter_is_named(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=name):

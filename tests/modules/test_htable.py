@@ -122,7 +122,7 @@ def test_the_expiry_of_one_item_can_be_set_and_read() -> None:
     made = server()
     ht = made.modules["htable"]
     assert ht.sht_setxs(at(), "a", "s", "text", 10) == 1
-    assert ht.sht_setxi(at(), "a", "n", 5, 20) == 1
+    assert ht.sht_setxi(at(), "a", "n", 5, 20) == 0
     assert [value(made, f"$shtex(a=>{key})", at(NOW + 4)) for key in ("s", "n", "none")] == [6, 16, 0]
     assert (ht.sht_get(at(NOW + 9), "a", "s"), ht.sht_get(at(NOW + 10), "a", "s")) == ("text", None)
     assert ht.sht_setex(at(), "a", "n", 3) == 1

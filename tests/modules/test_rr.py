@@ -207,7 +207,7 @@ def test_parameters_of_our_route_tell_nat_and_direction() -> None:
     assert module.check_route_param(downstream, "NAT=[[:alpha:]]+") == 1
     assert module.check_route_param(downstream, "nat=no") == -1
     assert module.check_route_param(downstream, "nat=(") == -1
-    assert [module.is_direction(downstream, d) for d in ("downstream", "upstream", "sideways")] == [1, -1, -1]
+    assert [module.is_direction(downstream, d) for d in ("downstream", "upstream", "sideways")] == [1, -1, -6]
     branch = context(BOB, "<sip:192.0.2.1;lr;ftag=from;nat=yes>")
     branch.shared = downstream.shared  # a branch route of the same transaction
     assert module.check_route_param(branch, "nat=yes") == 1

@@ -178,6 +178,8 @@ def _toml(value: Any) -> str:
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r") + '"'
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -245,7 +247,9 @@ def start_kamailio(
     for one, given in config.items():
         parameters.setdefault(_SO.get(one, one), {}).update(given)
     core = parameters.pop("", {})
-    lines += [f"{key}={_filled(value, directory)}" for key, value in core.items()]
+    kemi = core.pop("kemi", {})
+    lines += [f'kemi.{key}="{value}"' for key, value in kemi.items()]
+    lines += [f"{key}={_cfg(_filled(value, directory))}" for key, value in core.items()]
     lines += [f'loadmodule "{one}.so"' for one in [*loaded, module]]
     for one, given in parameters.items():
         for key, value in given.items():

@@ -219,6 +219,8 @@ def set_root(store: Items, root: str, index: Xval, value: Value | None, *, uniqu
         if not items:
             store.pop(root, None)
         return True
+    if not root:
+        return False
     if unique or index == _ALL:
         store[root] = [{PLAIN: [value]}]
     elif index is None:

@@ -43,7 +43,7 @@ def _all_branches(ctx: RouteContext) -> Xval:
 def _destination_set(ctx: RouteContext) -> Xval:
     message = ctx.message
     changed = isinstance(message, Request) and ctx.ruri != message.uri  # a Request-URI as it came is not a part of it
-    targets = [contact_text(ctx.ruri, -1)] if changed else []
+    targets = [contact_text(ctx.ruri, ctx.cache.get("ruri_q", -1))] if changed else []
     targets += [contact_text(target.uri, target.q) for target in ctx.branches]
     return "Contact: " + ", ".join(targets) if targets else None
 

@@ -10,6 +10,7 @@ from polykemi.errors import ParseError
 from polykemi.kemi.registry import Xval
 from polykemi.pv.classes.network import PROTOCOLS
 from polykemi.pv.classes.uris import host_of, user_of
+from polykemi.pv.parameters import split_params
 from polykemi.pv.transformations.shape import Parameter, Step, character, integer, string
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.uri import Uri, parse_uri
@@ -68,41 +69,6 @@ def _simple(user: bool, route: bool) -> Callable[[Uri], Xval]:
 
 
 # ---- param
-def _pairs(text: str, separator: str) -> list[tuple[str, str]] | None:
-    """Return the names and values of ``a=1;b``, values without quotes; None for what Kamailio cannot read either.
-
-    A comma outside of quotes ends the list, an empty text is none, and an item may be empty.
-    """
-    pattern = _patterns[separator]
-    pairs: list[tuple[str, str]] = []
-    text = text[:-1] if len(text) > 1 and text[-1] == separator else text
-    at = 0
-    while text and (match := pattern.match(text, at)):
-        name, quoted, apostrophes, plain, end = match.groups()
-        value = quoted if quoted is not None else apostrophes if apostrophes is not None else plain
-        pairs.append((name, value or ""))
-        at = match.end()
-        if end != separator or end == ",":
-            return pairs
-        if at == len(text):
-            break
-    return None
-
-
-class _Patterns(dict[str, re.Pattern[str]]):
-    """Separator -> the pattern of one item: its name, its value in three forms, and what ends it."""
-
-    def __missing__(self, separator: str) -> re.Pattern[str]:
-        mark = re.escape(separator)
-        value = rf"""(?:"([^"]*)"|'([^']*)'|((?!["'])[^ \t\r\n,{mark}]+)|$)"""
-        pattern = rf"[ \t\r\n]*([^ \t\r\n,={mark}]*)[ \t\r\n]*(?:=[ \t\r\n]*{value}[ \t\r\n]*)?({mark}|[,>]|$)"
-        self[separator] = compiled = re.compile(pattern)
-        return compiled
-
-
-_patterns: Final = _Patterns()
-
-
 def _separator(value: Xval) -> str:
     """Take the parameter that separates items. Raise ValueError."""
     mark = character(value)
@@ -113,32 +79,32 @@ def _separator(value: Xval) -> str:
 
 def param_value(text: str, name: str, separator: str = ";") -> Xval:
     """Return the value of the last parameter ``name`` (any case); empty when it is absent."""
-    pairs, wanted = _pairs(text, separator), name.lower()
+    pairs, wanted = split_params(text, separator), name.lower()
     return None if pairs is None else next((value for key, value in reversed(pairs) if key.lower() == wanted), "")
 
 
 def param_in(text: str, name: str, separator: str = ";") -> Xval:
     """Return 1 when there is a parameter ``name``, else 0."""
-    pairs, wanted = _pairs(text, separator), name.lower()
+    pairs, wanted = split_params(text, separator), name.lower()
     return None if pairs is None else int(any(key.lower() == wanted for key, _ in pairs))
 
 
 def param_value_at(text: str, index: int, separator: str = ";") -> Xval:
     """Return the value of the parameter at ``index``; empty outside."""
-    pairs = _pairs(text, separator)
+    pairs = split_params(text, separator)
     return None if pairs is None else pairs[index][1] if -len(pairs) <= index < len(pairs) else ""
 
 
 def param_name(text: str, index: int, separator: str = ";") -> Xval:
     """Return the name of the parameter at ``index``; empty outside."""
-    pairs = _pairs(text, separator)
+    pairs = split_params(text, separator)
     return None if pairs is None else pairs[index][0] if -len(pairs) <= index < len(pairs) else ""
 
 
 def param_count(text: str, separator: str = ";") -> Xval:
     """Return the number of parameters."""
-    pairs = _pairs(text, separator)
-    return None if pairs is None else len(pairs)
+    pairs = split_params(text, separator)
+    return None if pairs is None else 1 if separator == "," else len(pairs)  # the first comma ends the list
 
 
 # ---- nameaddr and tobody
