@@ -171,10 +171,10 @@ def _fault(code: int, text: str) -> tuple[int, str, Any]:
 
 
 def _ident(value: Any) -> Any:
-    """Return an id as Kamailio gives it back: a text, or a number, 0 for all else."""
-    if isinstance(value, str):
-        return value
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+    """Return an id as Kamailio gives it back: a text, or a number, 1 for true, 0 for all else."""
+    if isinstance(value, bool):
+        return int(value)
+    return value if isinstance(value, str | int | float) else 0
 
 
 def _number(text: str) -> int:

@@ -30,6 +30,8 @@ def parse_request(data: bytes, flow: Flow) -> HttpRequest | None:
     if end < 0 or not is_http(data) or data[:5] == b"HTTP/":
         return None
     start_line, *lines = str(data[:end], "latin-1").split("\r\n")
+    if lines and lines[0][:1] in (" ", "\t"):
+        return None  # it would become a part of the Via
     via = f"Via: SIP/2.0/{flow.listener.proto.upper()} {_bracketed(flow.host)}:{flow.port}"
     raw = b"\r\n".join((start_line.encode("latin-1"), via.encode("latin-1"), data[len(start_line) + 2 :]))
     lines = [via, *[line for line in lines if line[:4].lower() != "via:"]]  # HTTP's own has another form

@@ -253,10 +253,8 @@ class _Reader:
         if route != "request":
             self._surround(case, route)
         elif not (
-            (REQUEST, 0) in case.blocks
-            or any((REQUEST, 0) in blocks for blocks in case.code.values())
-            or _is_http(case)
-        ):
+            (REQUEST, 0) in case.blocks or any((REQUEST, 0) in blocks for blocks in case.code.values())
+        ) and not _is_http(case):
             self.fail(number, "the first message has no calls (sections about a message stand behind it)")
         return case
 

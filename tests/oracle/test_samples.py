@@ -40,6 +40,8 @@ CONFIG: Final[dict[str, dict[str, Any]]] = {
     "htable": {"htable": "ipban=>size=8;autoexpire=300"},
 }
 
+DIFFERS: Final = {"unregister": "A request is answered once"}  # story -> title in docs/differences.md
+
 Seen = list[list[tuple[str, bytes]]]  # by step: (host:port, datagram)
 
 
@@ -178,8 +180,11 @@ def test_a_sample_script_of_kamailio_does_the_same_here(engine: str, story: str)
     steps = [Step("message", text) for _, text in _moves(next(path for path in PLAYED if path.stem == story))]
     case = Case("samples", story, steps=steps)
     left, right = (comparable(Outcome(sent=seen), case)[1] for seen in (theirs, ours))
+    if story in DIFFERS:
+        assert left != right, f"differs no more: {DIFFERS[story]}"
+        return
     for n, (there, here) in enumerate(zip(left, right, strict=True)):
         if here != there:
-            one, other = ("\n\n".join(datagrams).splitlines() for datagrams in (there, here))
-            told = difflib.unified_diff(one, other, f"step {n}: Kamailio", "polykemi", n=2, lineterm="")
+            before, after = ("\n\n".join(one).splitlines() for one in (there, here))
+            told = difflib.unified_diff(before, after, f"step {n}: Kamailio", "polykemi", n=2, lineterm="")
             pytest.fail("\n".join(told), pytrace=False)
