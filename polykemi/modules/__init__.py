@@ -16,6 +16,7 @@ from polykemi.modules.corex import Corex
 from polykemi.modules.dialplan import Dialplan
 from polykemi.modules.dispatcher import Dispatcher
 from polykemi.modules.domain import Domain
+from polykemi.modules.enum import Enum
 from polykemi.modules.group import Group
 from polykemi.modules.hdr import Hdr
 from polykemi.modules.htable import Htable
@@ -86,6 +87,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "rtpengine": Rtpengine,
     "rtpproxy": Rtpproxy,
     "ipops": Ipops,
+    "enum": Enum,
     "auth_xkeys": AuthXkeys,
     "auth_ephemeral": AuthEphemeral,
 }
