@@ -66,6 +66,10 @@ guard: $(STAMP) ## count the instructions of the REGISTER path, and fail when th
 scale: $(STAMP) ## measure what a million contacts and 10,000 open calls cost; options through ARGS
 	$(BIN)/python bench/scale.py $(ARGS)
 
+.PHONY: reference
+reference: $(STAMP) ## write docs/reference anew from the sources
+	$(BIN)/python -m polykemi.reference
+
 .PHONY: format
 format: $(STAMP) ## format the sources and repair what ruff can
 	$(BIN)/ruff check --fix-only --quiet .

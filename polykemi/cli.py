@@ -12,6 +12,7 @@ import click
 from polykemi import __version__, compiled, config
 from polykemi.errors import DataError, RpcError, UsageError
 from polykemi.kemi.binding import from_octets, to_octets
+from polykemi.kemi.coverage import report
 from polykemi.kemi.registry import exports_of
 from polykemi.storage.provisioned import Database, Subscriber
 
@@ -163,10 +164,17 @@ def rpc(
 
 @commands.command()
 @click.argument("module", required=False)
-def functions(module: str | None) -> None:
+@click.option("--coverage", is_flag=True, help="Compare them with the functions that Kamailio has, module by module.")
+def functions(module: str | None, coverage: bool) -> None:
     """List the functions that scripts can call, all or those of a KSR module."""
     from polykemi.modules import MODULES
 
+    if coverage:
+        if module is not None:
+            raise UsageError("--coverage compares all modules: name none")
+        for line in report(MODULES.values()):
+            click.echo(line)
+        return
     if module is not None and module not in MODULES:
         raise UsageError(f"module {module}: {config.unknown(module, MODULES)}")
     classes: list[Any] = [MODULES[module]] if module is not None else list(MODULES.values())

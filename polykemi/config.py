@@ -20,13 +20,14 @@ from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.sip.flow import Listener
+from polykemi.transport.stream import StreamLimits
 
 FILE_NAME: Final = "polykemi.toml"
 DATA: Final = Path("polykemi.data")
 ENGINES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}  # name -> suffix of its scripts
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
-_TABLES: Final = ("listen", "domains", "data", "engines", "routes", "modules", "log", "metrics")
+_TABLES: Final = ("listen", "domains", "data", "engines", "ksr", "routes", "modules", "log", "metrics", "tcp")
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
 _PROTOCOLS: Final = ("udp", "tcp", "tls", "ws", "wss", "sctp")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
@@ -40,12 +41,16 @@ Param = int | float | str | bool | list[Any] | dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """One engine: its script, and what a route block may use: seconds of wall time, octets of heap (0: no limit)."""
+    """One engine: its script, and what a route block may use: seconds of wall time, octets of heap (0: no limit).
+
+    ``path``: where Lua looks for modules besides the script's directory, as in ``package.path``.
+    """
 
     name: str
     script: Path
     seconds: float = 1.0
     memory: int = 0
+    path: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +84,10 @@ class Settings:
     engines: tuple[EngineSettings, ...] = ()
     routes: RouteSettings = RouteSettings("")
     modules: ModuleSettings = ModuleSettings()
+    strict: bool = False  # [ksr]: a call of KSR that cannot be made raises in the script
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
+    tcp: StreamLimits = field(default_factory=StreamLimits)
     file: Path | None = None
 
 
@@ -117,18 +124,22 @@ def load(
         engines=engines,
         routes=routes,
         modules=_modules(root.table("modules")),
+        strict=_strict(root.table("ksr")),
         log_level=_log_level(root.table("log")),
         metrics=_metrics(root.table("metrics")),
+        tcp=_tcp(root.table("tcp")),
         file=path,
     )
 
 
 def parse_listen(text: str) -> Listener:
-    """Parse ``udp:HOST:PORT``, ``udp:HOST`` or ``HOST:PORT``, IPv6 in brackets. Raise ValueError saying what is wrong."""
-    expected = f"expected udp:HOST:PORT, got {text!r}"
+    """Parse ``udp:HOST:PORT``, ``tcp:HOST`` or ``HOST:PORT``, IPv6 in brackets. Raise ValueError saying what is wrong."""
+    expected = f"expected udp:HOST:PORT or tcp:HOST:PORT, got {text!r}"
     head, colon, rest = text.partition(":")
     proto, rest = (head.lower(), rest) if colon and head.lower() in _PROTOCOLS else ("udp", text)
-    if proto != "udp":
+    if proto in ("ws", "wss"):
+        raise ValueError("WebSocket comes over a tcp listener: see the module websocket")
+    if proto not in ("udp", "tcp"):
         raise ValueError(f"{proto} is not supported yet, {expected}")
     return Listener(proto, *_host_and_port(rest, 5060, expected))
 
@@ -265,7 +276,7 @@ def _engines(table: _Table) -> tuple[EngineSettings, ...]:
     for name, value in table.content.items():
         if isinstance(value, dict):
             one = table.table(name)
-            one.only(("script", "timeout", "max_memory"))
+            one.only(("script", "timeout", "max_memory", *(["path"] if name == "lua" else [])))
             if "script" not in value:
                 one.fail("", "expected a script")
             seconds, memory = one.get("timeout", float, 1.0), _size(one, "max_memory")
@@ -273,10 +284,21 @@ def _engines(table: _Table) -> tuple[EngineSettings, ...]:
                 one.fail("timeout", f"expected seconds, more than 0 and less than 3600, got {seconds:g}")
         else:
             one, seconds, memory = table, 1.0, 0
+        path = _module_path(one) if one is not table else ()
         script = one.relative("script" if one is not table else name)
         assert script is not None
-        engines.append(EngineSettings(name, script, seconds, memory))
+        engines.append(EngineSettings(name, script, seconds, memory, path))
     return tuple(engines)
+
+
+def _module_path(table: _Table) -> tuple[str, ...]:
+    """Return the patterns of ``path``, relative ones from the file's directory on."""
+    patterns: list[str] = table.get("path", list[str], [])
+    for one in patterns:
+        if "?" not in one or ";" in one:
+            table.fail("path", f"expected patterns such as /usr/share/lua/5.1/?.lua, got {_shown(one)}")
+    directory = table.file.parent.absolute() if table.file else Path()
+    return tuple(to_octets(str(directory / from_octets(one))) for one in patterns)
 
 
 def _chosen(
@@ -345,6 +367,11 @@ def _modules(table: _Table) -> ModuleSettings:
     return ModuleSettings(None if loaded is None else tuple(loaded), params)
 
 
+def _strict(table: _Table) -> bool:
+    table.only(("strict",))
+    return bool(table.get("strict", bool, False))
+
+
 def _log_level(table: _Table) -> str:
     table.only(("level",))
     level: str = table.get("level", str, "info")
@@ -362,6 +389,17 @@ def _metrics(table: _Table) -> tuple[str, int] | None:
         return _host_and_port(from_octets(address), None, f"expected HOST:PORT, got {from_octets(address)!r}")
     except ValueError as error:
         table.fail("listen", str(error))
+
+
+def _tcp(table: _Table) -> StreamLimits:
+    hints = get_type_hints(StreamLimits)
+    table.only([f.name for f in fields(StreamLimits)])
+    values = {}
+    for key in table.content:
+        values[key] = table.get(key, hints[key])
+        if values[key] <= 0:
+            table.fail(key, f"expected more than 0, got {values[key]}")
+    return StreamLimits(**values)
 
 
 def _flags(flag: str, given: Iterable[str], parse: Callable[[str], T]) -> tuple[T, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
+from pathlib import Path
 from typing import Final
 
 from polykemi.kemi.binding import from_octets
@@ -30,9 +32,49 @@ class LineFormatter(logging.Formatter):
         return super().formatMessage(record)
 
 
+JOURNAL: Final = "/run/systemd/journal/socket"
+
+
+class JournalHandler(logging.Handler):
+    """Sends the fields of records (``record.journal``) to systemd's journal, by its native protocol."""
+
+    def __init__(self, path: str = JOURNAL) -> None:
+        super().__init__()
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.settimeout(0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one entry; one that cannot be sent is lost, as the log must not hold up a call."""
+        fields: dict[str, str] = {"SYSLOG_IDENTIFIER": "polykemi", **record.__dict__.get("journal", {})}
+        data = b"".join(_journal_field(name, text.encode("latin-1", "replace")) for name, text in fields.items())
+        try:
+            self._socket.sendto(data, self._path)
+        except OSError:
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+        super().close()
+
+
+def _journal_field(name: str, text: bytes) -> bytes:
+    """Return ``NAME=text``, or for more than one line the name, the length and the text."""
+    key = name.encode("latin-1", "replace").replace(b"\n", b"_").replace(b"=", b"_")
+    if b"\n" not in text:
+        return key + b"=" + text + b"\n"
+    return key + b"\n" + len(text).to_bytes(8, "little") + text + b"\n"
+
+
 def to_stderr(level: str) -> None:
     """Write the log to standard error from ``level`` (debug, info, warning, error, critical) up."""
     logging.addLevelName(NOTICE, "NOTICE")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=level.upper())
+    if Path(JOURNAL).is_socket():
+        journal = logging.getLogger("polykemi.journal")
+        journal.addHandler(JournalHandler())
+        journal.setLevel(logging.DEBUG)
+        journal.propagate = False

@@ -8,19 +8,24 @@ Engines are called from the event loop, by ``pump``.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from polykemi.engines.base import Engine
 from polykemi.errors import DataError, ParseError, ScriptError
 from polykemi.kemi.context import Process, RouteContext
-from polykemi.kemi.route import REPLY_ROUTE, REQUEST_ROUTE, ROUTE_NAMES, Route
+from polykemi.kemi.faked import FAKED_MESSAGE
+from polykemi.kemi.registry import Xval
+from polykemi.kemi.route import ROUTE_NAMES, Route
 from polykemi.kemi.route_stats import RouteStats
 from polykemi.modules.base import Services
 from polykemi.modules.sl import Sl
 from polykemi.modules.tm import Tm
+from polykemi.modules.xhttp import TakesHttp
 from polykemi.sip import build
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request, Response, parse
@@ -54,6 +59,7 @@ class Router:
         self.stats = RouteStats(table.engine_for)
         self.draining = False
         self.engines: Mapping[str, Engine] = {}
+        self.scripts: Mapping[str, Path] = {}  # by engine
         self._send = send
         self._ended = ended
         self._clock = clock
@@ -64,12 +70,15 @@ class Router:
         self._stack: list[str] = []  # engines that run now, the innermost last
         self._tm: Tm | None = None
         self._sl: Sl | None = None
+        self._http: list[TakesHttp] = []  # of the modules that take what is no SIP message
 
     def start(self, engines: Mapping[str, Engine]) -> None:
         """Take the loaded engines; the first message may come."""
         self.engines = engines
         self._tm = self.services.modules.get("tm")
         self._sl = self.services.modules.get("sl")
+        modules = (self.services.modules.get(name) for name in ("websocket", "xmlrpc", "xhttp"))
+        self._http = [module.requests for module in modules if module is not None]
 
     # ---- work comes in
     def receive(self, data: bytes, flow: Flow, now: float) -> None:
@@ -77,10 +86,26 @@ class Router:
         if now != self._now:  # another pass
             self._now = now
             self.services.database.refresh(now)
+        if self.services.callbacks.received:
+            self._queue.append(self._received(data, flow, now))
+        else:
+            self._take(data, flow, now)
+
+    def _received(self, data: bytes, flow: Flow, now: float) -> Process[None]:
+        """Run the block for octets that have come; it may change ($rcv(buf)) and drop them."""
+        ctx = RouteContext(Route.EVENT, self.services.callbacks.received, FAKED_MESSAGE, flow, now)
+        ctx.wire = data
+        if self.defines(Route.EVENT, ctx.callback):
+            yield ctx
+        if not ctx.dropped:
+            self._take(ctx.wire, flow, now)
+
+    def _take(self, data: bytes, flow: Flow, now: float) -> None:
         try:
             message = parse(data)
         except ParseError as error:
-            self._refuse(data, flow, error)
+            if not any(requests.take(data, flow, now) for requests in self._http):
+                self._refuse(data, flow, error)
             return
         if isinstance(message, Request):
             self._queue.append(self._request(message, flow, now))
@@ -186,11 +211,58 @@ class Router:
         """Tell whether the script that runs blocks of this kind has the function (``modules.base.Routes``)."""
         return self.engines[self.stats.of(kind, callback).engine].has(callback)
 
+    # ---- calls from one script into another
+    def invoke(self, engine: str, function: str, arguments: Sequence[str]) -> Xval:
+        """Call a function of the script of ``engine`` (``modules.base.Routes``)."""
+        return self._enter(engine, function, lambda entered: entered.invoke(function, arguments))
+
+    def evaluate(self, engine: str, text: str, *, apart: bool) -> int:
+        """Run ``text`` in ``engine`` (``modules.base.Routes``)."""
+        done = self._enter(engine, "a text", lambda entered: entered.evaluate(text, apart=apart))
+        return -1 if done == -1 else 1
+
+    def _enter(self, name: str, what: str, work: Callable[[Engine], Xval]) -> Xval:
+        """Do ``work`` in another engine, on the message of the block that runs; -1 when it fails."""
+        stack = self._stack
+        try:
+            if name not in self.engines:
+                raise ScriptError(name, None, f"{what}: [engines] names no script for {name}")
+            if name in stack and stack[-1] != name:
+                raise ScriptError(name, None, f"{what}: {name} is waiting for {stack[-1]}: cannot be entered again")
+            stack.append(name)
+            try:
+                return work(self.engines[name])
+            finally:
+                stack.pop()
+        except ScriptError as error:
+            self.services.count("core.failed_calls")
+            log.error("script error in %s, called at %s: %s", what, self.where(), error)
+            return -1
+
+    def where(self) -> str:
+        """Return ``file:line`` of the script's call that is running; empty when none is."""
+        return self.engines[self._stack[-1]].where() if self._stack else ""
+
+    def read(self, engine: str, name: str) -> str | None:
+        """Return the file ``name`` beside the script of ``engine``, one character an octet (``modules.base.Routes``)."""
+        script = self.scripts.get(engine)
+        if script is None or "\0" in name:
+            return None
+        directory = script.parent.resolve()
+        path = (directory / os.fsdecode(name.encode("latin-1"))).resolve()
+        try:
+            return path.read_bytes().decode("latin-1") if path.is_relative_to(directory) else None
+        except OSError:
+            return None
+
     def report(self, ctx: RouteContext) -> None:
         """Log and count a script error."""
-        error = ctx.error
+        if ctx.error is not None:
+            self._tell(ctx.error, f"{ROUTE_NAMES[ctx.kind]} {ctx.callback}")
+
+    def _tell(self, error: Exception, where: str) -> None:
         self.services.count("core.script_errors")
-        log.error("script error in %s %s: %s", ROUTE_NAMES[ctx.kind], ctx.callback, error)
+        log.error("script error in %s: %s", where, error)
         if isinstance(error, ScriptError) and error.traceback:
             log.error("%s", error.traceback)
 
@@ -203,15 +275,18 @@ class Router:
                 raise ParseError(f"Missing {request.shape.missing.title()}")
             if request.cseq[1] != request.method:
                 raise ParseError("CSeq method does not match")
+            callbacks = services.callbacks
+            ctx = RouteContext(Route.REQUEST, callbacks.request, request, flow, now)
+            if callbacks.pre_routing and (yield from self._pre_routing(ctx)):
+                return
             tm = self._tm
             if tm is not None and tm.absorb(request, flow, now):
                 return
-            if request.method == "ACK" and self._sl is not None and self._sl.is_own_ack(request):
+            if request.method == "ACK" and self._sl is not None and self._sl.is_own_ack(request, flow, now):
                 return
         except ParseError as error:
             self._refuse(request.raw, flow, error)
             return
-        ctx = RouteContext(Route.REQUEST, REQUEST_ROUTE, request, flow, now)
         if self.draining and request.method not in ("ACK", "CANCEL") and request.to.tag is None:
             self._reply(ctx, 503, "Service Unavailable")
             return
@@ -220,6 +295,15 @@ class Router:
             self._reply(ctx, 500, "Server Internal Error")
         if ctx.transaction is not None and tm is not None:
             tm.finish(ctx, now)
+
+    def _pre_routing(self, ctx: RouteContext) -> Process[bool]:
+        """Run the block in front of a message's route block, with the same context; tell whether it dropped the message."""
+        callback, ctx.callback, ctx.event = ctx.callback, self.services.callbacks.pre_routing, "core:pre-routing"
+        if self.defines(ctx.kind, ctx.callback):
+            yield ctx
+        dropped, ctx.dropped = ctx.dropped, False
+        ctx.callback, ctx.event, ctx.error, ctx.sflags = callback, "", None, 0
+        return dropped
 
     def _reply(self, ctx: RouteContext, status: int, reason: str) -> None:
         """Answer for the script, unless it has answered itself."""
@@ -241,9 +325,14 @@ class Router:
         except ParseError as error:
             self._drop(response.raw, flow, error)
             return
-        ctx = RouteContext(Route.REPLY, REPLY_ROUTE, response, flow, now)
+        if branch is None and any(absorbs(response) for absorbs in services.strays):
+            return
+        callbacks = services.callbacks
+        ctx = RouteContext(Route.REPLY, callbacks.reply, response, flow, now)
         ctx.reply_status = response.status
-        if self.defines(Route.REPLY, REPLY_ROUTE):
+        if callbacks.pre_routing and (yield from self._pre_routing(ctx)):
+            return
+        if self.defines(Route.REPLY, callbacks.reply):
             yield ctx
             if ctx.dropped:
                 services.count("core.drop_replies")

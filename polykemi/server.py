@@ -21,15 +21,17 @@ import uvloop
 
 from polykemi import __version__, compiled, logs
 from polykemi.config import Settings, typed_params
-from polykemi.control.plane import ControlPlane
+from polykemi.control.jsonrpc import JsonRpc
+from polykemi.control.plane import ControlPlane, make_rpc
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
 from polykemi.errors import ConfigError, DataError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
-from polykemi.kemi.network import Dns, Offline, Peers
+from polykemi.kemi.inspection import inspect
+from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
 from polykemi.kemi.registry import Registry
-from polykemi.kemi.route import CONFIG_NAMES, REQUEST_ROUTE, Route
+from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
 from polykemi.pv.accessor import Environment
@@ -61,6 +63,7 @@ class Node:
     modules: Mapping[str, Module]
     engines: Mapping[str, Engine]
     timed: tuple[Module, ...]  # the modules that have timers
+    rpc: JsonRpc
 
     def timers(self, now: float) -> None:
         """Do what is due at ``now``; the router is to be pumped afterwards."""
@@ -77,6 +80,14 @@ class Node:
         """Return when ``timers`` wants to be called next, in seconds since the epoch."""
         due = [t for m in self.timed if (t := m.next_timeout()) is not None]
         return min(due) if due else None
+
+    def stop(self, now: float) -> None:
+        """Let the modules store what they keep beyond the end of the server."""
+        for module in self.modules.values():
+            try:
+                module.stop(now)
+            except DataError as error:
+                log.error("%s: %s", module.name, error)
 
     def close(self) -> None:
         """Close engines and storage."""
@@ -97,6 +108,7 @@ def assemble(
     ended: Callable[[], None] = lambda: None,
     ids: Ids | None = None,
     trace: Trace | None = None,
+    connections: Connections | None = None,
     peers: Peers | None = None,
     dns: Dns | None = None,
 ) -> Node:
@@ -130,24 +142,33 @@ def assemble(
         location=location,
         database=database,
         routes=None,  # type: ignore[arg-type]  # the router, two lines below
+        connections=NoConnections() if connections is None else connections,
         peers=peers or Offline(),
         dns=dns or Offline(),
     )
     router = Router(services, settings.routes, send, ended)
     services.routes = router
+    services.variables.where = router.where
     modules = _modules(settings, services)
     services.modules = modules
+    rpc = make_rpc(router, now)
     host = Host(
         registry=Registry(modules.values()),
         current=current,
         drive=router.drive,
         trace=trace,
+        strict=settings.strict,
     )
     engines: dict[str, Engine] = {}
     try:
         for one in settings.engines:
-            engines[one.name] = make_engine(one.name, replace(host, limits=Limits(one.seconds, one.memory)))
+            engines[one.name] = make_engine(
+                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
+            )
             engines[one.name].load(one.script)
+            for finding in inspect(one.script, one.name, host.registry.paths, services.variables.problem):
+                log.warning("%s", finding)
+        router.scripts = {one.name: one.script for one in settings.engines}
         router.start(engines)
         _must_answer_requests(settings, router)
     except BaseException:
@@ -157,7 +178,7 @@ def assemble(
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed)
+    return Node(services, router, modules, engines, timed, rpc)
 
 
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
@@ -180,10 +201,11 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
 
 def _must_answer_requests(settings: Settings, router: Router) -> None:
     """Refuse a script without a request route: every request would stay without an answer. Raises ScriptLoadError."""
-    if not router.defines(Route.REQUEST, REQUEST_ROUTE):
-        engine = settings.routes.engine_for(Route.REQUEST, REQUEST_ROUTE)
+    callback = router.services.callbacks.request
+    if not router.defines(Route.REQUEST, callback):
+        engine = settings.routes.engine_for(Route.REQUEST, callback)
         script = next(one.script for one in settings.engines if one.name == engine)
-        raise ScriptLoadError(str(script), None, f"defines no function {REQUEST_ROUTE}")
+        raise ScriptLoadError(str(script), None, f"defines no function {callback}")
 
 
 def open_data(data: Path) -> tuple[LocationStore, Database]:
@@ -212,7 +234,9 @@ class Server:
         self._started = time.time()
         with ExitStack() as undo:
             undo.callback(self.loop.close)
-            self.transports = Transports(settings.listen, self._receive, self._turn, self._failed)
+            self.transports = Transports(
+                settings.listen, self._receive, self._turn, self._failed, self._closed, settings.tcp
+            )
             undo.callback(self.transports.close)
             location, database = open_data(settings.data)
             undo.callback(location.close)
@@ -229,10 +253,12 @@ class Server:
                 send=self.transports.send,
                 ended=self._arm,
                 now=self._started,
+                connections=self.transports.streams,
                 peers=self._peers,
                 dns=DnsClient(),
             )
             undo.pop_all()
+        self.node.services.pause, self.node.services.abort = time.sleep, os.abort
         self.router = self.node.router
         # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it
         self._resident = next((one for one in self.node.engines.values() if isinstance(one, LoopHost)), None)
@@ -250,6 +276,12 @@ class Server:
         process = tm.transport_error(flow, data) if tm is not None else None
         if process is not None:
             self.router.put(process)
+
+    def _closed(self, flow: Flow, ident: int, now: float) -> None:
+        """Tell the websocket module that a WebSocket has ended."""
+        websocket: Any = self.node.modules.get("websocket")
+        if websocket is not None:
+            websocket.closed(flow, ident, now)
 
     # ---- timers
     def _arm(self) -> None:
@@ -270,7 +302,7 @@ class Server:
     # ---- life
     def open(self) -> None:
         """Get ready for ``run``: from now on signals end it, and what comes in is answered then."""
-        self.control.open(self.loop, self.router, self._started)
+        self.control.open(self.loop, self.router, self.node.rpc)
         self.transports.open(self.loop)
         for number in (signal.SIGINT, signal.SIGTERM):  # not the loop's handlers: they miss what comes before it runs
             signal.signal(number, self._signalled)
@@ -315,6 +347,7 @@ class Server:
         """Close everything; what was stored is committed."""
         self.transports.close()
         self.control.close()
+        self.node.stop(time.time())
         self._peers.close()
         self.node.close()
         self.loop.close()
@@ -322,7 +355,7 @@ class Server:
     def describe(self) -> list[str]:
         """Return the lines that tell what this server is: addresses, route blocks, data."""
         lines = [f"polykemi {__version__}{', compiled' if compiled else ''}"]
-        lines += [f"listening on {listener}" for listener in self.transports.listeners]
+        lines += [f"listening on {listener}" for listener in self.transports.bound]
         if self.settings.domains:
             lines.append(f"domains: {', '.join(self.settings.domains)}")
         scripts = {one.name: one.script for one in self.settings.engines}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.network import Dns, Offline, Peers
+from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Outbox, Services
 from polykemi.pv.compiler import Environment, Variables
@@ -26,6 +27,22 @@ class NoRoutes:
 
     def __init__(self, *functions: str) -> None:
         self.functions = functions
+
+    def invoke(self, engine: str, function: str, arguments: Sequence[str]) -> Xval:
+        """There is no script."""
+        return -1
+
+    def evaluate(self, engine: str, text: str, *, apart: bool) -> int:
+        """There is no script."""
+        return -1
+
+    def read(self, engine: str, name: str) -> str | None:
+        """There is no script."""
+        return None
+
+    def where(self) -> str:
+        """No script runs."""
+        return ""
 
     def defines(self, kind: Route, callback: str) -> bool:
         """Tell whether the function is one of them."""

@@ -321,5 +321,13 @@ def test_functions_of_one_module(run: Run) -> None:
     assert all(line.startswith("KSR.sl.") for line in lines)
 
 
+def test_the_functions_of_kamailio_are_counted_module_by_module(run: Run) -> None:
+    lines = run("functions", "--coverage").out.split("\n")[:-1]
+    assert "maxfwd            2 of 2    100 %" in lines
+    assert next(line for line in lines if line.startswith("not here: ")).count("kazoo (") == 1
+    assert [line.partition(":")[0] for line in lines[-2:]] == ["the modules that are here", "all of Kamailio"]
+    assert one_line(run("functions", "sl", "--coverage")) == "--coverage compares all modules: name none"
+
+
 def test_an_unknown_module_is_named_with_the_closest_one(run: Run) -> None:
     assert one_line(run("functions", "registar")) == "module registar: unknown, did you mean registrar?"

@@ -10,7 +10,17 @@ from polykemi.errors import ConfigError
 from polykemi.modules import MODULES
 from polykemi.testing import ServerUnderTest
 
-NEEDS = {"tmx": "tm", "auth": "sl", "registrar": "sl"}
+NEEDS = {
+    "tmx": "tm",
+    "auth": "sl",
+    "auth_ephemeral": "auth",
+    "registrar": "sl",
+    "uac": "tm",
+    "pipelimit": "sl",
+    "xhttp": "sl",
+    "xmlrpc": "sl",
+    "websocket": "sl",
+}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -183,7 +183,7 @@ def test_a_null_is_no_credential(database: Database) -> None:
 def test_addresses_come_in_the_order_they_were_entered_with_kamailios_defaults(database: Database) -> None:
     database.query("INSERT INTO address (grp, ip_addr, mask, port, tag) VALUES (2, '10.0.0.0', 8, 5060, 'office')")
     database.query("INSERT INTO address (ip_addr) VALUES ('192.0.2.1')")
-    assert database.addresses() == [Address(2, "10.0.0.0", 8, 5060, "office"), Address(1, "192.0.2.1", 32, 0, "")]
+    assert database.addresses() == [Address(2, "10.0.0.0", 8, 5060, "office"), Address(1, "192.0.2.1", 32, 0, None)]
 
 
 def test_a_wrong_query_fails_with_sqlites_words(database: Database) -> None:
@@ -310,3 +310,29 @@ def test_look_ups_of_a_busy_server_see_new_subscribers_after_a_tenth_of_a_second
         server.add_subscriber("bob", "", "builder")  # a write of its own is not in the way
         server.refresh(99.0)  # nor a clock that was set back
         assert server.credentials("subscriber", "password", "bob") == "builder"
+
+
+def test_rows_are_selected_by_the_values_of_columns() -> None:
+    database = Database()
+    for row in (("b", "x", "1"), ("a", "x", "2"), ("a", "y", "3")):
+        database.query("INSERT INTO grp (username, domain, grp) VALUES (?, ?, ?)", row)
+    assert database.select("grp", ["grp"], {"username": "a", "domain": "x"}) == [("2",)]
+    assert database.select("grp", ("username", "grp"), order="grp") == [("b", "1"), ("a", "2"), ("a", "3")]
+    assert database.select("grp", ["grp"], {"username": "\xff"}) == []
+    for table, columns in (("nowhere", ["a"]), ("grp", ["nothing"]), ("grp]", ["a"]), ("grp", ["1, 2"])):
+        with pytest.raises(DataError):
+            database.select(table, columns)
+    with pytest.raises(DataError, match="is no name of a table or column"):
+        database.select("grp", ["grp"], order="grp DESC")
+
+
+def test_all_rows_are_replaced_or_none() -> None:
+    database = Database()
+    columns = ("key_name", "key_value")
+    database.replace("htable", columns, [("a", "1"), ("\xc3\xbc", "2")])
+    database.replace("htable", columns, [("b", "3")])
+    assert database.select("htable", columns) == [("b", "3")]
+    for wrong in ([("c", "4"), ("d", None)], [("c", "4"), ("\xff", "5")]):
+        with pytest.raises(DataError):
+            database.replace("htable", columns, wrong)
+        assert database.select("htable", columns) == [("b", "3")]

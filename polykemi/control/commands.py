@@ -14,6 +14,7 @@ from polykemi.errors import RpcError
 from polykemi.kemi.route import ROUTE_NAMES
 from polykemi.kemi.route_stats import RouteStats
 from polykemi.kemi.rpc import Command, rpc
+from polykemi.modules.statistics import chosen
 
 _MICRO: Final = 1e6
 
@@ -47,27 +48,19 @@ class Stats:
     @rpc("stats.get_statistics")
     def get_statistics(self, name: str, *names: str) -> list[str]:
         """Return counters as lines ``group:name = value``. A name is ``all``, ``group:``, ``group``, ``name`` or ``group.name``."""
-        return [f"{key.replace('.', ':', 1)} = {value}" for key, value in self._chosen((name, *names)).items()]
+        return [
+            f"{key.replace('.', ':', 1)} = {value}" for key, value in chosen(self._counters, (name, *names)).items()
+        ]
 
     @rpc("stats.fetch")
     def fetch(self, name: str, *names: str) -> dict[str, str]:
         """Return counters as an object, values as texts. Names as for stats.get_statistics."""
-        return {key: str(value) for key, value in self._chosen((name, *names)).items()}
+        return {key: str(value) for key, value in chosen(self._counters, (name, *names)).items()}
 
     @rpc("stats.fetchn")
     def fetchn(self, name: str, *names: str) -> dict[str, int]:
         """Return counters as an object, values as numbers. Names as for stats.get_statistics."""
-        return self._chosen((name, *names))
-
-    def _chosen(self, names: tuple[str, ...]) -> dict[str, int]:
-        """Return the counters that are meant, in the order of ``names`` and sorted for each of them."""
-        found: dict[str, int] = {}
-        for name in names:
-            for key in sorted(self._counters):
-                group, _, own = key.partition(".")
-                if name in ("all", key, group, own, f"{group}:", f"{group}:{own}"):
-                    found[key] = self._counters[key]
-        return found
+        return chosen(self._counters, (name, *names))
 
 
 class Routes:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from polykemi.config import unknown
@@ -30,8 +31,10 @@ log = logging.getLogger("polykemi.control")
 class JsonRpc:
     """Answers requests from a table of commands."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """``clock`` shows seconds since the epoch."""
         self.commands: dict[str, Command] = {}
+        self._clock = clock
 
     def add(self, *parts: object) -> None:
         """Take the commands of ``parts`` (``kemi/rpc.py``). Raise TypeError when a name is taken."""
@@ -76,9 +79,9 @@ class JsonRpc:
         if command is None:
             raise RpcError(METHOD_NOT_FOUND, f"method {to_octets(method)}: {unknown(method, self.commands)}")
         if isinstance(params, dict):
-            return command.run({name: _octets(value) for name, value in params.items()})
+            return command.run({name: _octets(value) for name, value in params.items()}, self._clock())
         if isinstance(params, list):
-            return command.run([_octets(value) for value in params])
+            return command.run([_octets(value) for value in params], self._clock())
         raise RpcError(INVALID_PARAMS, f"{method}: expected params to be a list or an object")
 
 

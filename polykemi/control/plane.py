@@ -14,6 +14,20 @@ from polykemi.errors import UsageError
 from polykemi.router import Router
 
 
+def make_rpc(router: Router, started: float) -> JsonRpc:
+    """Put together the commands of the server that ``router`` belongs to, ``started`` at so many seconds since the epoch.
+
+    Scripts can call them too (``services.rpc``).
+    """
+    services = router.services
+    rpc = JsonRpc()
+    rpc.add(commands.Core(__version__, started), commands.Stats(services.counters), commands.Routes(router.stats))
+    rpc.add(commands.System(rpc.commands))
+    rpc.add(*services.modules.values())
+    services.rpc = rpc.commands
+    return rpc
+
+
 class ControlPlane:
     """Bound while the server is made, so that a mistake ends it early; open while it runs."""
 
@@ -30,21 +44,13 @@ class ControlPlane:
         """Return the lines that tell where this server is watched."""
         return [f"metrics on {self._http.url}/metrics"] if self._http is not None else []
 
-    def open(self, loop: asyncio.AbstractEventLoop, router: Router, started: float) -> None:
-        """Begin to answer about the server that ``router`` belongs to, ``started`` at so many seconds since the epoch.
-
-        Called before ``loop`` runs.
-        """
-        services = router.services
-        rpc = JsonRpc()
-        rpc.add(commands.Core(__version__, started), commands.Stats(services.counters), commands.Routes(router.stats))
-        rpc.add(commands.System(rpc.commands))
-        rpc.add(*services.modules.values())
+    def open(self, loop: asyncio.AbstractEventLoop, router: Router, rpc: JsonRpc) -> None:
+        """Begin to answer ``rpc`` requests about the server that ``router`` belongs to; called before ``loop`` runs."""
         self._socket.open(loop, rpc.answer)
         if self._http is not None:
             from polykemi.control import metrics  # only who wants them pays for the client library
 
-            page = metrics.Metrics(services.counters, router.stats).page
+            page = metrics.Metrics(router.services.counters, router.stats).page
             self._http.open(loop, {"/metrics": (metrics.CONTENT_TYPE, page)})
 
     def close(self) -> None:

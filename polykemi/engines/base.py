@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 from polykemi.kemi.context import Current, RouteContext
-from polykemi.kemi.registry import Registry
+from polykemi.kemi.registry import Registry, Xval
 
 LOAD_FACTOR: Final = 10.0  # loading a script, with all that it imports, may take ten times as long as a route block
 
@@ -30,6 +30,8 @@ class Host:
     current: Current
     drive: Callable[[Generator[RouteContext, None, Any]], Any]  # runs a Process to its end, returns its value
     limits: Limits = Limits()
+    path: tuple[str, ...] = ()  # patterns as in Lua's package.path, where modules are besides the script's directory
+    strict: bool = False  # a call that cannot be made raises in the script
     trace: Callable[[str, tuple[Any, ...], Any], None] | None = None
 
 
@@ -55,6 +57,18 @@ class Engine(Protocol):
 
         KSR.x.exit() and KSR.x.drop() end the call normally. A function that is not there is ignored, as in Kamailio. ``argument`` is the event name, None for all other blocks.
         """
+
+    def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
+        """Call ``function`` for a script (of any language) and return its number or text; null for all else.
+
+        The context is that of the caller. Raise ScriptError, also when there is no such function.
+        """
+
+    def evaluate(self, text: str, *, apart: bool) -> None:
+        """Run ``text`` with the globals of the script, or apart from them. Raise ScriptError."""
+
+    def where(self) -> str:
+        """Return ``file:line`` of the script's call that is running."""
 
     def close(self) -> None:
         """Give everything back; the engine is not used afterwards."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 import time
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from threading import get_ident
-from typing import Final
+from typing import Any, Final
 
 from polykemi.engines.base import Host
 from polykemi.engines.js_calls import Calls
@@ -21,10 +23,22 @@ from polykemi.engines.js_sources import Sources, read
 from polykemi.engines.js_values import ENTERED, SIZE, Values
 from polykemi.engines.v8 import V8, Handle, Outcome
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
-from polykemi.kemi.binding import to_octets
+from polykemi.kemi.binding import from_octets, to_octets
+from polykemi.kemi.registry import Xval
+
+log = logging.getLogger("polykemi.script")
 
 LOAD_SECONDS: Final = 10.0  # for the top level of a script
 
+_CONSOLE: Final = {
+    **dict.fromkeys(("log", "info"), logging.INFO),
+    "debug": logging.DEBUG,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
+_INVOKED: Final = "\0"  # in front of the name of a function that is called for another script; alone: a text is run
+_APART: Final = "\0"  # a text is run apart from the script
+_FIRST_INVOKED: Final = -2  # words[3] of the function 0 when it is called for another script; less for the others
 _DEEPEST: Final = 16  # route blocks inside of one
 _PAUSES: Final = (1 << 14) - 1  # V8's message pump has its turn when a block's number has none of these bits
 
@@ -48,6 +62,7 @@ class JsEngine:
         self._struck = 0  # number of the outermost that is being stopped as its time is over
         self._strike = threading.Lock()
         self._seen = (0, 0.0)  # the outermost at the last look, and when it was seen first
+        self._result: Xval = None  # of the function that was called for another script
         self._error: ScriptError | None = None  # of the block that has just failed
         # of the threads
         self._busy = False  # a call waits
@@ -75,8 +90,22 @@ class JsEngine:
         v8, values = self._v8, self._values
         calls = Calls(self._host, values, self._where)
         rows, exports = calls.bind()
-        entries = v8.entries((self._failed, values.piece, values.rest, calls.method, calls.misfit, *exports))
-        source = resources.files("polykemi.engines").joinpath("js_runtime.js").read_text("utf-8")
+        entries = v8.entries(
+            (
+                self._failed,
+                values.piece,
+                values.rest,
+                calls.method,
+                calls.misfit,
+                self._returned,
+                self._module,
+                self._say,
+                *exports,
+            )
+        )
+        files = resources.files("polykemi.engines")
+        library, source = (files.joinpath(name).read_text("utf-8") for name in ("js_library.js", "js_runtime.js"))
+        v8.eval(library)
         spec = json.dumps({"exports": rows})
         return v8.make(v8.eval(source), spec, v8.array([shared, entries]))
 
@@ -119,7 +148,9 @@ class JsEngine:
         self._sources.live = file
         names = outcome.text.split("\n")[:-1]
         self._names = frozenset(names)
-        self._functions = {to_octets(name): i for i, name in enumerate(names)} | {n: i for i, n in enumerate(names)}
+        numbers = {to_octets(name): i for i, name in enumerate(names)} | {n: i for i, n in enumerate(names)}
+        invoked = numbers | {"": len(names), _APART: len(names) + 1}
+        self._functions = numbers | {_INVOKED + name: _FIRST_INVOKED - i for name, i in invoked.items()}
 
     def _perform(self, function: Handle, this: Handle) -> tuple[Outcome, bool]:
         """Run ``function`` as a task and wait; tell whether it ran longer than LOAD_SECONDS and was stopped."""
@@ -183,6 +214,41 @@ class JsEngine:
                 self.call(function, argument)
         if not block & _PAUSES and self._loop is not None:
             self._loop.stop()
+
+    def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
+        """Call ``function`` for a script. Raise ScriptError."""
+        if function not in self._functions:
+            raise ScriptError(self._sources.live, None, f"no function {function}")
+        self._result = None
+        self.call(_INVOKED + function, json.dumps([from_octets(one) for one in arguments]))
+        return self._result
+
+    def evaluate(self, text: str, *, apart: bool) -> None:
+        """Run ``text`` with the script's globals, or with those of V8 alone. Raise ScriptError."""
+        self.call(_INVOKED + (_APART if apart else ""), json.dumps([from_octets(text)]))
+
+    def where(self) -> str:
+        """Return ``file:line`` of the call that is running."""
+        return self._where() if self._run else ""
+
+    def _returned(self) -> None:
+        """JavaScript tells what a function gave that it has called for another script."""
+        text, kind = self._values.two_texts()
+        self._result = to_octets(text) if kind == "string" else int(float(text))
+
+    def _module(self) -> None:
+        """JavaScript wants a module: give its path, V8's name for it and its source, or what is wrong."""
+        name, source = self._values.two_texts()
+        try:
+            found: Any = [to_octets(text) for text in self._sources.module(name, source)]
+        except ScriptLoadError as error:
+            found = to_octets(str(error))
+        self._words[0] = self._values.put(found)
+
+    def _say(self) -> None:
+        """JavaScript's console."""
+        text, level = self._values.two_texts()
+        log.log(_CONSOLE[level], "%s", to_octets(text))
 
     def _may_nest(self, function: str) -> None:
         """Raise ScriptError when no block may begin inside of the one that runs."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from polykemi.engines.base import Host
 from polykemi.engines.js_values import EXIT, FAILED, FALSE, TRUE, Values
 from polykemi.errors import SipError
-from polykemi.kemi.binding import Refused, bind, to_octets
+from polykemi.kemi.binding import Misuse, bind, to_octets
 from polykemi.kemi.context import Exit
 from polykemi.kemi.registry import Export
 
@@ -19,8 +19,18 @@ _METHODS: Final = 32  # numbered
 log = logging.getLogger("polykemi.engines.js")
 
 
+class Unfit:
+    """A value that JavaScript could not convert: its text and its type."""
+
+    def __init__(self, text: str, kind: str) -> None:
+        self.text, self.kind = text, kind
+
+    def __repr__(self) -> str:
+        return self.text
+
+
 class JsConversion:
-    """Kamailio's rules for app_jsdt. ``js_runtime.js`` has converted the arguments, ``Values`` makes octets of texts."""
+    """How values come from JavaScript and go there: ``js_runtime.js`` converts arguments, ``Values`` the texts."""
 
     unicode = False
     extra_arguments = False
@@ -30,17 +40,15 @@ class JsConversion:
         self.where = where
         self.checked = checked
 
-    def to_int(self, value: Any) -> int:
-        """Return ``value``, an integer already."""
-        return int(value)
+    def type_name(self, value: Any) -> str:
+        """Return JavaScript's word for the type, with the value where that says more."""
+        if not isinstance(value, Unfit):
+            return type(value).__name__
+        return f'"{value.text[:64]}" (string)' if value.kind == "string" else value.kind
 
-    def to_str(self, value: Any) -> str:
-        """Return ``value``, a text already."""
-        return str(value)
-
-    def missing(self) -> Any:
-        """Refuse the call: no arguments were given (when only some are missing, JavaScript throws a RangeError)."""
-        raise Refused("is missing")
+    def to_data(self, value: Any) -> Any:
+        """Return ``value``: ``Values.put`` writes it."""
+        return value
 
 
 class Calls:
@@ -58,12 +66,16 @@ class Calls:
         rows: list[list[Any]] = []
         entries: list[Callable[[], None]] = []
         for export, function in self._exports:
-            bound = bind(export, function, host.current, conversion, drive=host.drive, trace=host.trace)
+            bound = self._bound(export, function, conversion)
             types = "".join(p.type[0] for p in export.params)
             holds = "" if host.trace else "method" if export.by_method else "run" if export.constant else ""
             rows.append([export.module, export.name, types, "renews" if export.renews else holds])
             entries.append(self._entry(export, bound, types))
         return rows, entries
+
+    def _bound(self, export: Export, function: Callable[..., Any], conversion: JsConversion) -> Callable[..., Any]:
+        host = self._host
+        return bind(export, function, host.current, conversion, drive=host.drive, trace=host.trace, strict=host.strict)
 
     def _entry(self, export: Export, bound: Callable[..., Any], types: str) -> Callable[[], None]:
         """Return what JavaScript calls for ``export``: the whole way of one call."""
@@ -76,6 +88,9 @@ class Calls:
         """Return what JavaScript shall do after ``error``."""
         if isinstance(error, Exit):
             return EXIT
+        if isinstance(error, Misuse):
+            self._values.words[4] = self._values.put(to_octets(str(error)))
+            return FAILED
         log.error("%s: internal error", export.path, exc_info=error)
         self._values.words[4] = self._values.put(to_octets(f"{export.path}: {type(error).__name__}: {error}"))
         return FAILED
@@ -96,21 +111,26 @@ class Calls:
         words[0] = number
 
     def misfit(self) -> None:
-        """The call cannot be made as it is: no block runs, or so many arguments are wrong (none where some are needed,
-        some where none are, too many). Log why.
+        """The call cannot be made as it is: no block runs, or so many arguments are wrong (too few, too many, some where
+        none are taken), or one does not convert. Do what is done in such a case.
         """
         words = self._values.words
-        (export, function), given = self._exports[words[1]], words[2]
-        conversion, host = JsConversion(self._where, checked=False), self._host
-        bound = bind(export, function, host.current, conversion, drive=host.drive, trace=host.trace)
+        index, given, unfit = words[4], words[5], words[6]
+        export, function = self._exports[index]
+        args: list[Any] = [0 if p.type == "int" else "" for p in export.params[:given]]
+        args += [""] * (given - len(args))
+        if unfit >= 0:
+            args[unfit] = Unfit(*self._values.two_texts())
+        bound = self._bound(export, function, JsConversion(self._where, checked=False))
         try:
-            words[0] = self._values.put(bound(*[""] * given))
+            words[0] = self._values.put(bound(*args))
         except BaseException as error:  # noqa: BLE001
             words[0] = self._raised(error, export)
 
 
 # the code of a result that is as usual; ``put`` writes all others
 _USUAL: Final = {
+    "data": "put(result)",
     "bool": f"{TRUE} if result else {FALSE}",
     "int": "code(result) or put(result)",
     "none": f"{FALSE}",

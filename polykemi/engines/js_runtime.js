@@ -13,8 +13,12 @@
 //   words[2..7]    of a call: the arguments; of a text in TEXT: its length
 //   words[8..13]   of a call: the number to keep a text under from now on (-1: none); [8..9] of a piece that goes ahead:
 //                  which argument it belongs to, and where in it
-//   words[3..4]    of a route block: the number of the script's function (ENTERED: it has begun), the code of its argument
-//   words[4]       of a call that failed: the code of the reason
+//   words[3..4]    of a route block: the number of the script's function (ENTERED: it has begun), the code of its argument;
+//                  INVOKED less the number: it is called for another script, the argument is the JSON of its arguments
+//   words[4]       of a call that failed: the code of the reason; of a result that is a list or a dictionary: that of its
+//                  JSON
+//   words[4..6]    of a call that cannot be made as it is: its number, how many arguments it has, which of them does not
+//                  convert (-1: none; else words[1..3] and the text area hold its text and its type)
 //   words[14]      whether KSR may be called now: CLOSED, OPEN, LEAVING when the block has called KSR.x.exit(), LOADING
 //   words[15]      the number of the route block that runs, 0 while a script is loaded
 //   doubles[0]     a number that is no small integer
@@ -27,36 +31,39 @@
 // first (`const`) or pinned (what is called as a method), and loops are written so that they need no iterators.
 (function boot(shared, entries) {
   'use strict';
-  const { Array, Error, Map, Promise, RangeError, Reflect, String } = globalThis;
+  const { Array, Error, Map, Promise, RangeError, Reflect, String, SyntaxError } = globalThis;
   const { Float64Array, Int32Array, Uint16Array, Uint8Array, RegExp } = globalThis;
   const { apply } = Reflect;
   const { defineProperty, getOwnPropertyNames } = Object;
-  const fromCharCode = String.fromCharCode;
+  const fromCharCode = String.fromCharCode, parseJson = JSON.parse, toJson = JSON.stringify;
   const evaluate = globalThis.eval; // called by this name it evaluates in the global scope
   const uncurried = (method) => (self, ...rest) => apply(method, self, rest);
   const indexOf = uncurried(String.prototype.indexOf), slice = uncurried(String.prototype.slice);
+  const endsWith = uncurried(String.prototype.endsWith), lastIndexOf = uncurried(String.prototype.lastIndexOf);
   const exec = uncurried(RegExp.prototype.exec), then = uncurried(Promise.prototype.then);
   const pin = (owner, name) => defineProperty(owner, name, { writable: false, configurable: false });
   pin(String.prototype, 'charCodeAt');
   pin(Map.prototype, 'get');
   pin(Map.prototype, 'set');
+  pin(Map.prototype, 'delete');
   pin(globalThis, 'eval');
 
   const TEXT = 128;
   const SHORT = 64, KEPT = 4096, SEEN = 1024; // texts up to SHORT are kept when they come a second time
   const METHODS = 32, KINDS = 16; // methods, and texts for each function, whose results are kept
-  const PIECE = 1 << 16, LONGEST = 1 << 24; // six pieces fit into the text area; characters
+  const PIECE = 1 << 16, LONGEST = 1 << 24, LONGEST_RESULT = 1 << 18; // six pieces fit into the text area; characters
   const NULL = 0, FALSE = 1, TRUE = 2, INT = 3, DOUBLE = 4, OCTETS = 5, UNITS = 6, PIECES = 7;
+  const DATA = -1;
   const EXIT = 8, FAILED = 9; // no values
   const ZERO = 128, TEXTS = 256; // a small integer, a text that Python has numbered
-  const STATE = 14, CLOSED = 0, OPEN = 1, LEAVING = 2, LOADING = 3, RUN = 15, LAST_RUN = 1 << 30, ENTERED = -1;
+  const STATE = 14, CLOSED = 0, OPEN = 1, LEAVING = 2, LOADING = 3, RUN = 15, LAST_RUN = 1 << 30, ENTERED = -1, INVOKED = -2;
   const EXIT_TEXT = '~~ksr~exit~~'; // what KSR.x.exit() throws, as in Kamailio
 
   const words = new Int32Array(shared, 0, 16), doubles = new Float64Array(shared, 64, 1);
   const octets = new Uint8Array(shared, TEXT), units = new Uint16Array(shared, TEXT);
   const spec = JSON.parse(this);
   const failed = entries[0], piece = entries[1], rest = entries[2];
-  const tellMethod = entries[3], misfit = entries[4], OWN_ENTRIES = 5;
+  const tellMethod = entries[3], misfit = entries[4], returned = entries[5], findModule = entries[6], say = entries[7], OWN_ENTRIES = 8;
 
   let runs = 0;
   let handlers = []; // of the script that is live: number => function that returns the script's function
@@ -171,6 +178,7 @@
     if (code > FAILED) return code - ZERO;
     switch (code) {
       case NULL: return null;
+      case DATA: return parseJson(take(words[4]));
       case INT: return words[1];
       case FALSE: return false;
       case TRUE: return true;
@@ -202,16 +210,38 @@
   }
 
   // ---- the functions of KSR
-  function toInt(value) { // as Kamailio: no number is 0, fractions are cut off, what is too large is the largest int
-    const number = +value, int = number | 0;
-    if (int === number || number !== number) return int;
+  // What converts is converted as in the other languages (kemi/binding.py); undefined: it does not.
+  function toInt(value) { // fractions are cut off, what is too large is the largest int
+    let number = value;
+    if (typeof value === 'string') number = exec(/\S/, value) === null ? NaN : +value;
+    else if (typeof value === 'boolean') number = value ? 1 : 0;
+    else if (typeof value !== 'number') return undefined;
+    const int = number | 0;
+    if (int === number) return int;
+    if (number - number !== 0) return undefined; // NaN, or without end
     return number >= 2147483647 ? 2147483647 : number <= -2147483648 ? -2147483648 : int;
   }
 
-  function misfitted(index, given, expected) { // as many arguments as no function of this name has
-    if (given > 0 && given < expected) throw new RangeError('invalid stack index ' + given);
-    words[1] = index;
-    words[2] = given;
+  function toText(value) {
+    switch (typeof value) {
+      case 'string': return value;
+      case 'number':
+      case 'boolean':
+      case 'bigint': return `${value}`;
+      case 'undefined': return '';
+    }
+    return value === null ? '' : undefined;
+  }
+
+  // A call with as many arguments as no function of this name takes, or with one (`unfit`) that does not convert.
+  function misfitted(index, given, unfit, value) {
+    if (unfit >= 0) {
+      const kind = value === null ? 'null' : typeof value;
+      sendTexts(kind === 'string' ? slice(value, 0, 80) : kind === 'number' ? `${value}` : '', kind);
+    }
+    words[4] = index;
+    words[5] = given;
+    words[6] = unfit;
     misfit();
     return outcome();
   }
@@ -219,13 +249,13 @@
   function notOpen(index) {
     if (words[STATE] === LEAVING) throw EXIT_TEXT;
     if (words[STATE] !== LOADING) throw new Error('KSR is called when no route block runs');
-    return misfitted(index, 0, 0);
+    return misfitted(index, 0, -1);
   }
 
   function bindPlain(enter, index, ignoresArguments) {
     return function (...given) {
       if (words[STATE] !== OPEN) return notOpen(index);
-      if (given.length > 0 && !ignoresArguments) return misfitted(index, given.length, 0);
+      if (given.length > 0 && !ignoresArguments) return misfitted(index, given.length, -1);
       enter();
       return outcome();
     };
@@ -234,8 +264,9 @@
   function bindText(enter, index) { // one text: most calls
     return function (...given) {
       if (words[STATE] !== OPEN) return notOpen(index);
-      if (given.length === 0 || given.length > 6) return misfitted(index, given.length, 1);
-      const value = given[0], text = typeof value === 'string' ? value : `${value}`;
+      if (given.length === 0 || given.length > 6) return misfitted(index, given.length, -1);
+      const value = given[0], text = typeof value === 'string' ? value : toText(value);
+      if (text === undefined) return misfitted(index, given.length, 0, value);
       const number = kept.get(text);
       if (number === undefined) {
         enterWith(enter, [text]);
@@ -252,11 +283,13 @@
     const n = types.length;
     return function (...given) {
       if (words[STATE] !== OPEN) return notOpen(index);
-      if (given.length < n || given.length > 6) return misfitted(index, given.length, n);
+      if (given.length < n || given.length > 6) return misfitted(index, given.length, -1);
       const values = new Array(n);
       for (let i = 0; i < n; i++) {
         const value = given[i];
-        values[i] = types[i] === 'i' ? toInt(value) : typeof value === 'string' ? value : `${value}`;
+        const taken = types[i] === 'i' ? toInt(value) : toText(value);
+        if (taken === undefined) return misfitted(index, given.length, i, value);
+        values[i] = taken;
       }
       enterWith(enter, values);
       return outcome();
@@ -327,7 +360,7 @@
   const rows = spec.exports;
 
   // Make a new KSR and its globals, so that a script finds what the last one may have changed as it was.
-  function install() {
+  function install(name) {
     const show = (name, value) =>
       defineProperty(globalThis, name, { value, writable: true, enumerable: true, configurable: true });
     const ksr = {};
@@ -337,6 +370,7 @@
       (module === '' ? ksr : ksr[module])[rows[i][1]] = functions[i];
     }
     show('KSR', ksr);
+    if (name !== undefined) show('require', requirer(name, new Map()));
   }
 
   // ---- failures
@@ -349,8 +383,8 @@
     }
   }
 
-  function sendTexts(first, second) {
-    const values = [slice(first, 0, 8192), slice(second, 0, 8192)];
+  function sendTexts(first, second, most = 8192) {
+    const values = [slice(first, 0, most), slice(second, 0, 8192)];
     words[1] = 0;
     let at = 0;
     for (let i = 0; i < 2; i++) {
@@ -378,13 +412,14 @@
 
   // ---- route blocks
   function runBlock() {
-    const handler = handlers[words[3]], code = words[4], run = words[RUN], state = words[STATE];
+    const number = words[3], code = words[4], run = words[RUN], state = words[STATE];
     words[3] = ENTERED;
     words[4] = NULL;
     words[RUN] = runs = runs % LAST_RUN + 1;
     words[STATE] = OPEN;
     try {
-      runHandler(handler, code);
+      if (number > INVOKED) runHandler(handlers[number], code);
+      else invoke(handlers[INVOKED - number], code);
     } catch (error) {
       if (words[STATE] !== LEAVING && error !== EXIT_TEXT) fail(error);
       words[STATE] = LEAVING;
@@ -408,6 +443,17 @@
     }
     drain(); // what promises have to do belongs to this block
     if (rejected) throw reason;
+  }
+
+  function invoke(handler, code) {
+    const callback = handler();
+    if (typeof callback !== 'function') return;
+    const result = apply(callback, undefined, parseJson(take(code)));
+    drain();
+    if (typeof result === 'number' && result - result === 0) sendTexts(`${result}`, 'number');
+    else if (typeof result === 'string') sendTexts(result, 'string', LONGEST_RESULT);
+    else return;
+    returned();
   }
 
   function drain() {
@@ -436,8 +482,8 @@
     mustParse(source);
     words[RUN] = 0;
     words[STATE] = LOADING;
-    const before = globalThis.KSR;
-    install();
+    const before = globalThis.KSR, ownRequire = globalThis.require;
+    install(name);
     let loaded = false;
     try {
       // a function scope of its own; the function inside finds const, let and var alike
@@ -446,21 +492,94 @@
       const scope = apply(make, globalThis, []);
       const found = functionsOf(scope, source);
       drain();
+      const own = [() => (text) => { scope(text); }, () => (text) => { evaluate(text); }]; // see engines/js.py
+      for (let i = 0; i < own.length; i++) {
+        defineProperty(found.handlers, found.handlers.length, { value: own[i], writable: true, enumerable: true, configurable: true });
+      }
       handlers = found.handlers;
       loaded = true;
       return found.names;
     } finally {
       words[STATE] = CLOSED;
-      if (!loaded) restore(before);
+      if (!loaded) restore(before, ownRequire);
     }
   }
 
-  function restore(ksr) {
+  function restore(ksr, ownRequire) {
     if (ksr === undefined) return;
     install();
     globalThis.KSR = ksr;
+    globalThis.require = ownRequire;
     for (let i = 0; i < rows.length; i++) if (rows[i][0] !== '') globalThis['KSR_' + rows[i][0]] = ksr[rows[i][0]];
   }
+
+  // Return require() for the source `name`; `modules`: path => module, of all sources of a script.
+  function requirer(name, modules) {
+    const paths = new Map(); // as this source writes them
+    return function require(given) {
+      const wanted = `${given}`, known = paths.get(wanted);
+      if (known !== undefined) return modules.get(known).exports;
+      sendTexts(wanted, name);
+      findModule();
+      const found = take(words[0]); // [path, its name here, source], or what is wrong
+      if (typeof found === 'string') throw new Error(found);
+      const path = found[0];
+      if (modules.get(path) === undefined) loadModule(path, found[1], found[2], modules);
+      paths.set(wanted, path);
+      return modules.get(path).exports;
+    };
+  }
+
+  function loadModule(path, name, source, modules) {
+    const module = { id: path, filename: path, loaded: false, exports: {} };
+    modules.set(path, module);
+    try {
+      if (endsWith(path, '.json')) {
+        module.exports = parseJson(source);
+      } else {
+        const directory = slice(path, 0, lastIndexOf(path, '/'));
+        const make = compiled(path, name, source);
+        apply(make, module.exports, [module.exports, requirer(name, modules), module, path, directory]);
+      }
+      module.loaded = true;
+    } finally {
+      if (!module.loaded) modules.delete(path);
+    }
+  }
+
+  function compiled(path, name, source) {
+    try {
+      return evaluate(
+        '(function (exports, require, module, __filename, __dirname) {' + source + '\n})\n//# sourceURL=' + name);
+    } catch (error) {
+      throw new SyntaxError(path + ': ' + error.message);
+    }
+  }
+
+  // ---- console
+  function shownValue(value) {
+    if (typeof value === 'string') return value;
+    if (typeof value !== 'object' || value === null) return String(value);
+    if (value instanceof Error) return stackOf(value) || String(value);
+    try {
+      return toJson(value) ?? String(value);
+    } catch (_) {
+      return String(value); // a cycle
+    }
+  }
+
+  const console = {};
+  ['debug', 'log', 'info', 'warn', 'error'].forEach((level) => {
+    console[level] = function (...values) {
+      let text = '';
+      for (let i = 0; i < values.length; i++) text += (i > 0 ? ' ' : '') + shownValue(values[i]);
+      sendTexts(text, level);
+      say();
+    };
+  });
+  console.trace = console.debug;
+  defineProperty(globalThis, 'console', { value: console, writable: true, configurable: true });
+  defineProperty(globalThis, 'require', { value: undefined, writable: true, configurable: true });
 
   const ownGlobals = new Map();
   getOwnPropertyNames(globalThis).forEach((name) => ownGlobals.set(name, true));

@@ -18,11 +18,35 @@ class Sources:
     def __init__(self) -> None:
         self.live = "js"
         self._files: list[str] = []
+        self._labels: dict[tuple[Path, Path], str] = {}
+        self._roots: list[Path] = []  # of each file: the directory that require() does not leave
 
-    def add(self, file: str) -> str:
-        """Return V8's name for a script that is about to be loaded."""
+    def add(self, file: str, root: Path | None = None) -> str:
+        """Return V8's name for a source that is about to be loaded: a script, or a module of the script in ``root``."""
         self._files.append(file)
+        self._roots.append(root or Path(file).parent.resolve())
         return f"{_NAME}{len(self._files) - 1}"
+
+    def module(self, name: str, source: str) -> tuple[str, str, str]:
+        """Return path, V8's name and source of the module that the ``source`` requires. Raise ScriptLoadError.
+
+        A name that begins with a dot starts from the file that requires it, any other from the script's directory.
+        """
+        number = int(source.removeprefix(_NAME))
+        root = self._roots[number]
+        start = Path(self._files[number]).parent.resolve() if name.startswith(".") else root
+        for candidate in (name, f"{name}.js", f"{name}.json", f"{name}/index.js"):
+            try:
+                path = (start / candidate).resolve()
+                found = path.is_relative_to(root) and path.is_file()
+            except (OSError, ValueError):
+                continue
+            if found:
+                label = self._labels.get((root, path))
+                if label is None:
+                    label = self._labels[root, path] = self.add(str(path), root)
+                return str(path), label, read(path)
+        raise ScriptLoadError(self._files[number], None, f"Cannot find module '{name}'")
 
     def position(self, stack: str) -> str:
         """Return ``file:line`` of the script's innermost frame."""
@@ -34,26 +58,30 @@ class Sources:
         cause, stack = (text.encode("utf-8", "replace").decode() for text in (cause, stack))
         cause = cause.replace("\r", " ").replace("\n", " ")  # it goes into one line of the log
         lines = [line for line in stack.split("\n") if "(js_runtime.js" not in line]
-        return ScriptError(self.live, _line(stack), cause, _FRAME.sub(self._named, "\n".join(lines)))
+        file, line = self._place(stack, self.live)
+        return ScriptError(file, line, cause, _FRAME.sub(self._named, "\n".join(lines)))
 
     def load_error(self, file: str, name: str, message: str) -> ScriptLoadError:
         """Return the error of a script that did not load, from V8's message: ``where:line: cause``, source line, stack."""
         head, _, stack = message.partition("\n")
         parts = re.match(r"(\S*?):(\d+): (.*)", head)
         if parts is None:
-            return ScriptLoadError(file, _line(stack), head)
+            return ScriptLoadError(*self._place(stack, file), head)
         where, line, cause = parts.groups()
-        # V8 gives a source that it could not parse no name
-        return ScriptLoadError(file, int(line) if where in ("undefined", name) else _line(stack), cause)
+        if where in ("undefined", name):  # V8 gives a source that it could not parse no name
+            return ScriptLoadError(file, int(line), cause)
+        return ScriptLoadError(*self._place(f"{where}:{line}\n{stack}", file), cause)
+
+    def _place(self, stack: str, file: str) -> tuple[str, int | None]:
+        """Return file and line of the innermost frame that is a script's, ``file`` when there is none."""
+        frame = _FRAME.search(stack)
+        if frame is None or int(frame[1]) >= len(self._files):
+            return file, int(frame[2]) if frame else None
+        return self._files[int(frame[1])], int(frame[2])
 
     def _named(self, frame: re.Match[str]) -> str:
         number = int(frame[1])
         return f"{self._files[number]}:{frame[2]}" if number < len(self._files) else frame[0]
-
-
-def _line(stack: str) -> int | None:
-    frame = _FRAME.search(stack)
-    return int(frame[2]) if frame else None
 
 
 def read(path: Path) -> str:

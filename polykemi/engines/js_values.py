@@ -7,12 +7,14 @@ in a set that is bounded as well.
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 from polykemi.kemi.binding import from_octets, to_octets
 
 # what came of a call: a code for most values; CPython keeps integers below 257 ready
 NULL, FALSE, TRUE, INT, DOUBLE, OCTETS, UNITS, PIECES, EXIT, FAILED = range(10)
+DATA: Final = -1  # a list or a dictionary: words[4] is the code of its JSON
 ZERO: Final = 128  # for integers of less than SMALL, above and below
 SMALL: Final = 100
 TEXTS: Final = 256  # and above: texts that JavaScript has numbered
@@ -28,6 +30,15 @@ _KEPT: Final = 4096
 _SEEN: Final = 1024
 _INTEGERS: Final = {value: ZERO + value for value in range(1 - SMALL, SMALL)}
 _PIECE: Final = 1 << 16  # characters; longer texts cross in several pieces
+
+
+def _unicode(value: Any) -> Any:
+    """Return a list or a dictionary with its texts as Unicode."""
+    if type(value) is list:
+        return [_unicode(one) for one in value]
+    if type(value) is dict:
+        return {from_octets(key): _unicode(one) for key, one in value.items()}
+    return from_octets(value) if type(value) is str else value
 
 
 class Values:
@@ -61,6 +72,9 @@ class Values:
             return TRUE if value else FALSE
         if value is None:
             return NULL
+        if kind is list or kind is dict:
+            self.words[4] = self.put(json.dumps(_unicode(value)))
+            return DATA
         raise TypeError(f"no value of KEMI: {value!r}")
 
     def _put_text(self, octets: str) -> int:

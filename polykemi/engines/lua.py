@@ -1,7 +1,7 @@
 """The Lua engine: LuaJIT through lupa, as Kamailio's app_lua.
 
-A script sees Lua's pure libraries, ``KSR`` and, through ``require``, the Lua files of its own directory; ``prelude.lua``
-keeps that law. Text needs no conversion: Lua strings are octets, lupa's Latin-1 makes one character of each.
+A script sees Lua's pure libraries, ``KSR`` and, through ``require``, ``cjson`` and the Lua files of its own directory and of
+the configured ``path``; ``prelude.lua`` keeps that law. Text needs no conversion: Lua strings are octets, lupa's Latin-1 makes one character of each.
 
 The time limit is a count hook. It stops every loop of Lua code, also inside of ``pcall``; it cannot stop a single call of
 a C function (``string.find`` with a pattern made to backtrack for ever).
@@ -17,18 +17,19 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NoReturn
 
-from lupa.luajit21 import LuaError, LuaMemoryError, LuaRuntime
+from lupa.luajit21 import LuaError, LuaMemoryError, LuaRuntime, lua_type
 
 from polykemi.engines.base import LOAD_FACTOR, Host
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
-from polykemi.kemi.binding import bind, expected
+from polykemi.kemi.binding import Misuse, bind
 from polykemi.kemi.context import Exit
+from polykemi.kemi.registry import Xval
 
 log = logging.getLogger("polykemi.script")
 
@@ -37,52 +38,32 @@ _ENDING_MODULE: Final = "x"  # its functions end the route
 _HOOK_INSTRUCTIONS: Final = 100_000  # under a millisecond of Lua
 _MEMORY_HOOK_INSTRUCTIONS: Final = 10_000
 _OWN_FRAMES: Final = ("\tpolykemi:", "\t[C]: in function 'native_xpcall'", "\t[C]: in function 'error'")
-_INT64: Final = 1 << 63
 _LUA_TYPES: Final[dict[type, str]] = {type(None): "nil", bool: "boolean", int: "number", float: "number", str: "string"}
 
 
 class LuaConversion:
-    """Lua's own conversions, as app_lua applies them (lua_tostring, lua_tointeger); nothing given is refused."""
+    """How values come from Lua and go there."""
 
     checked = False
     unicode = False
     extra_arguments = False
     none_result = False
 
-    def __init__(self, where: Callable[[], str]) -> None:
+    def __init__(self, where: Callable[[], str], table: Callable[[Any], Any]) -> None:
         self.where = where
+        self._table = table
 
-    def to_int(self, value: Any) -> int:
-        """Return numbers without their fraction, what a numeric string says, and 0 for all else."""
-        if type(value) is str:
-            value = _number(value)
-        if type(value) is int:
-            return value
-        if type(value) is not float or not -_INT64 <= value < _INT64:  # not a number compares false, too
-            return 0
-        return int(value)
+    def type_name(self, value: Any) -> str:
+        """Return Lua's word for the type of ``value``."""
+        return _LUA_TYPES.get(type(value)) or str(lua_type(value))
 
-    def to_str(self, value: Any) -> str:
-        """Return numbers as Lua prints them; all else that is no string is the empty text, as nil is."""
-        if type(value) is int or type(value) is float:
-            return format(value, ".14g")
-        return ""
-
-    def missing(self) -> NoReturn:
-        """Too few arguments are refused."""
-        raise expected("an argument", None, "nothing")
-
-
-def _number(text: str) -> int | float:
-    """Return the number that ``text`` is to Lua (decimal or hexadecimal, blanks around it), 0 when it is none."""
-    text = text.strip(" \t\r\n\f\v")
-    try:
-        if text[:2].lower() == "0x" or text[1:3].lower() == "0x":
-            return int(text, 16)
-        number = float(text) if "_" not in text and text.isascii() else 0.0
-    except ValueError:
-        return 0
-    return number if math.isfinite(number) else 0
+    def to_data(self, value: Any) -> Any:
+        """Return tables of lists (from 1) and dictionaries."""
+        if type(value) is list:
+            return self._table([self.to_data(one) for one in value])
+        if type(value) is dict:
+            return self._table({key: self.to_data(one) for key, one in value.items()})
+        return value
 
 
 class ScriptMemory(ScriptError):
@@ -96,7 +77,8 @@ class _Script:
         self.path = path
         self.texts = texts  # of the files that were read
         self.entries: dict[str, list[Any]] = {}  # function -> its idle entries in Lua
-        self._root = path.parent.resolve()
+        places = [os.fsdecode(one.partition("?")[0].encode("latin-1")) for one in host.path]
+        self._roots = [path.parent.resolve(), *(Path(place).resolve() for place in places)]
         limits = host.limits
         self._lua = LuaRuntime(
             encoding="latin-1",
@@ -106,14 +88,24 @@ class _Script:
             attribute_filter=_refuse_attribute,
             max_memory=3 * limits.memory or None,
         )
-        parts = {"classify": _classify, "expired": expired, "read": self._read, "say": _say}
-        prelude = resources.files("polykemi.engines").joinpath("prelude.lua").read_text("latin-1")
+        files = resources.files("polykemi.engines")
+        prelude, json = (files.joinpath(name).read_text("latin-1") for name in ("prelude.lua", "cjson.lua"))
+        parts = {
+            "classify": _classify,
+            "expired": expired,
+            "read": self._read,
+            "say": _say,
+            "json": json,
+            "path": ";".join(host.path),
+        }
         self._prelude = self._lua.compile(prelude, name=b"=polykemi")(
             self._lua.table_from(parts), _lua_name(path.parent)
         )
-        conversion = LuaConversion(self._prelude.where)
+        conversion = LuaConversion(self._prelude.where, self._lua.table_from)
         for export, method in host.registry:
-            bound = bind(export, method, host.current, conversion, drive=host.drive, trace=host.trace)
+            bound = bind(
+                export, method, host.current, conversion, drive=host.drive, trace=host.trace, strict=host.strict
+            )
             ends = export.module == _ENDING_MODULE
             self._prelude.export(export.module, export.name, _ending(bound) if ends else bound, ends)
         if limits.seconds or limits.memory:
@@ -156,6 +148,33 @@ class _Script:
         entry(None)
         return entry
 
+    def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
+        """Call a function and return its number or text. Raise ScriptError."""
+        runner = self._prelude.invoker(function, *arguments)
+        if runner is None:
+            raise ScriptError(str(self.path), None, f"no function {function}")
+        return self._run(runner)
+
+    def evaluate(self, text: str, *, apart: bool) -> None:
+        """Run ``text``. Raise ScriptError."""
+        chunk, problem = self._prelude.compiled(text, apart)
+        if chunk is None:
+            raise ScriptError(str(self.path), None, problem)
+        self._run(self._prelude.runner(chunk))
+
+    def _run(self, runner: Any) -> Xval:
+        ended = runner.coroutine().send(None)
+        if ended is None:
+            return None
+        if ended[0] == "result":
+            value = ended[1]
+            return value if type(value) is int else int(value) if type(value) is float else str(value)
+        raise self.error(ended)
+
+    def where(self) -> str:
+        """Return ``file:line`` of the call that is running."""
+        return str(self._prelude.where())
+
     def error(self, failure: tuple[Any, ...]) -> BaseException:
         """Return the exception for what an entry returned (``outcome`` in prelude.lua)."""
         kind, message, file, line, stack, exception = (*failure, None, None, None, None, None)[:6]
@@ -175,14 +194,15 @@ class _Script:
         return error
 
     def _read(self, name: Any) -> tuple[str, str] | None:
-        """Return text and path of the Lua file ``name`` in the script's directory, None when there is no such file."""
+        """Return text and path of the Lua file ``name`` in the script's directory or one of ``path``, None without one."""
         if type(name) is not str or "\0" in name:
             return None
         path = self.path.parent / os.fsdecode(name.encode("latin-1"))
         try:
             if path in self.texts:
                 return self.texts[path], _lua_name(path)
-            if path.resolve().is_relative_to(self._root) and path.is_file():
+            real = path.resolve()
+            if any(real.is_relative_to(root) for root in self._roots) and path.is_file():
                 return self._text(path), _lua_name(path)
         except OSError:
             pass
@@ -209,6 +229,8 @@ def _classify(exception: Any) -> tuple[str, str]:
         return "exit", ""
     if not isinstance(exception, Exception):
         return "fatal", ""
+    if isinstance(exception, Misuse):
+        return "error", str(exception)
     return "error", f"{type(exception).__name__}: {exception}".encode("latin-1", "replace").decode("latin-1")
 
 
@@ -295,6 +317,29 @@ class LuaEngine:
             if isinstance(error, ScriptMemory):
                 self._relieve(script)
             raise error
+
+    def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
+        """Call ``function`` for a script. Raise ScriptError."""
+        return self._enter(lambda script: script.invoke(function, arguments))
+
+    def evaluate(self, text: str, *, apart: bool) -> None:
+        """Run ``text`` with the script's globals, or with those of Lua alone. Raise ScriptError."""
+        self._enter(lambda script: script.evaluate(text, apart=apart))
+
+    def _enter(self, work: Callable[[_Script], Xval]) -> Xval:
+        if self._script is None:
+            raise ScriptError("", None, "no script is loaded")
+        outer, self._deadline = self._deadline, 0.0
+        try:
+            return work(self._script)
+        except (LuaError, UnicodeEncodeError) as error:
+            raise ScriptError(str(self._script.path), None, str(error)) from None
+        finally:
+            self._deadline = outer
+
+    def where(self) -> str:
+        """Return ``file:line`` of the call that is running."""
+        return self._script.where() if self._script is not None else ""
 
     def _relieve(self, script: _Script) -> None:
         """Start the script anew when what it holds is above its limit."""

@@ -1,6 +1,6 @@
 -- The Lua side of the Lua engine: the sandbox, what ends a route, and the entry into the script's functions.
 --
--- Law: a script reaches Lua's pure libraries, KSR and the Lua files of its own directory, nothing else; and what ends a
+-- Law: a script reaches Lua's pure libraries, KSR and the Lua files of its own directory (and the configured path), nothing else; and what ends a
 -- route (KSR.x.exit(), the limits of time and memory) can be caught by nothing that a script can call. Both rest on
 -- this: everything used below is a local of this chunk, taken before the script can change it, and only closures go out.
 --
@@ -16,10 +16,12 @@ local G, python, jit, debug, package = _G, python, jit, debug, package
 local error, pairs, rawget, select, tonumber, tostring, type = error, pairs, rawget, select, tonumber, tostring, type
 local native_load, native_pcall, native_xpcall = load, pcall, xpcall
 local byte, find, gsub, sub, concat = string.byte, string.find, string.gsub, string.sub, table.concat
+local string_gmatch = string.gmatch
 local create, resume, running, yield = coroutine.create, coroutine.resume, coroutine.running, coroutine.yield
 local getinfo, sethook, traceback = debug.getinfo, debug.sethook, debug.traceback
-local collect = collectgarbage
-local as_function = python.as_function
+local collect, unpack = collectgarbage, unpack
+local as_function, proxy = python.as_function, newproxy
+local json_source = host.json
 local classify, expired, read, say = as_function(host.classify), as_function(host.expired), as_function(host.read),
   as_function(host.say)
 
@@ -185,11 +187,15 @@ function require(name)
   local chunk
   if type(package.preload) == "table" then chunk = package.preload[name] end
   if not chunk then
-    local path = gsub(name, "%.", "/") .. ".lua"
-    local text, file = read(path)
-    if not text then
-      error("module '" .. name .. "' not found: no file '" .. script_directory .. "/" .. path .. "'", 2)
+    local path, text, file = gsub(name, "%.", "/"), nil, nil
+    local tried = ""
+    for pattern in string_gmatch(tostring(package.path), "[^;]+") do
+      local place = gsub(pattern, "%?", (gsub(path, "%%", "%%%%")))
+      text, file = read(place)
+      if text then break end
+      tried = tried .. "\n\tno file '" .. place .. "'"
     end
+    if not text then error("module '" .. name .. "' not found:" .. tried, 2) end
     local problem
     chunk, problem = compile(text, "@" .. file, G)
     if not chunk then error("error loading module '" .. name .. "': " .. problem, 0) end
@@ -223,7 +229,17 @@ end
 for name in pairs(package) do
   if name ~= "loaded" and name ~= "seeall" and name ~= "config" then package[name] = nil end
 end
-package.preload, package.path, package.cpath = {}, script_directory .. "/?.lua", ""
+package.preload, package.cpath = {}, ""
+package.path = script_directory .. "/?.lua;" .. script_directory .. "/?/init.lua" ..
+  (host.path ~= "" and ";" .. host.path or "")
+
+local json_modules
+for i, name in pairs({ "cjson", "cjson.safe" }) do
+  package.preload[name] = function()
+    json_modules = json_modules or { native_load(json_source, "=cjson", "t", G)(proxy()) }
+    return json_modules[i]
+  end
+end
 
 function collectgarbage(option)
   if option == "count" then return collect("count") end
@@ -311,6 +327,40 @@ function entry.handler(name)
       argument = yield(outcome(ok, e))
     end
   end
+end
+
+-- Returns what is to be run as a thread: it calls the script's function ``name`` and yields ("result", value) for a number
+-- or a text that this gives, else the outcome; nil when there is no such function.
+function entry.invoker(name, ...)
+  local f = rawget(G, name)
+  if type(f) ~= "function" then return nil end
+  return entry.runner(f, ...)
+end
+
+function entry.runner(f, ...)
+  local arguments, count = { ... }, select("#", ...)
+  return function()
+    local me, outer, result = running(), current, nil
+    entries[me] = true
+    current = me
+    local ok, e = native_xpcall(function() result = f(unpack(arguments, 1, count)) end, failure)
+    current = outer
+    if ok and (type(result) == "number" or type(result) == "string") then yield("result", result) end
+    yield(outcome(ok, e))
+  end
+end
+
+-- Returns the function that runs ``text``, or nil and what is wrong with it.
+function entry.compiled(text, apart)
+  local environment = G
+  if apart then
+    environment = {}
+    for name, value in pairs(library) do
+      environment[name] = value
+    end
+    environment._G = environment
+  end
+  return compile(text, "=(text)", environment)
 end
 
 function entry.where()

@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
@@ -25,9 +25,10 @@ from polykemi.engines.base import LOAD_FACTOR, Host
 from polykemi.engines.python_message import ScriptMessage
 from polykemi.engines.watchdog import TimeLimit, Watchdog
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
-from polykemi.kemi.binding import bind, expected
+from polykemi.kemi.binding import bind, from_octets, to_octets
 from polykemi.kemi.context import Exit
 from polykemi.kemi.faked import event_context
+from polykemi.kemi.registry import Xval
 from polykemi.sip.flow import Listener
 
 log = logging.getLogger("polykemi.script")
@@ -45,7 +46,7 @@ Handler = tuple[Callable[..., Any], int, bool]  # function, arguments it takes (
 
 
 class PythonConversion:
-    """app_python3's rules: types are strict, a bool is an integer, nothing else is converted."""
+    """How values come from Python and go there."""
 
     checked = False
     unicode = True
@@ -55,21 +56,17 @@ class PythonConversion:
     def __init__(self, is_script: Callable[[CodeType], bool]) -> None:
         self._is_script = is_script
 
-    def to_int(self, value: Any) -> int:
-        """Return bools and other kinds of ``int`` as integers."""
-        if isinstance(value, int):
-            return int(value)
-        raise expected("an integer", value, type(value).__name__)
+    def type_name(self, value: Any) -> str:
+        """Return the name of the type of ``value``."""
+        return type(value).__name__
 
-    def to_str(self, value: Any) -> str:
-        """Return other kinds of ``str`` as text."""
-        if isinstance(value, str):
-            return str(value)
-        raise expected("a string", value, type(value).__name__)
-
-    def missing(self) -> Any:
-        """Too few arguments are refused."""
-        raise expected("an argument", None, "nothing")
+    def to_data(self, value: Any) -> Any:
+        """Return lists and dictionaries with their texts as Unicode."""
+        if type(value) is list:
+            return [self.to_data(one) for one in value]
+        if type(value) is dict:
+            return {from_octets(key): self.to_data(one) for key, one in value.items()}
+        return from_octets(value) if type(value) is str else value
 
     def where(self) -> str:
         """Return the line of the innermost frame that is the script's."""
@@ -160,14 +157,16 @@ class PythonEngine:
         self._watchdog = Watchdog(host.limits.seconds, PythonEngine._run.__code__)
         self._ksr = ModuleType("KSR", "The functions of polykemi, as KEMI names them.")
         self._ksr.__dict__["__version__"] = KSR_VERSION
-        conversion = PythonConversion(self._is_script)
+        self._conversion = conversion = PythonConversion(self._is_script)
         for export, method in host.registry:
             place = self._ksr
             if export.module:
                 if not hasattr(place, export.module):
                     setattr(place, export.module, ModuleType(f"KSR.{export.module}"))
                 place = getattr(place, export.module)
-            bound = bind(export, method, host.current, conversion, drive=host.drive, trace=host.trace)
+            bound = bind(
+                export, method, host.current, conversion, drive=host.drive, trace=host.trace, strict=host.strict
+            )
             bound.__name__, bound.__doc__ = export.name, export.doc
             setattr(place, export.name, bound)
 
@@ -222,27 +221,55 @@ class PythonEngine:
                 raise ScriptError("", None, "no script is loaded")
             log.error("%s: no function %s", self._script.path, function)
             return
+        try:
+            self._run_handler(handler, argument)
+        except SystemExit:
+            pass
+
+    def _run_handler(self, handler: Handler, argument: str | None) -> Any:
         target, arity, event_first = handler
         try:
             if arity == 0:
-                self._run(target)
-            elif argument is not None and arity == 1 and event_first:
-                self._run(target, argument)
-            else:
-                message = ScriptMessage(self._current.ctx)
-                try:
-                    if arity == 1 or argument is None:
-                        self._run(target, message)
-                    else:
-                        self._run(target, message, argument)
-                finally:
-                    message.end()
-        except (Exit, SystemExit):
-            pass
+                return self._run(target)
+            if argument is not None and arity == 1 and event_first:
+                return self._run(target, argument)
+            message = ScriptMessage(self._current.ctx)
+            try:
+                if arity == 1 or argument is None:
+                    return self._run(target, message)
+                return self._run(target, message, argument)
+            finally:
+                message.end()
+        except Exit:
+            return None
         except TimeLimit as error:
             raise self._error(error, ScriptTimeout) from None
         except Exception as error:
             raise self._error(error, ScriptError) from error
+
+    def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
+        """Call ``function`` with as many of (msg, argument) as it takes. Raise ScriptError.
+
+        As in Kamailio a function that gives neither a number nor a text has failed (-1), and so has one that exits.
+        """
+        handler = self._handlers.get(from_octets(function))
+        if handler is None:
+            raise ScriptError(str(self._script.path) if self._script else "", None, f"no function {function}")
+        try:
+            result = self._run_handler(handler, from_octets(arguments[0]) if arguments else None)
+        except SystemExit:
+            return -1
+        if isinstance(result, str):
+            return to_octets(result)
+        return int(result) if isinstance(result, (int, float)) else -1
+
+    def evaluate(self, text: str, *, apart: bool) -> None:
+        """Kamailio has no such function for Python."""
+        raise ScriptError(str(self._script.path) if self._script else "", None, "Python runs functions only")
+
+    def where(self) -> str:
+        """Return ``file:line`` of the call that is running."""
+        return self._conversion.where()
 
     def close(self) -> None:
         """End the watchdog and take the script out of this interpreter's tables."""
@@ -255,7 +282,7 @@ class PythonEngine:
                 sys.path.remove(self._script.directory)
         self._script, self._handlers, self._functions = None, {}, frozenset()
 
-    def _run(self, function: Callable[..., Any], *args: Any, factor: float = 1.0) -> None:
+    def _run(self, function: Callable[..., Any], *args: Any, factor: float = 1.0) -> Any:
         """Call ``function`` of the script, watched. The watchdog strikes only above this frame."""
         modules = sys.modules
         if modules.get("KSR") is not self._ksr:  # another instance ran last
@@ -263,7 +290,7 @@ class PythonEngine:
         watchdog = self._watchdog
         outer = watchdog.arm(factor)
         try:
-            function(*args)
+            return function(*args)
         finally:
             watchdog.disarm(outer)
 

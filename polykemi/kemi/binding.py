@@ -1,11 +1,13 @@
 """Make the callable that a script calls: argument checks, conversion, context and errors around one export.
 
-Generated once for each export and engine, so that a call costs one Python frame and no loop. How values of the wrong
-type are taken differs between Kamailio's engines (``Conversion``); that they are checked here does not. The rules:
+Generated once for each export and engine, so that a call costs one Python frame and no loop. The rules:
+
+- What converts is converted, alike in all languages (``as_int``, ``as_str``): a number in a text is an integer, a number
+  is a text, null an empty text, true 1.
 
 - Outside of message processing a call is logged and gives false.
 - An argument that cannot be taken, is missing or is one too many is logged and the call gives false: the export is
-  not called and the script goes on.
+  not called and the script goes on. Where the server is strict the script gets ``Misuse`` instead.
 - In a route block where the export makes no sense the call is logged and gives -1 (false, null), and so does a
   ``SipError`` that the export raises.
 - ``Exit`` and every exception that is not foreseen go through to the engine.
@@ -14,6 +16,7 @@ type are taken differs between Kamailio's engines (``Conversion``); that they ar
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Generator
 from functools import cache
 from types import CodeType
@@ -30,13 +33,17 @@ Trace = Callable[[str, tuple[Any, ...], Any], None]
 
 BOUND_CODE: Final = "<KSR>"  # the file name of the generated functions' code
 MISSING: Any = object()
-_FAILED: Final = {"int": -1, "bool": False, "xval": None, "none": False}
+_FAILED: Final = {"int": -1, "bool": False, "xval": None, "data": None, "none": False}
 MAX_ARGUMENTS: Final = 6  # of any function (SR_KEMI_PARAMS_MAX)
 _SHOWN: Final = 64  # characters of a refused text that go into the log
 
 
 class Refused(Exception):
     """An argument that cannot be taken; the text says what was expected and what came."""
+
+
+class Misuse(TypeError):
+    """A call that cannot be made as it is, raised in the script where ``[ksr] strict`` is set."""
 
 
 class Conversion(Protocol):
@@ -47,14 +54,11 @@ class Conversion(Protocol):
     extra_arguments: bool  # surplus arguments are ignored (else: only by functions with parameters, up to six in all)
     none_result: Any  # what a function without result gives
 
-    def to_int(self, value: Any) -> int:
-        """Return ``value`` as the engine coerces it to an integer, or raise Refused."""
+    def type_name(self, value: Any) -> str:
+        """Return the language's word for the type of ``value``."""
 
-    def to_str(self, value: Any) -> str:
-        """Return ``value`` as the engine coerces it to text, or raise Refused."""
-
-    def missing(self) -> Any:
-        """Return what stands for an argument that was not given, or raise Refused."""
+    def to_data(self, value: Any) -> Any:
+        """Return a result with its lists and dictionaries as the language's own."""
 
     def where(self) -> str:
         """Return the script's ``file:line`` of the call that is running."""
@@ -77,6 +81,42 @@ def from_octets(text: str) -> str:
     return text.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
+def as_int(value: Any, type_name: Callable[[Any], str]) -> int:
+    """Return ``value`` as an integer: a number without its fraction, a number in a text, true as 1. Raise Refused."""
+    if isinstance(value, int):
+        return int(value)
+    number = _number(value) if isinstance(value, str) else value
+    if isinstance(number, (int, float)) and math.isfinite(number):
+        return int(number)
+    raise expected("an integer", value, type_name(value))
+
+
+def as_str(value: Any, type_name: Callable[[Any], str]) -> str:
+    """Return ``value`` as a text: numbers as C prints them (%.14g), null as the empty text. Raise Refused."""
+    if isinstance(value, str):
+        return str(value)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, float):
+        return format(value, ".14g")
+    raise expected("a text", value, type_name(value))
+
+
+def _number(text: str) -> int | float | None:
+    """Return the number that stands in ``text`` (decimal or hexadecimal, blanks around it), None when there is none."""
+    text = text.strip(" \t\r\n\f\v")
+    try:
+        if "_" in text or not text.isascii():
+            return None
+        return int(text, 16) if text.lstrip("+-")[:2].lower() == "0x" else float(text)
+    except ValueError:
+        return None
+
+
 def expected(kind: str, value: Any, type_name: str) -> Refused:
     """Return the refusal of ``value``: what was expected and what came, one line, bounded."""
     if isinstance(value, str):
@@ -95,13 +135,14 @@ def bind(
     *,
     drive: Callable[[Generator[Any, None, Any]], Any],
     trace: Trace | None = None,
+    strict: bool = False,
 ) -> Callable[..., Any]:
     """Return the callable for ``export``.
 
     ``drive`` runs a Process to its end and returns its value. ``trace`` is called with path, arguments (octet text) and
-    result of every call; the result of one that ended the route is None.
+    result of every call; the result of one that ended the route is None. ``strict``: see ``Misuse``.
     """
-    scope = _helpers(export, conversion, trace)
+    scope = _helpers(export, conversion, trace, strict=strict)
     scope.update(
         MISSING=MISSING,
         Exit=Exit,
@@ -111,9 +152,10 @@ def bind(
         drive=drive,
         from_octets=from_octets,
         function=function,
-        to_int=conversion.to_int,
+        to_data=conversion.to_data,
+        to_int=as_int,
         to_octets=to_octets,
-        to_str=conversion.to_str,
+        to_str=as_str,
         trace=trace,
     )
     exec(_code("\n".join(_source(export, conversion, traced=trace is not None))), scope)
@@ -127,7 +169,7 @@ def _code(source: str) -> CodeType:
     return compile(source, BOUND_CODE, "exec")
 
 
-def _helpers(export: Export, conversion: Conversion, trace: Trace | None) -> dict[str, Any]:
+def _helpers(export: Export, conversion: Conversion, trace: Trace | None, *, strict: bool) -> dict[str, Any]:
     """Return what the generated code calls off the beaten track."""
     path = export.path
 
@@ -145,6 +187,8 @@ def _helpers(export: Export, conversion: Conversion, trace: Trace | None) -> dic
         return unanswered(args, result=_FAILED[export.returns])
 
     def refuse(refusal: Refused, *args: Any) -> Any:
+        if strict:
+            raise Misuse(f"{path}: {refusal}")
         log.error("%s: %s at %s", path, refusal, conversion.where())
         return unanswered(args, result=False)
 
@@ -152,9 +196,11 @@ def _helpers(export: Export, conversion: Conversion, trace: Trace | None) -> dic
         log.info("%s: %s", path, error)
         return _FAILED[export.returns]
 
-    def wrong(value: Any, param: str, convert: Callable[[Any], Any]) -> Any:
+    def wrong(value: Any, param: str, convert: Callable[..., Any]) -> Any:
         try:
-            return convert(conversion.missing() if value is MISSING else value)
+            if value is MISSING:
+                raise expected("an argument", None, "nothing")
+            return convert(value, conversion.type_name)
         except Refused as refusal:
             raise Refused(f"argument {param}: {refusal}") from None
 
@@ -214,6 +260,8 @@ def _result(export: Export, conversion: Conversion, *, traced: bool) -> list[str
         lines.append(f" if result is None: result = {conversion.none_result!r}")
     if traced:
         lines.append(f" trace({export.path!r}, {args}, result)")
-    if export.returns == "xval" and conversion.unicode:
+    if export.returns == "data":
+        lines.append(" if type(result) is list or type(result) is dict: return to_data(result)")
+    if export.returns in ("xval", "data") and conversion.unicode:
         lines.append(" if type(result) is str and not result.isascii(): result = from_octets(result)")
     return [*lines, " return result"]

@@ -43,6 +43,10 @@ class Ids:
         """Return a new id without other meaning (Call-ID, ruid)."""
         return hex(self._bits(96))[2:]
 
+    def octets(self, n: int) -> bytes:
+        """Return ``n`` random octets."""
+        return self._bits(8 * n).to_bytes(n, "big")
+
     def stateless_tag(self, request: Request) -> str:
         """Return the To tag of stateless replies: the same for each retransmission (RFC 3261 section 8.2.7)."""
         seed = (request.get("call-id") or "") + request.via.text

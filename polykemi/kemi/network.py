@@ -9,6 +9,8 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
+from polykemi.sip.flow import Flow
+
 
 class Peers(Protocol):
     """Other servers that answer one datagram with one datagram: media relays and their like."""
@@ -102,3 +104,58 @@ class Offline:
 
     def keep(self, seconds: int) -> None:
         """Keep nothing."""
+
+
+class Connections(Protocol):
+    """The connections of a server with its peers, over TCP. ``ident`` is the number of one, as scripts see it."""
+
+    def ident(self, flow: Flow) -> int:
+        """Return the number of the connection of ``flow``, -1 when there is none."""
+
+    def close_after_reply(self, flow: Flow) -> None:
+        """Close the connection of ``flow`` as soon as the next thing has been sent over it."""
+
+    def upgrade(self, flow: Flow, *, client: bool = False) -> bool:
+        """Take what comes from now on as WebSocket frames; False when there is no connection. ``client``: we have called."""
+
+    def last_used(self, ident: int) -> float | None:
+        """Return when something has come over a WebSocket last (seconds since the epoch), None when it is not there."""
+
+    def end_websocket(self, ident: int, code: int, reason: str) -> bool:
+        """Send a Close frame; the peer's ends the connection. False when there is no such WebSocket."""
+
+    def ping(self, ident: int, data: bytes, *, pong: bool = False) -> bool:
+        """Send a Ping, or a Pong that nobody has asked for; False when there is no such WebSocket."""
+
+    def abort(self, ident: int) -> None:
+        """Drop a connection."""
+
+
+class NoConnections:
+    """A server without connections."""
+
+    def ident(self, flow: Flow) -> int:
+        """Return -1."""
+        return -1
+
+    def close_after_reply(self, flow: Flow) -> None:
+        """Do nothing."""
+
+    def upgrade(self, flow: Flow, *, client: bool = False) -> bool:
+        """Return False."""
+        return False
+
+    def last_used(self, ident: int) -> float | None:
+        """Return None."""
+        return None
+
+    def end_websocket(self, ident: int, code: int, reason: str) -> bool:
+        """Return False."""
+        return False
+
+    def ping(self, ident: int, data: bytes, *, pong: bool = False) -> bool:
+        """Return False."""
+        return False
+
+    def abort(self, ident: int) -> None:
+        """Do nothing."""

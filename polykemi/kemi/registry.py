@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,11 +20,12 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import Route
 
 Xval = int | str | None  # KEMI's xval: null, an integer or a string
+Data = int | str | None | list[Any] | dict[str, Any]  # an xval that may also be an array or a dictionary
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PARAMS: Final = {int: "int", str: "str"}
-_RETURNS: Final[dict[Any, str]] = {int: "int", bool: "bool", Xval: "xval", type(None): "none"}
+_RETURNS: Final[dict[Any, str]] = {int: "int", bool: "bool", Xval: "xval", Data: "data", type(None): "none"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Export:
     module: str  # "" for the core, whose functions stand on KSR itself
     name: str
     params: tuple[Param, ...]
-    returns: str  # int, bool, xval or none
+    returns: str  # int, bool, xval, data or none
     routes: Route
     constant: bool  # the result cannot change while one route block runs
     by_method: bool  # the result depends on the arguments and the method of the message alone
@@ -121,7 +122,7 @@ def _exports_of(module: type) -> dict[str, tuple[Export, str]]:
             if hint not in _PARAMS:
                 raise TypeError(f"{where}: parameter {p} must be int or str")
         if returns not in _RETURNS:
-            raise TypeError(f"{where}: return type must be int, bool, Xval or None")
+            raise TypeError(f"{where}: return type must be int, bool, Xval, Data or None")
         out[mark.name] = (
             Export(
                 module=module.name,  # type: ignore[attr-defined]
@@ -184,9 +185,14 @@ class Registry:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def paths(self) -> Collection[str]:
+        """The functions as ``KSR.module.function``."""
+        return self._rows.keys()
+
     def get(self, path: str) -> tuple[Export, Callable[..., Any]] | None:
         """Return the row of ``KSR.module.function``."""
         return self._rows.get(path)
 
 
-__all__ = ["Export", "Param", "Process", "Registry", "RouteContext", "Xval", "export", "exports_of"]
+__all__ = ["Data", "Export", "Param", "Process", "Registry", "RouteContext", "Xval", "export", "exports_of"]

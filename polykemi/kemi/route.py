@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import Final
 
 
@@ -38,3 +39,15 @@ ROUTE_NAMES: Final[dict[Route, str]] = {route: name for name, route in CONFIG_NA
 REQUEST_ROUTE: Final = "ksr_request_route"
 REPLY_ROUTE: Final = "ksr_reply_route"
 ONSEND_ROUTE: Final = "ksr_onsend_route"
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """The names of the blocks that the core runs (Kamailio: ``kemi.*_callback``); where a name is empty, none is run."""
+
+    request: str = REQUEST_ROUTE
+    reply: str = REPLY_ROUTE
+    onsend: str = ONSEND_ROUTE
+    event: str = ""  # the core's own events
+    received: str = ""  # every datagram, before it is looked at
+    pre_routing: str = ""  # every message, before its request or reply route

@@ -29,15 +29,16 @@ class Command:
     name: str  # "core.version"
     doc: str
     function: Callable[..., Any]
-    signature: Signature
+    signature: Signature  # of what is given, without ``now``
+    wants_now: bool = False
 
     @property
     def usage(self) -> str:
         """The parameters for a reader: ``table key [value] [more...]``."""
         return " ".join(map(_shown, self.signature.parameters.values())) or "no parameters"
 
-    def run(self, given: Sequence[Any] | Mapping[str, Any]) -> Any:
-        """Call it with parameters by position or by name. Raise RpcError."""
+    def run(self, given: Sequence[Any] | Mapping[str, Any], now: float = 0.0) -> Any:
+        """Call it with parameters by position or by name, at ``now`` (seconds since the epoch). Raise RpcError."""
         try:
             if isinstance(given, Mapping):
                 bound = self.signature.bind(**given)
@@ -50,7 +51,7 @@ class Command:
             parameter = self.signature.parameters[name]
             values = value if parameter.kind is Parameter.VAR_POSITIONAL else [value]
             arguments += [self._convert(parameter, one) for one in values]
-        return self.function(*arguments)
+        return self.function(*arguments, now=now) if self.wants_now else self.function(*arguments)
 
     def _convert(self, parameter: Parameter, value: Any) -> Any:
         """Return ``value`` as the parameter's type: a number is a text too (users are named 1001), the reverse is not so."""
@@ -65,7 +66,11 @@ class Command:
 
 
 def rpc(name: str) -> Callable[[F], F]:
-    """Mark a method as the command ``name`` (``group.command``). Parameters are int, float or str; ``*names`` takes any number."""
+    """Mark a method as the command ``name`` (``group.command``).
+
+    Parameters are int, float or str; ``*names`` takes any number; ``*, now: float`` is given the time, in seconds since the
+    epoch.
+    """
 
     def mark(method: F) -> F:
         _names[method] = name
@@ -84,10 +89,15 @@ def commands_of(part: object) -> Iterator[Command]:
         if not method.__doc__:
             raise TypeError(f"{name}: a command needs a docstring")
         signature = inspect.signature(function, eval_str=True)
-        for parameter in signature.parameters.values():
+        parameters = [
+            p for p in signature.parameters.values() if p.name != "now" or p.kind is not Parameter.KEYWORD_ONLY
+        ]
+        wants_now = len(parameters) < len(signature.parameters)
+        signature = signature.replace(parameters=parameters)
+        for parameter in parameters:
             if parameter.annotation not in _EXPECTED or parameter.kind is Parameter.KEYWORD_ONLY:
                 raise TypeError(f"{name}: parameter {parameter.name} must be int, float or str, by position")
-        yield Command(name, inspect.getdoc(method) or "", function, signature)
+        yield Command(name, inspect.getdoc(method) or "", function, signature, wants_now)
 
 
 def _shown(parameter: Parameter) -> str:

@@ -6,13 +6,18 @@ from typing import Final
 
 from polykemi.modules.acc import Acc
 from polykemi.modules.alias_db import AliasDb
+from polykemi.modules.app_jsdt import AppJsdt
+from polykemi.modules.app_lua import AppLua
+from polykemi.modules.app_python3 import AppPython3, AppPython3s
 from polykemi.modules.auth import Auth
 from polykemi.modules.auth_db import AuthDb
 from polykemi.modules.auth_ephemeral import AuthEphemeral
 from polykemi.modules.auth_xkeys import AuthXkeys
 from polykemi.modules.base import Module
+from polykemi.modules.cfgutils import Cfgutils
 from polykemi.modules.core import Core
 from polykemi.modules.corex import Corex
+from polykemi.modules.dialog import DialogModule
 from polykemi.modules.dialplan import Dialplan
 from polykemi.modules.dispatcher import Dispatcher
 from polykemi.modules.domain import Domain
@@ -21,14 +26,20 @@ from polykemi.modules.group import Group
 from polykemi.modules.hdr import Hdr
 from polykemi.modules.htable import Htable
 from polykemi.modules.ipops import Ipops
+from polykemi.modules.jansson import Jansson
+from polykemi.modules.jsonrpcs import Jsonrpcs
 from polykemi.modules.kx import Kx
+from polykemi.modules.log_systemd import LogSystemd
 from polykemi.modules.maxfwd import MaxFwd
+from polykemi.modules.mqueue import Mqueue
 from polykemi.modules.nathelper import NatHelper
 from polykemi.modules.path import PathModule
 from polykemi.modules.permissions import Permissions
 from polykemi.modules.pike import Pike
+from polykemi.modules.pipelimit import Pipelimit
 from polykemi.modules.pv import Pv
 from polykemi.modules.pvx import Pvx
+from polykemi.modules.ratelimit import Ratelimit
 from polykemi.modules.regex import Regex
 from polykemi.modules.registrar import Registrar
 from polykemi.modules.rr import Rr
@@ -36,16 +47,23 @@ from polykemi.modules.rtpengine import Rtpengine
 from polykemi.modules.rtpproxy import Rtpproxy
 from polykemi.modules.sanity import Sanity
 from polykemi.modules.sdpops import Sdpops
+from polykemi.modules.sipjson import SipJson
 from polykemi.modules.siputils import SipUtils
 from polykemi.modules.sl import Sl
 from polykemi.modules.sqlops import Sqlops
+from polykemi.modules.statistics import Statistics
 from polykemi.modules.textops import TextOps
 from polykemi.modules.textopsx import TextOpsX
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
+from polykemi.modules.uac import Uac
 from polykemi.modules.usrloc import Usrloc
+from polykemi.modules.uuid import Uuid
+from polykemi.modules.websocket import WebSocketModule
 from polykemi.modules.x import X
+from polykemi.modules.xhttp import Xhttp
 from polykemi.modules.xlog import Xlog
+from polykemi.modules.xmlrpc import Xmlrpc
 
 # name in polykemi.toml -> class; what stands on KSR itself is "core"
 MODULES: Final[dict[str, type[Module]]] = {
@@ -64,11 +82,17 @@ MODULES: Final[dict[str, type[Module]]] = {
     "siputils": SipUtils,
     "textops": TextOps,
     "usrloc": Usrloc,
+    "uac": Uac,
     "registrar": Registrar,
     "auth": Auth,
     "auth_db": AuthDb,
+    "auth_ephemeral": AuthEphemeral,
+    "auth_xkeys": AuthXkeys,
     "permissions": Permissions,
     "pike": Pike,
+    "ipops": Ipops,
+    "pipelimit": Pipelimit,
+    "ratelimit": Ratelimit,
     "htable": Htable,
     "nathelper": NatHelper,
     "corex": Corex,
@@ -77,6 +101,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "sqlops": Sqlops,
     "path": PathModule,
     "acc": Acc,
+    "dialog": DialogModule,
     "dialplan": Dialplan,
     "regex": Regex,
     "domain": Domain,
@@ -84,6 +109,21 @@ MODULES: Final[dict[str, type[Module]]] = {
     "group": Group,
     "textopsx": TextOpsX,
     "sdpops": Sdpops,
+    "cfgutils": Cfgutils,
+    "jansson": Jansson,
+    "log_systemd": LogSystemd,
+    "mqueue": Mqueue,
+    "sipjson": SipJson,
+    "statistics": Statistics,
+    "uuid": Uuid,
+    "app_lua": AppLua,
+    "app_jsdt": AppJsdt,
+    "app_python3": AppPython3,
+    "app_python3s": AppPython3s,
+    "xhttp": Xhttp,
+    "jsonrpcs": Jsonrpcs,
+    "xmlrpc": Xmlrpc,
+    "websocket": WebSocketModule,
     "rtpengine": Rtpengine,
     "rtpproxy": Rtpproxy,
     "ipops": Ipops,

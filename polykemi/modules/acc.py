@@ -16,6 +16,7 @@ from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
+from polykemi.modules.acc_cdr import CallRecords, local_time
 from polykemi.modules.base import Module
 from polykemi.modules.tm_watch import Watcher, watch, winner
 from polykemi.pv.accessor import Getter
@@ -85,6 +86,19 @@ class AccParams:
     time_attr: str = "time_attr"
     time_exten: str = "time_exten"
     time_format: str = "%Y-%m-%d %H:%M:%S"
+    cdr_enable: int = 0  # 1: a record for each dialog that has ended (dlg_manage)
+    cdr_log_enable: int = 1  # it is a line in the log
+    cdrs_table: str = ""  # and a row of this table (acc_cdrs)
+    cdr_extra: str = ""
+    cdr_extra_nullable: int = 0
+    cdr_start_on_confirmed: int = 0  # 1: a call begins with its answer, 0: with its INVITE
+    cdr_expired_dlg_enable: int = 0  # 1: dialogs that have timed out get a record too
+    cdr_on_failed: int = 1
+    cdr_skip: str = ""  # dialogs with this variable get none
+    cdr_start_id: str = "start_time"  # variables of the dialog, and columns
+    cdr_end_id: str = "end_time"
+    cdr_duration_id: str = "duration"
+    cdr_facility: str = "LOG_DAEMON"
 
     def __post_init__(self) -> None:
         for name in ("failed_transaction", "acc_prepare", "log", "log_missed", "db", "db_missed"):
@@ -94,10 +108,15 @@ class AccParams:
             raise ValueError('failed_filter: expected statuses of 300 and above, "404,486"')
         if not 0 <= self.time_mode <= 4:
             raise ValueError("time_mode: expected 0 to 4")
-        for names in ("log_extra", "db_extra"):
+        for names in ("log_extra", "db_extra", "cdr_extra"):
             for name, _ in extras_of(names, getattr(self, names)):
-                if names == "db_extra" and not _NAME.fullmatch(name):
-                    raise ValueError(f"db_extra: {name!r} is no name of a column")
+                if names != "log_extra" and not _NAME.fullmatch(name):
+                    raise ValueError(f"{names}: {name!r} is no name of a column")
+        if self.cdrs_table and not _NAME.fullmatch(self.cdrs_table):
+            raise ValueError(f"cdrs_table: {self.cdrs_table!r} is no name of a table")
+        for key in ("cdr_start_id", "cdr_end_id", "cdr_duration_id"):
+            if not _NAME.fullmatch(getattr(self, key)):
+                raise ValueError(f"{key}: expected a name of letters, digits and _")
         for key in ("db_table_acc", "db_table_missed_calls", *self.columns):
             name = getattr(self, key) if key.startswith("db_") else key
             if not _NAME.fullmatch(name):
@@ -176,6 +195,13 @@ class Acc(Module, Watcher):
             tm.relayer.on_request_in.append(self._request_in)
             if p.report_ack:
                 tm.relayer.on_ack.append(self._acknowledged)
+        if p.cdr_enable:
+            dialogs = self.services.modules.get("dialog")
+            if dialogs is None:
+                raise DataError("acc: cdr_enable: the module dialog is not loaded")
+            level = _LEVELS.get(p.log_level, logging.INFO)
+            records = CallRecords(self.services, p, self._compiled("cdr_extra", p.cdr_extra), level)
+            dialogs.on_change.append(records.changed)
 
     def _compiled(self, parameter: str, text: str) -> list[tuple[str, Getter]]:
         found = []
@@ -344,8 +370,7 @@ class Acc(Module, Watcher):
         if not _NAME.fullmatch(table):
             log.error("%r is no name of a table", table)
             return -1
-        moment = datetime.fromtimestamp(ctx.now, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        values: list[Xval | float] = [*self._core(ctx, said, to_tag), moment, *self._times(ctx.now)]
+        values: list[Xval | float] = [*self._core(ctx, said, to_tag), local_time(ctx.now), *self._times(ctx.now)]
         columns = [*p.columns, *(name for name, _ in self._db_extra)]
         for _, get in self._db_extra:
             value = get(ctx)

@@ -180,6 +180,6 @@ class AuthDb(Module):
         if request.method in ("REGISTER", "PUBLISH"):
             uris.append(request.to.uri)
         if request.method == "PUBLISH":
-            uris.append(request.uri)
+            uris.append(ctx.ruri)
         domain = bool(self.params.use_domain)
         return all(self._auth.is_user(credentials, uri, domain=domain) for uri in uris)

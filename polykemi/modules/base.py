@@ -6,7 +6,7 @@ A module file holds one class. Its parameters are a frozen dataclass with Kamail
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -14,11 +14,14 @@ from mypy_extensions import mypyc_attr
 
 from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
-from polykemi.kemi.network import Dns, Offline, Peers
-from polykemi.kemi.route import Route
+from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
+from polykemi.kemi.registry import Xval
+from polykemi.kemi.route import Callbacks, Route
+from polykemi.kemi.rpc import Command
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
 from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.message import Response
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
 
@@ -42,6 +45,18 @@ class Routes(Protocol):
     def defines(self, kind: Route, callback: str) -> bool:
         """Tell whether the engine that runs this block has the function."""
 
+    def invoke(self, engine: str, function: str, arguments: Sequence[str]) -> Xval:
+        """Call a function of the script of ``engine`` and return its number or text; null for all else, -1 when it fails."""
+
+    def evaluate(self, engine: str, text: str, *, apart: bool) -> int:
+        """Run ``text`` in ``engine``, with the globals of its script or apart from them: 1 or -1."""
+
+    def read(self, engine: str, name: str) -> str | None:
+        """Return the file ``name`` that stands beside the script of ``engine``; None when there is none."""
+
+    def where(self) -> str:
+        """Return ``file:line`` of the script's call that is running; empty when none is."""
+
 
 @dataclass(slots=True)
 class Services:
@@ -62,7 +77,15 @@ class Services:
     counters: dict[str, int] = field(default_factory=dict)  # "sl.sent_replies" -> n: names are Kamailio's group.name
     events: list[RouteContext] = field(default_factory=list)  # event route blocks waiting to run
     work: list[Process[None]] = field(default_factory=list)  # processes waiting to run, behind what runs now
+    pause: Callable[[float], None] = lambda seconds: None  # let so many seconds pass, with everything standing still
+    abort: Callable[[], None] = lambda: None  # end the process at once; a server sets both
+    strays: list[Callable[[Response], bool]] = field(
+        default_factory=list
+    )  # take responses of no transaction, if theirs
     server_header: str = "polykemi"
+    callbacks: Callbacks = field(default_factory=Callbacks)  # set by the core before the first message
+    connections: Connections = field(default_factory=NoConnections)
+    rpc: Mapping[str, Command] = field(default_factory=dict)  # the commands of the control plane, filled before run
     peers: Peers = field(default_factory=Offline)  # other servers that exports may ask, and DNS
     dns: Dns = field(default_factory=Offline)
     _listeners_at: dict[str, list[Listener]] = field(init=False, repr=False, default_factory=dict)  # by host
@@ -106,6 +129,9 @@ class Module:
 
     def start(self, now: float) -> None:
         """Called once when all modules are built and before the first message."""
+
+    def stop(self, now: float) -> None:
+        """Called once when the server ends, before its storage is closed."""
 
     def pv_classes(self) -> Mapping[str, Factory]:
         """Return the pseudo-variable classes that this module adds: name without ``$`` -> factory."""

@@ -9,8 +9,10 @@ from typing import Final
 
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
-from polykemi.kemi.route import ONSEND_ROUTE, Route
-from polykemi.modules.base import Module
+from polykemi.kemi.route import Route
+from polykemi.modules.core_events import CoreEvents
+from polykemi.modules.local_via import wish_for
+from polykemi.pv.classes.message import METHOD_IDS
 from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request
@@ -31,7 +33,6 @@ _LEVELS: Final = {
 # Kamailio's debug levels, by Python's
 _DEBUG_LEVELS: Final = {logging.DEBUG: 3, logging.INFO: 2, NOTICE: 1, logging.WARNING: 0, logging.ERROR: -1}
 
-_LOCAL_RPORT: Final = "tm.add_local_rport"  # ctx.cache, read by tm too
 
 # the letters of is_method_in()
 _METHOD_LETTERS: Final = {
@@ -73,7 +74,7 @@ def _proto_test(name: str, *protos: str) -> Callable[[Core, RouteContext], bool]
     return export(constant=True, name=f"is_{name}")(test)
 
 
-class Core(Module):
+class Core(CoreEvents):
     """The functions of KSR itself."""
 
     name = ""
@@ -306,30 +307,18 @@ class Core(Module):
         return True
 
     @export()
-    def add_local_rport(self, ctx: RouteContext) -> bool:
-        """Ask the next hop for ``rport``: it goes into our Via of the request when it is forwarded (RFC 3581)."""
-        ctx.cache[_LOCAL_RPORT] = True
-        return True
+    def route(self, ctx: RouteContext, route: str) -> Process[int]:
+        """Run the function ``route`` of the script on this message, as Kamailio runs a native route block of that name.
 
-    @export()
-    def set_forward_close(self, ctx: RouteContext) -> bool:
-        """Ask for the connection to be closed after forwarding; UDP has none, so nothing changes there."""
-        return True
-
-    @export()
-    def set_forward_no_connect(self, ctx: RouteContext) -> bool:
-        """Ask for forwarding over an existing connection only; UDP has none, so nothing changes there."""
-        return True
-
-    @export()
-    def set_reply_close(self, ctx: RouteContext) -> bool:
-        """Ask for the connection to be closed after the reply; UDP has none, so nothing changes there."""
-        return True
-
-    @export()
-    def set_reply_no_connect(self, ctx: RouteContext) -> bool:
-        """Ask for replies over the request's connection only; UDP has none, so nothing changes there."""
-        return True
+        What it changes stays. Answers 1, or -1 when there is no such function or it failed.
+        """
+        if not route or not self.services.routes.defines(ctx.kind, route):
+            return -1
+        outer, ctx.callback = ctx.callback, route
+        yield ctx
+        ctx.callback = outer
+        failed, ctx.error = ctx.error is not None, None
+        return -1 if failed else 1
 
     @export(routes=Route.REQUEST)
     def forward(self, ctx: RouteContext) -> Process[int]:
@@ -337,14 +326,15 @@ class Core(Module):
 
         Answers 1, or -1 when there is no usable destination or the onsend route dropped it.
         """
-        return (yield from self._forward(ctx, ctx.dst_uri or ctx.ruri))
+        return (yield from self.forward_to(ctx, ctx.dst_uri or ctx.ruri))
 
     @export(routes=Route.REQUEST)
     def forward_uri(self, ctx: RouteContext, uri: str) -> Process[int]:
         """Forward the request statelessly to ``uri``; the Request-URI stays. Answers like ``forward``."""
-        return (yield from self._forward(ctx, uri))
+        return (yield from self.forward_to(ctx, uri))
 
-    def _forward(self, ctx: RouteContext, to: str) -> Process[int]:
+    def forward_to(self, ctx: RouteContext, to: str, *, as_client: bool = False, index: int = 0) -> Process[int]:
+        """Forward statelessly to the URI ``to``; as a client without the Vias that came. ``index`` changes our branch."""
         request, services = ctx.message, self.services
         if not isinstance(request, Request):
             return -1
@@ -352,19 +342,22 @@ class Core(Module):
         if uri.scheme not in ("sip", "sips"):
             return -1
         listener = ctx.force_listener or ctx.flow.listener
-        received, rport, _ = reply_path(request, ctx.flow, ctx.force_rport)
-        via = f"SIP/2.0/{listener.proto.upper()} {listener.sent_by};branch={_stateless_branch(request)}"
-        data = forward_request(
-            request,
-            ctx.edits,
-            uri=ctx.ruri,
-            via=via + ";rport" if _LOCAL_RPORT in ctx.cache else via,
-            received=received,
-            rport=rport,
-        )
+        received, rport, edits = "", 0, ctx.edits
+        if as_client:
+            edits = edits.copy()
+            edits.removed.update(request.indexes("via"))
+        else:
+            received, rport, _ = reply_path(request, ctx.flow, ctx.force_rport)
+        branch, wish = _stateless_branch(request, index), wish_for(ctx)
+        if wish is not None:
+            via = wish.value(ctx, listener, branch)
+        else:
+            via = f"SIP/2.0/{listener.proto.upper()} {listener.sent_by};branch={branch}"
+        data = forward_request(request, edits, uri=ctx.ruri, via=via, received=received, rport=rport)
         target = Flow(listener, uri.host.strip("[]"), uri.effective_port)
-        if services.routes.defines(Route.ONSEND, ONSEND_ROUTE):
-            onsend = RouteContext(Route.ONSEND, ONSEND_ROUTE, request, ctx.flow, ctx.now)
+        if services.routes.defines(Route.ONSEND, services.callbacks.onsend):
+            onsend = RouteContext(Route.ONSEND, services.callbacks.onsend, request, ctx.flow, ctx.now)
+            onsend.ruri, onsend.dst_uri = ctx.ruri, ctx.dst_uri
             onsend.shared, onsend.wire, onsend.destination = ctx.shared, data, target
             yield onsend
             if onsend.dropped:
@@ -376,8 +369,20 @@ class Core(Module):
     # ---- method, transport, addresses
     @export(by_method=True)
     def is_method(self, ctx: RouteContext, method: str) -> bool:
-        """Tell whether the method is ``method``, in any case; of a reply, that of its CSeq."""
+        """Tell whether the method is ``method``, in any case; of a reply, that of its CSeq.
+
+        ``INVITE|ACK`` stands for one of several; all of them must be methods that Kamailio knows.
+        """
+        if "|" in method:
+            return self._is_one_of(ctx.method, method)
         return ctx.method == method or ctx.method.lower() == method.lower()
+
+    def _is_one_of(self, method: str, names: str) -> bool:
+        wanted = [name.strip(" \t\r\n").upper() for name in names.removesuffix("|").split("|")]
+        if not all(name in METHOD_IDS and name != "OTHER" for name in wanted):
+            log.error("core.is_method: %r holds what is no method", names)
+            return False
+        return method.upper() in wanted
 
     @export(by_method=True)
     def is_method_in(self, ctx: RouteContext, letters: str) -> bool:
@@ -445,11 +450,12 @@ class Core(Module):
         return ctx.flow.listener.port == port
 
 
-def _stateless_branch(request: Request) -> str:
+def _stateless_branch(request: Request, index: int) -> str:
     """Return the branch of a stateless proxy: the same for a retransmission and for the CANCEL (section 16.11)."""
     via = request.via
     if via.branch.startswith("z9hG4bK"):
         seed = f"{via.branch} {via.host} {via.port}"
     else:
         seed = f"{via.text} {request.call_id} {request.from_.tag} {request.cseq[0]} {request.uri}"
-    return "z9hG4bK" + hashlib.blake2b(seed.encode("latin-1"), digest_size=12).hexdigest()
+    branch = "z9hG4bK" + hashlib.blake2b(seed.encode("latin-1"), digest_size=12).hexdigest()
+    return f"{branch}.{index}" if index else branch

@@ -1,19 +1,25 @@
-"""corex: more functions of the core: destination set, extended flags, the sending socket, raw data.
-
-set_recv_socket and set_source_address are left out: where a message came from does not change while a route runs.
-"""
+"""corex: more functions of the core: destination set, extended flags, sockets, Via, raw data, files."""
 
 from __future__ import annotations
 
 import logging
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Final
 
-from polykemi.errors import ParseError
-from polykemi.kemi.context import RouteContext
+from polykemi.errors import DataError, ParseError
+from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
-from polykemi.kemi.registry import export
+from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
-from polykemi.modules.base import Module
+from polykemi.modules.base import Module, Services
+from polykemi.modules.core import Core
+from polykemi.modules.core_events import CoreParams
+from polykemi.modules.corex_files import Files
+from polykemi.modules.local_via import wishing
+from polykemi.pv.accessor import Factory
+from polykemi.pv.classes.factories import expanded
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
@@ -23,10 +29,60 @@ log = logging.getLogger("polykemi.corex")
 MAX_BRANCHES: Final = 31  # besides the Request-URI, as Kamailio's max_branches allows at most
 
 
+@dataclass(frozen=True, slots=True)
+class CorexParams:
+    """``socket_name``: a name for a listener each, ``name=proto:host:port`` (Kamailio: ``listen=... name "..."``).
+
+    ``file_directory``: where file_read and file_write may work; "": nowhere. Both are polykemi's own.
+    """
+
+    socket_name: tuple[str, ...] = ()
+    file_directory: str = ""
+
+    def __post_init__(self) -> None:
+        for text in self.socket_name:
+            name, _, address = text.partition("=")
+            if not name or not socket_address(address)[1]:
+                raise ValueError(f"socket_name: expected name=proto:host:port, got {text!r}")
+
+
 class Corex(Module):
     """Extensions of the core."""
 
     name = "corex"
+    Params = CorexParams
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)
+        self._files = Files(self.params.file_directory)
+        self._named: dict[str, Listener] = {}
+
+    def start(self, now: float) -> None:
+        """Find the listeners that have names. Raise DataError for one that is not there."""
+        for text in self.params.socket_name:
+            name, _, address = text.partition("=")
+            listener = self._listener(socket_address(address))
+            if listener is None:
+                raise DataError(f"corex: socket_name: {address!r} is no socket of ours")
+            self._named[name] = listener
+
+    def pv_classes(self) -> Mapping[str, Factory]:
+        """``$lsock(match/value/field)``: a field of the listener that matches; none has an advertised address."""
+
+        def find(ctx: RouteContext, expression: str) -> Xval:
+            match, _, rest = expression.partition("/")
+            value, slash, field = rest.rpartition("/")
+            if match not in ("n", "l", "a", "i") or not slash or len(field) < 2 or field[0] not in "nlai":
+                log.error("$lsock: %r is not n|l|a|i/value/name|listen|advertise|index", expression)
+                return None
+            names = {listener: name for name, listener in self._named.items()}
+            for number, listener in enumerate(self.services.listeners):
+                fields: dict[str, Xval] = {"n": names.get(listener, ""), "l": str(listener), "a": "", "i": number}
+                if match != "a" and value and value == str(fields[match]):
+                    return fields[field[0]]
+            return None
+
+        return {"lsock": expanded(find)}
 
     # ---- tests
     @export()
@@ -47,10 +103,13 @@ class Corex(Module):
     # ---- destination set
     @export(routes=Route.REQUEST | Route.FAILURE)
     def append_branch(self, ctx: RouteContext) -> int:
-        """Add the Request-URI, with the destination URI, as another branch. Answers 1 or -1."""
-        return self._append(
-            ctx, Target(ctx.ruri, ctx.dst_uri, path=ctx.path, flags=ctx.bflags, listener=ctx.force_listener)
-        )
+        """Add the Request-URI with $du, path, socket and branch flags as another branch; they are no more the message's.
+
+        Answers 1 or -1.
+        """
+        target = Target(ctx.ruri, ctx.dst_uri, path=ctx.path, flags=ctx.bflags, listener=ctx.force_listener)
+        ctx.dst_uri, ctx.path, ctx.force_listener, ctx.bflags = "", "", None, 0
+        return self._append(ctx, target)
 
     @export(routes=Route.REQUEST | Route.FAILURE)
     def append_branch_uri(self, ctx: RouteContext, uri: str) -> int:
@@ -59,14 +118,20 @@ class Corex(Module):
 
     @export(routes=Route.REQUEST | Route.FAILURE)
     def append_branch_uri_q(self, ctx: RouteContext, uri: str, q: str) -> int:
-        """Add ``uri`` as another branch with the priority ``q`` ("0" to "1", at most three decimals). Answers 1 or -1."""
+        """Add ``uri`` as another branch with the priority ``q`` ("0" to "1", at most three decimals). Answers 1 or -1.
+
+        It goes where the message goes ($du, path, socket), as in Kamailio.
+        """
         if not uri:
             return self.append_branch(ctx)
         thousandths = _thousandths(q) if q else -1
         if q and thousandths < 0:
             return -1
         parse_uri(uri)
-        return self._append(ctx, Target(uri, q=thousandths, flags=ctx.bflags))
+        path, listener = ctx.path, ctx.force_listener
+        return self._append(
+            ctx, Target(uri, ctx.dst_uri, path=path, q=thousandths, flags=ctx.bflags, listener=listener)
+        )
 
     def _append(self, ctx: RouteContext, target: Target) -> int:
         if len(ctx.branches) >= MAX_BRANCHES:
@@ -96,21 +161,127 @@ class Corex(Module):
         """Tell whether an extended flag (0..63) is set. Answers 1 or -1."""
         return 1 if 0 <= flag <= 63 and ctx.shared.xflags >> flag & 1 else -1
 
-    # ---- the sending socket
+    # ---- sockets
     @export()
     def set_send_socket(self, ctx: RouteContext, address: str) -> int:
         """Send from our listener ``proto:host:port``, "" for any. Answers 1, or -1 for what is no address.
 
         When we have no such listener, that is logged and nothing changes.
         """
-        if not address:
+        return self._set_socket(ctx, address, received=False)
+
+    @export()
+    def set_send_socket_name(self, ctx: RouteContext, name: str) -> int:
+        """Send from the listener that ``socket_name`` gives this name, "" for any. Answers 1, also for an unknown name."""
+        return self._set_socket(ctx, name, received=False, by_name=True)
+
+    @export()
+    def set_recv_socket(self, ctx: RouteContext, address: str) -> int:
+        """Take the message for one that came in on our listener ``proto:host:port``. Answers like ``set_send_socket``."""
+        return self._set_socket(ctx, address, received=True)
+
+    @export()
+    def set_recv_socket_name(self, ctx: RouteContext, name: str) -> int:
+        """Take the message for one that came in on the listener of this name. Answers like ``set_send_socket_name``."""
+        return self._set_socket(ctx, name, received=True, by_name=True)
+
+    def _set_socket(self, ctx: RouteContext, text: str, *, received: bool, by_name: bool = False) -> int:
+        if not text:
             ctx.force_listener = None
             return 1
-        parts = _socket_address(address)
-        if not parts[1]:
-            return -1
-        ctx.force_listener = self._listener(parts) or ctx.force_listener
+        if by_name:
+            listener = self._named.get(text)
+            if listener is None:
+                log.warning("no listener has the name %s", text)
+        else:
+            parts = socket_address(text)
+            if not parts[1]:
+                return -1
+            listener = self._listener(parts)
+        if listener is not None and received:
+            ctx.flow = Flow(listener, ctx.flow.host, ctx.flow.port)
+        elif listener is not None:
+            ctx.force_listener = listener
         return 1
+
+    @export()
+    def is_socket_name(self, ctx: RouteContext, sockname: str) -> int:
+        """Tell whether ``socket_name`` gives a listener this name: 1 or -1."""
+        return 1 if sockname in self._named else -1
+
+    @export()
+    def set_source_address(self, ctx: RouteContext, saddr: str) -> int:
+        """Take the message for one that came from ``proto:host:port``: replies go there. Answers 1, or -1 for no IP address."""
+        _, host, port = socket_address(saddr) if saddr else ("", "", 0)
+        try:
+            ip_address(host)
+        except ValueError:
+            log.error("set_source_address: %r is no address", saddr)
+            return -1
+        ctx.flow = Flow(ctx.flow.listener, host, port)
+        return 1
+
+    # ---- our Via
+    @export()
+    def via_add_srvid(self, ctx: RouteContext, fval: int) -> int:
+        """Write ``;srvid=`` with the core's server_id into our Via (1), or not (0). Answers 1."""
+        wishing(ctx).server_id = self._core.server_id if fval else 0
+        return 1
+
+    @export()
+    def via_add_xavp_params(self, ctx: RouteContext, fval: int) -> int:
+        """Write the fields of the XAVP that the core's xavp_via_params names into our Via (1), or not (0). Answers 1."""
+        wishing(ctx).params = self._core.xavp_via_params if fval else ""
+        return 1
+
+    @export()
+    def via_use_xavp_fields(self, ctx: RouteContext, fval: int) -> int:
+        """Take the address and port of our Via from the XAVP that the core's xavp_via_fields names (1), or not (0). Answers 1."""
+        wishing(ctx).fields = self._core.xavp_via_fields if fval else ""
+        return 1
+
+    @property
+    def _core(self) -> CoreParams:
+        core: Core = self.services.modules["core"]
+        params: CoreParams = core.params
+        return params
+
+    # ---- as a client
+    @export(routes=Route.REQUEST)
+    def forward_uac(self, ctx: RouteContext) -> Process[int]:
+        """Forward statelessly without the Vias of those before us, as if we were the sender. Answers 1 or -1."""
+        return (yield from self._forward_uac(ctx, "", 0))
+
+    @export(routes=Route.REQUEST)
+    def forward_uac_branch(self, ctx: RouteContext, bindex: int) -> Process[int]:
+        """Forward like ``forward_uac``; ``bindex`` makes the branch of our Via another one."""
+        return (yield from self._forward_uac(ctx, "", bindex))
+
+    @export(routes=Route.REQUEST)
+    def forward_uac_uri(self, ctx: RouteContext, vuri: str) -> Process[int]:
+        """Forward like ``forward_uac``, to ``vuri``; the Request-URI stays."""
+        return (yield from self._forward_uac(ctx, vuri, 0))
+
+    @export(routes=Route.REQUEST)
+    def forward_uac_uri_branch(self, ctx: RouteContext, vuri: str, bindex: int) -> Process[int]:
+        """Forward like ``forward_uac_branch``, to ``vuri``; the Request-URI stays."""
+        return (yield from self._forward_uac(ctx, vuri, bindex))
+
+    def _forward_uac(self, ctx: RouteContext, uri: str, index: int) -> Process[int]:
+        core: Core = self.services.modules["core"]
+        return (yield from core.forward_to(ctx, uri or ctx.dst_uri or ctx.ruri, as_client=True, index=index))
+
+    # ---- files
+    @export()
+    def file_read(self, ctx: RouteContext, fname: str) -> Xval:
+        """Return what is in a file of file_directory, null when it cannot be read."""
+        data = self._files.read(fname)
+        return None if data is None else data.decode("latin-1")
+
+    @export()
+    def file_write(self, ctx: RouteContext, fname: str, content: str) -> int:
+        """Put ``content`` in place of what is in a file of file_directory. Answers 1 or -1."""
+        return 1 if self._files.write(fname, content.encode("latin-1")) else -1
 
     def _listener(self, parts: tuple[str, str, int]) -> Listener | None:
         proto, host, port = parts
@@ -132,7 +303,7 @@ class Corex(Module):
 
         When we have no such listener, that is logged and ``send_data`` chooses one.
         """
-        parts = _socket_address(address)
+        parts = socket_address(address)
         if address and not parts[1]:
             return -1
         listener = self._listener(parts) if address else None
@@ -156,7 +327,7 @@ def _thousandths(q: str) -> int:
     return value if value <= 1000 else -1
 
 
-def _socket_address(text: str) -> tuple[str, str, int]:
+def socket_address(text: str) -> tuple[str, str, int]:
     """Split ``proto:host:port`` (proto and port may be missing); the host is "" when it makes no sense."""
     proto, _, rest = text.partition(":")
     if proto.lower() not in ("udp", "tcp", "tls", "sctp", "ws", "wss"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import Process, RouteContext
@@ -40,6 +40,10 @@ class Dispatcher(DispatcherCommands):
 
     name = "dispatcher"
     Params = DispatcherParams
+    events: ClassVar[Mapping[str, str]] = {
+        "dispatcher:dst-down": "a destination is up no more; $ru is its URI, $dsv(x) tells why",
+        "dispatcher:dst-up": "a destination is up again; $ru is its URI, $dsv(x) tells why",
+    }
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)

@@ -92,7 +92,8 @@ class Chooser:
         if chosen is None:
             return -1
         if wanted.mode != XAVP:
-            push(ctx, one.destinations[chosen].uri, one.destinations[chosen].listener, wanted.mode)
+            if not push(ctx, one.destinations[chosen].uri, one.destinations[chosen].listener, wanted.mode):
+                return -1
             wanted.is_pushed = True
         if wanted.takes_turn:  # the next turn begins behind the active one
             one.last = (chosen + 1) % len(one.destinations)
@@ -271,7 +272,8 @@ class Chooser:
                 log.warning("the record has no %s", p.xavp_dst_addr)
                 return -1
             sock = item.get(p.xavp_dst_sock, [""])[0]
-            push(ctx, uri, find_listener(str(sock), self._module.services.listeners) if sock else None, mode)
+            if not push(ctx, uri, find_listener(str(sock), self._module.services.listeners) if sock else None, mode):
+                return -1
             duid = item.get(p.xavp_dst_dstid, [None])[0]
             if not next_one or not isinstance(duid, str):
                 return 1
@@ -301,14 +303,14 @@ def _priority(destination: Destination) -> int:
     return max(priority - handicap, 1) if priority > 0 else priority - handicap
 
 
-def push(ctx: RouteContext, uri: str, listener: Any, mode: int) -> None:
-    """Set the destination URI, or the part of the Request-URI behind the user, to ``uri``."""
+def push(ctx: RouteContext, uri: str, listener: Any, mode: int) -> bool:
+    """Set the destination URI, or the part of the Request-URI behind the user, to ``uri``; tell whether that was possible."""
     if mode == RURI:
         try:
             old = parse_uri(ctx.ruri)
         except ParseError:
             log.error("the Request-URI %r is none", ctx.ruri)
-            return
+            return False
         scheme = old.scheme if old.scheme in ("sip", "sips") else "sip"
         user = f"{old.user}:{old.password}" if old.password else old.user
         rest = _SCHEME.sub("", uri)
@@ -318,6 +320,7 @@ def push(ctx: RouteContext, uri: str, listener: Any, mode: int) -> None:
     ctx.cache.pop("tm.consumed", None)  # the Request-URI may be forwarded to once more
     if listener is not None:
         ctx.force_listener = listener
+    return True
 
 
 # ---- what is hashed

@@ -180,6 +180,25 @@ class DispatcherLists(Module):
             raise DataError(f"dispatcher: {p.list_file or p.table_name}: {error}") from None
         self.sets = {setid: DestinationSet(setid, found[setid], self.random) for setid in walk(entered)}
 
+    def add(self, row: Row) -> None:
+        """Add a destination, in memory alone. Raise BadDestination."""
+        p: DispatcherParams = self.params
+        no_attrs = "none=yes" if p.ds_attrs_none else ""
+        destination = make(row, self.services.listeners, self._default, no_attrs=no_attrs)
+        one = self.sets.get(row.setid)
+        entered = one.destinations[::-1] if one is not None else []
+        sets = self.sets | {row.setid: DestinationSet(row.setid, [*entered, destination], self.random)}
+        self.sets = {setid: sets[setid] for setid in walk(sets)}
+
+    def remove(self, setid: int, uri: str) -> None:
+        """Remove a destination by its URI, in memory alone; a set without destinations is no more."""
+        one = self.sets.get(setid)
+        left = [d for d in one.destinations[::-1] if d.uri.lower() != uri.lower()] if one is not None else []
+        sets = {other: kept for other, kept in self.sets.items() if other != setid}
+        if left:
+            sets[setid] = DestinationSet(setid, left, self.random)
+        self.sets = {other: sets[other] for other in walk(sets)}
+
     def _rows(self) -> Iterator[Row]:
         p: DispatcherParams = self.params
         if p.list_file is not None:

@@ -8,7 +8,16 @@ from polykemi.errors import DataError, RpcError
 from polykemi.kemi.rpc import rpc
 from polykemi.modules import dispatcher_sets
 from polykemi.modules.dispatcher_lists import DispatcherLists
-from polykemi.modules.dispatcher_sets import DISABLED, INACTIVE, PROBING, STATES, TRYING, Destination
+from polykemi.modules.dispatcher_sets import (
+    DISABLED,
+    INACTIVE,
+    PROBING,
+    STATES,
+    TRYING,
+    BadDestination,
+    Destination,
+    Row,
+)
 
 _FAILED: Final = 500
 _STATES: Final = {"0": INACTIVE, "i": INACTIVE, "1": 0, "a": 0, "2": DISABLED, "d": DISABLED, "3": TRYING, "t": TRYING}
@@ -102,6 +111,21 @@ class DispatcherCommands(DispatcherLists):
         except DataError as error:
             raise RpcError(_FAILED, f"Reload Failed: {error}") from None
         return "Ok. Dispatcher successfully reloaded."
+
+    @rpc("dispatcher.add")
+    def add_destination(self, group: int, address: str, flags: int = 0, priority: int = 0, attrs: str = "") -> str:
+        """Add a destination until the next reload."""
+        try:
+            self.add(Row(group, address, flags, priority, attrs))
+        except BadDestination as error:
+            raise RpcError(_FAILED, f"Adding dispatcher dst failed: {error}") from None
+        return "Ok. Dispatcher destination added."
+
+    @rpc("dispatcher.remove")
+    def remove_destination(self, group: int, address: str) -> str:
+        """Remove a destination until the next reload."""
+        self.remove(group, address)
+        return "Ok. Dispatcher destination removed."
 
     @rpc("dispatcher.hash")
     def hash_of(self, slots: int, value: str, more: str = "") -> dict[str, int]:

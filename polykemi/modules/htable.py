@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from polykemi.errors import DataError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.faked import event_context
 from polykemi.kemi.registry import Xval, export
-from polykemi.modules.base import Module, Services
+from polykemi.modules.base import Services
+from polykemi.modules.htable_database import load, store
+from polykemi.modules.htable_rpc import HtableCommands
 from polykemi.modules.htable_table import Iteration, Table, matcher, parse_definition
 from polykemi.modules.htable_variables import variable_classes
 from polykemi.pv.accessor import Factory
@@ -36,6 +37,8 @@ class HtableParams:
     key_type_column: str = "key_type"
     value_type_column: str = "value_type"
     key_value_column: str = "key_value"
+    expires_column: str = "expires"
+    db_expires: int = 0  # 1: tables with autoexpire keep the times of their items in the database
     array_size_suffix: str = "::size"
     event_callback: str = ""
 
@@ -44,18 +47,18 @@ class HtableParams:
             parse_definition(definition)
 
 
-class Htable(Module):
+class Htable(HtableCommands):
     """The tables of one server."""
 
     name = "htable"
     Params = HtableParams
+    events: ClassVar[Mapping[str, str]] = {
+        "htable:mod-init": "once, before the first message: tables can be filled",
+        "htable:expired:TABLE": "an item of the table has expired; $shtrecord(key) and $shtrecord(value) are of it",
+    }
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
-        self.tables: dict[str, Table] = {}
-        for definition in self.params.htable:
-            table = parse_definition(definition)
-            self.tables[table.name] = table
         self.iterations: dict[str, Iteration | None] = {}  # None: started on a table that is not there
         self._missing: set[str] = set()
         self._due: float | None = None
@@ -68,34 +71,22 @@ class Htable(Module):
         """Load the tables that stand in the database. Raise DataError."""
         for table in self.tables.values():
             if table.dbtable:
-                self._load(table, now)
+                load(table, self.services.database, self.params, now)
         if self.tables:
             self._due = now + self.params.timer_interval
         if self.params.event_callback:
             self.services.events.append(self._event_context("htable:mod-init", now))
 
-    def _load(self, table: Table, now: float) -> None:
-        p = self.params
-        names = (p.key_name_column, p.key_type_column, p.value_type_column, p.key_value_column, table.dbtable)
-        for name in names:
-            if not name.replace("_", "a").isalnum() or not name.isascii():
-                raise DataError(f"htable {table.name}: {name!r} is no name of a table or column")
-        *columns, source = (f"[{name}]" for name in names)
-        arrays: dict[str, int] = {}
-        for key, key_type, value_type, value in self.services.database.query(
-            f"SELECT {', '.join(columns)} FROM {source}"
-        ):
-            if key_type == 1:
-                n = arrays[key] = arrays.get(key, 0) + 1
-                key = f"{key}[{n - 1}]"
-            try:
-                table.set(key, int(value) if value_type == 1 else str(value), now)
-            except ValueError:
-                raise DataError(
-                    f"htable {table.name}: table {table.dbtable}, key {key}: {value!r} is no integer"
-                ) from None
-        for key, n in arrays.items():
-            table.set(key + p.array_size_suffix, n, now)
+    def stop(self, now: float) -> None:
+        """Store the tables that are to be found again (dbmode=1). Raise DataError."""
+        for table in self.tables.values():
+            if table.dbtable and table.dbmode:
+                store(table, self.services.database, self.params, now)
+
+    def reloaded(self, table: Table, now: float) -> None:
+        """Run the event route block for a table that was read anew."""
+        if self.params.event_callback:
+            self.services.events.append(self._event_context(f"htable:reloaded:{table.name}", now))
 
     def table(self, name: str) -> Table | None:
         """Return the table ``name``; when there is none, say so once."""
@@ -126,13 +117,13 @@ class Htable(Module):
 
     @export()
     def sht_is_null(self, ctx: RouteContext, htname: str, itname: str) -> int:
-        """Tell whether an item is null: 1, 2 when there is no such table; else -1, or -2 when it is the initval."""
+        """Tell whether an item is null: 1, 2 when there is no such table; else -1, -2 in a table with an initval."""
         table = self.table(htname)
         if table is None:
             return 2
-        if table.has(itname, ctx.now):
-            return -1
-        return 1 if table.initval is None else -2
+        if table.initval is not None:
+            return -2
+        return -1 if table.has(itname, ctx.now) else 1
 
     @export()
     def sht_sets(self, ctx: RouteContext, htname: str, itname: str, itval: str) -> int:
@@ -151,25 +142,24 @@ class Htable(Module):
 
     @export()
     def sht_setxi(self, ctx: RouteContext, htname: str, itname: str, itval: int, exval: int) -> int:
-        """Set an item to an integer that expires in ``exval`` seconds. Answers 1, or -1."""
-        return self._set(ctx, htname, itname, itval, exval)
+        """Set an item to an integer that expires in ``exval`` seconds. Answers 0, or -1."""
+        return min(self._set(ctx, htname, itname, itval, exval), 0)
 
     @export()
     def sht_setex(self, ctx: RouteContext, htname: str, itname: str, exval: int) -> int:
-        """Let an item expire in ``exval`` seconds. Answers 1 (also when it is not there), or -1."""
+        """Let an item expire in ``exval`` seconds, never for 0 and less. Answers 1 (also when it is not there), or -1.
+
+        Items of tables without autoexpire never do.
+        """
         table = self.table(htname)
         if table is None:
             return -1
         table.set_expiry(itname, exval, ctx.now)
         return 1
 
-    def _set(self, ctx: RouteContext, htname: str, itname: str, value: int | str, seconds: int | None = None) -> int:
+    def _set(self, ctx: RouteContext, htname: str, itname: str, value: int | str, seconds: int = 0) -> int:
         table = self.table(htname)
-        if table is None or not table.set(itname, value, ctx.now):
-            return -1
-        if seconds is not None:
-            table.set_expiry(itname, seconds, ctx.now)
-        return 1
+        return 1 if table is not None and table.set(itname, value, ctx.now, seconds) else -1
 
     @export()
     def sht_inc(self, ctx: RouteContext, htname: str, itname: str) -> int:
@@ -227,17 +217,17 @@ class Htable(Module):
 
     @export()
     def sht_rm_name_re(self, ctx: RouteContext, htname: str, rexp: str) -> int:
-        """Remove the items whose name matches a regular expression. Answers 1, or -1."""
-        return self._remove(htname, "re", rexp, by_value=False)
+        """Remove the items whose name matches a regular expression. Answers 1 (also without such a table), or -1."""
+        return self._remove(htname, "re", rexp, by_value=False) if htname in self.tables else 1
 
     @export()
     def sht_rm_value_re(self, ctx: RouteContext, htname: str, rexp: str) -> int:
-        """Remove the items whose text matches a regular expression. Answers 1, or -1."""
-        return self._remove(htname, "re", rexp, by_value=True)
+        """Remove the items whose text matches a regular expression. Answers 1 (also without such a table), or -1."""
+        return self._remove(htname, "re", rexp, by_value=True) if htname in self.tables else 1
 
     def _remove(self, htname: str, op: str, val: str, *, by_value: bool) -> int:
         table = self.table(htname)
-        matches = matcher(op, val) if op in ("re", "sw") else None
+        matches = matcher(op, val) if val and op in ("re", "sw") else None
         if table is None or matches is None:
             return -1
         table.remove_matching(matches, by_value=by_value)
@@ -246,7 +236,7 @@ class Htable(Module):
     @export()
     def sht_match_name(self, ctx: RouteContext, htname: str, op: str, mval: str) -> int:
         """Tell whether an item's name matches: ``op`` eq, ne, re or sw (starts with). Answers 1, or -1."""
-        if op == "eq":
+        if op == "eq" and mval:
             table = self.table(htname)
             return 1 if table is not None and table.has(mval, ctx.now) else -1
         return 1 if self._count(ctx, htname, op, mval, by_value=False, limit=1) else -1
@@ -263,7 +253,7 @@ class Htable(Module):
 
     def _count(self, ctx: RouteContext, htname: str, op: str, mval: str, *, by_value: bool, limit: int) -> int:
         table = self.table(htname)
-        matches = matcher(op, mval)
+        matches = matcher(op, mval) if mval else None
         return table.count(matches, ctx.now, by_value=by_value, limit=limit) if table is not None and matches else 0
 
     # ---- iterators
@@ -317,7 +307,10 @@ class Htable(Module):
         iteration = self.iterations.get(iname)
         if iteration is None or iteration.value(ctx.now) is None:
             return -1
-        iteration.table.set_expiry(iteration.key, val, ctx.now)
+        if val > 0:
+            iteration.table.set_expiry(iteration.key, val, ctx.now)
+        elif iteration.table.autoexpire:
+            iteration.table.remove(iteration.key)
         return 1
 
     def _set_current(self, ctx: RouteContext, iname: str, value: int | str) -> int:

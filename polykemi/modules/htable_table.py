@@ -13,6 +13,7 @@ from polykemi.kemi.registry import Xval
 log = logging.getLogger("polykemi.htable")
 
 NEVER: Final = float("inf")
+_HALF: Final = 1 << 31
 Value = int | str
 Matcher = Callable[[str], object]
 
@@ -22,7 +23,19 @@ _NUMBERS: Final = ("size", "autoexpire", "initval", "updateexpire", "dmqreplicat
 class Table:
     """A table. Its items keep the order in which they came; an expired one is not seen, and removed by ``sweep``."""
 
-    __slots__ = ("_full", "_sweep", "autoexpire", "dbtable", "initval", "items", "maxsize", "name", "updateexpire")
+    __slots__ = (
+        "_full",
+        "_sweep",
+        "autoexpire",
+        "columns",
+        "dbmode",
+        "dbtable",
+        "initval",
+        "items",
+        "maxsize",
+        "name",
+        "updateexpire",
+    )
 
     def __init__(
         self,
@@ -33,6 +46,8 @@ class Table:
         updateexpire: bool = True,
         maxsize: int = 0,
         dbtable: str = "",
+        columns: tuple[str, ...] = (),
+        dbmode: bool = False,
     ) -> None:
         self.name = name
         self.autoexpire = autoexpire  # seconds, 0: items stay
@@ -40,6 +55,10 @@ class Table:
         self.updateexpire = updateexpire  # a change starts the time anew
         self.maxsize = maxsize  # items, 0: no limit
         self.dbtable = dbtable
+        self.columns = (
+            columns  # of dbtable: the key and those that together are the value; () for those of the parameters
+        )
+        self.dbmode = dbmode  # the items are stored when the server ends
         self.items: dict[str, tuple[Value, float]] = {}  # key -> value, time of expiry
         self._sweep: list[str] = []  # keys that a sweep has still to look at
         self._full = False
@@ -54,26 +73,38 @@ class Table:
         item = self.items.get(key)
         return item is not None and item[1] > now
 
-    def set(self, key: str, value: Value, now: float) -> bool:
-        """Set ``key``; False when the table is full."""
+    def set(self, key: str, value: Value, now: float, seconds: int = 0) -> bool:
+        """Set ``key``, to expire in ``seconds`` when they are more than 0; False when the table is full."""
         item = self.items.get(key)
-        if item is not None and item[1] > now and not self.updateexpire:
-            self.items[key] = (value, item[1])
-            return True
         if item is None and self.maxsize and len(self.items) >= self.maxsize:
             if not self._full:
                 self._full = True
                 log.warning("htable %s is full: it has %d items", self.name, self.maxsize)
             return False
-        self.items[key] = (value, now + self.autoexpire if self.autoexpire else NEVER)
+        if not self.autoexpire:
+            expires = NEVER
+        elif seconds > 0:
+            expires = now + seconds
+        elif item is not None and item[1] > now and not self.updateexpire:
+            expires = item[1]
+        else:
+            expires = now + self.autoexpire
+        self.items[key] = (value, expires)
         return True
 
     def add(self, key: str, by: int, now: float) -> int | None:
-        """Add ``by`` to an integer and return it; None when it is none or not there and there is no initval."""
+        """Add ``by`` to an integer of 32 bits and return it; None when it is none or not there and there is no initval."""
         value = self.get(key, now)
         if not isinstance(value, int):
             return None
-        return value + by if self.set(key, value + by, now) else None
+        value = (value + by + _HALF) % (2 * _HALF) - _HALF
+        return value if self.set(key, value, now) else None
+
+    def count_integers(self, wanted: int, now: float) -> int:
+        """Count the items that are this integer."""
+        return sum(
+            value == wanted for value, expires in self.items.values() if isinstance(value, int) and expires > now
+        )
 
     def remove(self, key: str) -> None:
         """Remove ``key``, if it is there."""
@@ -86,16 +117,17 @@ class Table:
         return int(item[1] - now) if item is not None and now < item[1] < NEVER else 0
 
     def set_expiry(self, key: str, seconds: int, now: float) -> None:
-        """Let ``key`` expire in ``seconds``, 0 and less: at once. One that is not there stays so."""
+        """Let ``key`` expire in ``seconds``, never when that is 0 or less. Items of tables without autoexpire never do."""
         item = self.items.get(key)
-        if item is not None and item[1] > now:
-            self.items[key] = (item[0], now + seconds)
+        if item is not None and item[1] > now and self.autoexpire:
+            self.items[key] = (item[0], now + seconds if seconds > 0 else NEVER)
 
     def count(self, matches: Matcher, now: float, *, by_value: bool, limit: int = 0) -> int:
-        """Count the items whose key (or value) matches, up to ``limit`` when it is not 0."""
+        """Count the items whose key (or text) matches, up to ``limit`` when it is not 0; integers have no text."""
         n = 0
         for key, (value, expires) in self.items.items():
-            if expires > now and matches(str(value) if by_value else key):
+            text = value if by_value else key
+            if expires > now and isinstance(text, str) and matches(text):
                 n += 1
                 if n == limit:
                     break
@@ -109,6 +141,28 @@ class Table:
             keys = [key for key in self.items if matches(key)]
         for key in keys:
             self.remove(key)
+
+    def clear(self) -> None:
+        """Remove all items."""
+        self.items.clear()
+        self._full = False
+
+    def empty(self) -> Table:
+        """Return an empty table with the attributes of this one."""
+        return Table(
+            self.name,
+            autoexpire=self.autoexpire,
+            initval=self.initval,
+            updateexpire=self.updateexpire,
+            maxsize=self.maxsize,
+            dbtable=self.dbtable,
+            columns=self.columns,
+            dbmode=self.dbmode,
+        )
+
+    def take(self, other: Table) -> None:
+        """Take the items of ``other`` in the place of its own."""
+        self.items, self._full = other.items, other._full
 
     @property
     def is_sweeping(self) -> bool:
@@ -158,10 +212,15 @@ def parse_definition(text: str) -> Table:
         raise ValueError(f"htable: {text!r}, expected name=>attribute=value;...")
     numbers: dict[str, int] = {}
     dbtable = ""
+    columns: tuple[str, ...] = ()
     for part in filter(None, (part.strip(" ") for part in rest.split(";"))):
         attribute, _, value = part.partition("=")
         if attribute == "dbtable":
             dbtable = value
+        elif attribute == "cols":
+            columns = tuple(column.strip(" ") for column in value.strip("'\"").split(","))
+            if len(columns) < 2:
+                raise ValueError(f"htable {name}: cols={value}, expected a column for keys and one or more for values")
         elif attribute not in _NUMBERS:
             raise ValueError(f"htable {name}: unknown attribute {attribute!r}")
         else:
@@ -176,18 +235,25 @@ def parse_definition(text: str) -> Table:
         updateexpire=bool(numbers.get("updateexpire", 1)),
         maxsize=numbers.get("maxsize", 0),
         dbtable=dbtable,
+        columns=columns,
+        dbmode=bool(numbers.get("dbmode", 0)),
     )
 
 
 @lru_cache(maxsize=256)
 def matcher(op: str, value: str) -> Matcher | None:
-    """Return what tells whether a text matches: ``op`` eq, ne, sw (starts with) or re; None, and a log line, for others."""
+    """Return what tells whether a text matches; None, and a log line, for what is no operator.
+
+    ``op``: eq, ne, sw (starts with), ew (ends with), re.
+    """
     if op == "eq":
         return lambda text: text == value
     if op == "ne":
         return lambda text: text != value
     if op == "sw":
         return lambda text: text.startswith(value)
+    if op == "ew":
+        return lambda text: text.endswith(value)
     if op == "re":
         try:
             return compile_posix(value).matches

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
-from polykemi.modules.htable_table import Matcher, Table, matcher
+from polykemi.modules.htable_table import Table, matcher
 from polykemi.pv.accessor import Accessor, Factory, Text
 
 if TYPE_CHECKING:
     from polykemi.modules.htable import Htable
     from polykemi.pv.compiler import Variables
 
-# the operators of $shtcn and $shtcv
-_OPERATORS = {"~~": "re", "~%": "sw", "==": "eq"}
+# the operators of $shtcn and $shtcv, and those of two characters for all items and for integers
+_OPERATORS = {"~~": "re", "~%": "ew", "%~": "sw", "==": "eq"}
+_EVERY = "**"
+_INTEGER = "eq"
+_LEADING = re.compile("[+-]?[0-9]{1,9}")
 
 
 def variable_classes(module: Htable) -> Mapping[str, Factory]:
@@ -41,7 +45,14 @@ def variable_classes(module: Htable) -> Mapping[str, Factory]:
 
     def counting(*, by_value: bool) -> Factory:
         def get(table: Table, expression: str, now: float) -> Xval:
-            matches = _expression(expression)
+            op, value = expression[:2], expression[2:]
+            if op == _EVERY:
+                return table.count(lambda text: True, now, by_value=False)
+            if op == _INTEGER:
+                return table.count_integers(_leading_integer(value), now) if by_value and value else 0
+            if op not in _OPERATORS:
+                op, value = "~~", expression
+            matches = matcher(_OPERATORS[op], value) if value else None
             return table.count(matches, now, by_value=by_value) if matches is not None else 0
 
         return of_item(get)
@@ -109,9 +120,7 @@ def _set_expiry(table: Table, key: str, value: Xval, now: float) -> bool:
     return True
 
 
-def _expression(text: str) -> Matcher | None:
-    """Return what an expression of $shtcn and $shtcv matches: ~~ regular expression, ~% start, == all of it, ** everything."""
-    if text == "**":
-        return matcher("sw", "")
-    op = _OPERATORS.get(text[:2])
-    return matcher(op, text[2:]) if op is not None else matcher("re", text)
+def _leading_integer(text: str) -> int:
+    """Return the integer that ``text`` begins with, 0 when there is none."""
+    found = _LEADING.match(text)
+    return int(found[0]) if found else 0

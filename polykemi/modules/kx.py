@@ -380,7 +380,7 @@ class Kx(Module):
     @export(constant=True)
     def get_conid(self, ctx: RouteContext) -> int:
         """Return the id of the connection that the message came over, -1 for datagrams."""
-        return -1
+        return self.services.connections.ident(ctx.flow)
 
     @export(constant=True)
     def get_msglen(self, ctx: RouteContext) -> int:

@@ -29,8 +29,10 @@ class MaxFwd(Module):
     def process_maxfwd(self, ctx: RouteContext, limit: int) -> int:
         """Count Max-Forwards down by one, or add it with the value ``limit`` when it is missing.
 
-        Answers 1 (counted down), 2 (added), -1 (it is 0), -2 (malformed).
+        Answers 1 (counted down), 2 (added), -1 (it is 0, or the limit is not within 0..255), -2 (malformed).
         """
+        if not 0 <= limit <= 255:
+            return -1
         message, edits = ctx.message, ctx.edits
         index = message.shape.first.get("max-forwards")
         if index is None:
@@ -54,8 +56,10 @@ class MaxFwd(Module):
     def is_maxfwd_lt(self, ctx: RouteContext, limit: int) -> int:
         """Compare Max-Forwards, as it goes out, with ``limit``.
 
-        Answers 1 (less), -1 (not less), -2 (missing), -3 (malformed).
+        Answers 1 (less), -1 (not less, or the limit is not within 0..255), -2 (missing), -3 (malformed).
         """
+        if not 0 <= limit <= 255:
+            return -1
         value = ctx.cache.get(_KEY)
         if value is None:
             text = ctx.message.get("max-forwards")

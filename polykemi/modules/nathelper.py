@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
-from polykemi.errors import ParseError
+from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.registry import export
-from polykemi.modules.base import Module
+from polykemi.kemi.registry import Xval, export
+from polykemi.modules.base import Module, Services
+from polykemi.modules.nathelper_pinger import NatHelperParams, Pinger
+from polykemi.modules.nathelper_sdp import fix_sdp
+from polykemi.pv.accessor import Factory
+from polykemi.pv.classes.factories import plain
 from polykemi.sip.flow import Flow
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.message import Message
@@ -21,18 +25,46 @@ _PROTOS: Final = {str(number): proto for proto, number in PROTO_NUMBERS.items()}
 RECEIVED: Final = "received"  # ctx.cache: the source URI of a REGISTER, which registrar.save stores
 
 
-@dataclass(frozen=True, slots=True)
-class Params:
-    """``append_sdp_oldmediaip``: keep addresses that fix_nated_sdp replaces in an ``a=oldmediaip`` line."""
-
-    append_sdp_oldmediaip: int = 1
+def _made_by_topmost(ctx: RouteContext) -> Xval:
+    values = ctx.message.list("record-route")
+    try:
+        return (2 if parse_uri(parse_name_addr(values[0]).uri).param("r2") else 1) if values else 0
+    except ParseError:
+        return None
 
 
 class NatHelper(Module):
     """NAT tests and Contact aliases."""
 
     name = "nathelper"
-    Params = Params
+    Params = NatHelperParams
+    params: NatHelperParams
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)
+        self._pinger = Pinger(self, self.params)
+
+    def start(self, now: float) -> None:
+        """Begin to ping phones, when natping_interval says so. Raise DataError, ValueError."""
+        name = self.params.received_avp
+        if name and self.services.variables.compile(name) is None:
+            raise DataError(f"nathelper: received_avp: {name} is no variable")
+        self._pinger.start(now)
+
+    def next_timeout(self) -> float | None:
+        """Return when phones are pinged next."""
+        return self._pinger.next_timeout()
+
+    def handle_timer(self, now: float) -> None:
+        """Ping phones."""
+        self._pinger.run(now)
+
+    def pv_classes(self) -> Mapping[str, Factory]:
+        """``$rr_count``: how many Record-Route values; ``$rr_top_count``: how many of them the topmost proxy has made."""
+        return {
+            "rr_count": plain(lambda ctx: len(ctx.message.list("record-route"))),
+            "rr_top_count": plain(_made_by_topmost),
+        }
 
     # ---- tests
     @export()
@@ -150,7 +182,11 @@ class NatHelper(Module):
     @export()
     def fix_nated_register(self, ctx: RouteContext) -> int:
         """Let ``registrar.save`` store where the REGISTER came from. Answers 1."""
-        ctx.cache[RECEIVED] = source_uri(ctx.flow)
+        received = ctx.cache[RECEIVED] = source_uri(ctx.flow)
+        if self.params.received_avp:
+            accessor = self.services.variables.compile(self.params.received_avp)
+            if accessor is not None and accessor.set is not None:
+                accessor.set(ctx, received)
         return 1
 
     # ---- Request-URI
@@ -189,28 +225,8 @@ class NatHelper(Module):
         return self._fix_sdp(ctx, flags, address or ctx.flow.host)
 
     def _fix_sdp(self, ctx: RouteContext, flags: int, address: str) -> int:
-        body = ctx.edits.body if ctx.edits.body is not None else ctx.message.body
-        if not body or any(c in address for c in "\r\n "):
-            return -1
-        family = "IP6" if ":" in address else "IP4"
-        lines = body.decode("latin-1").split("\r\n")
-        added = [text for bit, text in ((1, "a=direction:active"), (4, "a=nortpproxy:yes")) if flags & bit]
-        replaced = False
-        for i, line in enumerate(lines):
-            fields = line.split(" ")
-            if (flags & 2 and line[:5] == "c=IN " and len(fields) == 3) or (
-                flags & 8 and line[:2] == "o=" and len(fields) == 6
-            ):
-                lines[i] = " ".join([*fields[:-2], family, address])
-                replaced = True
-                if self.params.append_sdp_oldmediaip:
-                    added.append(f"a=oldmediaip:{fields[-1]}")
-        if not added and not replaced:
-            return 2
-        place = len(lines) - 1 if lines[-1] == "" else len(lines)
-        lines[place:place] = added
-        ctx.edits.body = "\r\n".join(lines).encode("latin-1")
-        return 1 if replaced else 2
+        p = self.params
+        return fix_sdp(ctx, flags, address, p.nortpproxy_str, keep_old=bool(p.append_sdp_oldmediaip))
 
 
 def _via_tells_nat(message: Message, flow: Flow, flags: int) -> bool:

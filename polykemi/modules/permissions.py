@@ -48,7 +48,7 @@ class Row(NamedTuple):
     rank: tuple[int, int, int]  # of rows that match the first one counts, as in Kamailio
     group: int
     port: int
-    tag: str
+    tag: str | None
 
 
 class Trusted(NamedTuple):
@@ -57,7 +57,7 @@ class Trusted(NamedTuple):
     proto: str
     from_pattern: Pattern | None
     ruri_pattern: Pattern | None
-    tag: str
+    tag: str | None
 
 
 class Permissions(Module):
@@ -86,7 +86,6 @@ class Permissions(Module):
         networks: dict[tuple[int, int], dict[int, list[Row]]] = {}
         names: dict[str, list[Row]] = {}
         for number, (group, text, mask, port, tag) in enumerate(self._entered(), 1):
-            text = text.strip(" ")
             single = Row((0, 0, -number), group, port, tag)  # the last one entered comes first
             try:
                 address = ip_address(text.strip("[]"))
@@ -119,12 +118,12 @@ class Permissions(Module):
             fields = line.partition("#")[0].split()
             if not fields:
                 continue
-            group, address, mask, port, tag = [*fields, *("", "", "0", "0", "")[len(fields) :]][:5]
+            group, address, mask, port = [*fields, *("", "", "0", "0")[len(fields) :]][:4]
             if not address or not all(n.isdecimal() for n in (group, mask, port)):
                 raise DataError(
                     f"permissions: {path}:{number}: expected group address [mask [port [tag]]], got {line!r}"
                 )
-            rows.append(Address(int(group), address, int(mask), int(port), tag))
+            rows.append(Address(int(group), address, int(mask), int(port), fields[4] if len(fields) > 4 else None))
         return rows
 
     def _read_trusted(self) -> dict[str, list[Trusted]]:
@@ -146,7 +145,7 @@ class Permissions(Module):
         except BadPattern as error:
             log.error("%s table: %s", self.params.trusted_table, error)
             return []
-        return [Trusted(proto.lower(), patterns[0], patterns[1], tag or "")]
+        return [Trusted(proto.lower(), patterns[0], patterns[1], tag)]
 
     def _trusted_of(self, source: str) -> list[Trusted]:
         if self.params.db_mode:
@@ -234,8 +233,8 @@ class Permissions(Module):
             raise RpcError(500, f"Reload failed: {error}") from None
         return "Reload OK"
 
-    def _set_tag(self, ctx: RouteContext, tag: str) -> None:
-        if tag and self._tag is not None and self._tag.set is not None:
+    def _set_tag(self, ctx: RouteContext, tag: str | None) -> None:
+        if tag is not None and self._tag is not None and self._tag.set is not None:
             self._tag.set(ctx, tag)
 
     # ---- the trusted table

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
+from polykemi.pv.accessor import Accessor, Factory
+from polykemi.pv.classes.factories import no_index, plain, required
 from polykemi.pv.classes.script import to_int
+
+if TYPE_CHECKING:
+    from polykemi.pv.compiler import Variables
 
 log = logging.getLogger("polykemi.pv")
 
@@ -33,6 +39,28 @@ class Pv(Module):
         self._variables = services.variables
         self._variables.bound(self.params.pv_cache_limit, self.params.pv_cache_action)
         self._getters = services.variables.getters
+
+    def pv_classes(self) -> Mapping[str, Factory]:
+        """``$ccp(module.parameter)``: the value of a module's parameter; ``$conid``: the connection that a message came on."""
+
+        def parameter(inner: str | None, index: str | None, variables: Variables) -> Accessor:
+            no_index(index)
+            group, dot, name = required(inner).rpartition(".")
+            if not dot or not group:
+                raise ValueError("it is $ccp(module.parameter)")
+            modules = self.services.modules
+
+            def get(ctx: RouteContext) -> Xval:
+                value = getattr(modules[group].params, name, None) if group in modules else None
+                return int(value) if isinstance(value, bool) else value if isinstance(value, (int, str)) else None
+
+            return Accessor(get)
+
+        return {"ccp": parameter, "conid": plain(self._conid)}
+
+    def _conid(self, ctx: RouteContext) -> Xval:
+        ident = self.services.connections.ident(ctx.flow)
+        return None if ident < 0 else ident
 
     @export()
     def get(self, ctx: RouteContext, name: str) -> Xval:
@@ -103,9 +131,9 @@ class Pv(Module):
         accessor = self._variables.compile(name)
         if accessor is None:
             return False
-        if accessor.set is None:
-            log.error("%s is read-only", name)
-            return False
+        if accessor.set is None:  # as in Kamailio this is no failure
+            log.warning("%s is read-only, it stays as it is", name)
+            return True
         if accessor.set(ctx, value):
             return True
         log.error("%s cannot be set to %r", name, value)

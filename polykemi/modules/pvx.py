@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
@@ -12,7 +13,9 @@ from polykemi.modules.pvx_xavp import XavpFunctions
 from polykemi.pv.accessor import Environment
 from polykemi.pv.classes.avp import PLAIN, Item, Items, item_at, push_avp, remove_avp
 from polykemi.pv.compiler import NULL
-from polykemi.sip.header import LWS, split_quoted, unquote
+from polykemi.pv.parameters import split_params
+from polykemi.sip.flow import Listener
+from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
 
 log = logging.getLogger("polykemi.script")
@@ -21,17 +24,17 @@ log = logging.getLogger("polykemi.script")
 def explode(text: str, separator: str) -> Item:
     """Return the item with one field a parameter: ``a=1;b=2``; values come without quotes."""
     item: Item = {}
-    for part in split_quoted(text, separator):
-        name, _, value = part.partition("=")
-        name = name.rstrip(LWS)
+    for name, value in split_params(text, separator) or ():
         if name:
-            item.setdefault(name, []).append(unquote(value.strip(LWS)))
+            item.setdefault(name, []).append(value)
     return item
 
 
 def implode(item: Item) -> str:
     """Return the parameters of an item: ``a=1;b=2;``."""
-    return "".join(f"{name}={value};" for name, values in item.items() if name for value in values)
+    return "".join(
+        f"{name};" if value == "" else f"{name}={value};" for name, values in item.items() if name for value in values
+    )
 
 
 def implode_quoted(item: Item) -> str:
@@ -74,7 +77,9 @@ class Pvx(XavpFunctions):
 
     @export()
     def shv_sets(self, ctx: RouteContext, name: str, value: str) -> int:
-        """Set ``$shv(name)`` to a text."""
+        """Set ``$shv(name)`` to a text. Answers 1, -1 for an empty one."""
+        if not value:
+            return -1
         self._environment.shared[name] = value
         return 1
 
@@ -94,13 +99,17 @@ class Pvx(XavpFunctions):
     # ---- $avp
     @export()
     def avp_seti(self, ctx: RouteContext, name: str, value: int) -> int:
-        """Push a number onto ``$avp(name)``."""
-        push_avp(ctx, name, value)
-        return 1
+        """Push a number onto ``$avp(name)``. Answers 1, -1 without a name."""
+        return self._push(ctx, name, value)
 
     @export()
     def avp_sets(self, ctx: RouteContext, name: str, value: str) -> int:
-        """Push a text onto ``$avp(name)``."""
+        """Push a text onto ``$avp(name)``. Answers 1, -1 without a name."""
+        return self._push(ctx, name, value)
+
+    def _push(self, ctx: RouteContext, name: str, value: int | str) -> int:
+        if not name:
+            return -1
         push_avp(ctx, name, value)
         return 1
 
@@ -163,6 +172,22 @@ class Pvx(XavpFunctions):
         return 1
 
     @export()
+    def xavp_slist_explode(self, ctx: RouteContext, slist: str, sep: str, mode: str, sxname: str) -> int:
+        """Push the items of a list onto the XAVP ``sxname``, as fields ``v``, the first first: ``$xavp(x=>v[0])``.
+
+        Each character of ``sep`` parts items; empty ones are none; ``mode`` "t" takes the blanks around them away.
+        Answers 1 or -1.
+        """
+        if not slist or not sep or not sxname:
+            return -1
+        items = re.split(f"[{re.escape(sep)}]", slist)
+        if mode.startswith("t"):
+            items = [item.strip(" \t\r\n") for item in items]
+        values: list[int | str] = [item for item in items if item]
+        ctx.shared.xavps.setdefault(sxname, []).insert(0, {"v": values} if values else {})
+        return 1
+
+    @export()
     def xavu_params_explode(self, ctx: RouteContext, sparams: str, sxname: str) -> int:
         """Put the parameters of ``a=1;b=2`` into the XAVU ``sxname``."""
         item = explode(sparams, ";")
@@ -194,21 +219,23 @@ class Pvx(XavpFunctions):
     # ---- between $var and $xavp
     @export()
     def pv_var_to_xavp(self, ctx: RouteContext, varname: str, xname: str) -> int:
-        """Copy ``$var(varname)`` (``*``: all of them) into the fields of the newest item of the XAVP ``xname``."""
+        """Make an XAVP ``xname`` with one item that has ``$var(varname)`` (``*``: all of them) for fields.
+
+        What was in the XAVP goes. Answers 1, or -1 when there is no such variable.
+        """
         variables = self._environment.variables
-        chosen = variables if varname == "*" else {varname: variables[varname]} if varname in variables else {}
-        items = ctx.shared.xavps.setdefault(xname, [])
-        if not items or PLAIN in items[0]:
-            items.insert(0, {})
-        for name, value in chosen.items():
-            items[0][name] = [value]
-        return 1
+        chosen = dict(variables) if varname == "*" else {varname: variables[varname]} if varname in variables else {}
+        ctx.shared.xavps.pop(xname, None)
+        fields = {name: [value] for name, value in chosen.items() if value != "" or varname != "*"}
+        if fields and xname:
+            ctx.shared.xavps[xname] = [fields]
+        return 1 if chosen or varname == "*" else -1
 
     @export()
     def pv_xavp_to_var(self, ctx: RouteContext, xname: str) -> int:
-        """Copy the fields of the newest item of the XAVP ``xname`` to variables of the same names."""
+        """Copy the fields of the newest item of the XAVP ``xname`` to variables of the same names. Answers 1 or -1."""
         item = item_at(ctx.shared.xavps.get(xname), 0)
-        if item is None:
+        if item is None or PLAIN in item:
             return -1
         self._environment.variables.update({name: values[0] for name, values in item.items() if name})
         return 1
@@ -217,7 +244,7 @@ class Pvx(XavpFunctions):
     @export()
     def xavp_copy(self, ctx: RouteContext, src_name: str, src_idx: int, dst_name: str) -> int:
         """Append a copy of an item of the XAVP ``src_name`` to ``dst_name``, below its other items."""
-        item = item_at(ctx.shared.xavps.get(src_name), src_idx)
+        item = item_at(ctx.shared.xavps.get(src_name), src_idx) if src_idx >= 0 else None
         if item is None or not dst_name:
             return -1
         ctx.shared.xavps.setdefault(dst_name, []).append(copy.deepcopy(item))
@@ -227,6 +254,33 @@ class Pvx(XavpFunctions):
     def xavp_copy_dst(self, ctx: RouteContext, src_name: str, src_idx: int, dst_name: str, dst_idx: int) -> int:
         """Append a copy of an item of the XAVP ``src_name`` to ``dst_name``; as in KEMI, ``dst_idx`` has no effect."""
         return self.xavp_copy(ctx, src_name, src_idx, dst_name)
+
+    @export()
+    def xavp_lshift(self, ctx: RouteContext, xname: str, idx: int) -> int:
+        """Move the first ``idx`` items of the XAVP behind the others; from the end when negative. Answers 1, -2 when there is none."""
+        items = ctx.shared.xavps.get(xname)
+        if not xname or not idx:
+            return 1
+        if not items:
+            return -2
+        by = idx % len(items)
+        ctx.shared.xavps[xname] = items[by:] + items[:by]
+        return 1
+
+    @export()
+    def xavp_push_dst(self, ctx: RouteContext, xname: str) -> int:
+        """Let the message go where the newest item of the XAVP says: its fields uri, dsturi and socket. Answers 1 or -1."""
+        item = item_at(ctx.shared.xavps.get(xname), 0)
+        if item is None or PLAIN in item:
+            return -1
+        uri, dst_uri, socket = (_text_of(item, name) for name in ("uri", "dsturi", "socket"))
+        if uri is not None:
+            ctx.ruri = parse_uri(uri).text
+        if dst_uri is not None:
+            ctx.dst_uri = dst_uri
+        if socket is not None:
+            ctx.force_listener = _listener(self.services.listeners, socket) or ctx.force_listener
+        return 1
 
     @export()
     def pv_xavp_print(self, ctx: RouteContext) -> int:
@@ -272,3 +326,20 @@ class Pvx(XavpFunctions):
         """Empty the static branch."""
         self._environment.static_branch = Target("")
         return 1
+
+
+def _text_of(item: dict[str, list[int | str]], name: str) -> str | None:
+    values = item.get(name)
+    return values[0] if values and isinstance(values[0], str) else None
+
+
+def _listener(listeners: tuple[Listener, ...], address: str) -> Listener | None:
+    """Return the listener ``proto:host:port``, proto and port as far as they are given."""
+    match = re.fullmatch(r"(?:(udp|tcp|tls|ws|wss):)?(\[[^]]+\]|[^:]+)(?::([0-9]+))?", address)
+    if match is None:
+        return None
+    proto, host, port = match.groups()
+    for one in listeners:
+        if one.host == host.strip("[]") and proto in (None, one.proto) and port in (None, str(one.port)):
+            return one
+    return None

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.registry import Xval, export
+from polykemi.kemi.registry import Data, Xval, export
 from polykemi.modules.base import Module
-from polykemi.pv.classes.avp import PLAIN, Items, as_text, set_root
+from polykemi.pv.classes.avp import PLAIN, Item, Items, as_text, item_at, push_field, set_root
 from polykemi.pv.compiler import NULL
 
 
@@ -31,11 +31,38 @@ def _child(store: Items, root: str, field: str) -> Xval:
     return values[0] if values else None
 
 
-def _set_child(store: Items, root: str, field: str, value: int | str) -> bool:
-    items = store.setdefault(root, [{}])
-    if not field or PLAIN in items[0]:
+def _copy(item: Item) -> dict[str, Data]:
+    return {field: list(values) for field, values in item.items()}
+
+
+def _items(store: Items, root: str) -> Data:
+    """Return all items that have fields, each a dictionary of field -> values; null when there are none."""
+    return [_copy(item) for item in store.get(root, ()) if PLAIN not in item] or None
+
+
+def _item(store: Items, root: str, index: int) -> Data:
+    item = item_at(store.get(root), index)
+    return None if item is None or PLAIN in item else _copy(item)
+
+
+def _keys(store: Items, root: str, index: int) -> Data:
+    item = item_at(store.get(root), index) if index >= 0 else None
+    return None if item is None else [field for field in item if field != PLAIN]
+
+
+def _set_child(store: Items, root: str, field: str, value: int | str, *, unique: bool = False) -> bool:
+    """Set a field of the newest item; a plain value stays, but with ``unique`` gives way."""
+    if not root or not field:
         return False
-    items[0][field] = [value]
+    items = store.setdefault(root, [{}])
+    if PLAIN in items[0]:
+        if not unique:
+            return False
+        items[0] = {}
+    if field in items[0]:
+        items[0][field] = [value]
+    else:
+        push_field(items[0], field, value)
     return True
 
 
@@ -73,6 +100,21 @@ class XavpFunctions(Module):
     def xavp_getw(self, ctx: RouteContext, rname: str) -> Xval:
         """Return the value of the XAVP; ``<null>`` when there is none."""
         return _or(_root(ctx.shared.xavps, rname), NULL)
+
+    @export()
+    def xavp_getd(self, ctx: RouteContext, rname: str) -> Data:
+        """Return the list of the XAVP's items, each a dictionary of field -> list of values; null when there is none."""
+        return _items(ctx.shared.xavps, rname)
+
+    @export()
+    def xavp_getd_p1(self, ctx: RouteContext, rname: str, indx: int) -> Data:
+        """Return one item of the XAVP, counted from the end when ``indx`` is negative; null when it is not there."""
+        return _item(ctx.shared.xavps, rname, indx)
+
+    @export()
+    def xavp_get_keys(self, ctx: RouteContext, rname: str, indx: int) -> Data:
+        """Return the list of an item's fields, the one that was set last first; null when there is no such item."""
+        return _keys(ctx.shared.xavps, rname, indx)
 
     @export()
     def xavp_rm(self, ctx: RouteContext, rname: str) -> int:
@@ -167,12 +209,12 @@ class XavpFunctions(Module):
     @export()
     def xavu_child_seti(self, ctx: RouteContext, rname: str, cname: str, value: int) -> int:
         """Set a field of the newest item to a number; the item is made when there is none."""
-        return _done(_set_child(ctx.shared.xavus, rname, cname, value))
+        return _done(_set_child(ctx.shared.xavus, rname, cname, value, unique=True))
 
     @export()
     def xavu_child_sets(self, ctx: RouteContext, rname: str, cname: str, value: str) -> int:
         """Set a field of the newest item to a text; the item is made when there is none."""
-        return _done(_set_child(ctx.shared.xavus, rname, cname, value))
+        return _done(_set_child(ctx.shared.xavus, rname, cname, value, unique=True))
 
     @export()
     def xavu_child_rm(self, ctx: RouteContext, rname: str, cname: str) -> int:
@@ -225,6 +267,21 @@ class XavpFunctions(Module):
     def xavi_getw(self, ctx: RouteContext, rname: str) -> Xval:
         """Return the value of the XAVI; ``<null>`` when there is none."""
         return _or(_root(ctx.shared.xavis, rname.lower()), NULL)
+
+    @export()
+    def xavi_getd(self, ctx: RouteContext, rname: str) -> Data:
+        """Return the list of the XAVI's items, each a dictionary of field -> list of values; null when there is none."""
+        return _items(ctx.shared.xavis, rname.lower())
+
+    @export()
+    def xavi_getd_p1(self, ctx: RouteContext, rname: str, indx: int) -> Data:
+        """Return one item of the XAVI, counted from the end when ``indx`` is negative; null when it is not there."""
+        return _item(ctx.shared.xavis, rname.lower(), indx)
+
+    @export()
+    def xavi_get_keys(self, ctx: RouteContext, rname: str, indx: int) -> Data:
+        """Return the list of an item's fields, the one that was set last first; null when there is no such item."""
+        return _keys(ctx.shared.xavis, rname.lower(), indx)
 
     @export()
     def xavi_rm(self, ctx: RouteContext, rname: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from polykemi.errors import ParseError, SipError
 from polykemi.kemi.context import RouteContext
@@ -46,6 +46,9 @@ class Registrar(Module):
     name = "registrar"
     requires = ("sl",)
     Params = RegistrarParams
+    events: ClassVar[Mapping[str, str]] = {
+        "usrloc:contact-expired": "a contact is over and was not registered again; $ulc(exp=>x) is of it"
+    }
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
@@ -82,24 +85,30 @@ class Registrar(Module):
         ``flags``: 1 no effect, 2 no reply, 4 one contact per AoR, 8 no expires ranges. Answers 1 inserted, 2 updated,
         3 deleted, 4 queried, -1 error (replied to as well), -2 too many contacts.
         """
-        return self._save(ctx, table, flags, "")
+        return self._save(ctx, table, flags, None)
 
     @export(routes=Route.REQUEST | Route.FAILURE)
     def save_uri(self, ctx: RouteContext, table: str, flags: int, uri: str) -> int:
         """Do as ``save`` for the AoR in ``uri`` instead of the one in To."""
         return self._save(ctx, table, flags, uri)
 
-    def _save(self, ctx: RouteContext, table: str, flags: int, uri: str) -> int:
+    def _save(self, ctx: RouteContext, table: str, flags: int, uri: str | None) -> int:
         if not self._has_table(table):
             return -1
         request = ctx.request
         counters = self.services.counters
+        aor = ""
         try:
-            aor = self._aor(uri or request.to.uri)
+            aor = self._aor(request.to.uri if uri is None else uri)
             result, headers = self._registration.update(ctx, request, table, aor, flags)
         except SipError as error:
             counters["registrar.rejected_regs"] = counters.get("registrar.rejected_regs", 0) + 1
-            rejected = error if isinstance(error, Rejected) else Rejected(error.status, error.reason)
+            if isinstance(error, Rejected):
+                rejected = error
+            elif aor:
+                rejected = Rejected(error.status, error.reason)
+            else:
+                rejected = Rejected(400, "Bad Request", "Error while parsing AOR")
             log.info("rejected a REGISTER from %s: %s", ctx.flow.host, rejected.detail)
             self._answer(ctx, flags, rejected.status, rejected.reason, rejected.headers())
             return -2 if rejected.status == 503 else -1
@@ -140,7 +149,9 @@ class Registrar(Module):
 
     @export(routes=Route.REQUEST | Route.FAILURE)
     def add_sock_hdr(self, ctx: RouteContext, name: str) -> int:
-        """Add the header ``name`` to the request, with the listener that it came to: ``udp:192.0.2.1:5060``."""
+        """Add the header ``name`` to the request, with the listener that it came to: ``udp:192.0.2.1:5060``. Answers 1 or -1."""
+        if not name:
+            return -1
         ctx.edits.inserts.append((len(ctx.message.lines), f"{name}: {ctx.flow.listener}"))
         return 1
 
@@ -155,13 +166,13 @@ class Registrar(Module):
 
     @export(routes=Route.REQUEST | Route.FAILURE)
     def lookup_uri(self, ctx: RouteContext, table: str, uri: str) -> int:
-        """Do as ``lookup`` for the AoR in ``uri`` instead of the Request-URI's ("": the Request-URI)."""
-        return self._lookup(ctx, table, uri or ctx.ruri)
+        """Do as ``lookup`` for the AoR in ``uri`` instead of the Request-URI's."""
+        return self._lookup(ctx, table, uri)
 
     @export(routes=Route.REQUEST | Route.FAILURE)
     def lookup_to_dset(self, ctx: RouteContext, table: str, uri: str) -> int:
-        """Append all contacts of the AoR in ``uri`` ("": the Request-URI) as branches and leave the Request-URI as it is."""
-        found = self._contacts(ctx, table, uri or ctx.ruri)
+        """Append all contacts of the AoR in ``uri`` as branches and leave the Request-URI as it is."""
+        found = self._contacts(ctx, table, uri)
         if isinstance(found, int):
             return found
         ctx.branches += [self._target(b) for b in found]
@@ -216,6 +227,7 @@ class Registrar(Module):
         ctx.dst_uri = first.dst_uri
         ctx.path = first.path
         ctx.ruid = first.ruid
+        ctx.cache["pv.location_ua"] = first.user_agent
         ctx.instance = first.instance
         ctx.bflags = first.flags
         ctx.cache["ruri_q"] = first.q  # for t_load_contacts
@@ -228,7 +240,7 @@ class Registrar(Module):
     def _contacts(self, ctx: RouteContext, table: str, uri: str) -> list[Binding] | int:
         """Return the usable contacts of an AoR by preference, or the negative result of ``lookup``."""
         if not self._has_table(table):
-            return -3
+            return -1
         try:
             aor = self._aor(uri)
         except Rejected:

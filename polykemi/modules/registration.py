@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,8 +16,10 @@ from polykemi.sip.digest import quote
 from polykemi.sip.flow import Listener
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted, unquote
 from polykemi.sip.message import Request
-from polykemi.sip.uri import parse_uri
+from polykemi.sip.uri import parse_uri, unescape
 from polykemi.storage.location import Binding
+
+log = logging.getLogger("polykemi.registrar")
 
 INSERTED: Final = 1  # results of save()
 UPDATED: Final = 2
@@ -89,6 +92,9 @@ class RegistrarParams:
     append_branches: int = 1
     case_sensitive: int = 0
     received_param: str = "received"
+    received_avp: str = ""  # the AVP that says where a REGISTER came from; else what nathelper.fix_nated_register knows
+    sock_hdr_name: str = ""  # the header that says to which listener a REGISTER came (add_sock_hdr of another server)
+    sock_flag: int = -1  # only of requests with this message flag
     max_contacts: int = 0
     retry_after: int = 0
     method_filtering: int = 0
@@ -103,6 +109,12 @@ class RegistrarParams:
     event_callback: str = ""
     use_expired_contacts: int = 0
 
+    def __post_init__(self) -> None:
+        if self.received_avp and not self.received_avp.startswith(("$avp(", "$(avp(")):
+            raise ValueError(f"received_avp: expected $avp(NAME), got {self.received_avp!r}")
+        if not -1 <= self.sock_flag <= 31:
+            raise ValueError("sock_flag: expected a message flag, 0 to 31, or -1")
+
 
 class Registration:
     """What a REGISTER does to the bindings of an AoR."""
@@ -112,6 +124,7 @@ class Registration:
         self._usrloc = usrloc
         self._location = services.location
         self._ids = services.ids
+        self._variables = services.variables
         self._listener_texts: dict[Listener, str] = {x: str(x) for x in services.listeners}
 
     def update(self, ctx: RouteContext, request: Request, table: str, aor: str, flags: int) -> tuple[int, list[str]]:
@@ -192,13 +205,18 @@ class Registration:
 
     def _template(self, ctx: RouteContext, request: Request, call_id: str, cseq: int) -> tuple[Binding, list[str]]:
         """Return what all contacts of one REGISTER have in common, and the headers that its Path puts into the 200."""
+        params = self._params
         received: str = ctx.cache.get("received", "")
+        if params.received_avp:
+            received = str(self._variables.getters[params.received_avp](ctx) or received)
         path, headers = "", list[str]()
         if self._params.use_path and request.has("path"):
             path, headers = path_of(request, self._params.path_mode)
             if path and self._params.path_use_received:
-                received = parse_uri(first_uri(path)).param("received") or received
+                received = unescape(parse_uri(first_uri(path)).param("received") or "") or received
         listener = ctx.flow.listener
+        if params.sock_flag >= 0 and ctx.shared.flags >> params.sock_flag & 1:
+            listener = self._named(request) or listener
         allow = request.get("allow")
         template = Binding(
             "",
@@ -215,6 +233,16 @@ class Registration:
             ctx.bflags,
         )
         return template, headers
+
+    def _named(self, request: Request) -> Listener | None:
+        """Return the listener of ours that the header sock_hdr_name names."""
+        text = (request.get(self._params.sock_hdr_name.lower()) or "").strip(" \t")
+        for listener, name in self._listener_texts.items():
+            if text and text in (name, f"{listener.proto}:{listener.host}"):
+                return listener
+        if text:
+            log.error("%r in %s is no listener of this server", text, self._params.sock_hdr_name)
+        return None
 
     def _fill(self, ctx: RouteContext, new: Binding, contact: NameAddr, header_expires: int | None, flags: int) -> None:
         """Make ``new`` the binding that ``contact`` asks for; -1 for ``expires`` means its removal."""
@@ -279,7 +307,7 @@ def contacts_of(request: Request, max_size: int) -> list[NameAddr] | None:
     if value is None:
         return []
     is_one = value and "," not in value and "contact" not in request.shape.repeated
-    values = [value] if is_one else request.list("contact")
+    values = [value] if is_one else _reversed_lists(request)
     if "*" in values:
         if len(values) > 1:
             raise Rejected(400, "Bad Request", "* used in contact and more than 1 contact")
@@ -302,10 +330,20 @@ def contacts_of(request: Request, max_size: int) -> list[NameAddr] | None:
     return contacts
 
 
+def _reversed_lists(request: Request) -> list[str]:
+    """Return the values of all Contact headers, those of one header the last first, as Kamailio takes them."""
+    values: list[str] = []
+    for line in request.all("contact"):
+        values += [value for value in reversed(split_quoted(line, ",")) if value]
+    return values
+
+
 def parse_expires(text: str | None, default: int) -> int | None:
     """Return the seconds in ``text``, None for no text; a malformed number is ``default`` (RFC 3261 section 20.10)."""
     if text is None:
         return None
+    if text[:1] == '"':
+        text = unquote(text)
     if not text.isdecimal() or len(text) > 10:
         return default
     return min(int(text), _MAX_SECONDS)
@@ -340,8 +378,7 @@ def methods_of(allow: str) -> int:
 
 def path_of(request: Request, mode: int) -> tuple[str, list[str]]:
     """Return the Path values to be stored, comma-separated, and the lines of the 200 (path_mode). Raise Rejected."""
-    values = request.list("path")
-    path = ",".join(values)
+    path = ",".join(request.all("path"))
     if mode == 0:
         return path, []
     supported = any(option.lower() == "path" for option in request.list("supported"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from polykemi.sip.message import Edits, Message
 from polykemi.sip.uri import Uri, parse_uri
 from polykemi.transaction.target import Shared
 
+log = logging.getLogger("polykemi.script")
+
 _ON_REQUESTS: Final = Route.REQUEST | Route.BRANCH | Route.FAILURE
 
 # URI parameters that need no parser: none has a separator in it, none is the transport
@@ -31,13 +34,22 @@ _PENDING: Final = "rr.pending"  # ctx.cache: parameters given to add_rr_param be
 @dataclass(frozen=True, slots=True)
 class Params:
     """``enable_full_lr``: write ``lr=on``; ``append_fromtag``: add ``ftag``; ``enable_double_rr``: two headers when the
-    request leaves from another listener than it came in on (2: always); ``ignore_sips``: write ``sip:`` also for sips.
+    request leaves from another listener than it came in on (2: always); ``ignore_sips``: write ``sip:`` also for sips;
+    ``add_username``: write the user of the Request-URI too, or that in the variable ``custom_user_avp``.
+    ``enable_socket_mismatch_warning`` has no effect: there is nothing to warn of.
     """
 
     enable_full_lr: int = 0
     append_fromtag: int = 1
     enable_double_rr: int = 1
     ignore_sips: int = 0
+    add_username: int = 0
+    custom_user_avp: str = ""
+    enable_socket_mismatch_warning: int = 1
+
+    def __post_init__(self) -> None:
+        if self.custom_user_avp and not self.custom_user_avp.startswith("$"):
+            raise ValueError(f"custom_user_avp: expected a variable, got {self.custom_user_avp!r}")
 
 
 class Rr(Module):
@@ -89,8 +101,18 @@ class Rr(Module):
         mode = self.params.enable_double_rr
         if mode == 2 or (mode == 1 and goes_out is not came_in and goes_out != came_in):
             tail = ";r2=on" + tail
-            return self._insert(ctx, (self._address(goes_out) + tail, self._address(came_in) + tail))
-        return self._insert(ctx, (self._address(came_in) + tail,))
+            both = (self._address(goes_out) + tail, self._address(came_in) + tail)
+            return self._insert(ctx, both, self._user(ctx) if self.params.add_username else "")
+        return self._insert(ctx, (self._address(came_in) + tail,), self._user(ctx) if self.params.add_username else "")
+
+    def _user(self, ctx: RouteContext) -> str:
+        """Return the user part that our Record-Route gets: ``user@``, or nothing."""
+        name = self.params.custom_user_avp
+        user = self.services.variables.getters[name](ctx) if name else None
+        if not isinstance(user, str) or not user:
+            request = ctx.request
+            user = request.parsed_uri.user or parse_uri(ctx.ruri).user
+        return f"{user}@" if user else ""
 
     def _address(self, listener: Listener) -> str:
         address = self._addresses.get(listener)
@@ -115,14 +137,14 @@ class Rr(Module):
         tag = message.to.tag if upstream else message.from_.tag
         return f";ftag={tag}" if tag else ""
 
-    def _insert(self, ctx: RouteContext, values: tuple[str, ...]) -> int:
+    def _insert(self, ctx: RouteContext, values: tuple[str, ...], user: str = "") -> int:
         inserts, shared = ctx.edits.inserts, ctx.shared
         if shared.record_routes and _own_inserts(inserts, shared):
             return -1
         sips = ctx.ruri[:5].lower() == "sips:" and not self.params.ignore_sips
         scheme = "sips" if sips else "sip"
         for value in values:
-            line = f"Record-Route: <{scheme}:{value}>"
+            line = f"Record-Route: <{scheme}:{user}{value}>"
             shared.record_routes += (line,)
             inserts.append((0, line))
         return 1
@@ -134,12 +156,13 @@ class Rr(Module):
         """
         if not self.params.enable_double_rr:
             return edits
-        own = f":{self._address(came_in)};"
+        address = f"{self._address(came_in)};"
         for i in _own_inserts(edits.inserts, shared):
             place, text = edits.inserts[i]
-            if own in text and ";r2=on" not in text:
+            own = next((before + address for before in ":@" if before + address in text), "")
+            if own and ";r2=on" not in text:
                 inner = text.replace(own, f"{own}r2=on;", 1)
-                outer = inner.replace(own, f":{self._address(goes_out)};", 1)
+                outer = inner.replace(own, f"{own[0]}{self._address(goes_out)};", 1)
                 edits = edits.copy()
                 edits.inserts[i : i + 1] = [(place, outer), (place, inner)]
                 return edits
@@ -288,11 +311,12 @@ class Rr(Module):
     def is_direction(self, ctx: RouteContext, direction: str) -> int:
         """Tell whether an in-dialog request goes ``downstream`` (caller to callee) or ``upstream``, by ``ftag``.
 
-        Answers 1 or -1; without ``ftag`` (or before ``loose_route``) everything is downstream.
+        Answers 1 or -1, -6 for another word; without ``ftag`` (or before ``loose_route``) everything is downstream.
         """
         wanted = direction.lower()
         if wanted not in ("downstream", "upstream"):
-            return -1
+            log.error("rr.is_direction: %r is neither downstream nor upstream", direction)
+            return -6
         ftag = parse_params(ctx.shared.route_params).get("ftag")
         upstream = bool(ftag) and ftag != ctx.message.from_.tag
         return 1 if upstream == (wanted == "upstream") else -1

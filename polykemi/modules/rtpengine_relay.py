@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.splice import splice_body
 from polykemi.modules.base import Module, Services
 from polykemi.modules.rtpengine_bencode import Bencoded
 from polykemi.modules.rtpengine_flags import BadFlag, Flags, Question, via_branch
@@ -18,7 +19,6 @@ from polykemi.pv.classes.avp import avp_name
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request
 from polykemi.sip.multipart import boundary_of, media_type, parts_of
-from polykemi.sip.splice import splice_body
 
 log = logging.getLogger("polykemi.rtpengine")
 

@@ -17,6 +17,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.kemi.rpc import rpc
+from polykemi.kemi.splice import splice_body
 from polykemi.modules.base import Module, Services
 from polykemi.modules.rtpengine import has_sdp
 from polykemi.modules.rtpengine_nodes import parse_set
@@ -28,7 +29,6 @@ from polykemi.pv.classes.factories import plain
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
 from polykemi.sip.sdp import parse_sdp
-from polykemi.sip.splice import splice_body
 
 log = logging.getLogger("polykemi.rtpproxy")
 

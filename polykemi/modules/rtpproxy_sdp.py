@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from polykemi.kemi.splice import Splice
 from polykemi.sip.sdp import Media, Sdp, Session, line_start
-from polykemi.sip.splice import Splice
 
 _ADDRESS: Final = re.compile(r"[^\r\n]*? IP([46]) +([^ \r\n]+)")
 _PORT: Final = re.compile(r"m=[^ \r\n]+ +([0-9]+)")

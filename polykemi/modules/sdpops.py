@@ -14,6 +14,7 @@ from typing import Any, Final
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
+from polykemi.kemi.splice import splice_body
 from polykemi.modules.base import Module, Services
 from polykemi.modules.textopsx_iterators import LineIterators
 from polykemi.pv.accessor import Accessor, Factory
@@ -21,7 +22,6 @@ from polykemi.pv.classes.factories import keyed, named
 from polykemi.sip.grammar import LWS
 from polykemi.sip.multipart import media_type
 from polykemi.sip.sdp import Media, Sdp, line_start, parse_sdp
-from polykemi.sip.splice import splice_body
 
 log = logging.getLogger("polykemi.sdpops")
 

@@ -13,9 +13,9 @@ from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
 from polykemi.sip.digest import parse_credentials
-from polykemi.sip.header import NameAddr, canonical_names, parse_name_addr
+from polykemi.sip.header import NameAddr, canonical_names, parse_name_addr, parse_params
 from polykemi.sip.rewrite import contact_alias, rewrite_uris, with_uri_param
-from polykemi.sip.uri import Uri, parse_uri, same_uri, unescape
+from polykemi.sip.uri import Uri, parse_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +162,14 @@ class SipUtils(Module):
 
     @export()
     def cmp_uri(self, ctx: RouteContext, one: str, other: str) -> int:
-        """Compare two URIs by RFC 3261 section 19.1.4. Answers 1 (the same), -1, or -2 when one is no URI."""
+        """Compare two URIs as Kamailio does. Answers 1 (the same), -1, or -2 when one is no URI.
+
+        Scheme, user, password and port are compared octet by octet, the host without case, and of the parameters those
+        that both have; user, ttl, method and maddr count when the other has no parameters.
+        """
         if not (_is_uri(one) and _is_uri(other)):
             return -2
-        return 1 if same_uri(one, other) else -1
+        return 1 if _same_uri(parse_uri(one), parse_uri(other)) else -1
 
     @export()
     def cmp_aor(self, ctx: RouteContext, one: str, other: str) -> int:
@@ -173,8 +177,8 @@ class SipUtils(Module):
         if not (_is_uri(one) and _is_uri(other)):
             return -2
         a, b = parse_uri(one), parse_uri(other)
-        same = unescape(a.user) == unescape(b.user) and a.host.lower() == b.host.lower()
-        return 1 if same and a.effective_port == b.effective_port else -1
+        same = a.user == b.user and a.host.lower() == b.host.lower()
+        return 1 if same and (a.port or 5060) == (b.port or 5060) else -1
 
     @export()
     def cmp_hdr_name(self, ctx: RouteContext, one: str, other: str) -> int:
@@ -358,3 +362,14 @@ def _is_uri(text: str) -> bool:
     except ParseError:
         return False
     return True
+
+
+def _same_uri(one: Uri, other: Uri) -> bool:
+    if (one.scheme, one.user, one.password, one.port) != (other.scheme, other.user, other.password, other.port):
+        return False
+    if one.host.lower() != other.host.lower():
+        return False
+    ours, theirs = (parse_params(uri.params) for uri in (one, other))
+    if not ours or not theirs:
+        return not {"user", "ttl", "method", "maddr"} & {*ours, *theirs}
+    return all((theirs[name] or "").lower() == (value or "").lower() for name, value in ours.items() if name in theirs)

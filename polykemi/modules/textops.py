@@ -1,12 +1,11 @@
 """textops: search, replace and remove text in messages, by string and by POSIX regular expression.
 
-Functions look at the message as it came, as in Kamailio; what they change is seen by the next hop. Header text is
-handled a header at a time: a match does not cross from one header into the next.
+Functions look at the message as it came, as in Kamailio; what they change is seen by the next hop. The headers are one
+text to them, and the body is another: a match does not cross from one into the other.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
@@ -27,8 +26,9 @@ from polykemi.modules.textops_changes import (
     string_replacer,
 )
 from polykemi.modules.textops_parts import BodyParts
-from polykemi.modules.textops_strings import StringFunctions
 from polykemi.sip.header import LWS, canonical_names
+from polykemi.sip.multipart import media_type as type_of
+from polykemi.sip.sdp import parse_sdp
 from polykemi.sip.uri import parse_uri
 
 
@@ -37,7 +37,7 @@ def _substitution(expression: str) -> Substitution:
     return Substitution(expression)
 
 
-class TextOps(StringFunctions, BodyParts):
+class TextOps(BodyParts):
     """Text operations on messages."""
 
     name = "textops"
@@ -61,8 +61,13 @@ class TextOps(StringFunctions, BodyParts):
 
     @export()
     def search_str(self, ctx: RouteContext, text: str, pattern: str) -> int:
-        """Search ``text``. Answers 1 or -1."""
-        return _search(pattern, text)
+        """Search ``text``. Answers 1 or -1; 2 for an empty pattern, -2 for an empty text and a bad pattern."""
+        if not pattern:
+            return 2
+        try:
+            return -2 if not text else 1 if compile_posix(pattern).matches(text) else -1
+        except BadPattern:
+            return -2
 
     @export()
     def search_append(self, ctx: RouteContext, pattern: str, text: str) -> int:
@@ -206,18 +211,22 @@ class TextOps(StringFunctions, BodyParts):
 
     @export()
     def regex_substring(self, ctx: RouteContext, text: str, pattern: str, index: int, count: int, variable: str) -> int:
-        """Store group ``index`` of the first match of ``pattern`` in ``variable``. Answers 1 or -1.
+        """Store group ``index`` of the first match of ``pattern`` in ``variable``.
 
-        ``count``: how many groups are looked at, the whole match (group 0) included.
+        ``count``: how many groups are looked at, the whole match (group 0) included. Answers 1, -2 without a match, -1
+        for a group that is empty or not there.
         """
+        if not 0 <= index < count:
+            return -1
         try:
             compiled = compile_posix(pattern, 0)
         except BadPattern:
             return -1
         match = compiled.search(text)
-        if match is None or not 0 <= index < min(count, compiled.groups + 1):
-            return -1
-        return self._store(ctx, variable, match[index] or "")
+        if match is None:
+            return -2
+        found = match[index] if index <= compiled.groups else None
+        return self._store(ctx, variable, found) if found else -1
 
     def _store(self, ctx: RouteContext, variable: str, text: str) -> int:
         accessor = self.services.variables.compile(variable)
@@ -274,7 +283,9 @@ class TextOps(StringFunctions, BodyParts):
     @export(constant=True)
     def is_privacy(self, ctx: RouteContext, kind: str) -> int:
         """Tell whether the Privacy header (RFC 3323) has the value ``kind``. Answers 1 or -1."""
-        values = (value.strip(LWS).lower() for text in ctx.message.all("privacy") for value in re.split("[;,]", text))
+        values = {value.strip(LWS).lower() for value in (ctx.message.get("privacy") or "").split(";")}
+        if not values <= _PRIVACY or ("none" in values and len(values) > 1):
+            return -1  # the header is malformed
         return 1 if kind.lower() in values else -1
 
     # ---- body
@@ -289,7 +300,7 @@ class TextOps(StringFunctions, BodyParts):
         if not ctx.message.body:
             return -1
         value = ctx.message.get("content-type") or "application/sdp"  # what Kamailio takes a body without type for
-        return 1 if value.partition(";")[0].strip(LWS).lower() == media_type.lower() else -1
+        return 1 if type_of(value) == media_type.lower() else -1
 
     @export()
     def set_body(self, ctx: RouteContext, body: str, media_type: str) -> int:
@@ -320,21 +331,18 @@ class TextOps(StringFunctions, BodyParts):
     @export(constant=True)
     def is_audio_on_hold(self, ctx: RouteContext) -> int:
         """Tell whether the SDP puts an audio stream on hold. Answers 1 (address 0.0.0.0), 2 (sendonly, inactive) or -1."""
-        session, *media = re.split(r"(?m)^m=", str(ctx.message.body, "latin-1"))
-        for stream in media:
-            if not stream.startswith("audio "):
-                continue
-            addresses = _HOLD_ADDRESS.findall(stream) or _HOLD_ADDRESS.findall(session)
-            if "0.0.0.0" in addresses:
-                return 1
-            directions = _DIRECTION.findall(stream) or _DIRECTION.findall(session)
-            if directions and directions[0] in ("sendonly", "inactive"):
-                return 2
+        sdp = parse_sdp(str(ctx.message.body, "latin-1"), ctx.message.get("content-type"))
+        for session in sdp.sessions if sdp is not None else ():
+            trickles = False
+            for media in session.media:
+                trickles = trickles or media.trickles
+                held = (media.address or session.address) == "0.0.0.0" and not (trickles and media.port == "9")
+                if media.kind == "audio" and (media.on_hold or held or session.on_hold):
+                    return 2 if media.on_hold or not held else 1
         return -1
 
 
-_HOLD_ADDRESS = re.compile(r"(?m)^c=IN IP4 ([0-9.]+)")
-_DIRECTION = re.compile(r"(?m)^a=(sendonly|inactive|sendrecv|recvonly)\r?$")
+_PRIVACY = frozenset(("critical", "header", "history", "id", "none", "session", "user"))  # RFC 3323, 3325, 4244
 
 
 def _search(pattern: str, text: str) -> int:

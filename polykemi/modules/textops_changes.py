@@ -5,13 +5,15 @@ Everything is looked for in the message as it came; a change stands at its place
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from itertools import accumulate
 from typing import TypeVar
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.pattern import Match
 from polykemi.kemi.posix import FLAGS, BadPattern, compile_posix
-from polykemi.sip.splice import Splice, line_of, splice_body, splice_line
+from polykemi.kemi.splice import Splice, line_of, splice_body, splice_line
 
 T = TypeVar("T")
 
@@ -72,20 +74,37 @@ def change_message(ctx: RouteContext, find: Finder, most: int) -> int:
 
 
 def change_headers(ctx: RouteContext, find: Finder, most: int) -> int:
-    """Change header lines; return how many places were found."""
-    message, edits, found = ctx.message, ctx.edits, 0
-    for i in range(len(message.lines)):
-        if i in edits.removed:
+    """Change the headers, which are one text to ``find``; return how many places were found."""
+    message, edits = ctx.message, ctx.edits
+    lines = [line_of(message, edits, i) for i in range(len(message.lines))]
+    starts = list(accumulate([len(line) + 2 for line in lines], initial=0))
+    splices = find("".join([line + "\r\n" for line in lines]), most)
+    for start, end, text in splices:
+        first = bisect_right(starts, start) - 1
+        if first == len(lines):  # behind the last line
+            edits.inserts.append((first, text.rstrip("\r\n")))
             continue
-        line = line_of(message, edits, i)
-        # as Kamailio, which looks at all headers as one text: no "$" before the CR, which "." takes along
-        splices = [(start, min(end, len(line)), text) for start, end, text in find(line + "\r\n", most)]
-        if splices:
-            splice_line(message, edits, i, *splices)
-            found += len(splices)
-            if most:
-                break
-    return found
+        last = max(first, bisect_left(starts, end) - 1)
+        _change_lines(ctx, lines, first, start - starts[first], last, end - starts[last], text)
+    return len(splices)
+
+
+def _change_lines(ctx: RouteContext, lines: list[str], first: int, start: int, last: int, end: int, text: str) -> None:
+    """Change what stands from ``start`` in line ``first`` to ``end`` in line ``last``, its CRLF counting as two more."""
+    if end == len(lines[last]) + 2:  # the line break goes too
+        if text.endswith("\n"):
+            text = text[:-1].removesuffix("\r")
+        elif not text and not start:
+            ctx.edits.removed.update(range(first, last + 1))
+            return
+        elif last + 1 < len(lines):
+            last, end = last + 1, 0
+    if last > first:
+        text += lines[last][end:]
+        ctx.edits.removed.update(range(first + 1, last + 1))
+        end = len(lines[first])
+    length = len(lines[first])
+    splice_line(ctx.message, ctx.edits, first, (min(start, length), min(end, length), text))
 
 
 def change_value(ctx: RouteContext, index: int, find: Finder) -> int:

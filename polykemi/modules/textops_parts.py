@@ -11,10 +11,10 @@ from typing import Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
-from polykemi.modules.base import Module
+from polykemi.kemi.splice import SplicedBody, splice_body
 from polykemi.modules.textops_changes import set_content_type
+from polykemi.modules.textops_strings import StringFunctions
 from polykemi.sip.multipart import boundary_of, media_type
-from polykemi.sip.splice import SplicedBody, splice_body
 
 log = logging.getLogger("polykemi.textops")
 
@@ -26,7 +26,7 @@ _TYPE_LINE: Final = re.compile(r"^(?:Content-Type|c)[ \t]*:[ \t]*", re.MULTILINE
 _MAX_CONTENT_TYPE: Final = 126  # octets of the header line
 
 
-class BodyParts(Module):
+class BodyParts(StringFunctions):
     """Parts of bodies: read, added, removed. The script sees the body as it came."""
 
     # ---- reading

@@ -42,13 +42,16 @@ class StringFunctions(Module):
 
     @export()
     def str_find(self, ctx: RouteContext, text: str, part: str) -> int:
-        """Return where ``text`` contains ``part``, 1 being its first octet; -1 when it does not."""
-        return _position(text, part)
+        """Return where ``text`` contains ``part``, 1 being its first octet; -1 when it does not.
+
+        An empty part is found behind the end, as in Kamailio.
+        """
+        return text.find(part) + 1 or -1 if part else len(text) + 1
 
     @export()
     def str_ifind(self, ctx: RouteContext, text: str, part: str) -> int:
         """Return where ``text`` contains ``part``, whatever the case of ASCII letters, 1 being its first octet; else -1."""
-        return _position(_lower(text), _lower(part))
+        return _lower(text).find(_lower(part)) + 1 or -1
 
     @export()
     def str_any_in(self, ctx: RouteContext, text: str, characters: str) -> int:
@@ -68,10 +71,6 @@ def _lower(text: str) -> str:
 
 def _compare(one: str, other: str) -> int:
     return 1 if one == other else -1 if one > other else -2
-
-
-def _position(text: str, part: str) -> int:
-    return (text.find(part) + 1 if part else 0) or -1
 
 
 def _items(text: str, separator: str) -> list[str]:

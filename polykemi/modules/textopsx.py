@@ -15,14 +15,13 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
+from polykemi.kemi.splice import splice_body
 from polykemi.modules.textops_parts import MULTIPART, closing
 from polykemi.modules.textopsx_headers import HeaderValues
-from polykemi.modules.textopsx_iterators import Iterators
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import named
 from polykemi.sip.build import with_edits
 from polykemi.sip.message import Edits, Request, Response, parse
-from polykemi.sip.splice import splice_body
 
 log = logging.getLogger("polykemi.textopsx")
 
@@ -35,7 +34,7 @@ _KEPT: Final = frozenset(
 ) | {"max-forwards"}
 
 
-class TextOpsX(HeaderValues, Iterators):
+class TextOpsX(HeaderValues):
     """More text operations on messages."""
 
     name = "textopsx"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
-from polykemi.modules.base import Module
+from polykemi.kemi.splice import line_of, splice_line
+from polykemi.modules.textopsx_iterators import Iterators
 from polykemi.modules.textopsx_values import (
     MAX_FROM_END,
     Expression,
@@ -19,12 +20,11 @@ from polykemi.modules.textopsx_values import (
     params_of,
     values_of,
 )
-from polykemi.sip.splice import line_of, splice_line
 
 log = logging.getLogger("polykemi.textopsx")
 
 
-class HeaderValues(Module):
+class HeaderValues(Iterators):
     """Values of headers. They are counted in the message as it came, over all lines of a header; 1 is the first, -1 the last."""
 
     @export()

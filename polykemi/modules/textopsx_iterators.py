@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
+from polykemi.kemi.splice import splice_body
 from polykemi.modules.base import Module, Services
 from polykemi.modules.hdr import header_lines
 from polykemi.sip.grammar import LWS
 from polykemi.sip.message import Message
-from polykemi.sip.splice import splice_body
 
 log = logging.getLogger("polykemi.textopsx")
 
@@ -214,7 +214,7 @@ class Iterators(Module):
     def hf_iterator_hbody(self, ctx: RouteContext, iname: str) -> Xval:
         """Return the value of the header, null when the iterator is at none."""
         it = self._header_iterator(ctx, iname)
-        return None if it is None or it.at < 0 else ctx.message.lines[it.at].partition(":")[2].lstrip(LWS)
+        return None if it is None or it.at < 0 else ctx.message.value(it.at)
 
     def _header_iterator(self, ctx: RouteContext, iname: str) -> HeaderIterator | None:
         """Return the iterator, at no header when it was started on another message; None when it was never started."""

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from polykemi.kemi.splice import line_of
 from polykemi.sip.header import canonical_names, split_exact
 from polykemi.sip.message import Edits, Message
-from polykemi.sip.splice import line_of
 
 MAX_FROM_END: Final = 10  # values that an index may count from the end
 

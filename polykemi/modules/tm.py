@@ -6,6 +6,8 @@ the router and the functions of KSR that relay and reply (the others: ``tm_setti
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Final
 
@@ -15,18 +17,23 @@ from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
 from polykemi.modules.tm_hops import Hops
-from polykemi.modules.tm_local import LOCAL_REQUEST, LocalRequest, Locals, OnEnd
+from polykemi.modules.tm_local import LOCAL_REQUEST, LocalRequest, Locals, OnEnd, of_headers
 from polykemi.modules.tm_relay import E_UNSPEC, Relayer
 from polykemi.modules.tm_reply import Replier, TmParams, reply_of
 from polykemi.modules.tm_responses import Responses
 from polykemi.modules.tm_settings import TmSettings
+from polykemi.pv.classes.factories import uri_or_none
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request, Response, parse
+from polykemi.sip.uri import parse_uri
 from polykemi.transaction.forking import Transaction
 from polykemi.transaction.layer import TransactionLayer, dialog_key
 from polykemi.transaction.machine import ClientTransaction, Timings
 
+log = logging.getLogger("polykemi.tm")
+
 _E_SCRIPT: Final = -10
+_OVERDUE: Final = 90  # seconds
 
 
 class Tm(TmSettings):
@@ -145,6 +152,54 @@ class Tm(TmSettings):
         """Do as ``request`` from a Process, which runs the event route before it goes on; 0 when that dropped the request."""
         return self.local.send(request, now, on_end)
 
+    @export()
+    def t_uac_send(
+        self, ctx: RouteContext, method: str, ruri: str, nexthop: str, ssock: str, hdrs: str, body: str
+    ) -> Process[int]:
+        """Send a request of our own; ``hdrs`` have From, To and perhaps Call-ID and CSeq; "" or "." for no nexthop or socket.
+
+        In the other headers ``!!`` stands for our host and port. Answers 1, or -1 when it cannot be sent.
+        """
+        next_hop, socket = ("" if text == "." else text for text in (nexthop, ssock))
+        listener = next((x for x in self.services.listeners if socket in ("", str(x), str(x).partition(":")[2])), None)
+        if listener is None:
+            log.error("t_uac_send: %r is no socket of ours", socket)
+            return -1
+        try:
+            parse_uri(ruri)
+            if next_hop:
+                parse_uri(next_hop)
+            request = of_headers(method, ruri, next_hop, hdrs, body, listener)
+        except ParseError as error:
+            log.error("t_uac_send: %s", error.reason)
+            return -1
+        if socket:
+            request.listener = listener
+        sent = yield from self.local.send(request, ctx.now, None)
+        return 1 if sent >= 0 else -1
+
+    @export()
+    def t_clean(self, ctx: RouteContext) -> int:
+        """End transactions that should have ended 90 seconds ago at the latest. Answers 1."""
+        for t in self.layer.server_transactions():
+            if isinstance(t, Transaction) and t.expires and ctx.now > t.expires + _OVERDUE:
+                log.warning("a transaction of %s lasted too long", t.method)
+                self.close(t)
+        return 1
+
+    def close(self, t: Transaction) -> None:
+        """Forget a transaction and its branches at once."""
+        for branch in t.branches:
+            self.layer.close(branch)
+            branch.transaction = None
+        if t.suspended is not None:
+            self.layer.close(t.suspended)
+            t.suspended = None
+        self.layer.close(t)
+        if not t.is_answered:
+            self.replier.active -= 1
+        t.let_go()
+
     # ---- relaying
     @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
     def t_relay(self, ctx: RouteContext) -> Process[int]:
@@ -193,7 +248,9 @@ class Tm(TmSettings):
 
     @export(routes=Route.REQUEST)
     def t_replicate(self, ctx: RouteContext, uri: str) -> Process[int]:
-        """Send a copy of the request to ``uri``; what comes back is dropped. Answers like ``t_relay``."""
+        """Send a copy of the request to ``uri``; what comes back is dropped. Answers like ``t_relay``, -1 for no URI."""
+        if uri_or_none(uri) is None:
+            return E_UNSPEC
         hop = self.relayer.hops.hop(uri, ctx.force_listener or ctx.flow.listener)
         if isinstance(hop, int):
             return hop
@@ -207,6 +264,10 @@ class Tm(TmSettings):
             ctx.cache["tm.no_internal_reply"] = True
 
     def _relay_over(self, ctx: RouteContext, proto: str) -> Process[int] | int:
+        if len(proto) != 3:  # as in Kamailio it is not looked at then
+            return self.relayer.relay(ctx)
+        if proto.lower() not in ("udp", "tcp", "tls"):
+            return E_UNSPEC
         hop = self.relayer.hops.hop(ctx.dst_uri or ctx.ruri, ctx.force_listener or ctx.flow.listener)
         return hop if isinstance(hop, int) else self._relay_to(ctx, proto, hop.host, hop.port)
 
@@ -333,8 +394,13 @@ def _resumed(block: RouteContext, process: Process[int]) -> Process[None]:
     yield from process
 
 
+_PROXY: Final = re.compile(r"(?:(?:udp|tcp|tls|sctp|wss?):)?(?:\[[^\]\s]+\]|[^:\s]+)(?::\d{1,5})?", re.IGNORECASE)
+
+
 def split_proxy(proxy: str) -> tuple[str, str, int]:
-    """Split ``[proto:]host[:port]``; "" and 0 for what is missing or no port."""
+    """Split ``[proto:]host[:port]``; "" and 0 for what is missing, no host for what cannot be read."""
+    if not _PROXY.fullmatch(proxy):
+        return "", "", 0
     proto, colon, rest = proxy.partition(":")
     if not colon or proto.lower() not in ("udp", "tcp", "tls", "sctp", "ws", "wss"):
         proto, rest = "", proxy

@@ -16,12 +16,13 @@ from polykemi.modules.tm_hops import E_BAD_URI, Hops
 from polykemi.modules.tm_reply import Replier
 from polykemi.sip.build import with_edits
 from polykemi.sip.flow import Flow, Listener
-from polykemi.sip.header import parse_name_addr, split_quoted
-from polykemi.sip.message import Request, Response, parse
+from polykemi.sip.header import canonical_names, parse_name_addr, split_quoted
+from polykemi.sip.message import Request, Response, join_folded, parse
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.machine import ClientTransaction, Timings
 
 LOCAL_REQUEST: Final = "tm:local-request"
+_MADE: Final = frozenset(("via", "from", "to", "cseq", "call-id", "max-forwards", "content-length"))
 FIRST_CSEQ: Final = 10  # of a request outside of dialogs, as Kamailio counts
 
 
@@ -69,7 +70,7 @@ class LocalClient(ClientTransaction):
         self.request = request
         self.on_end = on_end
         self.ended = False
-        self.acks: list[tuple[bytes, Flow]] = []  # to the 2xx that came, sent again when it comes again
+        self.acks: dict[str, tuple[bytes, Flow]] = {}  # by To tag: ACKs to 2xx, sent again when those come again
         self.response: Response | None = None  # the 2xx that waits for acknowledge()
 
     def end(
@@ -130,6 +131,8 @@ class Locals:
             if block.dropped:
                 return 0
             data, flow = self._edited(block, data, flow, branch)
+            if block.cache.get("tm.no_auto_ack"):
+                request.auto_ack = False
         if client is None:
             self._services.outbox.send(data, flow)
             return 1
@@ -145,15 +148,17 @@ class Locals:
         if parse_name_addr(request.from_).tag is None:
             request.from_ += ";tag=" + ids.tag()
         request.to = _bracketed(request.to)
-        lines = [
-            f"{request.method} {request.uri} SIP/2.0",
-            "Via: " + via,
-            "To: " + request.to,
-            "From: " + request.from_,
-            f"CSeq: {request.cseq} {request.method}",
-            "Call-ID: " + request.call_id,
-        ]
-        lines += ["Route: " + route for route in request.routes]
+        to, from_ = "To: " + request.to, "From: " + request.from_
+        cseq, call_id = f"CSeq: {request.cseq} {request.method}", "Call-ID: " + request.call_id
+        routes = ["Route: " + route for route in request.routes]
+        lines = [f"{request.method} {request.uri} SIP/2.0", "Via: " + via]
+        if request.method == "ACK":  # which Kamailio writes in another order
+            lines += [from_, call_id, to, cseq, *routes, *(line for line in request.headers if line)]
+            if self._services.server_header:
+                lines.append("User-Agent: " + self._services.server_header)
+            lines.append(f"Content-Length: {len(request.body)}")
+            return "\r\n".join([*lines, "\r\n"]).encode("latin-1") + request.body
+        lines += [to, from_, cseq, call_id, *routes]
         if not any(line[:13].lower() == "max-forwards:" for line in request.headers):
             lines.append("Max-Forwards: 70")
         lines.append(f"Content-Length: {len(request.body)}")
@@ -189,17 +194,30 @@ class Locals:
         if status < 200:
             return ()
         if client.method == "INVITE" and status < 300:
+            sent = client.acks.get(response.to.tag or "")
+            if sent is not None:
+                self._services.outbox.send(*sent)
+                return ()
             client.response = response
             if client.request.auto_ack:
                 self.acknowledge(client, (), b"")
         return client.end(status, response.reason, response, flow, now)
 
+    def knows(self, call_id: str, cseq: str) -> bool:
+        """Tell whether there is a request of ours with this Call-ID and CSeq number."""
+        ours = [c.request for c in self._layer.client_transactions() if isinstance(c, LocalClient)]
+        return any(request.call_id == call_id and str(request.cseq) == cseq for request in ours)
+
+    def waiting(self, call_id: str, cseq: str) -> LocalClient | None:
+        """Return the INVITE of ours with this Call-ID and CSeq number, the 2xx of which waits for its ACK."""
+        for client in self._layer.client_transactions():
+            if isinstance(client, LocalClient) and client.response is not None:
+                if client.request.call_id == call_id and str(client.request.cseq) == cseq:
+                    return client
+        return None
+
     def acknowledge(self, client: LocalClient, headers: Iterable[str], body: bytes) -> bool:
-        """Send the ACK to the 2xx that came for an INVITE of ours, the same again when there was one; False without 2xx."""
-        if client.acks:
-            for data, flow in client.acks:
-                self._services.outbox.send(data, flow)
-            return True
+        """Send the ACK to the 2xx that came for an INVITE of ours; False when none waits for one."""
         response = client.response
         if response is None:
             return False
@@ -212,7 +230,7 @@ class Locals:
             data = self._build(ack, self._hops.via(hop.listener) + self._services.ids.branch())
         except ParseError:
             return False
-        client.acks.append((data, hop))
+        client.acks[response.to.tag or ""] = (data, hop)
         client.response = None
         self._services.outbox.send(data, hop)
         return True
@@ -255,3 +273,49 @@ def _bracketed(value: str) -> str:
     """Return ``value`` as a name-addr: as Kamailio, with brackets when no ``>`` ends it or stands before parameters."""
     end = value.rfind(">")
     return value if end >= 0 and (end == len(value) - 1 or value[end + 1] == ";") else f"<{value}>"
+
+
+def of_headers(method: str, uri: str, next_hop: str, headers: str, body: str, listener: Listener) -> LocalRequest:
+    """Return the request of ``tm.t_uac_send``: From and To, perhaps Call-ID and CSeq are among ``headers``. Raise ParseError.
+
+    In the other headers, ``!!`` stands for host and port of ``listener``, ``!i`` for its host, ``!p`` for its port.
+    """
+    lines = join_folded([line for line in headers.split("\r\n") if line]) if headers.strip("\r\n") else []
+    given: dict[str, str] = {}
+    more: list[str] = []
+    for line in lines:
+        name, colon, value = line.partition(":")
+        known = canonical_names[name] if colon else ""
+        if not known:
+            raise ParseError(f"no header: {line}")
+        if known in _MADE:
+            given.setdefault(known, value.strip(" \t"))
+        else:
+            host = f"[{listener.host}]" if ":" in listener.host else listener.host
+            for mark, text in (("!!", f"{host}:{listener.port}"), ("!i", host), ("!p", str(listener.port))):
+                line = line.replace(mark, text)
+            more.append(line)
+    if not method or "from" not in given or "to" not in given:
+        raise ParseError("From or To is missing")
+    if body and ("content-length" in given or not any(line[:13].lower() == "content-type:" for line in more)):
+        raise ParseError("a body needs Content-Type, and no Content-Length")
+    number, _, of = given.get("cseq", f"{FIRST_CSEQ} {method}").partition(" ")
+    if not number.isdecimal() or len(number) > 10 or of.strip(" ") != method:
+        raise ParseError("CSeq does not fit")
+    return LocalRequest(
+        method,
+        uri,
+        _address(given["from"]),
+        _address(given["to"]),
+        headers=more,
+        body=body.encode("latin-1"),
+        dst_uri=next_hop,
+        call_id=given.get("call-id", ""),
+        cseq=int(number),
+    )
+
+
+def _address(value: str) -> str:
+    """Return URI and tag of a From or To value, all that Kamailio takes of it."""
+    parsed = parse_name_addr(value)
+    return f"<{parsed.uri}>;tag={parsed.tag}" if parsed.tag else f"<{parsed.uri}>"

@@ -8,7 +8,8 @@ from typing import Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import Process, RouteContext
-from polykemi.kemi.route import ONSEND_ROUTE, Route
+from polykemi.kemi.route import Route
+from polykemi.modules.local_via import VIA, LocalVia, inherit
 from polykemi.modules.tm_hops import E_BAD_URI, Hops
 from polykemi.modules.tm_reply import Replier
 from polykemi.modules.tm_responses import Responses
@@ -177,7 +178,7 @@ class Relayer:
         self.answer_100(ctx, t)
         fork = _Fork(ctx, t, targets, hop, replicate)
         on_branch, t.on_branch = t.on_branch, ""
-        if on_branch or self._services.routes.defines(_ONSEND, ONSEND_ROUTE):
+        if on_branch or self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
             return self._fork_with_blocks(fork, on_branch)
         try:
             for target in targets:
@@ -196,6 +197,7 @@ class Relayer:
             for target in fork.targets:
                 branch = self._branch(fork, target)
                 edits, listener = ctx.edits, target.listener or ctx.force_listener or ctx.flow.listener
+                block: RouteContext | None = None
                 if on_branch:
                     block = _branch_context(fork, on_branch, target, branch)
                     yield block
@@ -205,7 +207,7 @@ class Relayer:
                     branch.uri, branch.dst_uri, branch.path = block.ruri, block.dst_uri, block.path
                     branch.bflags = block.bflags
                     edits, listener = block.edits, block.force_listener or ctx.flow.listener
-                error = self._build(fork, branch, edits, listener)
+                error = self._build(fork, branch, edits, listener, block)
                 if not error and not (yield from self._may_send(ctx, fork.transaction, branch)):
                     error = E_CFG
                 fork.add(branch, error)
@@ -264,8 +266,10 @@ class Relayer:
         branch.expires = t.expires
         return branch
 
-    def _build(self, fork: _Fork, branch: Branch, edits: Edits, listener: Listener) -> int:
-        """Make ``branch`` ready to be sent; return 0, or why it cannot be."""
+    def _build(
+        self, fork: _Fork, branch: Branch, edits: Edits, listener: Listener, block: RouteContext | None = None
+    ) -> int:
+        """Make ``branch``, as its branch route ``block`` left it, ready to be sent; return 0, or why it cannot be."""
         ctx, t = fork.ctx, fork.transaction
         request = t.request
         routes = split_quoted(branch.path, ",") if branch.path else []
@@ -277,7 +281,8 @@ class Relayer:
         if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
             edits = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
         branch.arm(t)
-        branch.data = self._request_for(ctx, request, edits, branch.uri, branch.key, goes_out, routes)
+        path = [branch.path] if branch.path else []  # one Route line, as the Path was written
+        branch.data = self._request_for(block or ctx, request, edits, branch.uri, branch.key, goes_out, path)
         return 0
 
     def _request_for(
@@ -299,16 +304,20 @@ class Relayer:
             received, rport = t.received, t.rport
         else:
             received, rport, _ = reply_path(request, ctx.flow, ctx.force_rport)
-        via = self.hops.via(listener) + branch.partition(" ")[0]
-        if "tm.add_local_rport" in ctx.cache:
-            via += ";rport"
+        wish: LocalVia | None = ctx.cache.get(VIA)
+        if wish is None:
+            via = self.hops.via(listener) + branch.partition(" ")[0]
+        else:
+            via = wish.value(ctx, listener, branch.partition(" ")[0])
         return forward_request(request, edits, uri=uri, via=via, received=received, rport=rport, routes=routes)
 
     def _may_send(self, ctx: RouteContext, t: Transaction | None, branch: Branch | bytes) -> Process[bool]:
         """Run the onsend route; False when it dropped the message."""
-        if not self._services.routes.defines(_ONSEND, ONSEND_ROUTE):
+        if not self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
             return True
-        onsend = RouteContext(_ONSEND, ONSEND_ROUTE, ctx.message if t is None else t.request, ctx.flow, ctx.now)
+        onsend = RouteContext(
+            _ONSEND, self._services.callbacks.onsend, ctx.message if t is None else t.request, ctx.flow, ctx.now
+        )
         onsend.shared, onsend.transaction = ctx.shared, t
         if isinstance(branch, Branch):
             onsend.wire, onsend.branch, onsend.branch_index = branch.data, branch, branch.index
@@ -329,8 +338,9 @@ class Relayer:
         flow = hop or self.hops.next_hop(ctx.dst_uri, routes, request, ctx.edits, ctx.ruri, listener)
         if isinstance(flow, int):
             return flow
-        data = self._request_for(ctx, request, ctx.edits, ctx.ruri, self._services.ids.branch(), flow.listener, routes)
-        if self._services.routes.defines(_ONSEND, ONSEND_ROUTE):
+        path = [ctx.path] if ctx.path else []
+        data = self._request_for(ctx, request, ctx.edits, ctx.ruri, self._services.ids.branch(), flow.listener, path)
+        if self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
             return self._send_ack_with_block(ctx, data, flow)
         self._services.outbox.send(data, flow)
         return 1
@@ -424,8 +434,7 @@ def _branch_context(fork: _Fork, name: str, target: Target, branch: Branch) -> R
     block.edits = ctx.edits.copy()
     block.reply_headers = ctx.reply_headers
     block.shared, block.transaction, block.branch, block.branch_index = ctx.shared, t, branch, branch.index
-    if "tm.add_local_rport" in ctx.cache:
-        block.cache["tm.add_local_rport"] = True
+    inherit(block, ctx)
     return block
 
 

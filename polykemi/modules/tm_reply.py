@@ -46,6 +46,7 @@ class TmParams:
     remap_503_500: int = 1  # a 503 goes upstream as 500 (RFC 3261 section 16.7 step 6)
     relay_100: int = 0  # 1: a 100 of a branch goes upstream
     event_callback: str = ""  # the script's function for the events of tm, "" for none
+    contact_flows_avp: str = ""  # name of the XAVP that keeps more flows to one phone, "": all are called
 
 
 COUNTERS: Final = (
@@ -138,6 +139,20 @@ class Replier:
             self.cancel_branches(t, now, self._reason(status))
         self.settle(t)
         return True
+
+    def drop(self, t: Transaction, status: int, now: float) -> None:
+        """End ``t`` as if ``status`` had been sent: nobody is told, retransmissions are absorbed."""
+        for branch in t.branches:
+            self.layer.close(branch)
+            branch.status = branch.status or status
+        if t.suspended is not None:
+            self.layer.close(t.suspended)
+            t.suspended = None
+        t.branches = []
+        self.layer.respond(t, max(status, 300), b"", now)
+        t.status = max(status, 200)
+        self.active -= 1
+        t.let_go()
 
     def forward(self, t: Transaction, reply: Response, edits: Edits, now: float) -> bool:
         """Send ``reply`` of a branch upstream, without our Via and with what the routes changed."""

@@ -54,6 +54,9 @@ class Responses:
             if branch.canceled:
                 counters["tmx.rpl_absorbed"] += 1
                 return ()  # nobody waits for it any more
+        if t.watchers:
+            for watcher in t.watchers:
+                watcher.received(t, response, ctx.edits, now)
         if branch.on_reply:
             return self._pass_through_route(branch, t, response, ctx, now, pending=pending)
         return self._pass(branch, t, response, ctx, now, pending=pending)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import groupby
 from typing import Final
 
@@ -10,8 +11,11 @@ from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.tm_relay import Relayer, Settings
 from polykemi.modules.tm_status import TmStatus
+from polykemi.transaction.forking import Branch
 from polykemi.transaction.layer import TransactionLayer
 from polykemi.transaction.target import Target
+
+log = logging.getLogger("polykemi.script")
 
 _SLOTS: Final = {
     Route.BRANCH: "on_branch",
@@ -179,6 +183,17 @@ class TmSettings(TmStatus):
         return 1
 
     @export()
+    def t_set_disable_failover(self, ctx: RouteContext, state: int) -> int:
+        """Try the first address of a name alone (1). Answers 1: no other is tried in any case."""
+        return 1
+
+    @export()
+    def t_set_no_auto_ack(self, ctx: RouteContext, state: int) -> int:
+        """In the event route tm:local-request: leave the ACK to the 2xx of this INVITE to tmx.t_uac_ack_local (1). Answers 1."""
+        ctx.cache["tm.no_auto_ack"] = bool(state)
+        return 1
+
+    @export()
     def t_set_disable_internal_reply(self, ctx: RouteContext, state: int) -> int:
         """Leave the answer to the script when t_relay could not send anything (1). Answers 1."""
         self.settings_of(ctx).no_internal_reply = bool(state)
@@ -237,9 +252,53 @@ class TmSettings(TmStatus):
         groups: list[list[Target]] = t.contacts if t is not None and t.contacts else ctx.cache.get("tm.contacts", [])
         if not groups:
             return -2
-        first, *rest = groups.pop(0)
+        group = groups.pop(0)
+        if self.params.contact_flows_avp:
+            group = self._one_flow_each(ctx, group)
+        first, *rest = group
         ctx.ruri, ctx.dst_uri, ctx.path, ctx.bflags = first.uri, first.dst_uri, first.path, first.flags
         ctx.instance, ctx.ruid = first.instance, first.ruid
+        ctx.cache["pv.location_ua"] = first.user_agent
         ctx.force_listener = first.listener or ctx.force_listener
         ctx.branches = rest
         return 1
+
+    def _one_flow_each(self, ctx: RouteContext, group: list[Target]) -> list[Target]:
+        """Return one target for each phone (RFC 5626); the others go into the XAVP contact_flows_avp."""
+        chosen: list[Target] = []
+        for target in group:
+            if target.instance and any(other.instance == target.instance for other in chosen):
+                fields: dict[str, int | str] = {"uri": target.uri, "dst_uri": target.dst_uri, "path": target.path}
+                fields |= {"instance": target.instance, "flags": target.flags, "ruid": target.ruid}
+                fields["sock"] = str(target.listener) if target.listener is not None else ""
+                item = {name: [value] for name, value in fields.items() if value not in ("", 0)}
+                ctx.shared.xavps.setdefault(self.params.contact_flows_avp, []).insert(0, item)
+            else:
+                chosen.append(target)
+        return chosen
+
+    @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
+    def t_next_contact_flow(self, ctx: RouteContext) -> int:
+        """Add another flow to the phone of this branch to the destination set (contact_flows_avp).
+
+        Answers 1, -1 when none is left for this phone, -2 when it has none or is not known.
+        """
+        name = self.params.contact_flows_avp
+        if not name:
+            log.error("t_next_contact_flow: [modules.tm] contact_flows_avp is not set")
+            return -1
+        instance = ctx.branch.instance if isinstance(ctx.branch, Branch) else ""
+        items = ctx.shared.xavps.get(name)
+        if not instance or not items:
+            return -2
+        for i, item in enumerate(items):
+            if item.get("instance") != [instance] or "uri" not in item:
+                continue
+            text = {field: str(values[0]) for field, values in items.pop(i).items()}
+            listener = next((x for x in self.services.listeners if str(x) == text.get("sock")), None)
+            flags, ruid = int(text.get("flags", "0")), text.get("ruid", "")
+            target = Target(text["uri"], text.get("dst_uri", ""), path=text.get("path", ""), flags=flags, ruid=ruid)
+            target.listener, target.instance = listener, instance
+            ctx.branches.append(target)
+            return 1
+        return -1

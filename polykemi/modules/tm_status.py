@@ -85,22 +85,35 @@ class TmStatus(Module):
         """Tell whether the branch of this block (failure route: the best one) timed out: 1 or -1."""
         return 1 if isinstance(ctx.branch, Branch) and ctx.branch.timed_out else -1
 
-    @export(routes=Route.FAILURE)
+    @export()
     def t_drop_replies(self, ctx: RouteContext, mode: str) -> int:
         """Forget replies, so that none of them is sent upstream: ``l`` those of the last t_relay, else all.
 
-        With ``n`` none is forgotten, whatever failure_reply_mode says. Answers 1.
+        With ``n`` none is forgotten, whatever failure_reply_mode says. Answers 1; it acts in failure routes alone.
         """
+        if ctx.kind is not Route.FAILURE:
+            return 1
         if mode[:1] == "n":
             ctx.cache["tm.keep_replies"] = True
         elif ctx.transaction is not None:
             drop_replies(ctx.transaction, mode[:1])
         return 1
 
-    @export(routes=Route.FAILURE)
+    @export()
     def t_drop_replies_all(self, ctx: RouteContext) -> int:
         """Forget all replies that came so far. Answers 1."""
         return self.t_drop_replies(ctx, "a")
+
+    @export(routes=Route.ONREPLY)
+    def t_is_retr_async_reply(self, ctx: RouteContext) -> int:
+        """Tell whether the transaction of this reply is suspended (``tmx.t_suspend``): 1 or -1."""
+        t = ctx.transaction
+        return 1 if t is not None and t.suspended is not None else -1
+
+    @export()
+    def t_use_uac_headers(self, ctx: RouteContext) -> int:
+        """Make CANCEL and ACK of From and To as they were sent, not as they came. Answers 1: that is always done."""
+        return 1
 
     @export()
     def t_save_lumps(self, ctx: RouteContext) -> int:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from polykemi.sip.message import Response
+from typing import ClassVar
+
+from polykemi.sip.message import Edits, Response
 from polykemi.transaction.forking import Branch, Transaction
 
 
 class Watcher:
     """Watches transactions: a module gives one to ``watch`` when a transaction begins (``Relayer.on_request_in``)."""
+
+    keeps_request: ClassVar[bool] = False  # whether it reads the request when more 2xx come, after all is decided
+
+    def received(self, t: Transaction, response: Response, edits: Edits, now: float) -> None:
+        """Take a response of a branch, before its route blocks; what is put into ``edits`` goes upstream."""
 
     def replied(self, t: Transaction, status: int, data: bytes, reply: Response | None, now: float) -> None:
         """Take the news that ``data`` went upstream; ``reply`` is the response that was forwarded, None for one of ours."""

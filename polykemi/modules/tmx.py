@@ -109,6 +109,33 @@ class Tmx(Module):
             return -1
         return 1 if self.tm.replier.reply(t, code, reason, ctx.now, headers=t.reply_headers) else -1
 
+    @export()
+    def t_uac_ack_local(self, ctx: RouteContext, callid: str, cseq: str, hdrs: str, body: str) -> int:
+        """Send the ACK to the 2xx of an INVITE of ours (``tm.t_set_no_auto_ack``), with more headers and a body.
+
+        Answers 0, -1 when there is no transaction with this Call-ID and CSeq number, -2 when it does not wait for an ACK.
+        """
+        client = self.tm.local.waiting(callid, cseq)
+        if client is not None:
+            lines = [line for line in hdrs.split("\r\n") if line]
+            return 0 if self.tm.local.acknowledge(client, lines, body.encode("latin-1")) else -1
+        return -2 if self.tm.local.knows(callid, cseq) or self._invite_with(callid, cseq) is not None else -1
+
+    @export()
+    def t_drop(self, ctx: RouteContext) -> int:
+        """End the transaction without a response. Answers 0, or -1 without a transaction."""
+        return self.t_drop_rcode(ctx, 500)
+
+    @export()
+    def t_drop_rcode(self, ctx: RouteContext, rcode: int) -> int:
+        """End the transaction as if ``rcode`` had been sent, without sending it. Answers 0, or -1 without a transaction."""
+        t = ctx.transaction
+        if t is None:
+            return -1
+        if not t.is_answered:
+            self.tm.replier.drop(t, rcode, ctx.now)
+        return 0
+
     # ---- branches
     @export(routes=Route.REQUEST | Route.REPLY | Route.ONREPLY | Route.FAILURE)
     def t_cancel_branches(self, ctx: RouteContext, which: str) -> int:

@@ -33,6 +33,11 @@ class UsrlocParams:
     timer_interval: int = 60  # seconds between two looks for expired contacts
     desc_time_order: int = 0  # of contacts with the same q the last modified first
     db_mode: int = 1
+    nat_bflag: int = -1  # the branch flag of contacts behind NAT
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.nat_bflag <= 31:
+            raise ValueError("nat_bflag: expected a branch flag, 0 to 31, or -1")
 
 
 class Usrloc(Module):

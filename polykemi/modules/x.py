@@ -18,6 +18,10 @@ class X(Module):
         raise Exit
 
     @export()
+    def probe(self, ctx: RouteContext) -> None:
+        """Do nothing: that it can be called shows that KSR is there."""
+
+    @export()
     def drop(self, ctx: RouteContext) -> None:
         """Mark what is being routed as dropped (``KSR.set_drop``) and end the route block."""
         ctx.dropped = True

@@ -43,8 +43,8 @@ class Variables:
     """The pseudo-variables of one server: their classes, and what was compiled of them.
 
     ``limit`` is how many compiled texts are kept (Kamailio: pv_cache_limit); beyond it the oldest goes, so that names
-    which a script makes by concatenation do not fill the memory. With ``action`` 0 this is warned of once
-    (pv_cache_action).
+    which a script makes by concatenation do not fill the memory. With ``action`` 0 (pv_cache_action)
+    this is warned of once, with the line of the script.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Variables:
         self._accessors: dict[str, Accessor | None] = {}
         self._texts: dict[str, Text] = {}
         self._depth = 0
+        self.where: Callable[[], str] = _nowhere  # the line of the script's call that is running
 
     def bound(self, limit: int, action: int) -> None:
         """Set how many compiled texts are kept and what happens when there are more."""
@@ -88,16 +89,31 @@ class Variables:
         except KeyError:
             pass
         try:
-            reference, end = parse_variable(name)
-            if end != len(name):
-                raise ValueError(f"text behind the variable at {end}")
-            accessor = self.accessor(reference)
+            accessor = self._build(name)
         except ValueError as error:
-            log.error("%r is no variable: %s", name, error)
+            log.error("%r is no variable: %s%s", name, error, self._at())
             accessor = None
         self._make_room(self._accessors)
         self._accessors[name] = accessor
         return accessor
+
+    def problem(self, name: str) -> str | None:
+        """Return why ``name`` is no variable, None when it is one; nothing is kept."""
+        try:
+            self._build(name)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def _build(self, name: str) -> Accessor:
+        reference, end = parse_variable(name)
+        if end != len(name):
+            raise ValueError(f"text behind the variable at {end}")
+        return self.accessor(reference)
+
+    def _at(self) -> str:
+        where = self.where()
+        return f", at {where}" if where else ""
 
     def text(self, source: str) -> Text:
         """Return the function that expands the format string ``source``; null gives ``<null>``. Raise ValueError."""
@@ -164,13 +180,18 @@ class Variables:
         if self._warn:
             self._warn = False
             log.warning(
-                "over %d different variable names: the oldest are forgotten; keep changing parts in a variable, "
+                "over %d different variable names%s: the oldest are forgotten; keep changing parts in a variable, "
                 "as in $sht(table=>$var(key))",
                 self._limit,
+                self._at(),
             )
         oldest = next(iter(cache))
         del cache[oldest]
         self.getters.pop(oldest, None)
+
+
+def _nowhere() -> str:
+    return ""
 
 
 def _constant(text: str) -> Getter:

@@ -155,7 +155,7 @@ def _joined(head: list[str], lines: list[str], message: Message, edits: Edits) -
     body = edits.body
     if body is not None:
         length = f"Content-Length: {len(body)}"  # one takes the place of the first, and of all others
-        for line in edits.apply(lines):
+        for line in filter(None, edits.apply(lines)):
             if canonical_names[line.partition(":")[0]] != "content-length":
                 head.append(line)
             elif length:

@@ -12,19 +12,21 @@ from polykemi.sip.message import Request, Response
 def reply_path(request: Request, flow: Flow, force_rport: bool = False) -> tuple[str, int, Flow]:
     """Return the ``received`` and ``rport`` of the top Via ("" and 0: not to be added) and where replies go.
 
-    ``flow`` is where the request came from; ``force_rport`` treats it as if its Via asked for ``rport``. The same two
-    values go into the forwarded request. Raise ParseError for a missing or malformed Via.
+    ``flow`` is where the request came from; ``force_rport`` lets replies go there also when its Via does not ask for
+    it. The same two values go into the forwarded request. Raise ParseError for a missing or malformed Via.
     """
     via = request.via
     params = via.params
     is_plain = params[:7] == "branch=" and ";" not in params  # nothing else to look for
     source = flow.host
-    if force_rport or (not is_plain and via.param("rport") == ""):
+    if not is_plain and via.param("rport") == "":
         return source, flow.port, flow  # RFC 3581 section 4: received comes with rport, also when it says nothing new
     sent_by = via.host
     if sent_by[:1] == "[":
         sent_by = sent_by[1:-1]
     received = source if sent_by != source or (not is_plain and via.param("received") is not None) else ""
+    if force_rport:
+        return received, flow.port, flow
     if flow.listener.proto != "udp":
         return received, 0, flow  # the connection that the request came on
     port = via.port or 5060

@@ -15,8 +15,10 @@ IPV6: Final = 6
 
 _MEDIA_LINE: Final = re.compile(r"([^ \r\n]+) +([^ \r\n]+) +([^ \r\n]+) *([^\r\n]*)")
 _ADDRESS: Final = re.compile(r"[^\r\n]* IP([46]) +([^ \r\n]+)")
+_HELD: Final = frozenset(("sendonly", "inactive"))
 _DIRECTION: Final = re.compile(r"^a=(sendrecv|recvonly|sendonly|inactive)", re.MULTILINE | re.IGNORECASE)
 _RTPMAP: Final = re.compile(r"^a=rtpmap:([^ \r\n]+) +([^/\r\n]+)/", re.MULTILINE | re.IGNORECASE)
+_TRICKLE: Final = re.compile(r"^a=ice-options:(?:[^\r\n]* )?trickle\b", re.MULTILINE)
 _RTCP: Final = re.compile(r"^a=rtcp:([0-9]+)", re.MULTILINE | re.IGNORECASE)
 _ORIGIN: Final = re.compile(r"[^ \r\n]* [^ \r\n]* ([^ \r\n]+)")
 
@@ -35,6 +37,8 @@ class Media:
     address: str = ""  # of its own c=
     family: int = 0
     direction: str = ""  # of its own a=, the last one
+    on_hold: bool = False  # one of them is sendonly or inactive
+    trickles: bool = False  # ICE candidates come later (RFC 8840)
     rtcp_port: str = ""
     encodings: list[tuple[str, str]] = field(default_factory=list)  # payload number, name: of a=rtpmap
 
@@ -50,6 +54,7 @@ class Session:
     origin: str  # the address of o=
     address: str = ""  # of the c= before all media
     family: int = 0
+    on_hold: bool = False  # the first direction before all media is sendonly or inactive
     media: list[Media] = field(default_factory=list)
 
 
@@ -116,6 +121,8 @@ def _session(text: str, start: int, end: int) -> Session:
         raise ParseError("Bad SDP origin")
     session = Session(start, end, match[1], match.start(1), address[2])
     session.address, session.family = _connection(text, origin, first)
+    directions = _DIRECTION.findall(text[origin:first])
+    session.on_hold = bool(directions) and directions[0].lower() in _HELD
     at = first
     while at >= 0:
         following = line_start(text, "m", at + 2, end)
@@ -146,7 +153,10 @@ def _media(text: str, start: int, end: int) -> Media:
     media.address, media.family = _connection(text, start, end)
     lines = text[start:end]
     if media.payloads:
-        media.direction = ([""] + [m.lower() for m in _DIRECTION.findall(lines)])[-1]
+        directions = [found.lower() for found in _DIRECTION.findall(lines)]
+        media.direction = directions[-1] if directions else ""
+        media.on_hold = not _HELD.isdisjoint(directions)
+        media.trickles = _TRICKLE.search(lines) is not None
         media.encodings = _RTPMAP.findall(lines)
     if rtcp := _RTCP.search(lines):
         media.rtcp_port = rtcp[1]

@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import md5
 from pathlib import Path
 from types import MappingProxyType
@@ -60,6 +60,41 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
         alias_domain VARCHAR(64) NOT NULL DEFAULT '',
         username VARCHAR(64) NOT NULL DEFAULT '',
         domain VARCHAR(64) NOT NULL DEFAULT ''""",
+    ),
+    "dialog": (
+        7,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        hash_entry INTEGER NOT NULL,
+        hash_id INTEGER NOT NULL,
+        callid VARCHAR(255) NOT NULL,
+        from_uri VARCHAR(255) NOT NULL,
+        from_tag VARCHAR(128) NOT NULL,
+        to_uri VARCHAR(255) NOT NULL,
+        to_tag VARCHAR(128) NOT NULL,
+        caller_cseq VARCHAR(20) NOT NULL,
+        callee_cseq VARCHAR(20) NOT NULL,
+        caller_route_set VARCHAR(512),
+        callee_route_set VARCHAR(512),
+        caller_contact VARCHAR(255) NOT NULL,
+        callee_contact VARCHAR(255) NOT NULL,
+        caller_sock VARCHAR(64) NOT NULL,
+        callee_sock VARCHAR(64) NOT NULL,
+        state INTEGER NOT NULL,
+        start_time INTEGER NOT NULL,
+        timeout INTEGER NOT NULL DEFAULT 0,
+        sflags INTEGER NOT NULL DEFAULT 0,
+        iflags INTEGER NOT NULL DEFAULT 0,
+        toroute_name VARCHAR(32),
+        req_uri VARCHAR(255) NOT NULL,
+        xdata VARCHAR(512)""",
+    ),
+    "dialog_vars": (
+        1,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        hash_entry INTEGER NOT NULL,
+        hash_id INTEGER NOT NULL,
+        dialog_key VARCHAR(128) NOT NULL,
+        dialog_value VARCHAR(512) NOT NULL""",
     ),
     "dialplan": (
         2,
@@ -128,6 +163,15 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
         plimit INTEGER NOT NULL DEFAULT 0,
         UNIQUE (pipeid)""",
     ),
+    "htable": (
+        2,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        key_name VARCHAR(64) NOT NULL DEFAULT '',
+        key_type INTEGER NOT NULL DEFAULT 0,
+        value_type INTEGER NOT NULL DEFAULT 0,
+        key_value VARCHAR(128) NOT NULL DEFAULT '',
+        expires INTEGER NOT NULL DEFAULT 0""",
+    ),
     "rtpengine": (
         1,
         """id INTEGER PRIMARY KEY NOT NULL,
@@ -167,9 +211,31 @@ _TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphab
         tag VARCHAR(64),
         priority INTEGER NOT NULL DEFAULT 0""",
     ),
+    "uacreg": (
+        5,
+        """id INTEGER PRIMARY KEY NOT NULL,
+        l_uuid VARCHAR(64) NOT NULL DEFAULT '',
+        l_username VARCHAR(64) NOT NULL DEFAULT '',
+        l_domain VARCHAR(64) NOT NULL DEFAULT '',
+        r_username VARCHAR(64) NOT NULL DEFAULT '',
+        r_domain VARCHAR(64) NOT NULL DEFAULT '',
+        realm VARCHAR(64) NOT NULL DEFAULT '',
+        auth_username VARCHAR(64) NOT NULL DEFAULT '',
+        auth_password VARCHAR(64) NOT NULL DEFAULT '',
+        auth_ha1 VARCHAR(128) NOT NULL DEFAULT '',
+        auth_proxy VARCHAR(255) NOT NULL DEFAULT '',
+        expires INTEGER NOT NULL DEFAULT 0,
+        flags INTEGER NOT NULL DEFAULT 0,
+        reg_delay INTEGER NOT NULL DEFAULT 0,
+        contact_addr VARCHAR(255) NOT NULL DEFAULT '',
+        socket VARCHAR(128) NOT NULL DEFAULT '',
+        UNIQUE (l_uuid)""",
+    ),
 }
 _INDEXES: Final = {
     "acc_callid_idx": "acc (callid)",
+    "dialog_hash_idx": "dialog (hash_entry, hash_id)",
+    "dialog_vars_hash_idx": "dialog_vars (hash_entry, hash_id)",
     "acc_cdrs_start_time_idx": "acc_cdrs (start_time)",
     "missed_calls_callid_idx": "missed_calls (callid)",
     "dbaliases_alias_idx": "dbaliases (alias_username, alias_domain)",
@@ -208,7 +274,7 @@ class Address(NamedTuple):
     ip_addr: str
     mask: int
     port: int
-    tag: str
+    tag: str | None
 
 
 class Database:
@@ -378,7 +444,7 @@ class Database:
 
     def addresses(self) -> list[Address]:
         """Return the address table in the order of its ids."""
-        sql = "SELECT grp, ip_addr, mask, port, coalesce(tag, '') FROM address ORDER BY id"
+        sql = "SELECT grp, ip_addr, mask, port, tag FROM address ORDER BY id"
         return [Address(*row) for row in self.query(sql)]
 
     def for_scripts(self) -> SqlConnection:
@@ -392,9 +458,7 @@ class Database:
 
         Raise DataError for a table or a column that does not exist.
         """
-        for name in (table, *columns, *where, order or table):
-            if not _IDENTIFIER.fullmatch(name):
-                raise DataError(f"{self.name}: {name!r} is no name of a table or column")
+        self._check_names(table, *columns, *where, order or table)
         for value in where.values():
             try:
                 value.encode("latin-1").decode()
@@ -406,6 +470,31 @@ class Database:
         if order:
             sql += f" ORDER BY [{order}]"
         return self.query(sql, list(where.values()))
+
+    def replace(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[int | str | None]]) -> None:
+        """Put ``rows`` in the place of all rows of ``table``. Raise DataError; nothing has changed then."""
+        self._check_names(table, *columns)
+        execute = self._connection.execute
+        sql = f"INSERT INTO [{table}] ({', '.join(f'[{c}]' for c in columns)}) VALUES ({', '.join('?' * len(columns))})"
+        try:
+            execute("BEGIN IMMEDIATE")
+            try:
+                execute(f"DELETE FROM [{table}]")
+                stored = ([from_octets(v) if isinstance(v, str) else v for v in row] for row in rows)
+                self._connection.executemany(sql, stored)
+                execute("COMMIT")
+            except BaseException:
+                execute("ROLLBACK")
+                raise
+        except UnicodeEncodeError:
+            raise DataError(f"{self.name}: text that is not UTF-8") from None
+        except (sqlite3.Error, OverflowError) as error:
+            raise DataError(f"{self.name}: {error}") from None
+
+    def _check_names(self, *names: str) -> None:
+        for name in names:
+            if not _IDENTIFIER.fullmatch(name):
+                raise DataError(f"{self.name}: {name!r} is no name of a table or column")
 
     def query(self, sql: str, params: Sequence[int | float | str | None] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows. Raise DataError with SQLite's own words."""

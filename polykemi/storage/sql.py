@@ -56,6 +56,8 @@ class SqlConnection:
 
     def run(self, sql: str) -> Answer:
         """Run one statement, octet text. Raise DataError with SQLite's own words."""
+        if not sql.strip(" \t\r\n;"):
+            raise DataError(f"{self.name}: an empty statement")
         try:
             cursor = self._connection.execute(from_octets(sql))
             rows = [tuple(map(_value, row)) for row in cursor.fetchall()]

@@ -124,7 +124,8 @@ class ServerUnderTest:
         return sent
 
     def close(self) -> None:
-        """Close engines and storage."""
+        """End the server: modules store what they keep, engines and storage are closed."""
+        self.node.stop(self.now)
         self.node.close()
 
     def __enter__(self) -> Self:

@@ -225,12 +225,12 @@ class Transaction(ServerTransaction):
         """Drop all that is not needed to answer and pass on retransmissions, once answered and with no branch pending."""
         # no reference is left to go both ways: all is freed without a garbage collection
         branches, self.branches = self.branches, []
-        accepted = False
+        accepted, watched = False, bool(self.watchers) and any(w.keeps_request for w in self.watchers)
         for branch in branches:
             branch.reply = branch.reply_edits = None
             branch.uri = branch.dst_uri = branch.path = branch.ruid = branch.instance = ""
             if branch.state == ACCEPTED:  # more 2xx may come, and run the onreply route
-                accepted = accepted or branch.on_reply != ""
+                accepted = accepted or watched or branch.on_reply != ""
             else:
                 branch.transaction = None
         if not accepted:

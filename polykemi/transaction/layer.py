@@ -163,6 +163,10 @@ class TransactionLayer:
         self._clients[client.key] = client
         self._start(client, TIMER_C, now)
 
+    def client_transactions(self) -> list[ClientTransaction]:
+        """Return all client transactions."""
+        return list(self._clients.values())
+
     def client_of_request(self, branch: str, method: str) -> ClientTransaction | None:
         """Return the client transaction that sent a request with ``branch``; for an ACK that of its INVITE."""
         return self._clients.get(client_key(branch, method))
@@ -250,6 +254,9 @@ class TransactionLayer:
         self._timers.start_limit(machine, event, length, now)
 
     def _resend_after(self, machine: Machine, interval: float, event: int, now: float) -> None:
+        """Start Timer A, E or G: over UDP alone, other transports do not lose what is sent (RFC 3261 section 17)."""
+        if machine.flow.listener.proto != "udp":
+            return
         machine.interval = interval
         self._timers.start_resend(machine, event, interval, now)
 

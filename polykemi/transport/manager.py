@@ -13,6 +13,7 @@ from typing import Final
 
 from polykemi.sip.flow import Flow, Listener
 from polykemi.transport.resolver import Resolver, literal
+from polykemi.transport.stream import StreamLimits, Streams
 from polykemi.transport.udp import UdpListener
 
 MAX_WAYS: Final = 10_000
@@ -27,32 +28,44 @@ class Transports:
         receive: Callable[[bytes, Flow, float], None],
         done: Callable[[], None],
         failed: Callable[[bytes, Flow], None],
+        closed: Callable[[Flow, int, float], None] = lambda *_: None,
+        limits: StreamLimits | None = None,
     ) -> None:
-        """Bind all ``addresses`` (proto, host, port), or none: raises UsageError for the first that cannot be bound."""
+        """Bind all ``addresses`` (proto, host, port), or none: raises UsageError for the first that cannot be bound.
+
+        ``closed`` and ``limits`` are about connections: ``transport/stream.py``.
+        """
+        self.bound: list[Listener] = []
+        self.streams = Streams(receive, done, failed, closed, limits)
         self._by_listener: dict[Listener, UdpListener] = {}
         self._ways: dict[Flow, tuple[UdpListener, tuple[str, int]]] = {}  # flows to IP addresses
         self._resolver = Resolver()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._failed, self._done = failed, done
         try:
-            for _proto, host, port in addresses:
+            for proto, host, port in addresses:
                 for one in local_addresses() if host == "0.0.0.0" else [host]:
-                    udp = UdpListener(one, port, receive, done, failed)
-                    self._by_listener[udp.listener] = udp
+                    if proto == "tcp":
+                        self.bound.append(self.streams.listen(one, port))
+                    else:
+                        udp = UdpListener(one, port, receive, done, failed)
+                        self._by_listener[udp.listener] = udp
+                        self.bound.append(udp.listener)
         except Exception:
             self.close()
             raise
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
-        """The listeners in the order of the configuration."""
-        return tuple(self._by_listener)
+        """The listeners in the order of the configuration, then what those of TCP are once WebSocket is spoken on them."""
+        return (*self.bound, *(one._replace(proto="ws") for one in self.bound if one.proto == "tcp"))
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start reading from all sockets."""
         self._loop = loop
         for udp in self._by_listener.values():
             udp.open(loop)
+        self.streams.open(loop)
 
     def send(self, items: list[tuple[bytes, Flow]]) -> None:
         """Send each (data, flow); host names are resolved first, what cannot be sent goes to ``failed``."""
@@ -67,33 +80,38 @@ class Transports:
     def _find_way(self, data: bytes, flow: Flow) -> None:
         """Send to a flow that is new, or to a host name."""
         udp, loop = self._by_listener.get(flow.listener), self._loop
-        if udp is None or loop is None:
+        if (udp is None and flow.listener.proto == "udp") or loop is None:
             self._failed(data, flow)
             return
-        address = literal(flow.host, ipv6=udp.ipv6)
+        ipv6 = ":" in flow.listener.host
+        address = literal(flow.host, ipv6=ipv6)
         if address:
-            if len(self._ways) >= MAX_WAYS:
-                self._ways.clear()
-            self._ways[flow] = udp, (address, flow.port)
+            if udp is not None:
+                if len(self._ways) >= MAX_WAYS:
+                    self._ways.clear()
+                self._ways[flow] = udp, (address, flow.port)
         elif address is None:
-            address = self._resolver.get(flow.host, ipv6=udp.ipv6, now=loop.time())
+            address = self._resolver.get(flow.host, ipv6=ipv6, now=loop.time())
         if address is None:
-            self._resolver.ask(flow.host, ipv6=udp.ipv6, loop=loop, answer=partial(self._resolved, data, flow, udp))
+            self._resolver.ask(flow.host, ipv6=ipv6, loop=loop, answer=partial(self._resolved, data, flow, udp))
         else:
             self._to(address, data, flow, udp)
 
-    def _resolved(self, data: bytes, flow: Flow, udp: UdpListener, address: str) -> None:
+    def _resolved(self, data: bytes, flow: Flow, udp: UdpListener | None, address: str) -> None:
         self._to(address, data, flow, udp)
         self._done()
 
-    def _to(self, address: str, data: bytes, flow: Flow, udp: UdpListener) -> None:
-        if address:
-            udp.send(data, flow, (address, flow.port))
-        else:
+    def _to(self, address: str, data: bytes, flow: Flow, udp: UdpListener | None) -> None:
+        if not address:
             self._failed(data, flow)
+        elif udp is None:
+            self.streams.send(data, flow, address)
+        else:
+            udp.send(data, flow, (address, flow.port))
 
     def close(self) -> None:
         """Close all sockets."""
+        self.streams.close()
         for udp in self._by_listener.values():
             udp.close()
 

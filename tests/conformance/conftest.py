@@ -13,7 +13,7 @@ from polykemi.engines import ENGINES, make_engine
 from polykemi.engines.base import Engine, Host, Limits
 from polykemi.errors import ScriptError, SipError
 from polykemi.kemi.context import Current, Exit, Process, RouteContext
-from polykemi.kemi.registry import Registry, Xval, export
+from polykemi.kemi.registry import Data, Registry, Xval, export
 from polykemi.kemi.route import Route
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import parse
@@ -138,6 +138,13 @@ class Lab:
         return "J\xc3\xbcrgen \xe2\x82\xac"
 
     @export()
+    def data(self, ctx: RouteContext, kind: str) -> Data:
+        """Return lists and dictionaries, null or a text."""
+        if kind == "two":
+            return [{"name": ["J\xc3\xbcrgen", "a\xffb"]}, {"count": [7], "\xc3\xbc": "x"}, []]
+        return "\xc3\xbc" if kind == "text" else None
+
+    @export()
     def none(self, ctx: RouteContext) -> None:
         """Give nothing, take nothing."""
         self.given.append(())
@@ -196,7 +203,7 @@ class Lab:
 class Bench:
     """An engine with the lab, and scripts for it: ``script`` whole ones, ``route`` the bodies of ksr_request_route."""
 
-    def __init__(self, name: str, directory: Path, limits: Limits) -> None:
+    def __init__(self, name: str, directory: Path, limits: Limits, *, strict: bool = False) -> None:
         self.name = name
         self.lab = Lab()
         self.traced: list[tuple[str, tuple[Any, ...], Any]] = []
@@ -208,6 +215,7 @@ class Bench:
             current=self.current,
             drive=self._drive,
             limits=limits,
+            strict=strict,
             trace=lambda *call: self.traced.append(call),
         )
         self.engine: Engine = make_engine(name, host)
@@ -284,8 +292,8 @@ def make_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeB
     """Make benches of one engine with limits of their own."""
     made: list[Bench] = []
 
-    def make(**limits: Any) -> Bench:
-        made.append(Bench(request.param, tmp_path, Limits(**limits)))
+    def make(*, strict: bool = False, **limits: Any) -> Bench:
+        made.append(Bench(request.param, tmp_path, Limits(**limits), strict=strict))
         return made[-1]
 
     yield make

@@ -11,7 +11,8 @@ One file a module (``core.txt``: the functions on KSR itself), a list of cases; 
     --- message INVITE sip:bob@192.0.2.20
                             a request comes; OPTIONS without method, to sip:example.test or sip:bob@example.test without URI.
                             Its lines change the default ones: "Name: value" replaces, "+Name: value" adds, "-Name" takes
-                            away; an empty line stands before a body. Or they are a whole message, start-line and all.
+                            away; an empty line stands before a body. Or they are a whole message, start-line and all, or a
+                            request of HTTP (which takes nothing but Content-Length).
                             Via, From, To, Call-ID and CSeq are added when they are missing, Content-Length too; CRLF ends
                             lines. {credentials user password} answers the last challenge (tests/parity/scenario.py)
     --- from 192.0.2.77:5080
@@ -91,6 +92,7 @@ _MANDATORY: Final = {
 }
 _COMPACT: Final = {"v": "via", "f": "from", "t": "to", "i": "call-id", "l": "content-length", "m": "contact"}
 
+_HTTP: Final = re.compile(r"\S+ \S+ HTTP/1\.\d$", re.MULTILINE)
 _BARE: Final = ("route", "from", "wait", "address", "differs", "not")  # sections without lines
 
 _TEXT: Final = r'"(?:[^"\\]|\\["\\rn])*"'
@@ -191,6 +193,11 @@ class _Section:
         return [(n, line) for n, line in self.lines if line and not line.startswith("#")]
 
 
+def _is_http(case: Case) -> bool:
+    """Tell whether the first message runs no request route, but the event route block of HTTP requests."""
+    return bool(case.steps) and _HTTP.match(case.steps[0].head) is not None
+
+
 class _Reader:
     """Reads one file."""
 
@@ -245,7 +252,11 @@ class _Reader:
             self._add(case, section, route)
         if route != "request":
             self._surround(case, route)
-        elif (REQUEST, 0) not in case.blocks and not any((REQUEST, 0) in blocks for blocks in case.code.values()):
+        elif not (
+            (REQUEST, 0) in case.blocks
+            or any((REQUEST, 0) in blocks for blocks in case.code.values())
+            or _is_http(case)
+        ):
             self.fail(number, "the first message has no calls (sections about a message stand behind it)")
         return case
 
@@ -351,6 +362,8 @@ class _Reader:
             if section.argument:
                 self.fail(section.number, "a start-line here and below")
             return _complete(head, body)
+        if _HTTP.match(head):
+            return (f"{head}\nContent-Length: {len(body.encode())}" if body else head), body
         method, _, uri = section.argument.partition(" ")
         method = method or "OPTIONS"
         default_uri, lines, default_body = _DEFAULTS.get(method, ("sip:bob@example.test", _PHONE, ""))

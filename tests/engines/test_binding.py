@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from polykemi.engines import make_engine
 from polykemi.engines.base import Host
 from polykemi.errors import UsageError
-from polykemi.kemi.binding import bind, expected, from_octets, to_octets
+from polykemi.kemi.binding import bind, from_octets, to_octets
 from polykemi.kemi.context import Current, Exit, RouteContext
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import Route
@@ -21,21 +21,18 @@ from tests.conformance.conftest import FLOW, OPTIONS, Core, Ending, Lab
 
 
 class Plain:
-    """Takes nothing but what is right."""
+    """Has Python's types."""
 
     checked = False
     unicode = False
     extra_arguments = True
     none_result = "none"
 
-    def to_int(self, value: Any) -> int:
-        raise expected("an integer", value, type(value).__name__)
+    def type_name(self, value: Any) -> str:
+        return type(value).__name__
 
-    def to_str(self, value: Any) -> str:
-        raise expected("a string", value, type(value).__name__)
-
-    def missing(self) -> Any:
-        raise expected("an argument", None, "nothing")
+    def to_data(self, value: Any) -> Any:
+        return value
 
     def where(self) -> str:
         return "x.lua:12"
@@ -101,9 +98,9 @@ def test_outside_of_message_processing_the_export_is_not_called(caplog: pytest.L
     ("arguments", "reason"),
     [
         (("abc", "x"), 'argument first (int): expected an integer, got "abc" (str)'),
-        ((1, 2), "argument second (str): expected a string, got 2 (int)"),
-        ((1, 2.5), "argument second (str): expected a string, got 2.5 (float)"),
-        ((1, None), "argument second (str): expected a string, got NoneType"),
+        ((float("nan"), "x"), "argument first (int): expected an integer, got nan (float)"),
+        ((None, "x"), "argument first (int): expected an integer, got NoneType"),
+        ((1, []), "argument second (str): expected a text, got list"),
         ((1, "x" * 64), ""),
         (("x" * 65, ""), f'argument first (int): expected an integer, got "{"x" * 64}..." (str)'),
         (("a\nb\x00", ""), 'argument first (int): expected an integer, got "a\\nb\\x00" (str)'),

@@ -303,6 +303,15 @@ def test_stop_before_serve_makes_serve_return(resident: Bench) -> None:
     loop.close()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also in a process of the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_reaches_the_thread_that_serves(resident: Bench) -> None:
     engine = resident.engine("var a;")
     loop = asyncio.new_event_loop()
@@ -312,6 +321,7 @@ def test_a_signal_reaches_the_thread_that_serves(resident: Bench) -> None:
     loop.close()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_ends_the_route_block_that_is_waited_for(hosted: Bench) -> None:
     engine = hosted.engine(
         f"function {MAIN}() {{ KSR.info('in'); for (;;) {{}} }} function fine() {{ KSR.info('fine'); }}"

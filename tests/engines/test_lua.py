@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from lupa.luajit21 import LuaRuntime
 
-from polykemi.engines.base import Limits
+from polykemi import config
+from polykemi.engines.base import Host, Limits
 from polykemi.engines.lua import LuaEngine, ScriptMemory
-from polykemi.errors import ScriptError, ScriptLoadError
+from polykemi.errors import ConfigError, ScriptError, ScriptLoadError
+from polykemi.kemi.context import Current
+from polykemi.kemi.registry import Registry
 from tests.conformance.conftest import Bench
 
 
@@ -476,3 +479,124 @@ def test_a_call_after_a_reload_runs_the_new_script(lua: Bench) -> None:
     lua.script(lua="function ksr_request_route() show(2) end")
     lua.call()
     assert lua.seen == ["num 1", "num 2"]
+
+
+# ---- modules
+
+
+def test_cjson_writes_what_lua_cjson_writes(lua: Bench) -> None:
+    lua.route(
+        lua=r"""
+        local cjson = require "cjson"
+        show(cjson.encode({1, "two", true, cjson.null, {}}), cjson.encode({a = 1.5}), cjson.encode("/\"\n\1\127\200"))
+        show(cjson.encode({[1] = 1, [3] = 3}), cjson.encode({[5] = "x", y = 1} and {[0] = "x"}), cjson.encode(1e15))
+        show(cjson.encode(0.1), cjson.encode(nil), cjson.encode(false))
+        show(select(2, pcall(cjson.encode, {[1] = 1, [100] = 2})), select(2, pcall(cjson.encode, print)))
+        show(select(2, pcall(cjson.encode, 0 / 0)), select(2, pcall(cjson.encode, {[true] = 1})))
+        local deep = {} deep.deep = deep
+        show(select(2, pcall(cjson.encode, deep)))
+        """
+    )
+    assert lua.seen == [
+        'str [1,"two",true,null,{}]',
+        'str {"a":1.5}',
+        'str "\\/\\"\\n\\u0001\\u007f\xc8"',
+        "str [1,null,3]",
+        'str {"0":"x"}',
+        "str 1e+15",
+        "str 0.1",
+        "str null",
+        "str false",
+        "str Cannot serialise table: excessively sparse array",
+        "str Cannot serialise function: type not supported",
+        "str Cannot serialise number: must not be NaN or Inf",
+        "str Cannot serialise table: table key must be a number or string",
+        "str Cannot serialise, excessive depth (1001)",
+    ]
+
+
+def test_cjson_reads_json(lua: Bench) -> None:
+    lua.route(
+        lua=r"""
+        local cjson = require "cjson"
+        local t = cjson.decode(' {"a": [1, -2.5e1, true, null], "b": {"c": "x\\u00e9\\ud83d\\ude00\\/\\n"}, "d": []} ')
+        show(t.a[1], t.a[2], t.a[3], t.a[4] == cjson.null, #t.a, t.b.c, next(t.d))
+        show(cjson.decode("12"), cjson.decode('"x"'), type(cjson.null), cjson.encode(cjson.decode("[[],{},[{}]]")))
+        """
+    )
+    assert lua.seen == [
+        *("num 1", "num -25", "true", "true", "num 4", "str x\xc3\xa9\xf0\x9f\x98\x80/\n", "null"),
+        *("num 12", "str x", "str userdata", "str [{},{},[{}]]"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "Expected value but found T_END at character 1"),
+        ("{", "Expected object key string but found T_END at character 2"),
+        ("[1", "Expected comma or array end but found T_END at character 3"),
+        ("[1 2]", "Expected comma or array end but found T_NUMBER at character 4"),
+        ('{"a" 1}', "Expected colon but found T_NUMBER at character 6"),
+        ('{"a":}', "Expected value but found T_OBJ_END at character 6"),
+        ("[1,]", "Expected value but found T_ARR_END at character 4"),
+        ("nope", "Expected value but found invalid token at character 1"),
+        ("1 2", "Expected the end but found T_NUMBER at character 3"),
+        ('"abc', "Expected value but found unexpected end of string at character 5"),
+        ('"\\\\x"', "Expected value but found invalid escape code at character 2"),
+        ("[" * 1001, "Found too many nested data structures (1001) at character 1001"),
+    ],
+)
+def test_cjson_says_what_is_wrong_with_a_text(lua: Bench, text: str, problem: str) -> None:
+    lua.route(
+        lua=f"""
+        show(select(2, pcall(require("cjson").decode, '{text}')))
+        show(require("cjson.safe").decode('{text}'))
+        """
+    )
+    assert lua.seen == [f"str {problem}", "null", f"str {problem}"]
+
+
+def test_cjson_has_the_settings_of_lua_cjson(lua: Bench) -> None:
+    lua.route(
+        lua="""
+        local cjson, safe = require("cjson").new(), require("cjson.safe")
+        cjson.encode_sparse_array(true)
+        cjson.encode_number_precision(3)
+        cjson.encode_invalid_numbers("null")
+        show(cjson.encode({[100] = 1 / 3}), cjson.encode(1 / 0), require("cjson").encode(1 / 3))
+        show(safe.encode(print))
+        show(safe.new().decode("[1]")[1], require("cjson") == require("cjson"), cjson._VERSION)
+        """
+    )
+    assert lua.seen == [
+        *('str {"100":0.333}', "str null", "str 0.33333333333333", "null"),
+        *("str Cannot serialise function: type not supported", "num 1", "true", "str 2.1.0"),
+    ]
+
+
+def test_modules_are_found_by_the_configured_path(tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    (library / "deep").mkdir(parents=True)
+    (library / "deep" / "tools.lua").write_text("return {name = ...}")
+    (tmp_path / "script").mkdir()
+    (tmp_path / "script" / "part").mkdir()
+    (tmp_path / "script" / "part" / "init.lua").write_text("return 'part'")
+    script = tmp_path / "script" / "a.lua"
+    script.write_text(
+        'local tools = require "deep.tools"\nassert(tools.name == "deep.tools" and require "part" == "part")\n'
+        "function ksr_request_route() end"
+    )
+    (tmp_path / "polykemi.toml").write_text(f"[engines.lua]\nscript = '{script}'\npath = ['library/?.lua']\n")
+    settings = config.load(tmp_path / "polykemi.toml")
+    assert settings.engines[0].path == (f"{library}/?.lua",)
+    current = Current()
+    host = Host(Registry([]), current, drive=lambda _: None, path=settings.engines[0].path)
+    engine = LuaEngine(host)
+    engine.load(script)
+    assert engine.has("ksr_request_route")
+    with pytest.raises(ScriptLoadError, match=r"module 'deep.tools' not found:"):
+        LuaEngine(Host(Registry([]), current, drive=lambda _: None)).load(script)
+    (tmp_path / "polykemi.toml").write_text(f"[engines.lua]\nscript = '{script}'\npath = ['library']\n")
+    with pytest.raises(ConfigError, match=r"path: expected patterns such as /usr/share/lua/5\.1/\?\.lua, got"):
+        config.load(tmp_path / "polykemi.toml")

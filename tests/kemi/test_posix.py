@@ -227,11 +227,25 @@ def test_basic_expressions(pattern: str, text: str, found: bool) -> None:
         ("foo\\Z", "foo\n", "foo"),
         ("\\h+", "a \tb", " \t"),
         ("(?:a|b){1,3}?c", "abc", "abc"),
+        ("(?'n'a)(b)\\g{-2}\\2", "abab", "abab"),
+        ("\\x{41}\\o{102}\\cA", "xAB\x01", "AB\x01"),
+        ("[\\Qa]\\E\\p{Lu}]+", "]aAb", "]aA"),
+        ("\\p{^L}\\P{N}", "a\xd7\xe9", "\xd7\xe9"),
+        ("\\y\\C\\X", "yab", "yab"),
+        ("[\\H]", " \xa0x", "x"),
     ],
 )
 def test_pcre(pattern: str, text: str, found: str | None) -> None:
     match = compile_pcre(pattern).search(text)
     assert (None if match is None else match[0]) == found
+
+
+@pytest.mark.parametrize(
+    "pattern", ["\\x{100}", "\\o", "\\p{Foo}", "\\p", "[[.a.]]", "[:alpha:]", "(?:a)\\g{-1}", "\\u", "\\c", "[\\N]"]
+)
+def test_pcre_that_is_none(pattern: str) -> None:
+    with pytest.raises(BadPattern, match="bad regular expression"):
+        compile_pcre(pattern)
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=20))

@@ -23,6 +23,11 @@ class Part:
         """Return 1."""
         return 1
 
+    @rpc("part.time")
+    def time(self, text: str = "", *, now: float) -> tuple[str, float]:
+        """Return what came, and when."""
+        return text, now
+
     def no_command(self) -> None:
         """Not reachable."""
 
@@ -39,10 +44,17 @@ def refused(command: Command, given: Any) -> str:
 
 
 def test_what_is_marked_is_a_command_with_its_documentation() -> None:
-    assert set(COMMANDS) == {"part.all", "part.none"}
+    assert set(COMMANDS) == {"part.all", "part.none", "part.time"}
     assert COMMANDS["part.none"].doc == "Return 1."
     assert ALL.usage == "text number [share] [more...]"
     assert COMMANDS["part.none"].usage == "no parameters"
+
+
+def test_a_command_is_given_the_time_that_nobody_brings() -> None:
+    command = COMMANDS["part.time"]
+    assert command.usage == "[text]"
+    assert command.run(["a"], 17.5) == ("a", 17.5)
+    assert "expected [text]" in refused(command, {"now": 3.0})
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from polykemi.errors import ParseError
+from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.faked import event_context
-from polykemi.modules.corex import MAX_BRANCHES, Corex
+from polykemi.modules.corex import MAX_BRANCHES, Corex, CorexParams
+from polykemi.modules.corex_files import Files
 from polykemi.sip.flow import Listener
 from tests.support import LISTENER, message, request_context, services
 
@@ -37,16 +40,17 @@ def test_a_made_up_message_is_told_from_a_received_one() -> None:
 def test_branches_are_added_with_their_priority() -> None:
     module, ctx = corex(), context()
     ctx.dst_uri, ctx.bflags = "sip:192.0.2.7", 1 << 6
-    assert module.append_branch(ctx) == 1
     assert module.append_branch_uri(ctx, "sip:carol@example.test") == 1
     assert module.append_branch_uri_q(ctx, "sip:dave@example.test", "0.5") == 1
+    assert module.append_branch(ctx) == 1
+    assert (ctx.dst_uri, ctx.bflags) == ("", 0)
     assert module.append_branch_uri(ctx, "") == 1
     found = [(target.uri, target.dst_uri, target.q, target.flags) for target in ctx.branches]
     assert found == [
+        ("sip:carol@example.test", "sip:192.0.2.7", -1, 1 << 6),
+        ("sip:dave@example.test", "sip:192.0.2.7", 500, 1 << 6),
         ("sip:bob@example.test", "sip:192.0.2.7", -1, 1 << 6),
-        ("sip:carol@example.test", "", -1, 1 << 6),
-        ("sip:dave@example.test", "", 500, 1 << 6),
-        ("sip:bob@example.test", "sip:192.0.2.7", -1, 1 << 6),
+        ("sip:bob@example.test", "", -1, 0),
     ]
 
 
@@ -108,3 +112,49 @@ def test_raw_data_is_sent_as_it_is() -> None:
     assert module.sendx(ctx, "sip:203.0.113.1", "udp:[", "ping") == -1
     assert module.sendx(ctx, "sip:203.0.113.1", "udp:203.0.113.2:1", "ping") == 1
     assert outbox.items[-1][1].listener == LISTENER
+
+
+# ---- files
+def test_files_are_read_and_written_inside_of_their_directory_alone(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    (inside / "more").mkdir(parents=True)
+    (tmp_path / "outside").write_text("secret")
+    (inside / "link").symlink_to(tmp_path / "outside")
+    files = Files(str(inside))
+    assert files.write("a", b"one\xff")
+    assert files.write("more/b", b"two")
+    assert files.read("a") == b"one\xff"
+    assert files.read(str(inside / "more" / "b")) == b"two"
+    for name in (
+        "../outside",
+        str(tmp_path / "outside"),
+        "link",
+        "",
+        ".",
+        "more",
+        "nowhere",
+        "a/../../outside",
+        "a\0b",
+    ):
+        assert files.read(name) is None
+    for name in ("../new", str(tmp_path / "new"), "link", "", "more", "nowhere/new", "a\0b"):
+        assert not files.write(name, b"x")
+    assert (tmp_path / "outside").read_text() == "secret"
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_a_directory_there_are_no_files(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    assert Files("").read(str(tmp_path / "a")) is None
+    assert not Files("").write(str(tmp_path / "a"), b"y")
+
+
+@pytest.mark.parametrize("wrong", ["main", "=udp:192.0.2.1:5060", "main=a:b:c"])
+def test_a_socket_name_needs_a_name_and_a_socket(wrong: str) -> None:
+    with pytest.raises(ValueError, match="expected name=proto:host:port"):
+        CorexParams(socket_name=(wrong,))
+
+
+def test_a_socket_name_is_that_of_a_listener() -> None:
+    with pytest.raises(DataError):
+        services(Corex, params={"corex": {"socket_name": ("main=udp:192.0.2.99:5060",)}})

@@ -242,3 +242,19 @@ def test_a_hash_is_kamailios() -> None:
 )
 def test_sets_are_searched_by_branch(entered: tuple[int, ...], walked: tuple[int, ...]) -> None:
     assert tuple(walk(entered)) == walked
+
+
+def test_an_operator_adds_and_removes_destinations() -> None:
+    made = server((1, "sip:192.0.2.20", 0, 5), (1, "sip:192.0.2.21", 1, 5))
+    dispatcher = made.modules["dispatcher"]
+    dispatcher.sets[1].destinations[0].flags = 8  # states are kept
+    assert ask(made, "add", 1, "sip:192.0.2.22", 0, 5, "duid=x") == "Ok. Dispatcher destination added."
+    assert ask(made, "add", 7, "sip:192.0.2.27") == "Ok. Dispatcher destination added."
+    uris = [(d.uri[-2:], d.flags, d.attrs.duid) for d in dispatcher.sets[1].destinations]
+    assert uris == [("22", 0, "x"), ("21", 8, ""), ("20", 0, "")]
+    assert dispatcher.ds_select_dst(invite(), 7, 4) == 1
+    assert ask(made, "remove", 1, "SIP:192.0.2.21") == "Ok. Dispatcher destination removed."
+    assert ask(made, "remove", 7, "sip:192.0.2.27") == ask(made, "remove", 9, "sip:192.0.2.27")
+    assert {setid: len(one.destinations) for setid, one in dispatcher.sets.items()} == {1: 2}
+    with pytest.raises(RpcError, match="Adding dispatcher dst failed: 'a b' is no SIP URI"):
+        ask(made, "add", 1, "a b")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from polykemi.errors import DataError
+from polykemi.errors import DataError, RpcError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.modules.base import Services
@@ -121,7 +122,7 @@ def test_the_expiry_of_one_item_can_be_set_and_read() -> None:
     made = server()
     ht = made.modules["htable"]
     assert ht.sht_setxs(at(), "a", "s", "text", 10) == 1
-    assert ht.sht_setxi(at(), "a", "n", 5, 20) == 1
+    assert ht.sht_setxi(at(), "a", "n", 5, 20) == 0
     assert [value(made, f"$shtex(a=>{key})", at(NOW + 4)) for key in ("s", "n", "none")] == [6, 16, 0]
     assert (ht.sht_get(at(NOW + 9), "a", "s"), ht.sht_get(at(NOW + 10), "a", "s")) == ("text", None)
     assert ht.sht_setex(at(), "a", "n", 3) == 1
@@ -168,9 +169,9 @@ def test_items_are_found_by_name_and_by_text() -> None:
         1,
     ]
     assert [ht.sht_cn(ctx, "a", op, text) for op, text in (("sw", "ab"), ("re", "."), ("ne", "n"))] == [2, 3, 2]
-    names = [value(made, f"$shtcn(a=>{e})", ctx) for e in ("~~^ab", "~%ab", "==abc", "**", "^ab", "~~[")]
-    assert names == [2, 2, 1, 3, 2, 0]
-    assert [value(made, f"$shtcv(a=>{e})", ctx) for e in ("~%xy", "==5", "~~z")] == [2, 1, 1]
+    names = [value(made, f"$shtcn(a=>{e})", ctx) for e in ("~~^ab", "%~ab", "~%c", "==abc", "**", "^ab", "~~[")]
+    assert names == [2, 2, 1, 1, 3, 2, 0]
+    assert [value(made, f"$shtcv(a=>{e})", ctx) for e in ("%~xy", "==5", "eq5", "~~z")] == [2, 0, 1, 1]
     assert ht.sht_match_name(at(NOW + 100), "a", "eq", "abc") == -1
     assert ht.sht_cn(at(NOW + 100), "a", "re", ".") == 0
 
@@ -275,3 +276,76 @@ def test_a_table_is_loaded_from_the_database() -> None:
 def test_a_wrong_definition_is_an_error_when_the_server_starts(definition: str) -> None:
     with pytest.raises(ValueError, match="htable"):
         Htable.Params(htable=(definition,))
+
+
+def test_a_table_of_other_columns_is_loaded() -> None:
+    database = Database()
+    database.query("CREATE TABLE people (who TEXT, floor INT, name TEXT)")
+    database.query("INSERT INTO people VALUES ('a', 3, 'Ann'), ('b', NULL, 'Bo')")
+    made = server("t=>dbtable=people;cols='who,floor,name'", database=database)
+    assert made.modules["htable"].tables["t"].items.keys() == {"a", "b"}
+    assert [made.modules["htable"].sht_get(at(), "t", key) for key in "ab"] == ["3,Ann", "*,Bo"]
+    database.query("ALTER TABLE people RENAME COLUMN floor TO story")
+    with pytest.raises(RpcError, match="no such column"):
+        made.modules["htable"].reload_table("t", now=NOW)
+
+
+def test_tables_are_stored_when_the_server_ends_and_found_again_with_their_times() -> None:
+    database = Database()
+    definition = "t=>dbtable=htable;dbmode=1;autoexpire=60"
+    made = server(definition, database=database, params={"db_expires": 1})
+    ht = made.modules["htable"]
+    ht.sht_sets(at(), "t", "text", "x")
+    ht.sht_seti(at(NOW + 20), "t", "number", -7)
+    ht.sht_setxs(at(), "t", "gone", "x", 5)
+    ht.stop(NOW + 30)
+    ht = server(definition, database=database, params={"db_expires": 1}).modules["htable"]
+    assert {key: value for key, (value, _) in ht.tables["t"].items.items()} == {"text": "x", "number": -7}
+    assert [ht.tables["t"].expiry(key, NOW) for key in ("text", "number")] == [60, 80]
+
+
+def test_an_operator_reads_and_writes_items() -> None:
+    ht = server("a=>autoexpire=60", "b=>size=4;maxsize=1").modules["htable"]
+    assert ht.set_text("a", "k", "v", now=NOW) == "Ok. Key set to new value."
+    assert ht.set_integer("b", "n", 7, now=NOW) == "Ok. Key set to new value."
+    assert ht.get_item("a", "k", now=NOW) == {
+        "item": {"name": "k", "value": "v", "flags": 2, "expire": "2027-01-15 08:01:00"}
+    }
+    assert ht.get_item("b", "n", now=NOW)["item"] == {"name": "n", "value": 7, "flags": 0, "expire": "NEVER"}
+    assert ht.set_expiring_text("a", "s", "w", 5, now=NOW) == ht.set_expiring_integer("a", "i", 8, 9, now=NOW)
+    assert ht.set_expiry("a", "k", 3, now=NOW) == "Ok"
+    assert [one["name"] for one in ht.dump("a", now=NOW + 4)[0]["slot"]] == ["s", "i"]
+    assert ht.dump("a", now=NOW + 4)[0]["slot"][1] == {"name": "i", "value": 8, "type": "int"}
+    assert ht.stats() == [{"name": "a", "slots": 1, "all": 3}, {"name": "b", "slots": 1, "all": 1}]
+    assert ht.delete_item("a", "s", now=NOW) == "Ok. Key deleted."
+    assert ht.flush("b") == "Ok. Htable flushed."
+    assert ht.dump("b", now=NOW) == []
+    assert ht.list_tables()[0] == {"name": "a", "dbtable": "", "dbmode": 0, "expire": 60, "updateexpire": 1}
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: ht.get_item("x", "k", now=NOW), "No such htable"),
+        (lambda: ht.get_item("a", "s", now=NOW), "Key name doesn't exist"),
+        (lambda: ht.delete_item("a", "s", now=NOW), "Key not found"),
+        (lambda: ht.set_text("b", "1", "", now=NOW) + ht.set_text("b", "2", "", now=NOW), "Failed to set the item"),
+        (lambda: ht.reload_table("a", now=NOW), "No database htable"),
+        (lambda: ht.store_table("a", now=NOW), "No database htable"),
+    ]
+    for call, cause in calls:
+        with pytest.raises(RpcError, match=cause):
+            call()
+
+
+def test_an_operator_reads_a_table_anew_and_stores_it() -> None:
+    database = Database()
+    made = server("t=>dbtable=htable", database=database, params={"event_callback": "ksr_ht"})
+    ht = made.modules["htable"]
+    made.events.clear()
+    ht.set_text("t", "k", "v", now=NOW)
+    assert ht.store_table("t", now=NOW) == "Ok. Htable successfully stored to DB."
+    ht.set_text("t", "k", "w", now=NOW)
+    assert ht.reload_table("t", now=NOW) == "Ok. Htable reloaded."
+    assert ht.sht_get(at(), "t", "k") == "v"
+    assert [ctx.event for ctx in made.events] == ["htable:reloaded:t"]
+    database.query("UPDATE htable SET value_type = 1")
+    with pytest.raises(RpcError, match=r"Htable reload failed: .*'v' is no integer"):
+        ht.reload_table("t", now=NOW)
+    assert ht.sht_get(at(), "t", "k") == "v"

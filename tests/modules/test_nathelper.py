@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from polykemi.kemi.context import RouteContext
-from polykemi.modules.nathelper import NatHelper, Params
+from polykemi.modules.nathelper import NatHelper
+from polykemi.modules.nathelper_pinger import NatHelperParams
+from polykemi.modules.registrar import Registrar
+from polykemi.modules.sl import Sl
+from polykemi.modules.usrloc import Usrloc
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import parse
-from tests.support import message, request_context, services
+from polykemi.storage.location import Binding
+from tests.support import NOW, message, request_context, services
 
 SDP = "v=0\r\no=u 1 1 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n"
 PUBLIC_CONTACT = "Contact: <sip:alice@192.0.2.10:5060>"
@@ -22,8 +29,8 @@ def context(
     )
 
 
-def nathelper(**params: int) -> NatHelper:
-    return NatHelper(services(), Params(**params))
+def nathelper(**params: Any) -> NatHelper:
+    return NatHelper(services(), NatHelperParams(**params))
 
 
 def contact(ctx: RouteContext) -> list[str]:
@@ -207,3 +214,79 @@ def test_a_reply_gets_its_contact_alias_too() -> None:
     assert not parse(ctx.message.raw).is_request
     assert nathelper().set_contact_alias(ctx) == 1
     assert contact(ctx) == ["<sip:b@10.0.0.2;alias=192.0.2.10~5060~1>"]
+
+
+def pinging(*bindings: Binding, nat_bflag: int = -1, **params: Any) -> tuple[NatHelper, list[tuple[str, bytes]]]:
+    """Return a nathelper that has pinged the bindings of one second, and what it sent."""
+    given = {"usrloc": {"nat_bflag": nat_bflag}, "nathelper": {"natping_interval": 2, **params}}
+    made = services(Sl, Usrloc, Registrar, NatHelper, params=given)
+    for number, binding in enumerate(bindings):
+        made.location.put("location", f"user{number}", [binding])
+    module: NatHelper = made.modules["nathelper"]
+    module.handle_timer(NOW + 1)
+    return module, [(f"{flow.host}:{flow.port}", data) for data, flow in made.outbox.items]
+
+
+def binding(uri: str = "sip:alice@10.0.0.1:5062", **fields: Any) -> Binding:
+    return Binding(uri, NOW + 100, listener="udp:192.0.2.1:5060", ruid="uloc-1", **fields)
+
+
+def test_contacts_are_pinged_where_they_really_are() -> None:
+    _, sent = pinging(binding(received="sip:192.0.2.50:4000"), binding())
+    assert sent == [("192.0.2.50:4000", b"\0\0\0\0"), ("10.0.0.1:5062", b"\0\0\0\0")]
+
+
+def test_only_contacts_behind_nat_are_pinged_and_some_never() -> None:
+    params: dict[str, Any] = {"ping_nated_only": 1, "natping_disable_bflag": 3, "nat_bflag": 6}
+    _, sent = pinging(binding(bflags=1 << 6), binding(), binding(bflags=1 << 6 | 1 << 3), **params)
+    assert [peer for peer, _ in sent] == ["10.0.0.1:5062"]
+
+
+def test_contacts_that_expired_or_are_not_udp_are_not_pinged() -> None:
+    gone = binding()
+    gone.expires = NOW - 1
+    _, sent = pinging(gone, binding("sip:bob@10.0.0.2;transport=tcp"), binding("nonsense"))
+    assert sent == []
+
+
+def test_a_request_keeps_the_way_open_and_its_answer_is_nobody_elses() -> None:
+    params: dict[str, Any] = {
+        "ping_nated_only": 1,
+        "nat_bflag": 6,
+        "sipping_bflag": 7,
+        "sipping_from": "sip:pinger@example.test",
+    }
+    module, sent = pinging(binding(bflags=1 << 6 | 1 << 7), binding(bflags=1 << 6), **params)
+    (_, request), (_, octets) = sent
+    assert octets == b"\0\0\0\0"
+    ping = parse(request)
+    assert ping.start_line == "OPTIONS sip:alice@10.0.0.1:5062 SIP/2.0"
+    assert ping.from_.uri == "sip:pinger@example.test"
+    answer = f"SIP/2.0 200 OK\r\nVia: {ping.get('via')}\r\nCall-ID: {ping.call_id}\r\nCSeq: 1 OPTIONS\r\n\r\n".encode()
+    (absorbs,) = module.services.strays
+    assert absorbs(parse(answer))  # type: ignore[arg-type]
+    assert not absorbs(parse(answer.replace(b"Call-ID: ", b"Call-ID: x")))  # type: ignore[arg-type]
+
+
+def test_each_contact_is_pinged_once_in_an_interval() -> None:
+    module, sent = pinging(*(binding(f"sip:u{i}@10.0.0.1") for i in range(120)), natping_interval=5)
+    assert len(sent) == 50
+    outbox = module.services.outbox
+    for second in range(2, 6):
+        module.handle_timer(NOW + second)
+    assert len(outbox.items) == 120
+    module.handle_timer(NOW + 6)
+    assert len(outbox.items) == 170
+
+
+def test_without_an_interval_there_is_no_timer() -> None:
+    assert services(NatHelper).modules["nathelper"].next_timeout() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("natping_interval", -1), ("sipping_bflag", 32), ("received_avp", "x"), ("natping_disable_bflag", 40)],
+)
+def test_a_wrong_parameter_is_named(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        NatHelperParams(**{name: value})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from polykemi.errors import ParseError
@@ -23,7 +25,7 @@ def context(uri: str = BOB, *routes: str, tag: bool = True, headers: tuple[str, 
     return request_context(message(f"INVITE {uri} SIP/2.0", *lines, to=to))
 
 
-def rr(**params: int) -> Rr:
+def rr(**params: Any) -> Rr:
     return Rr(services(listeners=(LISTENER, OTHER_LISTENER)), Params(**params))
 
 
@@ -205,7 +207,7 @@ def test_parameters_of_our_route_tell_nat_and_direction() -> None:
     assert module.check_route_param(downstream, "NAT=[[:alpha:]]+") == 1
     assert module.check_route_param(downstream, "nat=no") == -1
     assert module.check_route_param(downstream, "nat=(") == -1
-    assert [module.is_direction(downstream, d) for d in ("downstream", "upstream", "sideways")] == [1, -1, -1]
+    assert [module.is_direction(downstream, d) for d in ("downstream", "upstream", "sideways")] == [1, -1, -6]
     branch = context(BOB, "<sip:192.0.2.1;lr;ftag=from;nat=yes>")
     branch.shared = downstream.shared  # a branch route of the same transaction
     assert module.check_route_param(branch, "nat=yes") == 1

@@ -13,7 +13,7 @@ from polykemi.modules.sl import Sl
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import Request, parse
 from polykemi.sip.reply_path import reply_path, response_target
-from tests.support import LISTENER, headers, message, replies, request_context, services
+from tests.support import LISTENER, NOW, headers, message, replies, request_context, services
 
 OPTIONS = "OPTIONS sip:example.test SIP/2.0"
 
@@ -70,8 +70,8 @@ def test_the_ack_to_a_stateless_reply_is_recognised_and_another_one_is_not() -> 
     foreign = parse(message("ACK sip:bob@example.test SIP/2.0", via=via, to="<sip:bob@example.test>;tag=x"))
     assert isinstance(ours, Request)
     assert isinstance(foreign, Request)
-    assert sl_of(made).is_own_ack(ours)
-    assert not sl_of(made).is_own_ack(foreign)
+    assert sl_of(made).is_own_ack(ours, Flow(LISTENER, "192.0.2.10", 5060), NOW)
+    assert not sl_of(made).is_own_ack(foreign, Flow(LISTENER, "192.0.2.10", 5060), NOW)
     assert made.counters["sl.received_ACKs"] == 1
 
 
@@ -234,3 +234,17 @@ def test_sl_forward_reply_sends_the_reply_on_with_the_status_that_the_script_wan
     assert changed.startswith("SIP/2.0 183 Progress\r\nFrom: ") or "SIP/2.0 183 Progress\r\n" in changed
     assert headers(changed, "Via") == ["SIP/2.0/UDP 192.0.2.20:5070;branch=z9hG4bK2"]
     assert same.startswith("SIP/2.0 180 Ringing\r\n")
+
+
+def test_events_tell_of_replies_and_of_their_acks() -> None:
+    made = services(Sl, params={"sl": {"event_callback_fl_ack": "ACKED", "event_callback_lres_sent": "SENT"}})
+    via = "SIP/2.0/UDP 192.0.2.10;branch=z9hG4bKa"
+    sl_of(made).sl_send_reply(request_context(message("INVITE sip:bob@example.test SIP/2.0", via=via)), 404, "No")
+    [reply] = replies(made)
+    ack = parse(message("ACK sip:bob@example.test SIP/2.0", via=via, to=headers(reply, "To")[0]))
+    assert isinstance(ack, Request)
+    sl_of(made).is_own_ack(ack, Flow(LISTENER, "192.0.2.10", 5060), NOW)
+    told = [(block.callback, block.event, block.method) for block in made.events]
+    assert told == [("SENT", "sl:local-response", "INVITE"), ("ACKED", "sl:filtered-ack", "ACK")]
+    sl_of(made).sl_send_reply(made.events[0], 500, "Again")
+    assert len(made.events) == 2

@@ -300,7 +300,7 @@ def test_string_tests() -> None:
         module.starts_with(ctx, "abc", "abcd"),
         module.ends_with(ctx, "abc", "zabc"),
         module.str_find(ctx, "abc", "B"),
-        module.str_ifind(ctx, "abc", ""),
+        module.str_ifind(ctx, "abc", "x"),
         module.str_any_in(ctx, "abc", "xy"),
         module.str_all_in(ctx, "abc", "cx"),
     ]
@@ -309,3 +309,13 @@ def test_string_tests() -> None:
         -2
     ] * 3
     assert [module.str_find(ctx, "abc", "c"), module.str_ifind(ctx, "abc", "BC")] == [3, 2]  # where it is
+
+
+def test_the_headers_are_one_text() -> None:
+    module, ctx = textops(), context()
+    assert module.replace(ctx, "X-Info: one\r\nX-Info: two\r\n", "") == 1
+    assert module.search_append(ctx, "P-Hint: .*\n", "X-Last: 1\r\n") == 1
+    assert module.replace_hdrs(ctx, "User-Agent: (.*)\r\n", "X-Agent: 1\r\nX-More: 2\r\n") == 1
+    request = sent(ctx)
+    assert (request.all("x-info"), request.all("x-last")) == ([], ["1"])
+    assert (request.get("user-agent"), request.get("x-agent"), request.get("x-more")) == (None, "1", "2")

@@ -7,6 +7,8 @@ import pytest
 from polykemi.kemi.context import RouteContext
 from polykemi.modules.textopsx import TextOpsX
 from polykemi.sip.message import Request
+from polykemi.transaction.forking import Transaction
+from polykemi.transaction.machine import Timings
 from tests.support import message, request_context, services
 
 
@@ -30,15 +32,15 @@ def test_a_message_that_is_too_long_is_refused() -> None:
 
 def test_the_transaction_takes_the_new_message() -> None:
     module, ctx = run()
-    taken = []
-
-    class Transaction:
-        def renew(self, request: Request) -> None:
-            taken.append(request)
-
-    ctx.transaction = Transaction()  # type: ignore[assignment]
+    request = ctx.message
+    assert isinstance(request, Request)
+    path = ("", 0, ctx.flow)
+    ctx.transaction = Transaction("key", request, ctx.flow, path, Timings(), ctx.shared, ctx.now)
+    ctx.edits.removed.add(request.names.index("x-two"))
     assert module.msg_apply_changes(ctx) == 1
-    assert taken == [ctx.message]
+    assert ctx.transaction.request is ctx.message
+    assert not ctx.transaction.request.has("x-two")
+    assert ctx.transaction.raw == ctx.message.raw
 
 
 def test_an_iterator_of_another_message_is_before_the_first_header() -> None:

@@ -10,7 +10,10 @@ from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.route import Route
 from polykemi.modules.tm import split_proxy
+from polykemi.transaction.forking import Transaction
+from polykemi.transaction.target import Target
 from tests.modules.tm_driver import ALICE, BOB, BOB_URI, CAROL, CAROL_URI, Proxy, Sent, answer, find, request, to, whats
+from tests.support import NOW
 
 
 def ringing(**routes: Any) -> tuple[Proxy, Sent]:
@@ -29,7 +32,7 @@ def ringing(**routes: Any) -> tuple[Proxy, Sent]:
         ("udp:192.0.2.7:5070", ("udp", "192.0.2.7", 5070)),
         ("tcp:phone.example.net", ("tcp", "phone.example.net", 0)),
         ("udp:[2001:db8::1]:5070", ("udp", "2001:db8::1", 5070)),
-        ("192.0.2.7:nonsense", ("", "192.0.2.7", 0)),
+        ("192.0.2.7:nonsense", ("", "", 0)),
     ],
 )
 def test_a_proxy_is_given_as_proto_host_and_port(text: str, expected: tuple[str, str, int]) -> None:
@@ -44,7 +47,7 @@ def test_a_proxy_is_given_as_proto_host_and_port(text: str, expected: tuple[str,
         (lambda p, ctx: p.tm.t_relay_to_proto_addr(ctx, "udp", "", 5060), -1, None),
         (lambda p, ctx: p.tm.t_relay_to_proto_addr(ctx, "sctp", "192.0.2.7", 0), -7, None),
         (lambda p, ctx: p.tm.t_relay_to_proxy_flags(ctx, "192.0.2.30", 1), 1, CAROL),
-        (lambda p, ctx: p.tm.t_replicate(ctx, "nonsense"), -400, None),
+        (lambda p, ctx: p.tm.t_replicate(ctx, "nonsense"), -1, None),
     ],
 )
 def test_relaying_elsewhere(relay: Any, code: int, target: tuple[str, int] | None) -> None:
@@ -445,3 +448,72 @@ def test_counters_tell_what_tm_did() -> None:
         "tmx.rpl_absorbed": 1,
         "tmx.4xx_transactions": 1,
     }
+
+
+# ---- further flows of one phone
+def test_flows_to_one_phone_are_tried_one_after_the_other() -> None:
+    results: list[int] = []
+
+    def route(p: Proxy, ctx: RouteContext) -> None:
+        ctx.ruri, ctx.instance = BOB_URI, "<urn:1>"
+        ctx.branches = [Target(CAROL_URI), Target("sip:bob@192.0.2.40", instance="<urn:1>", flags=4, ruid="r")]
+        p.tm.t_load_contacts(ctx)
+        assert p.tm.t_next_contacts(ctx) == 1
+        p.tm.t_on_branch_failure(ctx, "LOST")
+        p.relay(ctx)
+
+    def lost(p: Proxy, ctx: RouteContext) -> None:
+        results.append(p.tm.t_next_contact_flow(ctx))
+        if results[-1] == 1:
+            p.relay(ctx)
+
+    p = Proxy(route, tm={"contact_flows_avp": "flows"}, LOST=lost)
+    out = p.receive(request("INVITE"), ALICE)
+    assert {s.to for s in out if s.what == "INVITE"} == {BOB, CAROL}
+    out = p.receive(answer(find(out, "INVITE", BOB), 430), BOB)
+    assert [s.to for s in out if s.what == "INVITE"] == [("192.0.2.40", 5060)]
+    assert results == [1]
+
+
+def test_without_a_phone_or_the_parameter_there_are_no_flows() -> None:
+    results: list[int] = []
+
+    def route(p: Proxy, ctx: RouteContext) -> None:
+        ctx.shared.xavps["flows"] = [{"uri": [BOB_URI], "instance": ["<urn:1>"]}]
+        results.append(p.tm.t_next_contact_flow(ctx))
+
+    Proxy(route).receive(request("INVITE"), ALICE)
+    Proxy(route, tm={"contact_flows_avp": "flows"}).receive(request("INVITE"), ALICE)
+    assert results == [-1, -2]
+
+
+# ---- transactions that end without a response
+def test_a_dropped_transaction_absorbs_retransmissions_and_ends() -> None:
+    runs: list[int] = []
+
+    def route(p: Proxy, ctx: RouteContext) -> None:
+        p.tm.t_newtran(ctx)
+        runs.append(p.tmx.t_drop_rcode(ctx, 404))
+
+    p = Proxy(route)
+    assert p.receive(request("OPTIONS"), ALICE) == []
+    assert p.receive(request("OPTIONS"), ALICE) == []
+    assert runs == [0]
+    assert p.wait(40) == []
+    assert p.tm.active() == 0
+    assert len(p.tm.layer) == 0
+
+
+def test_what_is_overdue_is_cleaned_away() -> None:
+    p, _ = ringing()
+    (t,) = [x for x in p.tm.layer.server_transactions() if isinstance(x, Transaction)]
+    results: list[int] = []
+    p.request = lambda p, ctx: results.append(p.tm.t_clean(ctx))
+    p.receive(request("OPTIONS"), ALICE)
+    assert not t.is_terminated
+    t.expires = NOW - 100
+    p.receive(request("OPTIONS", branch="other"), ALICE)
+    assert results == [1, 1]
+    assert t.is_terminated
+    assert p.tm.active() == 0
+    assert len(p.tm.layer) == 0

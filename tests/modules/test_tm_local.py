@@ -129,6 +129,19 @@ def test_the_2xx_of_an_invite_is_acknowledged_each_time_it_comes() -> None:
     assert [end.status for end in phone.ends] == [200]
 
 
+def test_each_callee_of_a_forked_invite_gets_its_own_ack() -> None:
+    phone = Phone()
+    phone.send("INVITE")
+    (invite,) = phone.proxy.sent()
+    contact = "Contact: <sip:bob@192.0.2.20>"
+    (first,) = phone.proxy.receive(answer(invite, 200, contact, tag="one"), BOB)
+    (second,) = phone.proxy.receive(answer(invite, 200, contact, tag="two"), BOB)
+    (again,) = phone.proxy.receive(answer(invite, 200, contact, tag="one"), BOB)
+    assert (first.message.to.tag, second.message.to.tag) == ("one", "two")
+    assert again.data == first.data
+    assert [end.status for end in phone.ends] == [200]
+
+
 def test_an_ack_through_a_strict_router_has_its_target_last() -> None:
     phone = Phone()
     phone.send("INVITE")

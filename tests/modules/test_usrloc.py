@@ -17,7 +17,7 @@ def test_expired_contacts_are_removed_by_the_timer_and_tell_an_event_route() -> 
     usrloc.handle_timer(NOW)
     assert usrloc.next_timeout() == NOW + 60
     usrloc.handle_timer(NOW + 30)  # not its time
-    assert uris(made) == ["sip:a@h1", "sip:b@h2"]
+    assert uris(made) == ["sip:b@h2", "sip:a@h1"]
     usrloc.handle_timer(NOW + 120)
     made.location.commit()
     assert uris(made) == ["sip:b@h2"]

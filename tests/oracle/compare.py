@@ -10,14 +10,20 @@ from tests.oracle.replay import Outcome
 
 _MASKS: Final = (
     # a branch of the server's own, a nonce, ids that it makes: what stays is that they are there
-    (re.compile(r"(Via: SIP/2\.0/\w+ 192\.0\.2\.1(?::\d+)?;(?:\S*;)?branch=)[^;,\s]+", re.IGNORECASE), r"\1<branch>"),
+    (
+        re.compile(
+            r"(Via: SIP/2\.0/\w+ (?:192\.0\.2\.1|sip\.example\.test)(?::\d+)?;(?:\S*;)?branch=)[^;,\s]+", re.IGNORECASE
+        ),
+        r"\1<branch>",
+    ),
     (re.compile(r"^([\w-]+):[ \t]+", re.MULTILINE), r"\1: "),  # Kamailio writes "Max-Forwards:  9" over "10"
     (re.compile(r"^SIP/2\.0 500 I'm terribly sorry[^\r\n]*", re.MULTILINE), "SIP/2.0 500 Server Internal Error"),
     (re.compile(r'(nonce|opaque)="[^"]*"'), r'\1="<\1>"'),
+    (re.compile(r'(cnonce="<nonce>", )response="[^"]*"'), r'\1response="<response>"'),  # which follows from it
     (re.compile(r"^(Date): [^\r\n]*", re.MULTILINE), r"\1: <date>"),
     (re.compile(r"uloc-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+"), "<ruid>"),
     (re.compile(r"srid-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+"), "<ruid>"),
-    (re.compile(r";did=[0-9a-f]+\.[0-9a-f]+"), ";did=<did>"),
+    (re.compile(r";(did|call)=[0-9a-f]+\.[0-9a-f]+"), r";\1=<did>"),
 )
 _TAG: Final = re.compile(r"^((?:To|From|t|f): [^\r\n]*;tag=)([^;\s]+)", re.MULTILINE | re.IGNORECASE)
 _CALL_ID: Final = re.compile(r"^((?:Call-ID|i): )(\S+)", re.MULTILINE | re.IGNORECASE)
@@ -48,4 +54,4 @@ def _masked(text: str, given: str) -> str:
     for pattern, replacement in _MASKS:
         text = pattern.sub(replacement, text)
     text = _TAG.sub(lambda m: m[0] if m[2] in given else f"{m[1]}<tag>", text)
-    return _CALL_ID.sub(lambda m: m[0] if m[2].partition("@")[2] in given else f"{m[1]}<call-id>", text)
+    return _CALL_ID.sub(lambda m: m[0] if m[2] in given or m[2].endswith("@192.0.2.10") else f"{m[1]}<call-id>", text)

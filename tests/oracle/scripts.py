@@ -42,10 +42,12 @@ local function run(block)
     local case, step = string.match(now, "^(%S+) (%S+)")
     local todo = blocks[case] and (blocks[case][block .. "@" .. step] or blocks[case][block])
     if not todo then return end
+    local outer_number, outer_place = number, place  -- a block may run inside of another
     number, place = 0, case .. " " .. block .. "@" .. step
     show("begin")
     todo()
     show("end")
+    number, place = outer_number, outer_place
 end
 local function control()
     if KSR.pv.get("$rU") ~= "oracle" then return false end
@@ -76,10 +78,12 @@ function run(block) {
     var all = blocks[now[0]] || {};
     var todo = all[block + "@" + now[1]] || all[block];
     if (!todo) return;
+    var outer = [number, place];
     number = 0; place = now[0] + " " + block + "@" + now[1];
     show("begin");
     todo();
     show("end");
+    number = outer[0]; place = outer[1];
 }
 function control() {
     if (KSR.pv.get("$rU") != "oracle") return false;
@@ -123,10 +127,12 @@ def run(block):
     todo = every.get(block + "@" + step) or every.get(block)
     if todo is None:
         return
+    outer = number, place
     number, place = 0, "%s %s@%s" % (case, block, step)
     show("begin")
     todo()
     show("end")
+    number, place = outer
 
 def control():
     if KSR.pv.get("$rU") != "oracle":

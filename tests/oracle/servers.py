@@ -44,7 +44,6 @@ _NEEDS: Final = {  # loaded before
     "websocket": ("xhttp",),
     "auth_xkeys": ("auth",),
     "auth_ephemeral": ("auth",),
-    "uac": ("dialog",),
 }
 # where polykemi's defaults are others than Kamailio's on purpose, and what Kamailio needs to see the same data
 _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
@@ -68,6 +67,8 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     },
     "nathelper": {"received_avp": "$avp(RECEIVED)"},
     "registrar": {"received_avp": "$avp(RECEIVED)"},
+    "xhttp": {"event_callback": "ksr_xhttp_event"},
+    "xmlrpc": {"event_callback": "ksr_xmlrpc_event"},
     "rr": {"enable_full_lr": 0, "append_fromtag": 1},
 }
 _DATABASE: Final = {  # modules that read the database, with their parameter for it
@@ -78,9 +79,9 @@ _DATABASE: Final = {  # modules that read the database, with their parameter for
     "dispatcher",
     "domain",
     "group",
+    "htable",
     "pipelimit",
     "uri_db",
-    "uac",
 }
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS trusted (id INTEGER PRIMARY KEY NOT NULL, src_ip VARCHAR(50) NOT NULL, proto VARCHAR(4) NOT NULL,
@@ -174,9 +175,11 @@ def start_polykemi(directory: Path, engine: str, text: str, config: Mapping[str,
 
 def _toml(value: Any) -> str:
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r") + '"'
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -226,7 +229,7 @@ def start_kamailio(
     script = directory / f"kamailio_script.{EXTENSIONS[engine]}"
     script.write_text(used(text), "utf-8")
     module, name = _ENGINES[engine]
-    lines = ["#!KAMAILIO", "debug=2", "log_stderror=yes", "log_prefix_mode=0", "children=1", "disable_tcp=yes"]
+    lines = ["#!KAMAILIO", "debug=2", "log_stderror=yes", "log_prefix_mode=0", "children=1"]
     lines += [f"listen=udp:{USED}1:{PORT}", "auto_aliases=no", f"alias={DOMAIN}", "dns=no", "rev_dns=no"]
     lines += ['server_header="Server: polykemi"', 'user_agent_header="User-Agent: polykemi"']
     for route in ("reply", "onsend"):
@@ -235,6 +238,8 @@ def start_kamailio(
     lines.append(f'mpath="{modules_directory()}/"')
     parameters: dict[str, dict[str, Any]] = {}
     loaded = kamailio_modules([*modules, *config])
+    if "websocket" not in loaded:  # it crashes without TCP
+        lines.append("disable_tcp=yes")
     for one in loaded:
         parameters[one] = dict(_DEFAULTS.get(one, {}))
         if one in _DATABASE:
@@ -242,7 +247,9 @@ def start_kamailio(
     for one, given in config.items():
         parameters.setdefault(_SO.get(one, one), {}).update(given)
     core = parameters.pop("", {})
-    lines += [f"{key}={_filled(value, directory)}" for key, value in core.items()]
+    kemi = core.pop("kemi", {})
+    lines += [f'kemi.{key}="{value}"' for key, value in kemi.items()]
+    lines += [f"{key}={_cfg(_filled(value, directory))}" for key, value in core.items()]
     lines += [f'loadmodule "{one}.so"' for one in [*loaded, module]]
     for one, given in parameters.items():
         for key, value in given.items():
@@ -257,5 +264,5 @@ def start_kamailio(
 
 def _cfg(value: Any) -> str:
     if isinstance(value, str):
-        return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+        return '"' + re.sub(r'(["\\])', r"\\\1", value).replace("\r\n", "\\r\\n") + '"'
     return str(int(value)) if isinstance(value, (bool, int)) else f'"{value}"'

@@ -196,6 +196,16 @@ def test_there_are_as_many_cases_as_the_suite_promises() -> None:
     assert len(others) >= len(lua) // OTHERS - 20
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, engine in PLAYED if engine == "lua" and CASES[name][1].module == "xlog"]
+)
+def test_what_xlog_writes_is_in_both_logs(name: str) -> None:
+    texts = [text.replace("case@", f"{NUMBERS[name]}@") for text in CASES[name][1].log]
+    texts = [text for text in texts if not text.startswith("debug")]  # neither server logs at that level
+    logs = ["\n".join(outcome.log) for outcome in both(name, "lua")]
+    assert [[text for text in texts if text in log] for log in logs] == [texts, texts]
+
+
 def test_every_difference_is_explained() -> None:
     text = (HERE.parents[1] / "docs/differences.md").read_text()
     titles = {title for _, case in CASES.values() for title in case.differs.values()}

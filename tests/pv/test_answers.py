@@ -39,12 +39,7 @@ DIFFERENT: Final = {
         "invite",
         "$(ru{s.fmtlines,10,1})",
     ): "sip:bob;x=\r\n 1:pw@examp\r\n le.com:507\r\n 0;transpor\r\n t=tcp;lr?h\r\n =v",
-    ("invite", "$(rb{line.count})"): 3,
     ("register", "$(hfl(Diversion)[1])"): "<sip:e@x>",
-    # display names end where the name ends, not at the bracket
-    ("invite", "$(ct{nameaddr.name})"): '"Alice"',
-    ("invite", "$(hdr(from){nameaddr.name})"): '"Alice \\"A\\" Smith"',
-    ("message", "$(hdr(from){nameaddr.name})"): "A B",
     # Contact: * and a broken one are values too; folded headers read as one line
     ("register", "$hflc(contact)"): 1,
     ("malformed", "$hflc(contact)"): 1,
@@ -54,17 +49,13 @@ DIFFERENT: Final = {
     ("malformed", "$rp"): "5060",
     ("malformed", "$op"): "5060",
     ("malformed", "$nh(p)"): "5060",
-    # an unterminated quote is no name-addr
-    ("malformed", "$(hdr(from){nameaddr.uri})"): None,
-    ("malformed", "$(hdr(from){nameaddr.name})"): None,
-    ("malformed", "$(hdr(from){nameaddr.len})"): None,
 }
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in ANSWERS.glob("*.json")))
 def test_variables_answer_as_kamailio_does(name: str) -> None:
     message = parse((ANSWERS / f"{name}.sip").read_bytes())
-    variables = Variables(environment=Environment(listeners=(LISTENER,)))
+    variables = Variables(environment=Environment(listeners=(LISTENER,), process={"HOME": "/h"}))
     kind = Route.REPLY if isinstance(message, Response) else Route.REQUEST
     ctx = RouteContext(kind, "ksr", message, Flow(LISTENER, "127.0.0.1", 15972), 1_800_000_000.0)
     ctx.reply_status = message.status if isinstance(message, Response) else 0

@@ -217,7 +217,9 @@ def test_branches_are_appended_changed_and_removed() -> None:
     assert put(ctx, "$branch(send_socket)", "udp:192.0.2.1:5060")
     assert read(ctx, "$branch(count)") == 2
     assert read(ctx, "$bR") == "sip:br1@x, <sip:br2@x>;q=0.05"
-    assert read(ctx, "$ds") == "Contact: <sip:first@h.test>, <sip:br1@x>, <sip:br2@x>;q=0.05"
+    assert read(ctx, "$ds") == "Contact: <sip:br1@x>, <sip:br2@x>;q=0.05"
+    assert put(ctx, "$ru", "sip:new@h.test")
+    assert read(ctx, "$ds") == "Contact: <sip:new@h.test>, <sip:br1@x>, <sip:br2@x>;q=0.05"
     assert [read(ctx, f"$branch({x})") for x in ("uri", "dst_uri", "flags", "send_socket", "path", "ruid")] == [
         "sip:br1@x",
         "sip:d",

@@ -60,7 +60,7 @@ def transform(value: Xval, step: str) -> Xval:
         (r"a\0\'b\x", "s.unescape.common", "a\0'b\\x"),
         ("a+b%20c%zz", "s.urldecode.param", "a b c%zz"),
         ("a b/\xff", "s.urlencode.param", "a%20b%2f%ff"),
-        ("a%41%4", "s.unescape.user", "aA%4"),
+        ("a%41%4", "s.unescape.user", None),
         ("abcdefgh", "s.fmtlines,3,2", "abc\r\n  def\r\n  gh"),
         ("abcdefgh", "s.fmtlinet,3,1", "abc\r\n\tdef\r\n\tgh"),
         ("", "s.fmtlines,3", ""),
@@ -94,11 +94,11 @@ def transform(value: Xval, step: str) -> Xval:
         ("1" * 15, "s.ftime,%Y", None),
         ("5", "s.len", 1),
         (500, "s.len", 3),
-        ("a\nb\r\nc\n", "line.count", 3),
+        ("a\nb\r\nc\n", "line.count", "3"),
         ("a\nb\r\nc\n", "line.at,1", "b"),
         ("a\nb\r\nc\n", "line.at,-1", "c"),
         ("a\nb\r\nc\n", "line.at,3", ""),
-        ("", "line.count", 0),
+        ("", "line.count", None),
         ("sip:a@h:5;x=y;lr;transport=tcp?q=1", "uri.rmparam,x", "sip:a@h:5;lr;transport=tcp?q=1"),
         ("sip:a@h;x=y", "uri.rmparam,X", "sip:a@h"),
         ("sip:a@h", "uri.rmparam,x", "sip:a@h"),
@@ -114,8 +114,8 @@ def transform(value: Xval, step: str) -> Xval:
         ("urn:service:sos", "uri.host", "sos"),
         ("a=1;b", "param.value,b", ""),
         ("a=1;a=2", "param.value,a", "2"),
-        ("a=1,b=2", "param.value,b,,", "2"),
-        ("", "param.count", 0),
+        ("a=1&b=2", "param.value,b,&", "2"),
+        ("", "param.count", None),
         ('"A, B" <sip:a@b>;x, <sip:c@d>', "nameaddr.uri", "sip:a@b"),
         ('"A > B" <sip:a@b>;x', "nameaddr.len", 17),
         ("sip:a@b", "nameaddr.len", 7),
@@ -123,8 +123,8 @@ def transform(value: Xval, step: str) -> Xval:
         ("<sip:a", "nameaddr.len", None),
         ("notauri", "tobody.user", None),
         ("sip:h;transport=tcp", "urialias.encode", "h~5060~2"),
-        ("rubbish", "urialias.encode", None),
-        ("tel:+1", "urialias.encode", None),
+        ("rubbish", "urialias.encode", ""),
+        ("tel:+1", "urialias.encode", ""),
         ("127.0.0.1~5060~2", "urialias.decode", "sip:127.0.0.1:5060;transport=tcp"),
         ("127.0.0.1~5060~1", "urialias.decode", "sip:127.0.0.1:5060"),
         ("h~5060~9", "urialias.decode", None),
@@ -135,7 +135,7 @@ def transform(value: Xval, step: str) -> Xval:
         ("udp:h", "sock.proto", "udp"),
         ("tcp:[::1]:5", "sock.touri", "sip:[::1]:5;transport=tcp"),
         ("tcp:h", "sock.touri", "sip:h;transport=tcp"),
-        ("h:5", "sock.host", None),
+        ("h:5", "sock.host", "h"),
         (None, "val.n0", 0),
         (7, "val.n0", 7),
         (None, "val.ne", ""),
@@ -190,9 +190,11 @@ def test_what_is_encoded_is_decoded_again(text: str) -> None:
         encoded = transform(text, f"s.encode.{code}")
         assert isinstance(encoded, str)
         assert encoded.isascii()
-        assert transform(encoded, f"s.decode.{code}") == text
+        nothing = None if "url" in code else ""  # base64url has no code of an empty text
+        assert transform(encoded, f"s.decode.{code}") == (text or nothing)
+    printable = all(" " <= c <= "~" for c in text)
     for code in ("user", "param"):
-        assert transform(transform(text, f"s.escape.{code}"), f"s.unescape.{code}") == text
+        assert transform(transform(text, f"s.escape.{code}"), f"s.unescape.{code}") == (text if printable else None)
     assert transform(transform(text, "s.escape.common"), "s.unescape.common") == text
 
 
@@ -205,3 +207,21 @@ def test_no_value_makes_a_transformation_fail(text: str, name: str) -> None:
             break
     else:
         raise AssertionError(f"{name} takes none of the parameters tried")
+
+
+@pytest.mark.parametrize(
+    "uri, parts",  # as Kamailio 5.6.3 gives them
+    [
+        ("msrp://alice@atlanta.test:7654/jshA;tcp;x=1", "alice atlanta.test 7654 jshA tcp msrp tcp;x=1 alice"),
+        ("msrps://host.test/s1;ws", "- host.test - s1 ws msrps - -"),
+        ("msrp://host.test:99;tcp", "- host.test 99 - tcp msrp - -"),
+        ("msrp://[2001:db8::1]:99/x;tcp", "- [2001:db8::1] 99 x tcp msrp - -"),
+        ("msrp://u:p@host/x", "u host - x - msrp - u:p"),
+        ("msrp://u:p@host/x;sctp;y", "u host - x sctp msrp y u:p"),
+    ],
+)
+def test_the_parts_of_msrp_uris(uri: str, parts: str) -> None:
+    names = ("user", "host", "port", "session", "proto", "scheme", "params", "userinfo")
+    assert [transform(uri, f"msrpuri.{name}") or "-" for name in names] == parts.split(" ")
+    assert transform("sip:a@b", "msrpuri.host") is None
+    assert transform("", "msrpuri.host") is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polykemi.errors import ParseError
-from polykemi.sip.build import ack, cancel, forward_request, forward_response, mark_via, response
+from polykemi.sip.build import ack, cancel, forward_request, forward_response, mark_via, response, with_edits
 from polykemi.sip.message import Edits, Request, Response, parse
 
 REGISTER = (
@@ -274,3 +274,25 @@ def test_what_arrived_behind_the_content_length_of_a_response_is_cut() -> None:
     folded = parse(b"SIP/2.0 200 OK\r\nA: 1\r\n 2\r\nVia: SIP/2.0/UDP h\r\n ;branch=1\r\nl: 0\r\n\r\n")
     assert isinstance(folded, Response)
     assert forward_response(folded, Edits()) == b"SIP/2.0 200 OK\r\nA: 1\r\n 2\r\nl: 0\r\n\r\n"
+
+
+def test_what_goes_before_the_first_via_goes_before_ours() -> None:
+    r = request(b"OPTIONS sip:b@h SIP/2.0\r\nVia: SIP/2.0/UDP phone\r\nTo: x\r\nContent-Length: 0\r\n\r\n")
+    edits = Edits()
+    edits.inserts += [(1, "B: 1"), (0, "A: 1"), (0, "A: 2")]
+    data = forward_request(r, edits, uri="sip:b@h", via="SIP/2.0/UDP us", routes=["sip:p;lr"])
+    assert data == (
+        b"OPTIONS sip:b@h SIP/2.0\r\nA: 1\r\nA: 2\r\nVia: SIP/2.0/UDP us\r\nRoute: <sip:p;lr>\r\n"
+        b"Via: SIP/2.0/UDP phone\r\nB: 1\r\nTo: x\r\nContent-Length: 0\r\n\r\n"
+    )
+    assert len(edits.inserts) == 3
+
+
+def test_edits_can_be_applied_to_a_message() -> None:
+    r = request(b"OPTIONS sip:b@h SIP/2.0\r\nVia: SIP/2.0/UDP phone\r\nl: 4\r\nTo: x\r\n\r\nbody")
+    edits = Edits()
+    edits.inserts.append((0, "A: 1"))
+    edits.body = b"longer body"
+    assert with_edits(r, edits, "OPTIONS sip:c@h SIP/2.0") == (
+        b"OPTIONS sip:c@h SIP/2.0\r\nA: 1\r\nVia: SIP/2.0/UDP phone\r\nContent-Length: 11\r\nTo: x\r\n\r\nlonger body"
+    )

@@ -14,6 +14,10 @@ from polykemi.transport.manager import Transports, local_addresses
 from polykemi.transport.resolver import literal
 
 
+def _ignore(*_: object) -> None:
+    pass
+
+
 class Network:
     """Transports on loopback, and what they reported."""
 
@@ -92,12 +96,12 @@ def test_a_taken_port_is_one_line_and_leaves_nothing_open() -> None:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
         with pytest.raises(UsageError, match=f"cannot listen on udp:127.0.0.1:{port}: Address already in use"):
-            Transports([("udp", "127.0.0.1", 0), ("udp", "127.0.0.1", port)], *[lambda *_: None] * 3)
+            Transports([("udp", "127.0.0.1", 0), ("udp", "127.0.0.1", port)], _ignore, _ignore, _ignore)
 
 
 def test_the_wildcard_address_means_every_address_of_the_machine() -> None:
     assert "127.0.0.1" in local_addresses()
-    transports = Transports([("udp", "0.0.0.0", 0)], *[lambda *_: None] * 3)
+    transports = Transports([("udp", "0.0.0.0", 0)], _ignore, _ignore, _ignore)
     assert [listener.host for listener in transports.listeners] == local_addresses()
     transports.close()
 

@@ -1,7 +1,7 @@
 """``$avp $xavp $xavi $xavu`` and ``$cnt``: values that belong to a transaction (``ctx.shared``).
 
 An AVP name holds a stack of values, the newest first. An XAVP root holds a stack of items; an item is a dict of field
--> stack of values. An item that is a plain value has it in the field "". XAVIs are XAVPs whose names ignore case;
+-> stack of values, the field that was set last first. An item that is a plain value has it in the field "". XAVIs are XAVPs whose names ignore case;
 XAVUs have at most one item a root and one value a field.
 """
 
@@ -173,6 +173,15 @@ def as_text(item: Item, root: str) -> Value:
     return values[0] if values else f"<<xavp:{root}>>"
 
 
+def push_field(item: Item, field: str, value: Value) -> None:
+    """Put ``value`` in front of the values of a field, and the field in front of the others."""
+    others = {name: values for name, values in item.items() if name != field}
+    values = [value, *item.get(field, [])]
+    item.clear()
+    item[field] = values
+    item.update(others)
+
+
 def set_field(item: Item, field: str, index: Xval, value: Value | None, *, unique: bool = False) -> bool:
     """Set (None: remove) a field's value. Without an index a value is put in front, or the newest removed."""
     if PLAIN in item:
@@ -190,7 +199,7 @@ def set_field(item: Item, field: str, index: Xval, value: Value | None, *, uniqu
     if unique or index == _ALL:
         item[field] = [value]
     elif index is None:
-        item.setdefault(field, []).insert(0, value)
+        push_field(item, field, value)
     elif isinstance(index, int) and -len(values) <= index < len(values):
         values[index] = value
     else:
@@ -210,6 +219,8 @@ def set_root(store: Items, root: str, index: Xval, value: Value | None, *, uniqu
         if not items:
             store.pop(root, None)
         return True
+    if not root:
+        return False
     if unique or index == _ALL:
         store[root] = [{PLAIN: [value]}]
     elif index is None:

@@ -10,6 +10,7 @@ from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Accessor, Factory
 from polykemi.pv.classes.factories import at_value, no_index, number_of, plain, required
 from polykemi.pv.classes.network import find_listener
+from polykemi.sip.message import Request
 from polykemi.transaction.target import Target
 
 if TYPE_CHECKING:
@@ -40,9 +41,11 @@ def _all_branches(ctx: RouteContext) -> Xval:
 
 
 def _destination_set(ctx: RouteContext) -> Xval:
-    targets = [contact_text(ctx.ruri, -1)] if ctx.ruri else []
+    message = ctx.message
+    changed = isinstance(message, Request) and ctx.ruri != message.uri  # a Request-URI as it came is not a part of it
+    targets = [contact_text(ctx.ruri, ctx.cache.get("ruri_q", -1))] if changed else []
     targets += [contact_text(target.uri, target.q) for target in ctx.branches]
-    return "Contact: " + ", ".join(targets) if ctx.branches else None
+    return "Contact: " + ", ".join(targets) if targets else None
 
 
 # ---- $branch(x)
@@ -56,6 +59,7 @@ _READ: Final[dict[str, Callable[[Target], Xval]]] = {
     "ruid": lambda target: target.ruid or None,
     "location_ua": lambda target: target.user_agent or None,
     "instance": lambda target: target.instance or None,
+    "otcpid": lambda target: 0,  # of a TCP connection, which there are none of
 }
 
 _TEXTS: Final = {  # key -> attribute
@@ -98,7 +102,7 @@ def write_attribute(target: Target, key: str, value: Xval, variables: Variables)
 def _branch(inner: str | None, index: str | None, variables: Variables) -> Accessor:
     key = required(inner)
     if key == "count":
-        return Accessor(lambda ctx: len(ctx.branches))
+        return Accessor(lambda ctx: len(ctx.branches) or None)
     if key not in _READ:
         raise ValueError(f"{key!r} is no attribute of a branch")
     number = number_of(None if index == "*" else index, variables)
@@ -142,4 +146,5 @@ CLASSES: Final[dict[str, Factory]] = {
     "branch": _branch,
     "sbranch": _static_branch,
     "ruid": plain(lambda ctx: ctx.ruid or None),
+    "location_ua": plain(lambda ctx: ctx.cache.get("pv.location_ua") or None),
 }

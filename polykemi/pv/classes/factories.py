@@ -80,6 +80,17 @@ def named(get: Callable[[RouteContext, str], Xval]) -> Factory:
     return factory
 
 
+def expanded(get: Callable[[RouteContext, str], Xval]) -> Factory:
+    """Return the class of a variable whose name is a format string: ``$lsock(l/udp:$Ri:5060/i)``."""
+
+    def factory(inner: str | None, index: str | None, variables: Variables) -> Accessor:
+        no_index(index)
+        text = variables.text(required(inner))
+        return Accessor(lambda ctx: get(ctx, text(ctx)))
+
+    return factory
+
+
 def with_name(name: str | Getter, get: Callable[[RouteContext, str], Xval]) -> Getter:
     """Return the getter that calls ``get`` with the name: a constant, or what a variable holds then."""
     if isinstance(name, str):

@@ -11,7 +11,7 @@ from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Accessor, Factory, Getter
 from polykemi.pv.classes.factories import indexed, keyed, named, no_index, number_of, plain, required
 from polykemi.pv.classes.network import PROTOCOLS
-from polykemi.sip.header import Via, canonical_names
+from polykemi.sip.header import Via, canonical_names, split_quoted
 from polykemi.sip.message import Message, Request, Response
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def header_values(message: Message, name: str) -> list[str]:
 
 def _list_values(message: Message, name: str) -> list[str]:
     canonical = canonical_names[name]
+    if canonical == "contact":  # as in Kamailio, those of one header come in reverse
+        return [part for value in message.all(canonical) for part in reversed(split_quoted(value, ",")) if part]
     return message.list(canonical) if canonical in _LISTS else message.all(canonical)
 
 

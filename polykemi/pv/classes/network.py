@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
+from polykemi.kemi.route import Route
 from polykemi.pv.accessor import Accessor, Factory, Getter
-from polykemi.pv.classes.factories import keyed, of_environment, plain
+from polykemi.pv.classes.factories import keyed, no_index, of_environment, plain, required
 from polykemi.sip.flow import Flow, Listener
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _forced_socket(variables: Variables) -> Accessor:
     environment = variables.environment
 
     def put(ctx: RouteContext, value: Xval) -> bool:
-        if isinstance(value, int):
+        if isinstance(value, int) or value == "":
             return False
         if value is None:
             ctx.force_listener = None
@@ -150,6 +151,40 @@ def _protocol(ctx: RouteContext) -> Xval:
     return ctx.flow.listener.proto
 
 
+# ---- the octets of the event core:msg-received
+_RECEIVED: Final[dict[str, Getter]] = {
+    "buf": lambda ctx: ctx.wire.decode("latin-1"),
+    "len": lambda ctx: len(ctx.wire),
+    "af": lambda ctx: _FAMILIES["IPv6" if _is_ipv6(ctx) else "IPv4"],
+    "proto": lambda ctx: PROTOCOLS.get(ctx.flow.listener.proto, 0),
+    "sproto": _protocol,
+    "srcip": _source_ip,
+    "srcport": lambda ctx: ctx.flow.port,
+    "rcvip": lambda ctx: ctx.flow.listener.host,
+    "rcvport": lambda ctx: ctx.flow.listener.port,
+}
+
+
+def _received(inner: str | None, index: str | None, variables: Variables) -> Accessor:
+    """``$rcv(buf)``: what has come, before it is a message; null in other blocks."""
+    no_index(index)
+    get = _RECEIVED.get(required(inner))
+    if get is None:
+        raise ValueError(f"it is one of $rcv({'), $rcv('.join(_RECEIVED)})")
+    getter = get
+
+    def value(ctx: RouteContext) -> Xval:
+        return getter(ctx) if ctx.kind is Route.EVENT and ctx.wire else None
+
+    def put(ctx: RouteContext, text: Xval) -> bool:
+        if ctx.kind is not Route.EVENT or not ctx.wire or not isinstance(text, str):
+            return False
+        ctx.wire = text.encode("latin-1")
+        return True
+
+    return Accessor(value, put if inner == "buf" else None)
+
+
 _SOURCE_IP = plain(_source_ip)
 _PROTOCOL = plain(_protocol)
 _ARRIVAL_IP = plain(lambda ctx: ctx.flow.listener.host)
@@ -183,6 +218,9 @@ CLASSES: Final[dict[str, Factory]] = {
             "name": lambda ctx: "IPv6" if _is_ipv6(ctx) else "IPv4",
         }
     ),
+    "rcv": _received,
+    "recv": _received,
+    "conid": plain(lambda ctx: None),  # of a connection: UDP has none
     "fs": of_environment(_forced_socket),
     "fsn": plain(lambda ctx: None),
     "fsp": plain(_forced_port),

@@ -58,7 +58,8 @@ def _display(address: NameAddr) -> Xval:
 
 
 def _tag(address: NameAddr) -> Xval:
-    return address.tag
+    tag = address.tag
+    return tag[1:-1] if tag and tag[0] == '"' == tag[-1] and len(tag) > 1 else tag
 
 
 def _uri_length(address: NameAddr) -> Xval:
@@ -190,14 +191,10 @@ def _contact_star(ctx: RouteContext) -> Xval:
 
 
 def expires_values(ctx: RouteContext) -> list[int]:
-    """Return the seconds of all expires parameters of the Contacts; of the Expires header when there are none."""
-    found = [address.param("expires") for address in addresses(ctx, "contact")]
-    values = [int(text) for text in found if text and text.isdecimal() and len(text) <= 10]
-    if not values:
-        text = ctx.message.get("expires") or ""
-        if text.isdecimal() and len(text) <= 10:
-            values.append(int(text))
-    return values
+    """Return the seconds for which each Contact is good, by its parameter or by Expires; of Expires without Contacts."""
+    header = ctx.message.get("expires") or ""
+    found = [address.param("expires") or header for address in addresses(ctx, "contact")]
+    return [int(text) for text in found or [header] if text.isdecimal() and len(text) <= 10]
 
 
 def _expires(choose: Callable[[list[int]], int]) -> Getter:

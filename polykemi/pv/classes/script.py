@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Accessor, Factory
-from polykemi.pv.classes.factories import is_number, no_index, of_environment, plain, required, with_name
+from polykemi.pv.classes.factories import is_number, keyed, no_index, of_environment, plain, required, with_name
 
 if TYPE_CHECKING:
     from polykemi.pv.compiler import Variables
@@ -79,8 +79,8 @@ def _flag_classes(
         return Accessor(lambda ctx: int(bool(get(ctx) & bit)), set_flag)
 
     return {
-        f"{letter}f": plain(get, put),
-        f"{letter}F": plain(lambda ctx: f"{get(ctx):08X}", put),
+        f"{letter}f": plain(lambda ctx: (get(ctx) ^ 0x80000000) - 0x80000000, put),  # as C's int
+        f"{letter}F": plain(lambda ctx: f"{get(ctx):08x}", put),
         f"{letter.upper()}f": flag,
     }
 
@@ -110,7 +110,7 @@ def to_int(text: str) -> int:
     return max(-0x80000000, min(value, 0x7FFFFFFF))
 
 
-def _of_mapping(mapping_of: Callable[[Variables], Mapping[str, str]], *, number: bool) -> Factory:
+def _of_mapping(mapping_of: Callable[[Variables], Mapping[str, str]], *, number: bool, absent: Xval = None) -> Factory:
     """Return the class of texts that the server was started with: ``$env(NAME)``; as number: ``$envn(NAME)``."""
 
     def factory(inner: str | None, index: str | None, variables: Variables) -> Accessor:
@@ -119,7 +119,7 @@ def _of_mapping(mapping_of: Callable[[Variables], Mapping[str, str]], *, number:
 
         def get(ctx: RouteContext, name: str) -> Xval:
             text = texts.get(name)
-            return to_int(text or "") if number else text
+            return absent if text is None else to_int(text) if number else text
 
         return Accessor(with_name(variables.name(required(inner)), get))
 
@@ -211,6 +211,14 @@ def _return_code(ctx: RouteContext) -> Xval:
     return 0  # of native route blocks, which there are none of here
 
 
+def _null(ctx: RouteContext) -> Xval:
+    return None
+
+
+# $cfg(x): the place in Kamailio's own script language, which is never run here
+_NO_CONFIGURATION: Final = {"line": _return_code, "name": _null, "file": _null, "route": _null}
+
+
 _ZERO = _stored(lambda variables: variables.environment.variables, 0, 0)
 _CHARACTERS: Final = {
     "b": "\\",
@@ -258,12 +266,14 @@ CLASSES: Final[dict[str, Factory]] = {
     "envn": _of_mapping(lambda variables: variables.environment.process, number=True),
     "def": _of_mapping(lambda variables: variables.environment.definitions, number=False),
     "defv": _of_mapping(lambda variables: variables.environment.definitions, number=False),
-    "defn": _of_mapping(lambda variables: variables.environment.definitions, number=True),
+    "defn": _of_mapping(lambda variables: variables.environment.definitions, number=True, absent=0),
     "defs": _unquoted,
     "stat": _statistic,
     "version": _version,
     "ksr": _ksr,
     "sid": _text(0),
+    "cfg": keyed(_NO_CONFIGURATION),
+    **{f"err.{name}": _text(None) for name in ("class", "level", "info", "rcode", "rreason")},  # as in Kamailio
     "sruid": of_environment(_unique_id),
     "pp": of_environment(_pid),
     "mi": of_environment(_message_id),

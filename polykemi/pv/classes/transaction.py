@@ -41,6 +41,8 @@ def _reply_reason(ctx: RouteContext) -> Xval:
 
 
 def _request_of(ctx: RouteContext) -> Request | None:
+    if isinstance(ctx.message, Request):  # as in Kamailio it is for reply routes alone
+        return None
     try:
         return ctx.request
     except LookupError:  # a stateless reply, or nothing is left of the transaction
@@ -93,7 +95,9 @@ def _context_on(ctx: RouteContext, message: Message) -> RouteContext:
 
 def _reply_type(ctx: RouteContext) -> Xval:
     """Return 1 for a reply of our own (408), 0 for one that came in."""
-    return None if ctx.kind not in _OF_REPLY else int(_reply_of(ctx) is None)
+    if ctx.kind not in _OF_REPLY:
+        return None if ctx.transaction is None else 0
+    return int(_reply_of(ctx) is None)
 
 
 def _of_branch(part: Callable[[Branch], Xval]) -> Getter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Final
 
 from polykemi.kemi.context import RouteContext
@@ -14,6 +15,9 @@ from polykemi.sip.message import Request
 from polykemi.sip.uri import Uri
 
 Part = Callable[[Uri], Xval]
+
+_SCHEMES: Final = ("sip:", "sips:", "tel:", "urn:")
+_TELEPHONE: Final = {"sip": "tel", "sips": "tels"}  # what Kamailio takes a SIP URI with user=phone for
 
 
 def user_of(uri: Uri) -> Xval:
@@ -36,6 +40,14 @@ def _port(uri: Uri) -> Xval:
 
 def _transport(uri: Uri) -> Xval:
     return uri.param("transport") or "UDP"
+
+
+def family_of(host: str) -> int:
+    """Return 4 or 6 for an address, 0 for a name."""
+    try:
+        return ip_address(host.strip("[]")).version
+    except ValueError:
+        return 0
 
 
 def _user_length(uri: Uri) -> Xval:
@@ -61,7 +73,9 @@ def _part_of(text_of: Callable[[RouteContext], str], part: Part) -> Getter:
 
 
 def _ruri(ctx: RouteContext) -> Xval:
-    return ctx.ruri or None
+    """Return the Request-URI; null for one that a script made and that is none."""
+    uri = ctx.ruri
+    return (uri or None) if uri == _original(ctx) or uri.lower().startswith(_SCHEMES) else None
 
 
 def _ruri_user(ctx: RouteContext) -> Xval:
@@ -76,12 +90,12 @@ def _set_ruri(ctx: RouteContext, value: Xval) -> bool:
     return True
 
 
-def compose(uri: Uri, *, user: str | None = None, host: str | None = None, port: int | None = None) -> str:
-    """Return the URI with these parts changed. An empty user takes the password with it; port 0 leaves the port out."""
+def compose(uri: Uri, *, user: str | None = None, host: str | None = None, port: str | None = None) -> str:
+    """Return the URI with these parts changed. An empty user takes the password with it; "" leaves the port out."""
     userinfo = uri.user if user is None else user
     if userinfo and uri.password:
         userinfo += ":" + uri.password
-    port = uri.port if port is None else port
+    port = str(uri.port or "") if port is None else port
     return "".join(
         (
             uri.text[: uri.text.index(":") + 1],
@@ -116,11 +130,11 @@ def _with_port(uri: Uri, value: Xval) -> str | None:
     if uri.scheme not in ("sip", "sips"):
         return None
     if value is None or value == "":
-        return compose(uri, port=0)
+        return compose(uri, port="")
     text = str(value)
     if not is_number(text) or not 0 <= int(text) <= 65535:
         return None
-    return compose(uri, port=int(text))
+    return compose(uri, port=text)
 
 
 def _rewrite(change: Callable[[Uri, Xval], str | None]) -> Setter:
@@ -145,7 +159,11 @@ def _ruri_scheme(ctx: RouteContext) -> Xval:
     if not ctx.ruri:
         return None
     uri = uri_or_none(ctx.ruri)
-    return "none" if uri is None else uri.scheme
+    if uri is None:
+        return "none"
+    if uri.scheme in _TELEPHONE and uri.param("user") == "phone":
+        return _TELEPHONE[uri.scheme]
+    return uri.scheme
 
 
 def _dst_uri(ctx: RouteContext) -> Xval:
@@ -213,6 +231,7 @@ CLASSES: Final[dict[str, Factory]] = {
             "d": _next_hop(host_of, lambda host, port, proto: host),
             "p": _next_hop(_port, lambda host, port, proto: port),
             "P": _next_hop(_transport, lambda host, port, proto: proto),
+            "i": _next_hop(lambda uri: family_of(uri.host), lambda host, port, proto: family_of(host)),
         }
     ),
 }

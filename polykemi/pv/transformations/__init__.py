@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from polykemi.pv.transformations import addresses, expressions, numbers, strings
+from polykemi.pv.transformations import addresses, expressions, msrp, numbers, strings
 from polykemi.pv.transformations.shape import Step
 
-STEPS: Final[dict[str, Step]] = {**strings.STEPS, **addresses.STEPS, **numbers.STEPS, **expressions.STEPS}
+STEPS: Final[dict[str, Step]] = {**strings.STEPS, **addresses.STEPS, **numbers.STEPS, **expressions.STEPS, **msrp.STEPS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -9,8 +10,9 @@ from polykemi.errors import ParseError
 from polykemi.kemi.registry import Xval
 from polykemi.pv.classes.network import PROTOCOLS
 from polykemi.pv.classes.uris import host_of, user_of
+from polykemi.pv.parameters import split_params
 from polykemi.pv.transformations.shape import Parameter, Step, character, integer, string
-from polykemi.sip.header import LWS, NameAddr, parse_name_addr, split_quoted, unquote
+from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.uri import Uri, parse_uri
 
 _PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOLS.items()}
@@ -54,7 +56,7 @@ def _simple(user: bool, route: bool) -> Callable[[Uri], Xval]:
     """Return the function that keeps scheme, host, and as asked the user, and port with transport."""
 
     def keep(uri: Uri) -> Xval:
-        text = f"{uri.scheme}:"
+        text = uri.text.partition(":")[0] + ":"
         if user and uri.user:
             text += uri.user + ("@" if uri.host else "")
         text += uri.host
@@ -67,92 +69,87 @@ def _simple(user: bool, route: bool) -> Callable[[Uri], Xval]:
 
 
 # ---- param
-def _pairs(text: str, separator: str) -> list[tuple[str, str]]:
-    """Return the names and values of ``a=1;b``; values come without quotes."""
-    pairs = []
-    for part in split_quoted(text, separator):
-        if part:
-            name, _, value = part.partition("=")
-            pairs.append((name.rstrip(LWS), unquote(value.strip(LWS))))
-    return pairs
+def _separator(value: Xval) -> str:
+    """Take the parameter that separates items. Raise ValueError."""
+    mark = character(value)
+    if mark == ",":
+        raise ValueError("items cannot be separated by commas")
+    return mark
 
 
 def param_value(text: str, name: str, separator: str = ";") -> Xval:
-    """Return the value of the parameter ``name`` (any case); empty when it is absent."""
-    wanted = name.lower()
-    return next((value for key, value in reversed(_pairs(text, separator)) if key.lower() == wanted), "")
+    """Return the value of the last parameter ``name`` (any case); empty when it is absent."""
+    pairs, wanted = split_params(text, separator), name.lower()
+    return None if pairs is None else next((value for key, value in reversed(pairs) if key.lower() == wanted), "")
 
 
 def param_in(text: str, name: str, separator: str = ";") -> Xval:
     """Return 1 when there is a parameter ``name``, else 0."""
-    wanted = name.lower()
-    return int(any(key.lower() == wanted for key, _ in _pairs(text, separator)))
+    pairs, wanted = split_params(text, separator), name.lower()
+    return None if pairs is None else int(any(key.lower() == wanted for key, _ in pairs))
 
 
 def param_value_at(text: str, index: int, separator: str = ";") -> Xval:
     """Return the value of the parameter at ``index``; empty outside."""
-    pairs = _pairs(text, separator)
-    return pairs[index][1] if -len(pairs) <= index < len(pairs) else ""
+    pairs = split_params(text, separator)
+    return None if pairs is None else pairs[index][1] if -len(pairs) <= index < len(pairs) else ""
 
 
 def param_name(text: str, index: int, separator: str = ";") -> Xval:
     """Return the name of the parameter at ``index``; empty outside."""
-    pairs = _pairs(text, separator)
-    return pairs[index][0] if -len(pairs) <= index < len(pairs) else ""
+    pairs = split_params(text, separator)
+    return None if pairs is None else pairs[index][0] if -len(pairs) <= index < len(pairs) else ""
+
+
+def param_count(text: str, separator: str = ";") -> Xval:
+    """Return the number of parameters."""
+    pairs = split_params(text, separator)
+    return None if pairs is None else 1 if separator == "," else len(pairs)  # the first comma ends the list
 
 
 # ---- nameaddr and tobody
-def _first_value(text: str) -> str:
-    return split_quoted(text, ",")[0] if "," in text else text
+_OPENED: Final = re.compile(r"""((?:"(?:[^"\\]|\\.)*"|[^"<])*)<""")  # what stands before the URI, quoted strings as one
 
 
-def _address(part: Callable[[NameAddr], Xval]) -> Step:
-    """Return the step that takes a part of the first name-addr of the text; null for what is none."""
+def _name_addr(part: Callable[[str, str, int], Xval]) -> Step:
+    """Return the step that takes a part of the first name-addr of a text: (name, URI, length); null when it does not end.
+
+    Without brackets all of the text is the URI.
+    """
+
+    def get(text: str) -> Xval:
+        opened = _OPENED.match(text)
+        if opened is None:
+            return part("", text, len(text)) if text else None
+        end = text.find(">", opened.end())
+        return None if end < 0 else part(opened[1], text[opened.end() : end], end + 1)
+
+    return Step(get)
+
+
+def _body(part: Callable[[NameAddr, Uri], Xval]) -> Step:
+    """Return the step that takes a part of a From or To value; null when it has no URI, or is a list."""
 
     def get(text: str) -> Xval:
         try:
-            return part(parse_name_addr(_first_value(text)))
+            if "," in text and len(split_quoted(text, ",")) > 1:
+                return None
+            address = parse_name_addr(text)
+            return part(address, parse_uri(address.uri))
         except ParseError:
             return None
 
     return Step(get)
 
 
-def _name_addr_length(text: str) -> Xval:
-    """Return the length of the name-addr up to its closing bracket, of all of it when there is none."""
-    value = _first_value(text)
-    try:
-        parse_name_addr(value)
-    except ParseError:
-        return None
-    quoted = value.rfind('"')
-    end = value.find(">", max(quoted, 0))
-    return end + 1 if end >= 0 else len(value)
-
-
-def _body(part: Callable[[NameAddr, Uri], Xval]) -> Step:
-    """Return the step that takes a part of a From or To value; null when it has no URI."""
-    return _address(lambda address: part(address, parse_uri(address.uri)))
-
-
-def _name_addr_uri(text: str) -> Xval:
-    """Return the URI in the brackets; without brackets the whole text is it."""
-    if "<" not in text:
-        return text
-    try:
-        return parse_name_addr(_first_value(text)).uri
-    except ParseError:
-        return None
-
-
 # ---- urialias and sock
 def encode_alias(text: str) -> Xval:
-    """Write an address URI as ``host~port~protocol`` (nathelper's alias parameter)."""
+    """Write an address URI as ``host~port~protocol`` (nathelper's alias parameter); empty for what is none, null for no text."""
     try:
         uri = parse_uri(text)
     except ParseError:
-        return None
-    return f"{uri.host}~{uri.port or 5060}~{PROTOCOLS.get(uri.transport, 1)}" if uri.host else None
+        return "" if text else None
+    return f"{uri.host}~{uri.port or 5060}~{PROTOCOLS.get(uri.transport, 1)}" if uri.host else ""
 
 
 def decode_alias(text: str) -> Xval:
@@ -165,21 +162,23 @@ def decode_alias(text: str) -> Xval:
     return f"sip:{host}:{port}" + ("" if name == "udp" else f";transport={name}")
 
 
+_SOCKET: Final = re.compile(r"(?:([A-Za-z]\w*):(?!\d+$))?(\[[^\]]*\]|[^:\[\]]+)(?::(\d+))?")
+
+
 def _socket(part: Callable[[str, str, str], Xval]) -> Step:
-    """Return the step that takes a part of ``proto:host:port``; null for what is none."""
+    """Return the step that takes a part of ``proto:host:port``, of which the host alone must be; null for what is none."""
 
     def get(text: str) -> Xval:
-        proto, colon, rest = text.partition(":")
-        host, _, port = rest.rpartition(":")
-        if rest.endswith("]") or not host:
-            host, port = rest, ""
-        return part(proto, host, port) if colon and host and proto.lower() in PROTOCOLS else None
+        match = _SOCKET.fullmatch(text)
+        if match is None or (match[1] and match[1].lower() not in PROTOCOLS):
+            return None
+        return part(match[1] or "", match[2], match[3] or "")
 
     return Step(get)
 
 
 def _socket_uri(proto: str, host: str, port: str) -> Xval:
-    return f"sip:{host}" + (f":{port}" if port else "") + f";transport={proto}"
+    return f"sip:{host}" + (f":{port}" if port else "") + (f";transport={proto}" if proto else "")
 
 
 STEPS: Final[dict[str, Step]] = {
@@ -188,7 +187,7 @@ STEPS: Final[dict[str, Step]] = {
     "uri.domain": _uri(lambda uri: host_of(uri) or ""),
     "uri.passwd": _uri(lambda uri: uri.password),
     "uri.port": _uri(lambda uri: uri.port),
-    "uri.params": _uri(lambda uri: uri.params),
+    "uri.params": _uri(lambda uri: "" if uri.scheme == "tel" else uri.params),
     "uri.param": _uri(_raw_parameter, string),
     "uri.rmparam": _uri(_without_parameter, string),
     "uri.headers": _uri(lambda uri: uri.headers),
@@ -199,19 +198,19 @@ STEPS: Final[dict[str, Step]] = {
     "uri.method": _parameter("method"),
     "uri.lr": _parameter("lr"),
     "uri.r2": _parameter("r2"),
-    "uri.scheme": _uri(lambda uri: uri.scheme),
+    "uri.scheme": _uri(lambda uri: uri.text.partition(":")[0]),
     "uri.tosocket": _uri(_to_socket),
     "uri.saor": _uri(_simple(user=True, route=False)),
     "uri.suri": _uri(_simple(user=True, route=True)),
     "uri.duri": _uri(_simple(user=False, route=True)),
-    "param.value": Step(param_value, string, character, optional=1),
-    "param.in": Step(param_in, string, character, optional=1),
-    "param.valueat": Step(param_value_at, integer, character, optional=1),
-    "param.name": Step(param_name, integer, character, optional=1),
-    "param.count": Step(lambda text, separator=";": len(_pairs(text, separator)), character, optional=1),
-    "nameaddr.uri": Step(_name_addr_uri),
-    "nameaddr.name": _address(lambda address: address.display),
-    "nameaddr.len": Step(_name_addr_length),
+    "param.value": Step(param_value, string, _separator, optional=1),
+    "param.in": Step(param_in, string, _separator, optional=1),
+    "param.valueat": Step(param_value_at, integer, _separator, optional=1),
+    "param.name": Step(param_name, integer, _separator, optional=1),
+    "param.count": Step(param_count, character, optional=1),
+    "nameaddr.uri": _name_addr(lambda name, uri, length: uri),
+    "nameaddr.name": _name_addr(lambda name, uri, length: name),
+    "nameaddr.len": _name_addr(lambda name, uri, length: length),
     "tobody.uri": _body(lambda address, uri: address.uri),
     "tobody.tag": _body(lambda address, uri: address.tag or ""),
     "tobody.user": _body(lambda address, uri: uri.user),

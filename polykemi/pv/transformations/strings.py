@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from typing import Final
 
+from polykemi.kemi import hashes
 from polykemi.kemi.registry import Xval
 from polykemi.pv.classes.times import format_time, local
 from polykemi.pv.transformations.shape import Step, character, integer, string
@@ -121,17 +122,7 @@ def to_int(text: str) -> Xval:
 
 def core_hash(text: str, size: int = 0) -> Xval:
     """Return Kamailio's hash of the text as text, masked with ``size - 1`` when that is given."""
-    data = _octets(text)
-    h = 0
-    words = len(data) - len(data) % 4
-    for i in range(0, words, 4):
-        v = (data[i] << 24) + (data[i + 1] << 16) + (data[i + 2] << 8) + data[i + 3]
-        h = (h + (v ^ (v >> 3))) & 0xFFFFFFFF
-    v = 0
-    for octet in data[words:]:
-        v = ((v << 8) + octet) & 0xFFFFFFFF
-    h = (h + (v ^ (v >> 3))) & 0xFFFFFFFF
-    h = (h + (h >> 11) + (h >> 13) + (h >> 23)) & 0xFFFFFFFF
+    h = hashes.core_hash(_octets(text))
     return str(h & (size - 1) if size > 0 else h)
 
 
@@ -161,9 +152,13 @@ def _to_base64(altchars: bytes | None, *, padded: bool) -> Callable[[str], Xval]
     return encode
 
 
-def _from_base64(altchars: bytes | None) -> Callable[[str], Xval]:
+def _from_base64(altchars: bytes | None, *, padded: bool = False) -> Callable[[str], Xval]:
+    """Return the function that decodes; null for other characters, and with ``padded`` for a length that is no 4n."""
+
     def decode(text: str) -> Xval:
         code = _octets(text).rstrip(b"=")
+        if (padded and len(text) % 4) or (altchars and (not text or b"+" in code or b"/" in code)):
+            return None
         try:
             return base64.b64decode(code + b"=" * (-len(code) % 4), altchars, validate=True).decode("latin-1")
         except binascii.Error:
@@ -224,10 +219,26 @@ def unescape_common(text: str) -> Xval:
     return re.sub(r"\\(['\"\\0])", lambda m: "\0" if m[1] == "0" else m[1], text)
 
 
-def _percent(keep: str) -> Callable[[str], Xval]:
-    """Return the function that writes all but letters, digits and ``keep`` as %hex."""
+def _percent(keep: str, *, printable: bool = False) -> Callable[[str], Xval]:
+    """Return the function that writes all but letters, digits and ``keep`` as %hex.
+
+    With ``printable`` it gives null for a text with other octets than ASCII's printable ones.
+    """
     unsafe = re.compile(f"[^A-Za-z0-9{re.escape(keep)}]")
-    return lambda text: unsafe.sub(lambda m: f"%{ord(m[0]):02x}", text)
+
+    def escaped(text: str) -> Xval:
+        return None if printable and _UNPRINTABLE.search(text) else unsafe.sub(lambda m: f"%{ord(m[0]):02x}", text)
+
+    return escaped
+
+
+_UNPRINTABLE: Final = re.compile("[^ -~]")
+_WRONG_ESCAPE: Final = re.compile("%(?![2-7][0-9A-Fa-f])|%7[fF]")
+
+
+def _unescaped(text: str) -> Xval:
+    """Undo escape.user and escape.param; null for a wrong escape, or one of what is not printable."""
+    return None if _WRONG_ESCAPE.search(text) else unescape(text)
 
 
 def json_text(text: str) -> str:
@@ -305,7 +316,7 @@ STEPS: Final[dict[str, Step]] = {
     "s.encode.base58": Step(to_base58),
     "s.decode.base58": Step(from_base58),
     "s.encode.base64": Step(_to_base64(None, padded=True)),
-    "s.decode.base64": Step(_from_base64(None)),
+    "s.decode.base64": Step(_from_base64(None, padded=True)),
     "s.encode.base64t": Step(_to_base64(None, padded=False)),
     "s.decode.base64t": Step(_from_base64(None)),
     "s.encode.base64url": Step(_to_base64(b"-_", padded=True)),
@@ -316,10 +327,10 @@ STEPS: Final[dict[str, Step]] = {
     "s.unescape.common": Step(unescape_common),
     "s.escape.crlf": Step(lambda text: text.replace("\r", "\\r").replace("\n", "\\n")),
     "s.unescape.crlf": Step(lambda text: text.replace("\\r", "\r").replace("\\n", "\n")),
-    "s.escape.user": Step(_percent(_USER)),
-    "s.unescape.user": Step(unescape),
-    "s.escape.param": Step(_percent(_PARAM)),
-    "s.unescape.param": Step(unescape),
+    "s.escape.user": Step(_percent(_USER, printable=True)),
+    "s.unescape.user": Step(_unescaped),
+    "s.escape.param": Step(_percent(_PARAM, printable=True)),
+    "s.unescape.param": Step(_unescaped),
     "s.escape.csv": Step(lambda text: '"' + text.replace('"', '""') + '"'),
     "s.urlencode.param": Step(_percent(_URL)),
     "s.urldecode.param": Step(lambda text: unescape(text.replace("+", " "))),
@@ -343,7 +354,7 @@ STEPS: Final[dict[str, Step]] = {
     "s.fmtlinet": Step(lambda text, width, indent=0: fold(text, width, indent, "\t"), integer, integer, optional=1),
     "s.charat": Step(char_at, integer),
     "s.byteat": Step(byte_at, integer),
-    "line.count": Step(lambda text: len(lines(text))),
-    "line.at": Step(line_at, integer),
-    "line.sw": Step(line_starting, string),
+    "line.count": Step(lambda text: str(len(lines(text))) if text else None),
+    "line.at": Step(lambda text, index: line_at(text, index) if text else None, integer),
+    "line.sw": Step(lambda text, start: line_starting(text, start) if text else None, string),
 }

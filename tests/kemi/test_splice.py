@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from polykemi.kemi.splice import line_of, splice_body, splice_line, spliced
 from polykemi.sip.message import Edits, Request, parse
-from polykemi.sip.splice import line_of, splice_body, splice_line, spliced
 
 
 def message(body: str = "one two three") -> Request:

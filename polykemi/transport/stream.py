@@ -1,0 +1,370 @@
+"""TCP: listeners, the connections that peers have made and those that we make, and WebSockets on them.
+
+A connection is kept as long as it is used; a reply goes back over the one that its request came on. What a peer can make the
+server hold is bounded: the number of connections, the length of a message, what waits to be sent, the time without a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from polykemi.errors import UsageError
+from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.framing import LONGEST, PING, PONG, Framer
+from polykemi.transport.websocket import WebSocket
+
+log = logging.getLogger("polykemi.transport")
+
+MOST_UNSENT: Final = 1 << 20  # octets that wait for a peer to take them
+_LINGER: Final = 5.0  # seconds that a peer has to take the last octets
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What connections may use; the names are those of Kamailio's core parameters without ``tcp_``."""
+
+    connection_lifetime: float = 120.0  # seconds without a message
+    max_connections: int = 2048
+    connect_timeout: float = 10.0  # seconds
+    longest_message: int = LONGEST  # octets
+
+
+class Streams:
+    """All TCP connections of a server.
+
+    ``receive(data, flow, now)`` is called for each message and ``done()`` when those that came together are through;
+    ``failed(data, flow)`` for what could not be sent, ``closed(flow, ident, now)`` when a WebSocket has ended.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[bytes, Flow, float], None],
+        done: Callable[[], None],
+        failed: Callable[[bytes, Flow], None],
+        closed: Callable[[Flow, int, float], None] = lambda *_: None,
+        limits: StreamLimits | None = None,
+    ) -> None:
+        self.receive, self.done, self.failed, self.closed = receive, done, failed, closed
+        self.limits = limits or StreamLimits()
+        self.loop: Any = None
+        self._listening: list[tuple[Listener, socket.socket]] = []
+        self._servers: list[asyncio.AbstractServer] = []
+        self._by_flow: dict[Flow, Connection] = {}
+        self._by_ident: dict[int, Connection] = {}
+        self._last = 0  # ident of the newest connection
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    # ---- life
+    def listen(self, host: str, port: int) -> Listener:
+        """Bind. Raise UsageError."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)  # noqa: FBT003
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+            sock.listen(1024)
+        except OSError as error:
+            sock.close()
+            raise UsageError(f"cannot listen on tcp:{host}:{port}: {error.strerror}") from None
+        listener = Listener("tcp", host, sock.getsockname()[1])
+        self._listening.append((listener, sock))
+        return listener
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to take connections; called before ``loop`` runs."""
+        self.loop = loop
+        for listener, sock in self._listening:
+            factory: Any = partial(Connection, self, listener)
+            self._servers.append(loop.run_until_complete(loop.create_server(factory, sock=sock)))
+
+    def close(self) -> None:
+        """Drop all connections."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for task in self._tasks:
+            task.cancel()
+        for server in self._servers:
+            server.close()
+        for connection in list(self._by_ident.values()):
+            connection.abort()
+        for _, sock in self._listening:
+            sock.close()
+
+    # ---- sending
+    def send(self, data: bytes, flow: Flow, address: str) -> None:
+        """Send ``data`` over the connection of ``flow``, over a new one to the IP ``address`` where there is none.
+
+        Nobody can be called over WebSocket: without a connection that has failed.
+        """
+        connection = self._by_flow.get(flow)
+        if connection is None and address != flow.host:
+            connection = self._by_flow.get(Flow(flow.listener, address, flow.port))
+        if connection is None:
+            if flow.listener.proto != "tcp" or self.loop is None or len(self._by_ident) >= self.limits.max_connections:
+                self.failed(data, flow)
+                return
+            connection = Connection(self, flow.listener)
+            self._connect(connection, address, flow.port)
+        connection.send(data, flow)
+
+    def _connect(self, connection: Connection, host: str, port: int) -> None:
+        self.add(connection, host, port)
+        task = self.loop.create_task(self._connecting(connection, host, port))
+        self._tasks.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connecting(self, connection: Connection, host: str, port: int) -> None:
+        try:
+            async with asyncio.timeout(self.limits.connect_timeout):
+                await self.loop.create_connection(
+                    lambda: connection, host, port, local_addr=(connection.flow.listener.host, 0)
+                )
+        except (OSError, OverflowError) as error:  # a TimeoutError too
+            log.info("cannot connect to %s:%d: %s", host, port, str(error) or "no answer")
+            connection.connection_lost(None)
+            self.done()
+
+    # ---- the connections that there are
+    def add(self, connection: Connection, host: str, port: int) -> None:
+        """Make a connection with the peer ``host:port`` known."""
+        self._last += 1
+        connection.ident = self._last
+        connection.flow = Flow(connection.flow.listener, host, port)
+        self._by_ident[connection.ident] = connection
+        self._by_flow[connection.flow] = connection
+        if self._sweep is None:
+            self._sweep_later()
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self._by_ident.pop(connection.ident, None)
+        for flow in (connection.flow, as_websocket(connection.flow)):
+            if self._by_flow.get(flow) is connection:
+                del self._by_flow[flow]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more connections than there may be."""
+        return len(self._by_ident) > self.limits.max_connections
+
+    def __len__(self) -> int:
+        return len(self._by_ident)
+
+    def _sweep_later(self) -> None:
+        self._sweep = self.loop.call_later(max(self.limits.connection_lifetime / 8, 0.01), self._end_idle)
+
+    def _end_idle(self) -> None:
+        """Drop the connections that have brought and taken no message for too long; those of WebSockets are websocket's."""
+        self._sweep = None
+        before = time.time() - self.limits.connection_lifetime
+        for connection in list(self._by_ident.values()):
+            if connection.used < before and connection.websocket is None:
+                connection.abort()
+        if self._by_ident:
+            self._sweep_later()
+
+    # ---- what modules ask (kemi.network.Connections)
+    def ident(self, flow: Flow) -> int:
+        """Return the number of the connection of ``flow``, -1 when there is none."""
+        connection = self._by_flow.get(flow)
+        return -1 if connection is None else connection.ident
+
+    def close_after_reply(self, flow: Flow) -> None:
+        """Close the connection of ``flow`` as soon as the next thing has been sent over it."""
+        connection = self._by_flow.get(flow)
+        if connection is not None:
+            connection.is_last = True
+
+    def upgrade(self, flow: Flow, *, client: bool = False) -> bool:
+        """Take what comes from now on as WebSocket frames; False when there is no such connection."""
+        connection = self._by_flow.get(flow)
+        if connection is None:
+            return False
+        connection.is_last = False
+        self._by_flow[as_websocket(flow)] = connection
+        connection.websocket = WebSocket(client=client)
+        return True
+
+    def last_used(self, ident: int) -> float | None:
+        """Return when something has come over a WebSocket last (seconds since the epoch), None when it is not there."""
+        connection = self._by_ident.get(ident)
+        return None if connection is None or connection.websocket is None else connection.used
+
+    def end_websocket(self, ident: int, code: int, reason: str) -> bool:
+        """Send a Close frame; the peer's ends the connection. False when there is no such WebSocket."""
+        connection = self._by_ident.get(ident)
+        if connection is None or connection.websocket is None:
+            return False
+        connection.write(connection.websocket.close(code, reason))
+        connection.end_soon()
+        return True
+
+    def ping(self, ident: int, data: bytes, *, pong: bool = False) -> bool:
+        """Send a Ping, or a Pong that nobody has asked for; False when there is no such WebSocket."""
+        connection = self._by_ident.get(ident)
+        if connection is None or connection.websocket is None:
+            return False
+        websocket = connection.websocket
+        connection.write(websocket.pong(data) if pong else websocket.ping(data))
+        return True
+
+    def abort(self, ident: int) -> None:
+        """Drop a connection."""
+        connection = self._by_ident.get(ident)
+        if connection is not None:
+            connection.abort()
+
+
+class Connection:
+    """One connection: the protocol (asyncio's word) of a transport. ``flow`` has no peer until it is made."""
+
+    def __init__(self, streams: Streams, listener: Listener) -> None:
+        self._streams = streams
+        self._transport: Any = None  # uvloop's transports are not derived from asyncio's
+        self._framer = Framer(streams.limits.longest_message)
+        self._waiting: deque[tuple[bytes, Flow]] = deque()  # until the connection is made
+        self._unsent = 0  # octets of these
+        self._now = 0.0
+        self.flow = Flow(listener, "", 0)
+        self.ident = 0
+        self.used = time.time()
+        self.is_last = False  # close when something has been sent
+        self.websocket: WebSocket | None = None
+
+    # ---- called by the loop
+    def connection_made(self, transport: Any) -> None:
+        """Take a peer, or the peer that was called."""
+        self._transport = transport
+        if not self.ident:
+            host, port = transport.get_extra_info("peername")[:2]
+            self._streams.add(self, host, port)
+            if self._streams.is_full:
+                log.warning("refused %s:%d: there are %d connections", host, port, len(self._streams) - 1)
+                self.abort()
+                return
+        while self._waiting:
+            self.send(*self._waiting.popleft())
+        self._unsent = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Take octets; all messages that are complete with them are one pass."""
+        if self._transport.is_closing():
+            return
+        self._now = time.time()
+        if self.websocket is not None:
+            self._frames_received(data)
+        else:
+            for i, message in enumerate(found := self._framer.feed(data)):
+                self._message(message)
+                self._streams.done()  # it may have been the last in this protocol
+                if self.websocket is not None:
+                    self._frames_received(b"".join(found[i + 1 :]) + self._framer.take_rest())
+                    return
+            if self._framer.error:
+                log.info("closed tcp:%s:%d: %s", self.flow.host, self.flow.port, self._framer.error)
+                self.end()
+
+    def eof_received(self) -> bool:
+        """Close as the peer has."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Nothing: what waits is bounded by ``write``."""
+
+    def resume_writing(self) -> None:
+        """Nothing."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Forget the peer."""
+        if self.ident == 0:
+            return
+        self._streams.remove(self)
+        ident, self.ident = self.ident, 0
+        while self._waiting:
+            self._streams.failed(*self._waiting.popleft())
+        if self.websocket is not None:
+            self._streams.closed(as_websocket(self.flow), ident, time.time())
+            self._streams.done()
+
+    # ---- what comes
+    def _message(self, message: bytes) -> None:
+        self.used = self._now
+        if message == PING:
+            self.write(PONG)
+        else:
+            self._streams.receive(message, self.flow, self._now)
+
+    def _frames_received(self, data: bytes) -> None:
+        websocket = self.websocket
+        if websocket is None or not data:
+            return
+        self.used = self._now
+        flow = as_websocket(self.flow)
+        for message in websocket.receive(data):
+            if message in (PING, PONG):  # RFC 7118 section 6; answered as Kamailio does
+                self.write(websocket.frame(PONG))
+            else:
+                self._streams.receive(message, flow, self._now)
+        self._streams.done()
+        if websocket.to_send:
+            self.write(websocket.to_send)
+            websocket.to_send = b""
+        if websocket.code:
+            self.end()
+
+    # ---- what goes
+    def send(self, data: bytes, flow: Flow) -> None:
+        """Send one message to ``flow``, which says in which protocol."""
+        if self._transport is None:
+            self._unsent += len(data)
+            if self._unsent > MOST_UNSENT:
+                self._streams.failed(data, flow)
+            else:
+                self._waiting.append((data, flow))
+            return
+        if self._transport.is_closing():
+            self._streams.failed(data, flow)
+            return
+        self.used = time.time()
+        if flow.listener.proto == "ws" and self.websocket is not None:
+            data = self.websocket.frame(data)
+        self.write(data)
+        if self.is_last:
+            self.end()
+
+    def write(self, data: bytes) -> None:
+        """Send octets; a peer that takes none for too long loses its connection."""
+        if self._transport.get_write_buffer_size() + len(data) > MOST_UNSENT:
+            log.warning("dropped tcp:%s:%d: it does not take what it is sent", self.flow.host, self.flow.port)
+            self.abort()
+        else:
+            self._transport.write(data)
+
+    def end(self) -> None:
+        """Close when the peer has taken what is there; in a few seconds, if it does not."""
+        self._transport.close()
+        self.end_soon()
+
+    def end_soon(self) -> None:
+        """Drop the connection in a few seconds, unless the peer closes it before."""
+        self._streams.loop.call_later(_LINGER, self._transport.abort)
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def as_websocket(flow: Flow) -> Flow:
+    """Return the flow of a connection as it is named once it carries WebSocket frames."""
+    return Flow(flow.listener._replace(proto="ws"), flow.host, flow.port)
