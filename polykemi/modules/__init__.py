@@ -126,8 +126,5 @@ MODULES: Final[dict[str, type[Module]]] = {
     "websocket": WebSocketModule,
     "rtpengine": Rtpengine,
     "rtpproxy": Rtpproxy,
-    "ipops": Ipops,
     "enum": Enum,
-    "auth_xkeys": AuthXkeys,
-    "auth_ephemeral": AuthEphemeral,
 }
