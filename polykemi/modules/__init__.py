@@ -21,6 +21,7 @@ from polykemi.modules.dialog import DialogModule
 from polykemi.modules.dialplan import Dialplan
 from polykemi.modules.dispatcher import Dispatcher
 from polykemi.modules.domain import Domain
+from polykemi.modules.enum import Enum
 from polykemi.modules.group import Group
 from polykemi.modules.hdr import Hdr
 from polykemi.modules.htable import Htable
@@ -125,4 +126,5 @@ MODULES: Final[dict[str, type[Module]]] = {
     "websocket": WebSocketModule,
     "rtpengine": Rtpengine,
     "rtpproxy": Rtpproxy,
+    "enum": Enum,
 }

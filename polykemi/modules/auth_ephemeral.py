@@ -47,15 +47,15 @@ class AuthEphemeral(Module):
 
     name = "auth_ephemeral"
     Params = AuthEphemeralParams
+    requires = ("auth",)
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
-        self._auth = Auth(services)
         self.secrets = list(reversed(self.params.secret))  # the newest first
 
     def start(self, now: float) -> None:
-        """Work with the auth module that is loaded; without one its defaults hold."""
-        self._auth = self.services.modules.get("auth") or self._auth
+        """Work with the auth module."""
+        self._auth: Auth = self.services.modules["auth"]
 
     @export(routes=Route.REQUEST | Route.FAILURE)
     def autheph_check(self, ctx: RouteContext, srealm: str) -> int:

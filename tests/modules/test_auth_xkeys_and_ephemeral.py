@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from polykemi.errors import RpcError
+from polykemi.modules.auth import Auth
 from polykemi.modules.auth_ephemeral import AuthEphemeral, AuthEphemeralParams
 from polykemi.modules.auth_xkeys import AuthXkeys, AuthXkeysParams
+from polykemi.modules.sl import Sl
 from tests.support import message, request_context, services
 
 
@@ -41,9 +43,9 @@ def test_a_bad_parameter_is_told(params: Any) -> None:
 
 
 def test_secrets_come_and_go() -> None:
-    module: AuthEphemeral = services(AuthEphemeral, params={"auth_ephemeral": {"secret": ("a", "b")}}).modules[
-        "auth_ephemeral"
-    ]
+    module: AuthEphemeral = services(
+        Sl, Auth, AuthEphemeral, params={"auth_ephemeral": {"secret": ("a", "b")}}
+    ).modules["auth_ephemeral"]
     module.add_secret("c")
     assert module.dump_secrets() == ["ID 0: c", "ID 1: b", "ID 2: a"]
     module.rm_secret(1)
@@ -53,7 +55,7 @@ def test_secrets_come_and_go() -> None:
 
 
 def test_a_name_is_good_until_its_time() -> None:
-    module: AuthEphemeral = services(AuthEphemeral, params={"auth_ephemeral": {"secret": ("a",)}}).modules[
+    module: AuthEphemeral = services(Sl, Auth, AuthEphemeral, params={"auth_ephemeral": {"secret": ("a",)}}).modules[
         "auth_ephemeral"
     ]
     name = "1800000010:alice"
