@@ -13,6 +13,7 @@ from polykemi.testing import ServerUnderTest
 NEEDS = {
     "tmx": "tm",
     "auth": "sl",
+    "auth_ephemeral": "auth",
     "registrar": "sl",
     "uac": "tm",
     "pipelimit": "sl",
