@@ -29,7 +29,7 @@ from polykemi.modules.xhttp import TakesHttp
 from polykemi.sip import build
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request, Response, parse
-from polykemi.sip.reply_path import reply_path, response_target
+from polykemi.sip.reply_path import reply_path
 
 log = logging.getLogger("polykemi.router")
 
@@ -347,7 +347,7 @@ class Router:
 
     def _forward_statelessly(self, response: Response, ctx: RouteContext) -> None:
         """Forward a response that belongs to no transaction by its second Via (RFC 3261 section 16.11)."""
-        target = response_target(response, ctx.flow.listener)
+        target = self.services.response_target(response, ctx.flow.listener)
         if target is None:
             self._drop(response.raw, ctx.flow, ParseError("no second Via"))
             return

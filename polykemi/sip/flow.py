@@ -32,3 +32,9 @@ class Flow(NamedTuple):
     listener: Listener
     host: str
     port: int
+
+
+class OpenFlow(Flow):
+    """A flow for what is to be sent over the connection that there is, and not at all once that is gone."""
+
+    __slots__ = ()
