@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from polykemi.errors import ParseError, UsageError
 from polykemi.sip.flow import Flow, Listener
-from polykemi.sip.framing import LONGEST, PING, PONG, Framer
+from polykemi.sip.framing import LONGEST, PING, PONG, Framer, is_http
 from polykemi.sip.message import parse
 from polykemi.transport.websocket import WebSocket
 
@@ -32,6 +32,7 @@ _LINGER: Final = 5.0  # seconds that a peer has to take the last octets
 _OTHER_FILES: Final = 128  # descriptors kept free of connections: databases, sockets, scripts
 _BACKLOG: Final = 1024  # connections that wait to be taken
 _MOST_NAMES: Final = 16  # aliases of a connection
+_PASS: Final = 1 << 14  # octets that one connection gets in at a time
 _QUIET: Final = 10.0  # seconds between two lines in the log about refused connections
 
 
@@ -349,6 +350,7 @@ class Connection:
         self._framer = Framer(streams.limits.longest_message)
         self._waiting: deque[tuple[bytes, Flow]] = deque()  # until the connection is made
         self._unsent = 0  # octets of these
+        self._unread = bytearray()  # what has come and is for the next passes
         self._now = 0.0
         self.flow = Flow(listener, "", 0)
         self.names: list[Flow] = []  # what it is known by: its flow, that as a WebSocket, aliases
@@ -377,23 +379,55 @@ class Connection:
         self._unsent = 0
 
     def data_received(self, data: bytes) -> None:
-        """Take octets; all messages that are complete with them are one pass."""
+        """Take octets; more than one pass takes wait, and no more are read meanwhile: other connections have their turn."""
         if self._transport.is_closing():
             return
+        if self._unread or len(data) > _PASS:
+            if not self._unread:
+                self._transport.pause_reading()
+            self._unread += data
+            self._next_pass()
+        else:
+            self._pass(data)
+
+    def _next_pass(self) -> None:
+        if self._transport.is_closing():
+            self._unread.clear()
+            return
+        data = bytes(self._unread[:_PASS])
+        del self._unread[:_PASS]
+        self._pass(data)
+        if self._unread:
+            self._streams.loop.call_soon(self._next_pass)
+        elif not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _pass(self, data: bytes) -> None:
+        """Take octets; all messages that are complete with them are one pass."""
         self._now = time.time()
         if self.websocket is not None:
             self._frames_received(data)
-        else:
-            for i, message in enumerate(found := self._framer.feed(data)):
-                self._message(message)
+            return
+        found, pings = self._framer.feed(data), 0
+        for i, message in enumerate(found):
+            if message == PING:
+                pings += 1
+                continue
+            self._streams.receive(message, self.flow, self._now)
+            if is_http(message):
                 self._streams.done()  # it may have been the last in this protocol
                 if self.websocket is not None:
                     self._frames_received(b"".join(found[i + 1 :]) + self._framer.take_rest())
                     return
-            if self._framer.error:
-                self._streams.count("unreadable")
-                log.info("closed tcp:%s:%d: %s", self.flow.host, self.flow.port, self._framer.error)
-                self.end()
+        if found:
+            self.used = self._now
+            self._streams.done()
+        if pings:
+            self.write(PONG * pings)
+        if self._framer.error:
+            self._streams.count("unreadable")
+            log.info("closed tcp:%s:%d: %s", self.flow.host, self.flow.port, self._framer.error)
+            self.end()
 
     def eof_received(self) -> bool:
         """Close as the peer has."""
@@ -426,13 +460,6 @@ class Connection:
             self._streams.done()
 
     # ---- what comes
-    def _message(self, message: bytes) -> None:
-        self.used = self._now
-        if message == PING:
-            self.write(PONG)
-        else:
-            self._streams.receive(message, self.flow, self._now)
-
     def _frames_received(self, data: bytes) -> None:
         websocket = self.websocket
         if websocket is None or not data:
@@ -473,6 +500,8 @@ class Connection:
 
     def write(self, data: bytes) -> None:
         """Send octets; a peer that takes none for too long loses its connection."""
+        if self._transport.is_closing():
+            return
         unsent = self._transport.get_write_buffer_size()
         if unsent and unsent + len(data) > min(MOST_UNSENT, MOST_UNSENT_IN_ALL // (self._streams.waiting or 1)):
             self._streams.count("sendq_full")
