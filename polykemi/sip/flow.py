@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from mypy_extensions import mypyc_attr
+
 
 class Listener(NamedTuple):
     """A socket that the server listens on."""
@@ -34,6 +36,7 @@ class Flow(NamedTuple):
     port: int
 
 
+@mypyc_attr(native_class=False)  # mypyc compiles no class with a tuple as its base
 class OpenFlow(Flow):
     """A flow for what is to be sent over the connection that there is, and not at all once that is gone."""
 

@@ -11,8 +11,9 @@ from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from polykemi.errors import UsageError
 from polykemi.sip.flow import Flow
+from polykemi.transport.connection import as_websocket
 from polykemi.transport.manager import Transports
-from polykemi.transport.stream import StreamLimits, as_websocket
+from polykemi.transport.stream import StreamLimits
 
 MESSAGE = b"OPTIONS sip:a@example.test SIP/2.0\r\nContent-Length: 0\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\n\r\n"
