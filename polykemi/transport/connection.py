@@ -87,7 +87,8 @@ class Connection:
     def _pass(self, data: bytes) -> None:
         """Take octets; all messages that are complete with them are one pass."""
         self._now = time.time()
-        if self.websocket is not None:
+        websocket = self.websocket  # were the attribute itself tested, mypyc would take it for None further down
+        if websocket is not None:
             self._frames_received(data)
             return
         found, pings = self._framer.feed(data), 0

@@ -141,7 +141,7 @@ def test_who_sends_all_the_time_does_not_hold_up_others(
     assert is_closed is None or closed is is_closed
 
 
-def masked(make: Callable[[FrameProtocol], bytes]) -> bytes:
+def masked(make: Callable[[FrameProtocol], bytes | bytearray]) -> bytes:
     return bytes(make(FrameProtocol(True, [])))
 
 
