@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Final
 
 from polykemi.errors import ParseError, UsageError
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, LastFlow, Listener, OpenFlow
 from polykemi.sip.framing import LONGEST
 from polykemi.sip.message import parse
 from polykemi.transport.connection import Connection, as_websocket
@@ -151,17 +151,19 @@ class Streams:
         where the top Via says (RFC 3261 section 18.2.2).
         """
         connection = self._of(flow, address)
-        if connection is None and data[:8] == b"SIP/2.0 " and type(flow) is Flow:
+        if connection is None and data[:8] == b"SIP/2.0 " and not isinstance(flow, OpenFlow):
             flow = _by_via(data, flow)
             address = flow.host
             connection = self._of(flow, address)
         if connection is None:
-            is_possible = type(flow) is Flow and flow.listener.proto == "tcp" and self.loop is not None
+            is_possible = not isinstance(flow, OpenFlow) and flow.listener.proto == "tcp" and self.loop is not None
             if not is_possible or len(self._by_ident) >= self.limits.max_connections:
                 self.failed(data, flow)
                 return
             connection = Connection(self, flow.listener)
             self._connect(connection, address, flow.port)
+        if isinstance(flow, LastFlow):
+            connection.is_last = True
         connection.send(data, flow)
 
     def _of(self, flow: Flow, address: str) -> Connection | None:

@@ -11,7 +11,7 @@ import pytest
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from polykemi.errors import UsageError
-from polykemi.sip.flow import Flow, OpenFlow
+from polykemi.sip.flow import Flow, LastFlow, OpenFlow
 from polykemi.transport.connection import as_websocket
 from polykemi.transport.manager import Transports
 from polykemi.transport.stream import StreamLimits
@@ -438,3 +438,10 @@ def test_counters(network: Network) -> None:
         "tcp.unreadable": 1,
         "tcp.connect_failed": 1,
     } | {name: n for name, n in counters.items() if name == "tcp.con_reset"}
+
+
+def test_a_connection_ends_behind_the_last_flow(network: Network) -> None:
+    peer = network.peer()
+    flow = heard(network, peer)
+    network.transports.send([(b"last", LastFlow(*flow))])
+    assert network.from_peer(peer, 99) == b"last"
