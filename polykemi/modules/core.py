@@ -11,10 +11,10 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.core_events import CoreEvents
-from polykemi.modules.local_via import NO_CONNECT, wish_for
+from polykemi.modules.local_via import ONWARD, wish_for
 from polykemi.pv.classes.message import METHOD_IDS
 from polykemi.sip.build import forward_request
-from polykemi.sip.flow import Flow, OpenFlow
+from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request
 from polykemi.sip.reply_path import reply_path
 from polykemi.sip.uri import parse_uri
@@ -360,8 +360,8 @@ class Core(CoreEvents):
             via += f";i={services.connections.ident(ctx.flow):x}"  # the reply is to find back
         data = forward_request(request, edits, uri=ctx.ruri, via=via, received=received, rport=rport)
         target = Flow(listener, uri.host.strip("[]"), uri.effective_port)
-        if NO_CONNECT in ctx.cache:
-            target = OpenFlow(*target)
+        if ONWARD in ctx.cache:
+            target = ctx.cache[ONWARD](*target)
         if services.routes.defines(Route.ONSEND, services.callbacks.onsend):
             onsend = RouteContext(Route.ONSEND, services.callbacks.onsend, request, ctx.flow, ctx.now)
             onsend.ruri, onsend.dst_uri = ctx.ruri, ctx.dst_uri

@@ -9,8 +9,8 @@ from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
-from polykemi.modules.local_via import NO_CONNECT, wishing
-from polykemi.sip.flow import OpenFlow
+from polykemi.modules.local_via import ONWARD, wishing
+from polykemi.sip.flow import LastFlow, OpenFlow
 from polykemi.sip.header import Via
 from polykemi.sip.message import Response
 from polykemi.sip.uri import parse_uri
@@ -120,13 +120,14 @@ class CoreNetwork(Module):
 
     @export()
     def set_forward_close(self, ctx: RouteContext) -> bool:
-        """Ask for the connection to be closed after forwarding; UDP has none, so nothing changes there."""
+        """Let the connection that the request goes on over be closed behind it; UDP has none."""
+        ctx.cache[ONWARD] = LastFlow
         return True
 
     @export()
     def set_forward_no_connect(self, ctx: RouteContext) -> bool:
         """Let the request go on over a connection that there is already, or not at all; UDP has none."""
-        ctx.cache[NO_CONNECT] = True
+        ctx.cache[ONWARD] = OpenFlow
         return True
 
     @export()

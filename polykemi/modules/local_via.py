@@ -8,7 +8,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.sip.flow import Listener
 
 VIA: Final = "local_via"  # ctx.cache: a LocalVia
-NO_CONNECT: Final = "no_connect"  # ctx.cache: the request goes on over a connection that there is, or not at all
+ONWARD: Final = "onward"  # ctx.cache: the kind of flow that the request goes on with, OpenFlow or LastFlow
 
 
 class LocalVia:

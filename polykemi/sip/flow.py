@@ -36,8 +36,15 @@ class Flow(NamedTuple):
     port: int
 
 
-@mypyc_attr(native_class=False)
+@mypyc_attr(native_class=False)  # mypyc compiles no class with a tuple as its base
 class OpenFlow(Flow):
     """A flow for what is to be sent over the connection that there is, and not at all once that is gone."""
+
+    __slots__ = ()
+
+
+@mypyc_attr(native_class=False)
+class LastFlow(Flow):
+    """A flow for the last that is sent over its connection."""
 
     __slots__ = ()

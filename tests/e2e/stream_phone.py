@@ -169,7 +169,7 @@ class Browser(StreamPhone):
         text = b""
         for frame in self.frames.received_frames():
             if frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION):
-                text += frame.payload.encode() if isinstance(frame.payload, str) else bytes(frame.payload)
+                text += frame.payload.encode() if isinstance(frame.payload, str) else bytes(frame.payload)  # type: ignore[arg-type]
                 if frame.message_finished:
                     yield text
                     text = b""
