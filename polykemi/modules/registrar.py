@@ -24,8 +24,8 @@ from polykemi.modules.registration import (
 from polykemi.modules.ulc import Profile, ulc_class
 from polykemi.modules.usrloc import Usrloc
 from polykemi.pv.accessor import Factory
-from polykemi.sip.grammar import is_token
 from polykemi.sip.flow import Listener
+from polykemi.sip.grammar import is_token
 from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Request
 from polykemi.sip.uri import parse_uri, unescape
