@@ -13,7 +13,7 @@ import re
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from time import monotonic
+from time import process_time
 from typing import Any, Final
 
 import pytest
@@ -37,6 +37,10 @@ SECONDS: Final = 5.0  # that no message takes, on a slow machine
 INJECTED: Final = "X-Injected"
 # these change the text of the header itself, as it stands there: what comes of it is the script's
 ON_TEXT: Final = re.compile(r"KSR\.textops\.(replace|subst|search_append)|KSR\.textopsx\.msg_set_buffer")
+# these take whole header lines, also several
+LINES_OF_HEADERS: Final = re.compile(
+    r"KSR\.(hdr|textopsx?)\.\w*(append|insert)|KSR\.(sl|tm|tmx|uac|dialog|acc)\..*(hdr|req)"
+)
 
 INTEGERS: Final = (0, 1, -1, 5, 64, 200, 2**31 - 1, -(2**31), 2**32, 2**53, -(2**53), 1e30)
 TEXTS: Final = (
@@ -272,20 +276,21 @@ class Hostile:
 
     def try_calls(self, calls: Calls, where: str, message: bytes) -> None:
         """Make the calls in a block of this kind that runs on ``message``; see to it that nothing goes wrong."""
-        start = monotonic()
+        start = process_time()
         sent = self._play(calls, where, message)
         shown = [f"{export.path}{tuple(arguments)!r}" for export, arguments in calls]
         problems, self.log.problems = self.log.problems, []
         assert not problems, f"{problems[:3]} {shown} {message!r}"
-        assert monotonic() - start < SECONDS, (shown, message)
+        assert process_time() - start < SECONDS, (shown, message)
         self.called.update(call.path for call in self.server.calls)
         self.server.calls.clear()
         if any(ON_TEXT.match(export.path) for export, _ in calls):
             self.server.advance(400)  # until it is sent no more
             return
+        lines = any(LINES_OF_HEADERS.match(export.path) for export, _ in calls)
         texts = {one.encode("latin-1") for _, arguments in calls for one in arguments if isinstance(one, str)}
         for one in sent:
-            wrong = "" if one.data in texts else framing(one.data, message)  # KSR.corex.send_data
+            wrong = "" if one.data in texts else framing(one.data, message, lines=lines)  # KSR.corex.send_data
             assert not wrong, f"{wrong} {one.data!r} {shown} {message!r}"
 
     def _play(self, calls: Calls, where: str, message: bytes) -> list[Sent]:
@@ -345,27 +350,27 @@ START: Final = re.compile(rb"SIP/2\.0 [1-6]\d\d [^\r\n]*|[^\s:]+ [^ \r\n]+ SIP/2
 HEADER: Final = re.compile(rb"[!-9;-~]+[ \t]*:[^\r\n]*|[ \t].*")
 
 
-def framing(data: bytes, message: bytes) -> str:
+def framing(data: bytes, message: bytes, *, lines: bool) -> str:
     """Return what is wrong with the framing of a message that leaves; ``message`` is what came in, as odd as it may be."""
     if not data.strip(b"\r\n\0"):
         return ""
     head, end, body = data.partition(b"\r\n\r\n")
-    start, *lines = head.split(b"\r\n")
-    if re.search(rb"[\r\n][ \t]*" + INJECTED.encode(), head):
+    start, *header = head.split(b"\r\n")
+    if not lines and re.search(rb"[\r\n][ \t]*" + INJECTED.encode(), head):
         return "injected"
     if not end:
         return "no end of the header"
     if not START.fullmatch(start):
         return f"start-line {start!r}"
-    for line in lines:
+    for line in header:
         if not HEADER.fullmatch(line) and line not in message:
             return f"header line {line!r}"
     lengths = {
         int(line.partition(b":")[2])
-        for line in lines
+        for line in header
         if re.match(rb"(?i)(content-length|l)[ \t]*:[ \t]*\d+[ \t]*$", line)
     }
-    if lengths != {len(body)} and b"Content-Length: %d\r\n" % len(message.partition(b"\r\n\r\n")[2]) in message:
+    if lengths != {len(body)}:
         return f"lengths {lengths}, the body has {len(body)}"
     return ""
 
@@ -403,7 +408,7 @@ def arguments(export: Export, n: int) -> list[Any]:
 
 @pytest.mark.parametrize("where", WHERE)
 def test_every_function_takes_every_odd_value(hostile: Hostile, where: str) -> None:
-    values = len(TEXTS) if where == "request" else 16
+    values = len(TEXTS) if where == "request" else 12
     hostile.called.clear()
     for number, export in enumerate(EXPORTS.values()):
         count = values if export.params else 2
