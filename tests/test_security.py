@@ -344,7 +344,7 @@ def test_http_gets_only_what_the_script_gives(
     script.write_text(
         "function ksr_request_route() KSR.sl.send_reply(200, 'OK') end function http() KSR.info('seen') end"
     )
-    modules = {"xhttp": params, "jsonrpcs": {"transport": 1}}
+    modules: dict[str, dict[str, Any]] = {"xhttp": params, "jsonrpcs": {"transport": 1}}
     with ServerUnderTest({"lua": script}, listeners=[listener], modules=modules) as server:
         assert server.receive(data, "192.0.2.10:4000") == []
         assert "core.internal_errors" not in server.node.services.counters
