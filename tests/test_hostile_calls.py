@@ -413,11 +413,11 @@ def test_every_function_takes_every_odd_value(hostile: Hostile, where: str) -> N
     for number, export in enumerate(EXPORTS.values()):
         count = values if export.params else 2
         calls = [(export, arguments(export, n + number)) for n in range(count)]
-        for i in range(0, count, 12):
+        for i in range(0, count, 24):
             end = RELAY if where == "request" else []
             odd, media = ODD_HEADERS[(number + i) % len(ODD_HEADERS)], BODIES[(number + i) % len(BODIES)]
             method = METHODS[(number // 3) % len(METHODS)] if i % 2 else b"INVITE"
-            hostile.try_calls([*calls[i : i + 12], *end], where, hostile.request(method, odd, media))
+            hostile.try_calls([*calls[i : i + 24], *end], where, hostile.request(method, odd, media))
     assert hostile.called >= set(EXPORTS)
 
 
@@ -446,7 +446,7 @@ def calls_with_values(draw: st.DrawFn) -> tuple[Export, list[Any]]:
 @settings(
     deadline=None,
     derandomize=True,
-    max_examples=2000,
+    max_examples=1500,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     phases=[Phase.generate],
