@@ -7,6 +7,7 @@ PolykemiError
         DataError           storage or CSV: file, row, cause
     SipError                carries the status and the reason to answer with
         ParseError          malformed SIP
+        NoRequest           the request is asked for where there is none: a reply without transaction, one that ended
     ScriptError             a script that failed while it ran: file, line, cause
         ScriptTimeout       ... because it ran longer than its limit
     RpcError                an RPC command that is answered with an error: its code and what to say
@@ -50,6 +51,13 @@ class ParseError(SipError):
 
     def __init__(self, reason: str, status: int = 400) -> None:
         super().__init__(status, reason)
+
+
+class NoRequest(SipError, LookupError):
+    """There is no request (any more); an export that needs one fails."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(500, reason)
 
 
 class ScriptError(PolykemiError):

@@ -16,7 +16,6 @@ Generated once for each export and engine, so that a call costs one Python frame
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Generator
 from functools import cache
 from types import CodeType
@@ -82,11 +81,14 @@ def from_octets(text: str) -> str:
 
 
 def as_int(value: Any, type_name: Callable[[Any], str]) -> int:
-    """Return ``value`` as an integer: a number without its fraction, a number in a text, true as 1. Raise Refused."""
+    """Return ``value`` as an integer: a number without its fraction, a number in a text, true as 1. Raise Refused.
+
+    What is no integer of 64 bits is none (languages could not take it back).
+    """
     if isinstance(value, int):
         return int(value)
     number = _number(value) if isinstance(value, str) else value
-    if isinstance(number, (int, float)) and math.isfinite(number):
+    if isinstance(number, (int, float)) and -(2.0**63) <= number < 2.0**63:
         return int(number)
     raise expected("an integer", value, type_name(value))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from polykemi.errors import NoRequest
 from polykemi.kemi.route import Route
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import Edits, Message, Request, Response
@@ -96,12 +97,12 @@ class RouteContext:
 
     @property
     def request(self) -> Request:
-        """The request: the message itself, or the transaction's for blocks that run on a reply."""
+        """The request: the message itself, or the transaction's for blocks that run on a reply. Raise NoRequest."""
         if isinstance(self.message, Request):
             return self.message
         if self.transaction is not None:
             return self.transaction.request
-        raise LookupError("no request here")
+        raise NoRequest("no request here")
 
     @property
     def method(self) -> str:

@@ -181,9 +181,12 @@ class Cfgutils(Module):
     # ---- hashes
     @export()
     def core_hash(self, ctx: RouteContext, text: str, more: str, size: int) -> int:
-        """Return the hash of one text or two as 1 to 2 ** ``size``; 1 or 2 for a size of 0 and below."""
+        """Return the hash of one text or two as 1 to 2 ** ``size``; 1 or 2 for a size of 0 and below.
+
+        Of ``size`` the last five bits count, as where Kamailio runs.
+        """
         texts = [one.encode("latin-1") for one in (text, more) if one or one is text]
-        return (core_hash(*texts) & ((1 << size if size > 0 else 2) - 1)) + 1
+        return (core_hash(*texts) & ((1 << (size & 31) if size > 0 else 2) - 1)) + 1
 
     # ---- routes
     @export()

@@ -37,8 +37,8 @@ class Files:
         if place is None:
             return None
         try:
-            if place.stat().st_size > _LARGEST:
-                log.error("corex: %r is too large", name)
+            if not place.is_file() or place.stat().st_size > _LARGEST:  # a pipe would hold up the server
+                log.error("corex: %r is too large, or no file", name)
                 return None
             return place.read_bytes()
         except (OSError, ValueError) as error:
@@ -51,6 +51,9 @@ class Files:
         if place is None:
             return False
         try:
+            if place.exists() and not place.is_file():
+                log.error("corex: %r is no file", name)
+                return False
             place.write_bytes(data)
         except (OSError, ValueError) as error:
             log.error("corex: cannot write %r: %s", name, error)

@@ -25,6 +25,7 @@ from polykemi.modules.ulc import Profile, ulc_class
 from polykemi.modules.usrloc import Usrloc
 from polykemi.pv.accessor import Factory
 from polykemi.sip.flow import Listener
+from polykemi.sip.grammar import is_token
 from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Request
 from polykemi.sip.uri import parse_uri, unescape
@@ -150,7 +151,7 @@ class Registrar(Module):
     @export(routes=Route.REQUEST | Route.FAILURE)
     def add_sock_hdr(self, ctx: RouteContext, name: str) -> int:
         """Add the header ``name`` to the request, with the listener that it came to: ``udp:192.0.2.1:5060``. Answers 1 or -1."""
-        if not name:
+        if not is_token(name):
             return -1
         ctx.edits.inserts.append((len(ctx.message.lines), f"{name}: {ctx.flow.listener}"))
         return 1

@@ -75,6 +75,8 @@ class Rr(Module):
     @export(routes=_ON_REQUESTS)
     def record_route_params(self, ctx: RouteContext, params: str) -> int:
         """Add our Record-Route with URI parameters of its own: ``;name=value``. Answers 1 or -1."""
+        if any(c in params for c in "<>\r\n"):
+            return -1
         return self._record(ctx, params)
 
     @export(routes=_ON_REQUESTS)

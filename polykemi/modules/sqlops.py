@@ -308,7 +308,10 @@ def _variables(text: str, variables: Variables) -> list[tuple[str, Accessor]]:
 
 
 def _literal(value: Xval, null: str, limit: int) -> Xval:
-    """Return ``value`` as it stands in a statement: numbers as they are, texts in quotes, with backslashes before quotes."""
+    """Return ``value`` as it stands in a statement: numbers as they are, texts in quotes, each quote in them twice.
+
+    A backslash, which Kamailio puts before a quote, is a character like others for SQLite: the text would end there.
+    """
     if value is None:
         return null
     if isinstance(value, int):
@@ -316,6 +319,4 @@ def _literal(value: Xval, null: str, limit: int) -> Xval:
     if len(value) > limit:
         log.error("a text of %d octets is too long for {sql.val}: more than half of tr_buf_size", len(value))
         return None
-    for special in ("\\", "'", '"'):
-        value = value.replace(special, "\\" + special)
-    return "'" + value.replace("\0", "\\0") + "'"
+    return "'" + value.replace("'", "''") + "'"

@@ -207,6 +207,8 @@ class Relayer:
                 if on_branch:
                     block = _branch_context(fork, on_branch, target, branch)
                     yield block
+                    if fork.transaction.status >= 200:
+                        return _answered(fork)
                     if block.dropped:
                         fork.add(branch, E_CFG)
                         continue
@@ -216,6 +218,8 @@ class Relayer:
                 error = self._build(fork, branch, edits, listener, block)
                 if not error and not (yield from self._may_send(ctx, fork.transaction, branch)):
                     error = E_CFG
+                if fork.transaction.status >= 200:
+                    return _answered(fork)
                 fork.add(branch, error)
         except ParseError as malformed:
             return _malformed(fork, malformed)
@@ -433,6 +437,12 @@ def _malformed(fork: _Fork, error: ParseError) -> int:
     del fork.transaction.branches[fork.start :]
     fork.transaction.error = fork.ctx.cache["reply_error"] = (error.status, error.reason)
     return E_BAD_URI
+
+
+def _answered(fork: _Fork) -> int:
+    """Take back what was made: a block on its way has given the final reply."""
+    del fork.transaction.branches[fork.start :]
+    return E_UNSPEC
 
 
 def _branch_context(fork: _Fork, name: str, target: Target, branch: Branch) -> RouteContext:

@@ -44,9 +44,10 @@ class Side(Watcher):
             stored = t.shared.avps.get(self.avp) if self.avp else None
             original = str(stored[0]) if stored else address_of(t.request.get(self.header) or "")
             index, value = _current(response, edits, self.header)
+            rest = value[len(address_of(value)) :]
         except (ParseError, LookupError):
             return
-        edits.replaced[index] = f"{self.header.title()}: {original}{value[len(address_of(value)) :]}"
+        edits.replaced[index] = f"{self.header.title()}: {original}{rest}"
 
 
 class Replacer:

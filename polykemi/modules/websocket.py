@@ -125,9 +125,7 @@ class WebSocketModule(Module):
         if values["sec-websocket-version"] not in ([], [_VERSION]):
             return self._refuse(ctx, 426, "Upgrade Required", f"Sec-WebSocket-Version: {_VERSION}")
         key = "".join(values["sec-websocket-key"])
-        wanted = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-protocol": "sip"}
-        has_all = all(text in ",".join(request.all(name)).lower() for name, text in wanted.items())
-        if not has_all or not key or not values["sec-websocket-version"]:
+        if not _is_handshake(request) or not values["sec-websocket-version"]:
             log.warning("handle_handshake: the headers of a handshake for SIP are not there")
             return self._refuse(
                 ctx, 400, "Bad Request", "Sec-WebSocket-Protocol: sip", f"Sec-WebSocket-Version: {_VERSION}"
@@ -363,6 +361,19 @@ class WebSocketModule(Module):
         """Refuse handshakes with 503; what is open stays."""
         self._enabled = False
         return {}
+
+
+def _is_handshake(request: HttpRequest) -> bool:
+    """Tell whether a client asks for SIP over WebSocket, with all that RFC 6455 section 4.2.1 and RFC 7118 section 4 want."""
+    wanted = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-protocol": "sip"}
+    for name, token in wanted.items():
+        if token not in [one.strip(" \t").lower() for one in ",".join(request.all(name)).split(",")]:
+            return False
+    try:
+        key = base64.b64decode(request.get("sec-websocket-key") or "", validate=True)
+    except ValueError:
+        return False
+    return len(key) == 16 and request.method == "GET" and request.version != "HTTP/1.0" and bool(request.get("host"))
 
 
 def _accept(key: str) -> str:

@@ -93,7 +93,7 @@ def _fault(code: int, reason: str) -> str:
 def _call(body: bytes) -> tuple[str, list[Any]]:
     """Return method and parameters of a call. Raise _BadDocument."""
     text = body.strip(b" \t\r\n")
-    if not text or b"<!DOCTYPE" in text:  # entities could be made to grow without end
+    if not text or b"<!DOCTYPE" in text or b"\0" in text:  # entities could be made to grow without end, in UTF-16 too
         raise _BadDocument("Invalid XML-RPC Document")
     try:
         root = ET.fromstring(text)

@@ -122,7 +122,7 @@ def forward_response(reply: Response, edits: Edits) -> bytes:
         rest = values[len(first_value(values)) + 1 :].strip(LWS)
     if not rest and not edits:
         length = reply.content_length
-        if length is not None:  # nearly always: what is left is copied as it is
+        if length is not None and length <= reply.body_size:  # nearly always: what is left is copied as it is
             raw = reply.raw
             start = len(reply.start_line) + 2
             for above in reply.lines[:top]:
@@ -154,22 +154,37 @@ def _joined(head: list[str], lines: list[str], message: Message, edits: Edits) -
     """Join ``head``, the header ``lines`` of ``message`` after the edits, and the body."""
     body = edits.body
     if body is not None:
-        length = f"Content-Length: {len(body)}"  # one takes the place of the first, and of all others
-        for line in filter(None, edits.apply(lines)):
-            if canonical_names[line.partition(":")[0]] != "content-length":
-                head.append(line)
-            elif length:
-                head.append(length)
-                length = ""
-        if length:
-            head.append(length)
+        _with_length(head, edits.apply(lines), len(body))
     else:
-        body = message.body
-        head += _spliced(lines, edits)
-        if not message.has("content-length"):
-            head.append(f"Content-Length: {len(body)}")
+        length, size = message.content_length, message.body_size
+        body = message.raw[len(message.raw) - size :]
+        if length is None:
+            head += _spliced(lines, edits)
+            head.append(f"Content-Length: {size}")
+        elif length > size or (edits.removed and edits.removed.issuperset(message.indexes("content-length"))):
+            _with_length(head, edits.apply(lines), size if length > size else length)
+        else:
+            head += _spliced(lines, edits)
+        if length is not None:
+            body = body[:length]
     head.append("\r\n")
     return "\r\n".join(head).encode("latin-1") + body
+
+
+def _with_length(head: list[str], lines: list[str], size: int) -> None:
+    """Add ``lines`` to ``head``, with one Content-Length of ``size`` octets in place of the first and of all others.
+
+    On a connection a wrong one, or none, would make the next messages of others a part of this one's body.
+    """
+    length = f"Content-Length: {size}"
+    for line in filter(None, lines):
+        if canonical_names[line.partition(":")[0]] != "content-length":
+            head.append(line)
+        elif length:
+            head.append(length)
+            length = ""
+    if length:
+        head.append(length)
 
 
 def _spliced(lines: list[str], edits: Edits) -> list[str]:

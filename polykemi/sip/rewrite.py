@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from polykemi.errors import ParseError
 from polykemi.sip.flow import Flow
 from polykemi.sip.header import LWS, NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.message import Edits, Message
@@ -30,7 +31,7 @@ def rewrite_uris(
     """Replace the URI (or the whole value, when ``change`` gives one with ``<``) of each value of the header ``name``.
 
     ``change`` gets the value as it goes out so far; None leaves it, and so is "*" left. Return how many values there
-    are. Raise ParseError for a malformed one.
+    are. Raise ParseError for a malformed one, and for a new one that would be more than one line.
     """
     count = 0
     for index in message.indexes(name):
@@ -45,6 +46,8 @@ def rewrite_uris(
             value = parse_name_addr(text)
             new = change(value)
             if new is not None:
+                if "\n" in new or "\r" in new:
+                    raise ParseError("Line break in a URI")
                 values[i] = new if "<" in new else with_uri(value, new)
                 changed = True
         if changed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from polykemi.errors import NoRequest
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import Edits, Request, Response, parse
 from polykemi.transaction.machine import ClientTransaction, ServerTransaction, Timings
@@ -164,11 +165,11 @@ class Transaction(ServerTransaction):
 
     @property
     def request(self) -> Request:
-        """The request; parsed again when it was let go. Raise LookupError when nothing is left of it."""
+        """The request; parsed again when it was let go. Raise NoRequest when nothing is left of it."""
         request = self._request
         if request is None:
             if not self.raw:
-                raise LookupError("the transaction has ended")
+                raise NoRequest("the transaction has ended")
             message = parse(self.raw)
             assert isinstance(message, Request)
             request = message

@@ -20,6 +20,7 @@ from tests.support import NOW, replies, services
 TCP = Listener("tcp", "192.0.2.1", 5060)
 PEER = Flow(TCP, "192.0.2.10", 4000)
 HEADERS = {
+    "Host": "example.test",
     "Connection": "keep-alive, Upgrade",
     "Upgrade": "websocket",
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
@@ -111,6 +112,12 @@ def test_a_handshake_is_answered_and_the_connection_goes_on_in_frames() -> None:
         ({"Sec_WebSocket_Protocol": "msrp"}, "400 Bad Request", "Sec-WebSocket-Protocol: sip"),
         ({"Upgrade": None}, "400 Bad Request", "Sec-WebSocket-Protocol: sip"),
         ({"Sec_WebSocket_Key": None}, "400 Bad Request", "Sec-WebSocket-Version: 13"),
+        ({"Sec_WebSocket_Key": "dGhlIHNhbXBsZQ=="}, "400 Bad Request", "Sec-WebSocket-Version: 13"),  # not 16 octets
+        ({"Sec_WebSocket_Key": "no base64 at all, not even"}, "400 Bad Request", "Sec-WebSocket-Version: 13"),
+        ({"Host": None}, "400 Bad Request", "Sec-WebSocket-Version: 13"),
+        ({"Connection": "not-upgrade"}, "400 Bad Request", "Sec-WebSocket-Version: 13"),
+        ({"Upgrade": "websockets"}, "400 Bad Request", "Sec-WebSocket-Version: 13"),
+        ({"Sec_WebSocket_Protocol": "gossip"}, "400 Bad Request", "Sec-WebSocket-Protocol: sip"),
         ({"Origin": "a\r\nOrigin: b"}, "400 Bad Request", "Server: polykemi"),
     ],
 )
