@@ -22,11 +22,11 @@ from polykemi.modules.dispatcher_sets import (
     Destination,
     DestinationSet,
     Row,
-    find_listener,
     make,
     parse_list,
     walk,
 )
+from polykemi.sip.flow import find_listener
 
 log = logging.getLogger("polykemi.dispatcher")
 

@@ -10,7 +10,7 @@ from random import Random
 from typing import Final, NamedTuple
 
 from polykemi.errors import ParseError
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import Listener, find_listener
 from polykemi.sip.header import parse_params
 from polykemi.sip.uri import Uri, parse_uri
 
@@ -277,21 +277,6 @@ def make(row: Row, listeners: Sequence[Listener], default: Listener | None, *, n
         if listener is None:
             raise BadDestination(f"{attrs.socket!r} is no listener")
     return Destination(row, uri, attrs, listener)
-
-
-def find_listener(text: str, listeners: Iterable[Listener]) -> Listener | None:
-    """Return the listener ``proto:host:port`` (proto and port may be left out); None when there is none."""
-    proto, colon, rest = text.partition(":")
-    if not colon or not proto.isalpha():
-        proto, rest = "", text
-    host, colon, port = rest.rpartition(":")
-    if not colon or port[-1:] == "]":
-        host, port = rest, ""
-    host = host.strip("[]").lower()
-    for listener in listeners:
-        if host == listener.host and port in ("", str(listener.port)) and proto.lower() in ("", listener.proto):
-            return listener
-    return None
 
 
 def parse_list(text: str) -> Iterator[Row]:

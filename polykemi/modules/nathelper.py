@@ -14,13 +14,13 @@ from polykemi.modules.nathelper_pinger import NatHelperParams, Pinger
 from polykemi.modules.nathelper_sdp import fix_sdp
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import plain
-from polykemi.sip.flow import Flow
+from polykemi.sip.flow import TRANSPORT_NUMBERS, TRANSPORTS, Flow, bracketed
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.message import Message
-from polykemi.sip.rewrite import PROTO_NUMBERS, bracketed, contact_alias, rewrite_uris, with_uri, with_uri_param
+from polykemi.sip.rewrite import contact_alias, rewrite_uris, with_uri, with_uri_param
 from polykemi.sip.uri import Uri, parse_uri
 
-_PROTOS: Final = {str(number): proto for proto, number in PROTO_NUMBERS.items()}
+_PROTOS: Final = {str(number): proto for number, proto in TRANSPORTS.items()}
 
 RECEIVED: Final = "received"  # ctx.cache: the source URI of a REGISTER, which registrar.save stores
 
@@ -138,7 +138,7 @@ class NatHelper(Module):
     @export()
     def add_contact_alias_addr(self, ctx: RouteContext, address: str, port: str, proto: str) -> int:
         """Add the alias ``address~port~proto`` to the URI of Contact. Answers 1, or -1 when one of them makes no sense."""
-        number = PROTO_NUMBERS.get(proto.lower())
+        number = TRANSPORT_NUMBERS.get(proto.lower())
         if number is None or not _is_port(port) or not address or any(c in address for c in "<>;~\r\n "):
             return -1
         return self._alias(ctx, f"alias={address}~{port}~{number}")

@@ -11,13 +11,12 @@ from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import TRANSPORT_NUMBERS, TRANSPORTS, bracketed
 from polykemi.sip.header import parse_params
 from polykemi.sip.uri import parse_uri, unescape
 
 log = logging.getLogger("polykemi.path")
 
-_PROTOCOLS: Final = ("", "udp", "tcp", "tls", "sctp", "ws", "wss")  # by their numbers in Kamailio
 _NAME: Final = re.compile(r"[A-Za-z0-9_.\-]+")
 
 
@@ -141,15 +140,15 @@ class PathModule(Module):
         message = ctx.message
         place = message.shape.first.get("path", len(message.lines))
         for listener in sides:
-            where = f"{address};transport={listener.proto}" if address else _address(listener)
+            where = f"{address};transport={listener.proto}" if address else listener.route
             ctx.edits.inserts.append((place, f"Path: <sip:{user}{'@' if user else ''}{where}{suffix}>"))
         return 1
 
     def _received(self, ctx: RouteContext) -> str:
         host, proto = ctx.flow.host, ctx.flow.listener.proto
-        host = f"[{host}]" if ":" in host else host
+        host = bracketed(host)
         if self.params.received_format:
-            return f"{host}~{ctx.flow.port}~{_PROTOCOLS.index(proto)}"
+            return f"{host}~{ctx.flow.port}~{TRANSPORT_NUMBERS[proto]}"
         transport = "" if proto == "udp" else f"%3Btransport%3D{'ws' if proto == 'wss' else proto}"
         return f"sip:{host}:{ctx.flow.port}{transport}"
 
@@ -162,12 +161,8 @@ class PathModule(Module):
             ctx.dst_uri = unescape(received)
             return
         host, *rest = received.split("~")
-        if len(rest) != 2 or not rest[1][:1].isdecimal() or int(rest[1][0]) not in range(1, len(_PROTOCOLS)):
+        if len(rest) != 2 or not rest[1][:1].isdecimal() or int(rest[1][0]) not in TRANSPORTS:
             log.error("%r in our own Route is not host~port~protocol", received)
             return
-        proto = _PROTOCOLS[int(rest[1][0])]
+        proto = TRANSPORTS[int(rest[1][0])]
         ctx.dst_uri = f"sip:{host}:{rest[0]}" + ("" if proto == "udp" else f";transport={proto}")
-
-
-def _address(listener: Listener) -> str:
-    return listener.sent_by + ("" if listener.proto == "udp" else f";transport={listener.proto}")

@@ -14,7 +14,7 @@ from polykemi.pv.accessor import Environment
 from polykemi.pv.classes.avp import PLAIN, Item, Items, item_at, push_avp, remove_avp
 from polykemi.pv.compiler import NULL
 from polykemi.pv.parameters import split_params
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import find_listener
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
 
@@ -279,7 +279,7 @@ class Pvx(XavpFunctions):
         if dst_uri is not None:
             ctx.dst_uri = dst_uri
         if socket is not None:
-            ctx.force_listener = _listener(self.services.listeners, socket) or ctx.force_listener
+            ctx.force_listener = find_listener(socket, self.services.listeners) or ctx.force_listener
         return 1
 
     @export()
@@ -331,15 +331,3 @@ class Pvx(XavpFunctions):
 def _text_of(item: dict[str, list[int | str]], name: str) -> str | None:
     values = item.get(name)
     return values[0] if values and isinstance(values[0], str) else None
-
-
-def _listener(listeners: tuple[Listener, ...], address: str) -> Listener | None:
-    """Return the listener ``proto:host:port``, proto and port as far as they are given."""
-    match = re.fullmatch(r"(?:(udp|tcp|tls|ws|wss):)?(\[[^]]+\]|[^:]+)(?::([0-9]+))?", address)
-    if match is None:
-        return None
-    proto, host, port = match.groups()
-    for one in listeners:
-        if one.host == host.strip("[]") and proto in (None, one.proto) and port in (None, str(one.port)):
-            return one
-    return None

@@ -12,7 +12,6 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
-from polykemi.modules.corex import socket_address
 from polykemi.modules.uac_auth import Challenge, Credential, authorization, challenge_of
 from polykemi.modules.uac_reg import DISABLED, Registration, Registrations
 from polykemi.modules.uac_replace import AUTO, MANUAL, NONE, Replacer, Side
@@ -20,7 +19,7 @@ from polykemi.modules.uac_rpc import UacCommands
 from polykemi.modules.uac_send import EVENTS, Sender
 from polykemi.pv.accessor import Accessor, Factory
 from polykemi.pv.classes.avp import avp_name
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import Listener, find_listener
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.forking import Branch
 
@@ -123,11 +122,7 @@ class Uac(UacCommands):
         """Return our listener ``proto:host:port``, None when there is none; "": default_socket."""
         if not text:
             return self._default
-        proto, host, port = socket_address(text)
-        for listener in self.services.listeners:
-            if listener.host == host and listener.port == port and proto in ("", listener.proto):
-                return listener
-        return None
+        return find_listener(text, self.services.listeners, 5060)
 
     def next_timeout(self) -> float | None:
         """Return when registrations are looked through next."""

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
-from polykemi.sip.flow import Flow
+from polykemi.sip.flow import TRANSPORT_NUMBERS, Flow, bracketed
 from polykemi.sip.header import LWS, NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.message import Edits, Message
-
-# Kamailio's numbers of transports, as they stand in ;alias=
-PROTO_NUMBERS: Final = {"udp": 1, "tcp": 2, "tls": 3, "sctp": 4, "ws": 5, "wss": 6}
 
 
 def edited_value(message: Message, edits: Edits, index: int) -> str:
@@ -69,11 +65,6 @@ def with_uri_param(uri: str, param: str) -> str:
     return f"{userinfo}{at}{rest};{param}{question}{headers}"
 
 
-def bracketed(host: str) -> str:
-    """Return ``host`` as it stands in a URI: IPv6 addresses in brackets."""
-    return f"[{host}]" if ":" in host else host
-
-
 def contact_alias(flow: Flow) -> str:
     """Return the URI parameter that says where a peer really is: ``alias=ip~port~transport`` (draft-ietf-sip-connect-reuse)."""
-    return f"alias={bracketed(flow.host)}~{flow.port}~{PROTO_NUMBERS[flow.listener.proto]}"
+    return f"alias={bracketed(flow.host)}~{flow.port}~{TRANSPORT_NUMBERS[flow.listener.proto]}"
