@@ -222,10 +222,9 @@ class Acc(Module):
     def _compiled(self, parameter: str, text: str) -> list[tuple[str, Getter]]:
         found = []
         for name, variable in extras_of(parameter, text):
-            accessor = self.services.variables.compile(variable)
-            if accessor is None:
-                raise DataError(f"acc: {parameter}: {variable} is no variable")
-            found.append((name, accessor.get))
+            accessor = self.variable(parameter, variable)
+            if accessor is not None:
+                found.append((name, accessor.get))
         return found
 
     # ---- what scripts say

@@ -348,13 +348,10 @@ class DialogModule(DialogCommands):
         if has_value is None or (has_value and not value):
             log.error("profile %r: %s", profile, "there is none" if has_value is None else "expected a value")
             return -1
-        accessor = (
-            self.services.variables.compile(spv) if spv.startswith(("$var(", "$avp(", "$(var", "$(avp")) else None
-        )
-        if accessor is None or accessor.set is None:
-            log.error("expected $var(NAME) or $avp(NAME), got %r", spv)
+        if not spv.startswith(("$var(", "$avp(", "$(var", "$(avp")):
+            log.error("get_profile_size: expected $var(NAME) or $avp(NAME), got %r", spv)
             return -1
-        return 1 if accessor.set(ctx, self.profiles.size(profile, value)) else -1
+        return 1 if self.services.variables.put(ctx, spv, self.profiles.size(profile, value)) else -1
 
     # ---- the database
     @export()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from polykemi.errors import DataError, ParseError
+from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
@@ -90,11 +90,9 @@ class DialogTracking(DialogEvents):
 
     def start(self, now: float) -> None:
         """Compile what parameters say; watch all transactions when dlg_flag says so. Raise DataError."""
-        p, variables = self.params, self.services.variables
-        self._timeout_of = self._ruri_of = None
+        p = self.params
         for name in ("timeout_avp", "ruri_pvar"):
-            if getattr(p, name) and variables.compile(getattr(p, name)) is None:
-                raise DataError(f"dialog: {name}: {getattr(p, name)!r} is no variable")
+            self.variable(name, getattr(p, name))
         if p.dlg_flag >= 0:
             self._hook()
         if self.store is not None and not p.db_skip_load:

@@ -72,8 +72,7 @@ class Dialplan(Module):
 
     def start(self, now: float) -> None:
         """Read the rules. Raise DataError."""
-        if self.params.attrs_pvar:
-            self._attrs = self.services.variables.compile(self.params.attrs_pvar)
+        self._attrs = self.variable("attrs_pvar", self.params.attrs_pvar, settable=True)
         self.read()
 
     def read(self) -> None:

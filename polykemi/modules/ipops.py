@@ -115,15 +115,14 @@ class Ipops(Module):
         return self._detailed(ctx, sval, dpv, (1, 2, 3)) if address_of(sval) else -1
 
     def _detailed(self, ctx: RouteContext, text: str, variable: str, types: tuple[int, ...]) -> int:
-        accessor = self.services.variables.compile(variable)
-        if accessor is None or accessor.set is None:
-            log.error("detailed type: %r cannot be set", variable)
+        put = self.services.variables.setter(variable)
+        if put is None:
             return -1
         found = address_of(text.strip(" \t\r\n"))
         if found is None or found[0] not in types:
             log.error("detailed type: %r is no address of this kind", text)
             return -1
-        accessor.set(ctx, range_of(found[1]))
+        put(ctx, range_of(found[1]))
         return 1
 
     @export()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from polykemi.errors import DataError, ParseError
+from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
@@ -46,9 +46,7 @@ class NatHelper(Module):
 
     def start(self, now: float) -> None:
         """Begin to ping phones, when natping_interval says so. Raise DataError, ValueError."""
-        name = self.params.received_avp
-        if name and self.services.variables.compile(name) is None:
-            raise DataError(f"nathelper: received_avp: {name} is no variable")
+        self.variable("received_avp", self.params.received_avp, settable=True)
         self._pinger.start(now)
 
     def next_timeout(self) -> float | None:
@@ -163,8 +161,7 @@ class NatHelper(Module):
             return -1
         if ";transport=" not in uri:
             uri += ";transport=udp"
-        accessor = self.services.variables.compile(variable)
-        return 1 if accessor is not None and accessor.set is not None and accessor.set(ctx, uri) else -1
+        return 1 if self.services.variables.put(ctx, variable, uri) else -1
 
     @export()
     def add_rcv_param(self, ctx: RouteContext, in_uri: int) -> int:
@@ -184,9 +181,7 @@ class NatHelper(Module):
         """Let ``registrar.save`` store where the REGISTER came from. Answers 1."""
         received = ctx.cache[RECEIVED] = source_uri(ctx.flow)
         if self.params.received_avp:
-            accessor = self.services.variables.compile(self.params.received_avp)
-            if accessor is not None and accessor.set is not None:
-                accessor.set(ctx, received)
+            self.services.variables.put(ctx, self.params.received_avp, received)
         return 1
 
     # ---- Request-URI

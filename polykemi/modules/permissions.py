@@ -77,8 +77,7 @@ class Permissions(Module):
 
     def start(self, now: float) -> None:
         """Read the tables."""
-        if self.params.peer_tag_avp:
-            self._tag = self.services.variables.compile(self.params.peer_tag_avp)
+        self._tag = self.variable("peer_tag_avp", self.params.peer_tag_avp, settable=True)
         self.reload()
 
     def reload(self) -> None:

@@ -151,11 +151,10 @@ class Pvx(XavpFunctions):
         except ValueError as error:
             log.error("pvx.evalx: %r cannot be expanded: %s", fmt, error)
             return -1
-        return self._set(ctx, dst, text)
+        return self._put(ctx, dst, text)
 
-    def _set(self, ctx: RouteContext, name: str, value: Xval) -> int:
-        accessor = self.services.variables.compile(name)
-        return 1 if accessor is not None and accessor.set is not None and accessor.set(ctx, value) else -1
+    def _put(self, ctx: RouteContext, name: str, value: Xval) -> int:
+        return 1 if self.services.variables.put(ctx, name, value) else -1
 
     @export()
     def xavp_params_explode(self, ctx: RouteContext, sparams: str, sxname: str) -> int:
@@ -205,7 +204,7 @@ class Pvx(XavpFunctions):
     def xavp_params_implode_qval(self, ctx: RouteContext, sxname: str, pvname: str) -> int:
         """Set the variable named ``pvname`` to ``a="1";b="2";`` of the newest item of the XAVP."""
         item = item_at(ctx.shared.xavps.get(sxname), 0)
-        return -1 if item is None or PLAIN in item else self._set(ctx, pvname, implode_quoted(item))
+        return -1 if item is None or PLAIN in item else self._put(ctx, pvname, implode_quoted(item))
 
     @export()
     def xavu_params_implode(self, ctx: RouteContext, sxname: str, pvname: str) -> int:
@@ -214,7 +213,7 @@ class Pvx(XavpFunctions):
 
     def _implode(self, ctx: RouteContext, store: Items, root: str, variable: str) -> int:
         item = item_at(store.get(root), 0)
-        return -1 if item is None or PLAIN in item else self._set(ctx, variable, implode(item))
+        return -1 if item is None or PLAIN in item else self._put(ctx, variable, implode(item))
 
     # ---- between $var and $xavp
     @export()

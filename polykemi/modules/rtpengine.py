@@ -156,11 +156,9 @@ class Rtpengine(RtpengineCommands):
     @export()
     def rtpengine_query_v(self, ctx: RouteContext, fmt: str, dpv: str) -> int:
         """Write what the relay knows of the call into variable ``dpv`` as JSON: ``fmt`` j, or jp with line ends. Answers 1 or -1."""
-        accessor = self.services.variables.compile(dpv)
-        if accessor is None or accessor.set is None:
-            log.error("rtpengine_query_v: %r cannot be set", dpv)
+        put = self.services.variables.setter(dpv)
+        if put is None:
             return -1
-        put = accessor.set
 
         def work(nodes: NodeSet | None, more: bool) -> int:
             answer, _ = self.ask(ctx, nodes, Call("query"))
@@ -360,7 +358,7 @@ class Rtpengine(RtpengineCommands):
                 value = answer.get(key)
                 if not isinstance(value, str):
                     raise Refused(f"the answer has no {key}")
-                if variable and not self.put(ctx, variable, value):
+                if variable and not self.services.variables.put(ctx, variable, value):
                     raise Refused(f"{variable} cannot be set")
             if stream_xavp:
                 _put_streams(ctx, stream_xavp, answer.get("tag-medias"))

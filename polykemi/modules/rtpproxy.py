@@ -24,7 +24,7 @@ from polykemi.modules.rtpengine_nodes import parse_set
 from polykemi.modules.rtpproxy_nodes import Proxies, Proxy
 from polykemi.modules.rtpproxy_sdp import Answer, Rewriting, Stream, streams_of
 from polykemi.pv.accessor import Factory
-from polykemi.pv.classes.avp import avp_name
+from polykemi.pv.classes.avp import avp_parameter
 from polykemi.pv.classes.factories import plain
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
@@ -61,10 +61,9 @@ class RtpproxyParams:
     def __post_init__(self) -> None:
         for definition in self.rtpproxy_sock:
             parse_set(definition, 0, "rtpproxy_sock")
-        for name in ("rtp_inst_pvar", "ice_candidate_priority_avp"):
-            value = getattr(self, name)
-            if value and value[0] != "$":
-                raise ValueError(f"{name}: expected a variable, got {value!r}")
+        if self.rtp_inst_pvar and self.rtp_inst_pvar[0] != "$":
+            raise ValueError(f"rtp_inst_pvar: expected a variable, got {self.rtp_inst_pvar!r}")
+        avp_parameter("ice_candidate_priority_avp", self.ice_candidate_priority_avp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,10 +353,10 @@ class Rtpproxy(Module):
 
     def _ice(self, ctx: RouteContext) -> int:
         """Return the priority of ICE candidates, 0 for none. Raise Refused."""
-        name = self.params.ice_candidate_priority_avp
+        name = avp_parameter("ice_candidate_priority_avp", self.params.ice_candidate_priority_avp)
         if not name:
             return 0
-        values = ctx.shared.avps.get(avp_name(name[5:-1] if name[:5] == "$avp(" else name[1:])) or [2]
+        values = ctx.shared.avps.get(name) or [2]
         value = values[0]
         if not isinstance(value, int) or not 0 <= value <= 2:
             raise Refused(f"ice_candidate_priority_avp: expected 0, 1 or 2, got {value!r}")
@@ -393,9 +392,7 @@ class Rtpproxy(Module):
         if proxy is None:
             raise Refused("there is no relay to be asked", _NO_PROXY)
         if self.params.rtp_inst_pvar:
-            accessor = self.services.variables.compile(self.params.rtp_inst_pvar)
-            if accessor is not None and accessor.set is not None:
-                accessor.set(ctx, proxy.url)
+            self.services.variables.put(ctx, self.params.rtp_inst_pvar, proxy.url)
         return proxy
 
     def _tell(self, ctx: RouteContext, command: str, call_id: str) -> str | None:

@@ -17,7 +17,7 @@ from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.splice import splice_body
 from polykemi.modules.base import Module, Services
 from polykemi.modules.textopsx_iterators import LineIterators
-from polykemi.pv.accessor import Accessor, Factory
+from polykemi.pv.accessor import Accessor, Factory, Setter
 from polykemi.pv.classes.factories import keyed, named
 from polykemi.sip.grammar import LWS
 from polykemi.sip.multipart import media_type
@@ -247,13 +247,12 @@ class Sdpops(Module):
         sdp = _sdp(ctx)
         return (sdp.sessions[-1].family if sdp is not None and sdp.sessions else 0) or -1
 
-    def _avp(self, name: str) -> Callable[[RouteContext, Xval], bool] | None:
+    def _avp(self, name: str) -> Setter | None:
         """Return what sets ``$avp(name)``, None when it is none."""
-        accessor = self.services.variables.compile(name) if re.match(r"\$\(?avp\(", name) else None
-        if accessor is None or accessor.set is None:
-            log.error("%r is no $avp", name)
-            return None
-        return accessor.set
+        put = self.services.variables.setter(name) if name.startswith(("$avp(", "$(avp(")) else None
+        if put is None:
+            log.error("sdpops: expected $avp(NAME), got %r", name)
+        return put
 
     # ---- iterators
     @export()

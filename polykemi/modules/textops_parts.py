@@ -45,17 +45,17 @@ class BodyParts(StringFunctions):
 
     def _get(self, ctx: RouteContext, media: str, variable: str, *, raw: bool) -> int:
         body = str(ctx.message.body, "latin-1")
-        accessor = self.services.variables.compile(variable)
-        if not body or accessor is None or accessor.set is None:
+        put = self.services.variables.setter(variable)
+        if not body or put is None:
             return -1
         boundary = _boundary(ctx)
         if not boundary:
-            return 1 if accessor.set(ctx, body) else -1
+            return 1 if put(ctx, body) else -1
         found = _part(body, boundary, media)
         if found is None:
             return -1
         start, content, delimiter, end = found
-        return 1 if accessor.set(ctx, body[start:end] if raw else body[content:delimiter]) else -1
+        return 1 if put(ctx, body[start:end] if raw else body[content:delimiter]) else -1
 
     # ---- changing
     @export()
