@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any, Final
 
 from polykemi.errors import DataError
@@ -21,6 +20,7 @@ from polykemi.modules.local_via import wishing
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import expanded
 from polykemi.sip.flow import Flow, Listener, find_listener, parse_socket
+from polykemi.sip.grammar import to_ip
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
 
@@ -212,9 +212,7 @@ class Corex(Module):
     def set_source_address(self, ctx: RouteContext, saddr: str) -> int:
         """Take the message for one that came from ``proto:host:port``: replies go there. Answers 1, or -1 for no IP address."""
         _, host, port = parse_socket(saddr)
-        try:
-            ip_address(host)
-        except ValueError:
+        if to_ip(host) is None:
             log.error("set_source_address: %r is no address", saddr)
             return -1
         ctx.flow = Flow(ctx.flow.listener, host.lower(), port or 5060)

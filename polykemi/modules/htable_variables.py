@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.numbers import leading_number
 from polykemi.kemi.registry import Xval
 from polykemi.modules.htable_table import Table, matcher
 from polykemi.pv.accessor import Accessor, Factory, Text
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _OPERATORS = {"~~": "re", "~%": "ew", "%~": "sw", "==": "eq"}
 _EVERY = "**"
 _INTEGER = "eq"
-_LEADING = re.compile("[+-]?[0-9]{1,9}")
 
 
 def variable_classes(module: Htable) -> Mapping[str, Factory]:
@@ -49,7 +48,7 @@ def variable_classes(module: Htable) -> Mapping[str, Factory]:
             if op == _EVERY:
                 return table.count(lambda text: True, now, by_value=False)
             if op == _INTEGER:
-                return table.count_integers(_leading_integer(value), now) if by_value and value else 0
+                return table.count_integers(leading_number(value), now) if by_value and value else 0
             if op not in _OPERATORS:
                 op, value = "~~", expression
             matches = matcher(_OPERATORS[op], value) if value else None
@@ -118,9 +117,3 @@ def _set_expiry(table: Table, key: str, value: Xval, now: float) -> bool:
         return False
     table.set_expiry(key, value, now)
     return True
-
-
-def _leading_integer(text: str) -> int:
-    """Return the integer that ``text`` begins with, 0 when there is none."""
-    found = _LEADING.match(text)
-    return int(found[0]) if found else 0

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any, Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.network import Naptr, Srv
+from polykemi.kemi.numbers import leading_number
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
 from polykemi.modules.ipops_answers import Answers, Field, answer_class
@@ -27,7 +27,6 @@ SECONDS: Final = 5.0  # waited for an answer of DNS
 _MOST: Final = 32  # records of an answer that are kept
 _LONGEST: Final = 64  # octets of a text in an SRV or NAPTR record
 _RFC1918: Final = [ip_network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
-_NUMBER: Final = re.compile(r"[ \t]*([+-]?[0-9]+)")
 
 Address = IPv4Address | IPv6Address
 
@@ -272,8 +271,7 @@ def _is_in(address: Address, subnet: str) -> bool:
     found = address_of(net if slash else subnet)
     if found is None or found[0] == 3 or found[1].version != address.version:
         return False
-    number = _NUMBER.match(bits) if slash else None
-    size = int(number[1]) if number else 0 if slash else -1
+    size = leading_number(bits) if slash else -1
     if size == -1:
         return found[1] == address
     return 0 <= size <= address.max_prefixlen and address in ip_network(f"{found[1]}/{size}", strict=False)

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, get_origin
 from polykemi.errors import RpcError, UsageError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.numbers import is_number
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
@@ -178,7 +179,7 @@ def _ident(value: Any) -> Any:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.lstrip("-").isdecimal() else 0
+    return int(text) if is_number(text) else 0
 
 
 def _octets(value: Any) -> Any:

@@ -15,6 +15,7 @@ from polykemi.modules.nathelper_sdp import fix_sdp
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import plain
 from polykemi.sip.flow import TRANSPORT_NUMBERS, TRANSPORTS, Flow, bracketed
+from polykemi.sip.grammar import ip4_octets, to_port
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.message import Message
 from polykemi.sip.rewrite import contact_alias, rewrite_uris, with_uri, with_uri_param
@@ -137,7 +138,7 @@ class NatHelper(Module):
     def add_contact_alias_addr(self, ctx: RouteContext, address: str, port: str, proto: str) -> int:
         """Add the alias ``address~port~proto`` to the URI of Contact. Answers 1, or -1 when one of them makes no sense."""
         number = TRANSPORT_NUMBERS.get(proto.lower())
-        if number is None or not _is_port(port) or not address or any(c in address for c in "<>;~\r\n "):
+        if number is None or to_port(port) <= 0 or not address or any(c in address for c in "<>;~\r\n "):
             return -1
         return self._alias(ctx, f"alias={address}~{port}~{number}")
 
@@ -244,14 +245,14 @@ def is_private(address: str) -> bool:
     """Tell whether ``address`` is a private IPv4 address: of RFC 1918 (10/8, 172.16/12, 192.168/16), RFC 6598
     (100.64/10) or RFC 7335 (192.0.0/24).
     """
-    parts = address.split(".")
-    if len(parts) != 4 or not all(p.isdecimal() and len(p) <= 3 and int(p) <= 255 for p in parts):
+    octets = ip4_octets(address)
+    if not octets:
         return False
-    first, second = int(parts[0]), int(parts[1])
+    first, second, third, _ = octets
     return (
         first == 10
         or (first == 172 and 16 <= second <= 31)
-        or (first == 192 and (second == 168 or (second == 0 and parts[2] == "0")))
+        or (first == 192 and (second == 168 or (second == 0 and third == 0)))
         or (first == 100 and 64 <= second <= 127)
     )
 
@@ -276,10 +277,6 @@ def source_uri(flow: Flow) -> str:
     return f"sip:{bracketed(flow.host)}:{flow.port}{transport}"
 
 
-def _is_port(text: str) -> bool:
-    return text.isdecimal() and len(text) <= 5 and 0 < int(text) <= 65535
-
-
 def without_alias(uri: Uri, *, first: bool) -> tuple[str, str | None]:
     """Return the text of ``uri`` without its first (or last) alias parameter, and the parameter's value, None when absent."""
     params = uri.params.split(";") if uri.params else []
@@ -295,7 +292,7 @@ def _alias_uri(alias: str | None) -> str:
     host, _, rest = (alias or "").partition("~")
     port, _, number = rest.partition("~")
     proto = _PROTOS.get(number)
-    if proto is None or not host or not _is_port(port):
+    if proto is None or not host or to_port(port) <= 0:
         return ""
     uri = f"sip:{host}:{port}" + ("" if proto == "udp" else f";transport={proto}")
     try:

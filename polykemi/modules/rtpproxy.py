@@ -26,6 +26,7 @@ from polykemi.modules.rtpproxy_sdp import Answer, Rewriting, Stream, streams_of
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.avp import avp_parameter
 from polykemi.pv.classes.factories import plain
+from polykemi.sip.grammar import to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
 from polykemi.sip.sdp import parse_sdp
@@ -343,7 +344,7 @@ class Rtpproxy(Module):
                     command += f" {self.params.timeout_socket}"
             answer = self.proxies.ask(proxy, command, ctx.now)
         words = answer.split()
-        if not words or not words[0].isdecimal() or not 0 < int(words[0]) <= 0xFFFF:
+        if not words or to_port(words[0]) <= 0:
             raise Refused(f"the relay says {answer.strip()!r}")
         if len(words) > 1:
             family = 6 if words[2:] and words[2][0] == "6" else 4

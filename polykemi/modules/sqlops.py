@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from polykemi.errors import DataError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.numbers import is_number
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
 from polykemi.pv.accessor import Accessor, Factory, Getter
-from polykemi.pv.classes.factories import is_number, no_index, required
+from polykemi.pv.classes.factories import no_index, required
 from polykemi.pv.compiler import Variables
 from polykemi.pv.grammar import parse_variable
 from polykemi.pv.transformations.shape import Step
