@@ -390,10 +390,8 @@ class Acc(Module):
         for _, get in self._db_extra:
             value = get(ctx)
             values.append("" if value is None and not p.acc_extra_nullable else value)
-        names = ", ".join(f"[{column}]" for column in columns)
-        sql = f"INSERT INTO [{table}] ({names}) VALUES ({', '.join('?' * len(columns))})"
         try:
-            self.services.database.query(sql, values)
+            self.services.database.insert(table, dict(zip(columns, values, strict=True)))
         except DataError as error:
             log.error("not accounted: %s", error)
             return -1
