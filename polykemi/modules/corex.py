@@ -24,7 +24,7 @@ from polykemi.sip.grammar import to_ip
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
 
-log = logging.getLogger("polykemi.corex")
+log = logging.getLogger("polykemi.script")
 
 MAX_BRANCHES: Final = 31  # besides the Request-URI, as Kamailio's max_branches allows at most
 
@@ -192,7 +192,7 @@ class Corex(Module):
         if by_name:
             listener = self._named.get(text)
             if listener is None:
-                log.warning("no listener has the name %s", text)
+                log.warning("corex: no listener has the name %s", text)
         else:
             if not parse_socket(text)[1]:
                 return -1
@@ -213,7 +213,7 @@ class Corex(Module):
         """Take the message for one that came from ``proto:host:port``: replies go there. Answers 1, or -1 for no IP address."""
         _, host, port = parse_socket(saddr)
         if to_ip(host) is None:
-            log.error("set_source_address: %r is no address", saddr)
+            log.error("corex.set_source_address: %r is no address", saddr)
             return -1
         ctx.flow = Flow(ctx.flow.listener, host.lower(), port or 5060)
         return 1
@@ -283,7 +283,7 @@ class Corex(Module):
     def _listener(self, address: str) -> Listener | None:
         listener = find_listener(address, self.services.listeners, 5060)
         if listener is None:
-            log.warning("we do not listen on %s", address)
+            log.warning("corex: we do not listen on %s", address)
         return listener
 
     # ---- raw data

@@ -22,7 +22,7 @@ from polykemi.modules.base import Module
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
 
-log = logging.getLogger("polykemi.enum")
+log = logging.getLogger("polykemi.script")
 
 SECONDS: Final = 5.0  # waited for an answer of DNS
 _FIRST_Q: Final = 990  # of the best URIs, in thousandths; 10 less for each worse preference
@@ -123,7 +123,7 @@ class Enum(Module):
     # ---- what they do
     def _query(self, ctx: RouteContext, number: str, suffix: str, service: str) -> int:
         if not _E164.fullmatch(number):
-            log.error("%r is no number with + in front", number)
+            log.error("enum: %r is no number with + in front", number)
             return -1
         return self._take(ctx, number, _domain(number, suffix), service)
 
@@ -137,7 +137,7 @@ class Enum(Module):
             try:
                 uri = _rewritten(record.regexp, number)
             except ValueError as error:
-                log.error("%s: %s", domain, error)
+                log.error("enum: %s: %s", domain, error)
                 continue
             if self.params.tel_uri_params:
                 head, question, headers = uri.partition("?")
@@ -153,7 +153,7 @@ class Enum(Module):
     def _infrastructure(self, ctx: RouteContext, suffix: str, service: str) -> int:
         number = _user(ctx.ruri)
         if not _E164.fullmatch(number):
-            log.error("%r is no number with + in front", number)
+            log.error("enum: %r is no number with + in front", number)
             return -1
         position, label, apex = self._label(number, suffix)
         digits = number[1:]
@@ -184,7 +184,7 @@ class Enum(Module):
         except ParseError:
             return -1
         if not _E164.fullmatch(number):
-            log.error("%r is no number with + in front", number)
+            log.error("enum: %r is no number with + in front", number)
             return -1
         records = self.services.dns.naptr(_domain(number, suffix), SECONDS)
         if not records:
@@ -197,7 +197,7 @@ class Enum(Module):
             except ParseError:
                 return -7
             except ValueError as error:
-                log.error("%s", error)
+                log.error("enum: %s", error)
                 return -5
             if self.services.dns.addresses(host, SECONDS)[:1] == [ctx.flow.host]:
                 return 1

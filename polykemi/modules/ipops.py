@@ -21,7 +21,7 @@ from polykemi.modules.ipops_ranges import range_of
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import keyed
 
-log = logging.getLogger("polykemi.ipops")
+log = logging.getLogger("polykemi.script")
 
 SECONDS: Final = 5.0  # waited for an answer of DNS
 _MOST: Final = 32  # records of an answer that are kept
@@ -119,7 +119,7 @@ class Ipops(Module):
             return -1
         found = address_of(text.strip(" \t\r\n"))
         if found is None or found[0] not in types:
-            log.error("detailed type: %r is no address of this kind", text)
+            log.error("ipops: detailed type: %r is no address of this kind", text)
             return -1
         put(ctx, range_of(found[1]))
         return 1
@@ -161,7 +161,7 @@ class Ipops(Module):
         """Tell whether ``vip`` is an address of the host ``vhn``: 1, -1 when not, -3 no address, -4 unknown name."""
         wanted = address_of(vip)
         if wanted is None:
-            log.error("%r is no IP address", vip)
+            log.error("ipops.dns_sys_match_ip: %r is no IP address", vip)
             return -3
         found = [a for text in self.services.dns.addresses(vhn, SECONDS) if (a := address_of(text))]
         if not found:
@@ -185,7 +185,7 @@ class Ipops(Module):
         ]
         self._dns.put(pvid, rows)
         if not found:
-            log.error("dns_query: no address of %r", hostname)
+            log.error("ipops.dns_query: no address of %r", hostname)
         return 1 if found else -4
 
     @export()

@@ -11,7 +11,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
 
-log = logging.getLogger("polykemi.jansson")
+log = logging.getLogger("polykemi.script")
 
 _INT: Final = 2**31
 _LARGEST: Final = 2**63

@@ -15,7 +15,7 @@ from polykemi.sip.flow import TRANSPORT_NUMBERS, TRANSPORTS, bracketed
 from polykemi.sip.header import parse_params
 from polykemi.sip.uri import parse_uri, unescape
 
-log = logging.getLogger("polykemi.path")
+log = logging.getLogger("polykemi.script")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.\-]+")
 
@@ -116,7 +116,7 @@ class PathModule(Module):
             if not address or not parse_uri(f"sip:{address};lr").host:
                 raise ParseError("no host")
         except ParseError:
-            log.error("add_path_advertised_address: %r is no host with an optional port", address)
+            log.error("path.add_path_advertised_address: %r is no host with an optional port", address)
             return -1
         return self._add(ctx, user, params, received=received, address=address)
 
@@ -125,7 +125,7 @@ class PathModule(Module):
     ) -> int:
         """Insert the Path line, two of them with enable_r2: where the request leaves and where it came in."""
         if any(c in text for text in (user, params) for c in "<>\r\n"):
-            log.error("add_path: %r and %r are no parts of a URI", user, params)
+            log.error("path.add_path: %r and %r are no parts of a URI", user, params)
             return -1
         suffix = ";lr"
         if received:
@@ -162,7 +162,7 @@ class PathModule(Module):
             return
         host, *rest = received.split("~")
         if len(rest) != 2 or not rest[1][:1].isdecimal() or int(rest[1][0]) not in TRANSPORTS:
-            log.error("%r in our own Route is not host~port~protocol", received)
+            log.error("path: %r in our own Route is not host~port~protocol", received)
             return
         proto = TRANSPORTS[int(rest[1][0])]
         ctx.dst_uri = f"sip:{host}:{rest[0]}" + ("" if proto == "udp" else f";transport={proto}")

@@ -21,7 +21,7 @@ from polykemi.modules.textopsx_values import (
     values_of,
 )
 
-log = logging.getLogger("polykemi.textopsx")
+log = logging.getLogger("polykemi.script")
 
 
 class HeaderValues(Iterators):
@@ -149,11 +149,11 @@ class HeaderValues(Iterators):
 def _parsed(text: str, *, every: bool = True, param: bool = True, index: bool = True) -> Expression | None:
     what = Expression.parse(text)
     if what is None:
-        log.error("%r is no name[index].param", text)
+        log.error("textopsx: %r is no name[index].param", text)
     elif (what.every and not every) or (what.param and not param) or (what.indexed and not index):
-        log.error("%r: this function does not take that", text)
+        log.error("textopsx: %r: this function does not take that", text)
     elif what.number < -MAX_FROM_END:
-        log.error("%r: the index cannot be below -%d", text, MAX_FROM_END)
+        log.error("textopsx: %r: the index cannot be below -%d", text, MAX_FROM_END)
     else:
         return what
     return None
@@ -161,7 +161,7 @@ def _parsed(text: str, *, every: bool = True, param: bool = True, index: bool = 
 
 def _is_vague(what: Expression) -> bool:
     if what.every and not what.param:
-        log.error("%s[*]: only a parameter can be set in all", what.name)
+        log.error("textopsx: %s[*]: only a parameter can be set in all", what.name)
         return True
     return False
 
@@ -180,7 +180,7 @@ def _texts(ctx: RouteContext, what: Expression) -> Iterator[tuple[Value, str]]:
 
 def _add_header(ctx: RouteContext, place: int, what: Expression, value: str) -> int:
     if "\r" in value or "\n" in value:
-        log.error("%s: a header is one line", what.name)
+        log.error("textopsx: %s: a header is one line", what.name)
         return -1
     ctx.edits.inserts.append((place, f"{what.name}: {value}"))
     return 1
