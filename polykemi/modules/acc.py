@@ -50,7 +50,8 @@ _LOGGED: Final = ("method", "from_tag", "to_tag", "call_id", "code", "reason")
 class AccParams:
     """Kamailio's names and defaults. Flags are message flags, 0 to 31, -1 for none.
 
-    The database is the server's own, whatever ``db_url`` says; ``log_facility`` and ``db_insert_mode`` have no effect.
+    The database is the server's own, whatever ``db_url`` says; ``log_facility``,
+    ``cdr_facility`` and ``db_insert_mode`` have no effect.
     """
 
     early_media: int = 0  # 1: account provisional responses with a body too

@@ -28,7 +28,7 @@ class PipelimitParams:
     """Kamailio's names and defaults; the table of pipes is read at the start, ``db_url`` or not."""
 
     timer_interval: int = 10  # seconds, one interval
-    timer_mode: int = 0
+    timer_mode: int = 0  # without effect
     reply_code: int = 503
     reply_reason: str = "Server Unavailable"
     db_url: str = ""

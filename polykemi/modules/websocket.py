@@ -48,7 +48,7 @@ class WebSocketParams:
     ping_application_data: str = "polykemi"
     sub_protocols: int = _SIP
     cors_mode: int = 0  # Access-Control-Allow-Origin: 0 none, 1 *, 2 the request's Origin
-    verbose_list: int = 0
+    verbose_list: int = 0  # without effect
     event_callback: str = ""
 
     def __post_init__(self) -> None:

@@ -78,10 +78,6 @@ class Variables:
         self._texts.clear()
         self.getters.clear()
 
-    def has_class(self, name: str) -> bool:
-        """Tell whether there is a class ``name`` (without ``$``)."""
-        return name in self._classes
-
     def compile(self, name: str) -> Accessor | None:
         """Return the accessor of ``name``, exactly one variable with its ``$``; None, and one logged error, if it is none."""
         try:
