@@ -14,14 +14,12 @@ from polykemi.modules.nathelper_pinger import NatHelperParams, Pinger
 from polykemi.modules.nathelper_sdp import fix_sdp
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import plain
-from polykemi.sip.flow import TRANSPORT_NUMBERS, TRANSPORTS, Flow, bracketed
+from polykemi.sip.flow import TRANSPORT_NUMBERS, Flow, bracketed
 from polykemi.sip.grammar import ip4_octets, to_port
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.message import Message
-from polykemi.sip.rewrite import contact_alias, rewrite_uris, with_uri, with_uri_param
-from polykemi.sip.uri import Uri, parse_uri
-
-_PROTOS: Final = {str(number): proto for number, proto in TRANSPORTS.items()}
+from polykemi.sip.rewrite import alias_uri, contact_alias, rewrite_uris, with_uri, with_uri_param, without_alias
+from polykemi.sip.uri import parse_uri
 
 RECEIVED: Final = "received"  # ctx.cache: the source URI of a REGISTER, which registrar.save stores
 
@@ -157,7 +155,7 @@ class NatHelper(Module):
         contact = _first_contact(ctx.message)
         if contact is None:
             return -1
-        uri = _alias_uri(without_alias(parse_uri(contact.uri), first=True)[1])
+        uri = alias_uri(without_alias(parse_uri(contact.uri), first=True)[1])
         if not uri:
             return -1
         if ";transport=" not in uri:
@@ -199,7 +197,7 @@ class NatHelper(Module):
         rest, alias = without_alias(parse_uri(ctx.ruri), first=mode == 0)
         if alias is None:
             return 2
-        destination = _alias_uri(alias)
+        destination = alias_uri(alias)
         if not destination:
             return -1
         ctx.ruri, ctx.dst_uri = rest, destination
@@ -275,28 +273,3 @@ def source_uri(flow: Flow) -> str:
     """Return the SIP URI of where a message came from; the transport stands in it unless it is UDP."""
     transport = "" if flow.listener.proto == "udp" else f";transport={flow.listener.proto}"
     return f"sip:{bracketed(flow.host)}:{flow.port}{transport}"
-
-
-def without_alias(uri: Uri, *, first: bool) -> tuple[str, str | None]:
-    """Return the text of ``uri`` without its first (or last) alias parameter, and the parameter's value, None when absent."""
-    params = uri.params.split(";") if uri.params else []
-    places = [i for i, param in enumerate(params) if param[:6].lower() == "alias="]
-    if not places:
-        return uri.text, None
-    value = params.pop(places[0] if first else places[-1])[6:]
-    return uri.changed(params=";".join(params)), value
-
-
-def _alias_uri(alias: str | None) -> str:
-    """Return the SIP URI that ``ip~port~number`` stands for, "" when it is none."""
-    host, _, rest = (alias or "").partition("~")
-    port, _, number = rest.partition("~")
-    proto = _PROTOS.get(number)
-    if proto is None or not host or to_port(port) <= 0:
-        return ""
-    uri = f"sip:{host}:{port}" + ("" if proto == "udp" else f";transport={proto}")
-    try:
-        parse_uri(uri)
-    except ParseError:
-        return ""
-    return uri

@@ -71,13 +71,7 @@ class HeaderValues(Iterators):
 
         An empty text removes a parameter.
         """
-        what = _parsed(expression)
-        if what is None or _is_vague(what):
-            return -1
-        if what.param:
-            return _each_param(ctx, what, value or None)
-        found = chosen(ctx.message, ctx.edits, what._replace(number=what.number or 1))
-        return _set_value(ctx, found, value) if found is not None else -1
+        return _assign(ctx, expression, value, listed=False)
 
     @export()
     def remove_hf_value2(self, ctx: RouteContext, expression: str, unused: str) -> int:
@@ -104,13 +98,7 @@ class HeaderValues(Iterators):
 
         An empty text removes a parameter.
         """
-        what = _parsed(expression)
-        if what is None or _is_vague(what):
-            return -1
-        if what.param:
-            return _each_listed_param(ctx, what, value or None)
-        found = chosen(ctx.message, ctx.edits, what._replace(number=what.number or 1), whole_lines=True)
-        return _set_value(ctx, found, value) if found is not None else -1
+        return _assign(ctx, expression, value, listed=True)
 
     @export()
     def include_hf_value(self, ctx: RouteContext, name: str, value: str) -> int:
@@ -210,6 +198,17 @@ def _remove_headers(ctx: RouteContext, what: Expression) -> int:
     lines = what.lines(ctx.message)
     ctx.edits.removed.update(lines)
     return 1 if lines else -1
+
+
+def _assign(ctx: RouteContext, expression: str, value: str, *, listed: bool) -> int:
+    """Set a value or a parameter; ``listed``: of a header that is one value, its parameters parted by commas."""
+    what = _parsed(expression)
+    if what is None or _is_vague(what):
+        return -1
+    if what.param:
+        return (_each_listed_param if listed else _each_param)(ctx, what, value or None)
+    found = chosen(ctx.message, ctx.edits, what._replace(number=what.number or 1), whole_lines=listed)
+    return _set_value(ctx, found, value) if found is not None else -1
 
 
 def _each_param(ctx: RouteContext, what: Expression, value: str | None) -> int:
