@@ -259,6 +259,9 @@ class Server:
                 dns=DnsClient(),
             )
             undo.pop_all()
+        if any(listener.proto == "tcp" for listener in self.transports.bound):
+            self.node.services.counters.update(self.transports.streams.counters)
+            self.transports.streams.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
         self.router = self.node.router
         # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it

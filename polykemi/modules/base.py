@@ -24,6 +24,7 @@ from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import Response
+from polykemi.sip.reply_path import response_target
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
 
@@ -105,6 +106,27 @@ class Services:
             if (not port or port == x.port) and (not proto or proto == x.proto):
                 return True
         return host in self.domains
+
+    def listener_of(self, proto: str, listener: Listener) -> Listener | None:
+        """Return ``listener``, or the first one of the transport ``proto`` when it has another; None when there is none."""
+        if proto == listener.proto:
+            return listener
+        return next((other for other in self.listeners if other.proto == proto), None)
+
+    def response_target(self, response: Response, listener: Listener) -> Flow | None:
+        """Return where a response that belongs to no transaction goes, None when it does not say that.
+
+        By its second Via; over a connection where our own tells its number (``;i=``, as Kamailio's do).
+        """
+        ident = response.via.param("i")
+        if ident and len(ident) <= 8:
+            try:
+                flow = self.connections.flow_of(int(ident, 16))
+            except ValueError:
+                flow = None
+            if flow is not None:
+                return flow
+        return response_target(response, listener, self.listeners)
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to the counter ``name`` (``group.name``)."""

@@ -9,7 +9,8 @@ from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
-from polykemi.modules.local_via import wishing
+from polykemi.modules.local_via import NO_CONNECT, wishing
+from polykemi.sip.flow import OpenFlow
 from polykemi.sip.grammar import ip4_octets
 from polykemi.sip.header import Via
 from polykemi.sip.message import Response
@@ -98,12 +99,23 @@ class CoreNetwork(Module):
     # ---- connections
     @export()
     def add_tcp_alias(self, ctx: RouteContext, port: int) -> int:
-        """Send what goes to ``port`` of the source over this connection. Answers 1; UDP has no connections."""
-        return 1
+        """Send what goes to ``port`` of the source over the connection that the request came over (RFC 5923).
+
+        Answers 1, or 0 when that is gone; 1 for UDP, which has none.
+        """
+        return self._alias(ctx, port)
 
     @export()
     def add_tcp_alias_via(self, ctx: RouteContext) -> int:
-        """Send what goes to the port of the top Via over this connection. Answers 1; UDP has no connections."""
+        """Do what ``add_tcp_alias`` does for the port of the top Via, 5060 when it names none."""
+        return self._alias(ctx, ctx.message.via.port or 5060)
+
+    def _alias(self, ctx: RouteContext, port: int) -> int:
+        if ctx.flow.listener.proto != "tcp":
+            return 1
+        if not self.services.connections.alias(ctx.flow, port):
+            log.error("add_tcp_alias: no connection, or too many aliases")
+            return 0
         return 1
 
     @export()
@@ -113,7 +125,8 @@ class CoreNetwork(Module):
 
     @export()
     def set_forward_no_connect(self, ctx: RouteContext) -> bool:
-        """Ask for forwarding over an existing connection only; UDP has none, so nothing changes there."""
+        """Let the request go on over a connection that there is already, or not at all; UDP has none."""
+        ctx.cache[NO_CONNECT] = True
         return True
 
     @export()
@@ -124,5 +137,7 @@ class CoreNetwork(Module):
 
     @export()
     def set_reply_no_connect(self, ctx: RouteContext) -> bool:
-        """Ask for replies over the request's connection only; UDP has none, so nothing changes there."""
+        """Let replies go over the request's connection or not at all: none is opened for them. UDP has none."""
+        if ctx.flow.listener.proto != "udp":
+            ctx.flow = OpenFlow(*ctx.flow)
         return True

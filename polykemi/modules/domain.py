@@ -85,7 +85,7 @@ class Domain(Module):
             domains[name.lower()] = _Domain(name, did, attributes.get(did.lower(), []))
         self._domains, self._attributes = domains, attributes
         if p.register_myself:
-            self.services.domains = self._own | domains.keys()
+            self.services.domains = frozenset(self._own | domains.keys())
 
     # ---- is it local?
     @export()

@@ -8,6 +8,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.sip.flow import Listener, bracketed
 
 VIA: Final = "local_via"  # ctx.cache: a LocalVia
+NO_CONNECT: Final = "no_connect"  # ctx.cache: the request goes on over a connection that there is, or not at all
 
 
 class LocalVia:

@@ -9,12 +9,12 @@ from typing import Final
 from polykemi.errors import ParseError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import Route
-from polykemi.modules.local_via import VIA, LocalVia, inherit
+from polykemi.modules.local_via import NO_CONNECT, VIA, LocalVia, inherit
 from polykemi.modules.tm_hops import E_BAD_URI, Hops
 from polykemi.modules.tm_reply import Replier
 from polykemi.modules.tm_responses import Responses
 from polykemi.sip.build import forward_request
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, Listener, OpenFlow
 from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Edits, Request
 from polykemi.sip.reply_path import reply_path
@@ -282,6 +282,8 @@ class Relayer:
         flow = fork.hop or self.hops.next_hop(branch.dst_uri, routes, request, edits, branch.uri, listener)
         if isinstance(flow, int):
             return flow
+        if NO_CONNECT in ctx.cache:
+            flow = OpenFlow(*flow)
         branch.flow = flow
         came_in, goes_out = ctx.flow.listener, flow.listener
         if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
@@ -344,6 +346,8 @@ class Relayer:
         flow = hop or self.hops.next_hop(ctx.dst_uri, routes, request, ctx.edits, ctx.ruri, listener)
         if isinstance(flow, int):
             return flow
+        if NO_CONNECT in ctx.cache:
+            flow = OpenFlow(*flow)
         path = [ctx.path] if ctx.path else []
         data = self._request_for(ctx, request, ctx.edits, ctx.ruri, self._services.ids.branch(), flow.listener, path)
         if self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from mypy_extensions import mypyc_attr
+
 from polykemi.sip.grammar import is_host, to_port
 
 TRANSPORT_NUMBERS: Final = {"udp": 1, "tcp": 2, "tls": 3, "sctp": 4, "ws": 5, "wss": 6}  # Kamailio's, on the wire too
@@ -50,6 +52,13 @@ class Flow(NamedTuple):
     listener: Listener
     host: str
     port: int
+
+
+@mypyc_attr(native_class=False)
+class OpenFlow(Flow):
+    """A flow for what is to be sent over the connection that there is, and not at all once that is gone."""
+
+    __slots__ = ()
 
 
 def parse_socket(text: str) -> tuple[str, str, int]:
