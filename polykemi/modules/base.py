@@ -12,12 +12,14 @@ from typing import Any, ClassVar, Protocol
 
 from mypy_extensions import mypyc_attr
 
+from polykemi.errors import DataError
 from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Callbacks, Route
 from polykemi.kemi.rpc import Command
+from polykemi.pv.accessor import Accessor
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
 from polykemi.sip.flow import Flow, Listener
@@ -162,6 +164,13 @@ class Module:
     def transformations(self) -> Mapping[str, Step]:
         """Return the transformations that this module adds: ``class.name`` (``sql.val``), in lower case -> step."""
         return {}
+
+    def variable(self, key: str, name: str, *, settable: bool = False) -> Accessor | None:
+        """Return the variable that the parameter ``key`` names, None when that is empty. Raise DataError for what is none."""
+        accessor = self.services.variables.compile(name) if name else None
+        if name and (accessor is None or (settable and accessor.set is None)):
+            raise DataError(f"{self.name}: {key}: {name!r} is no variable{' that can be set' * settable}")
+        return accessor
 
     def next_timeout(self) -> float | None:
         """Return when ``handle_timer`` wants to be called next (seconds since the epoch), None for never."""

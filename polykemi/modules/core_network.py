@@ -11,6 +11,7 @@ from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
 from polykemi.modules.local_via import ONWARD, wishing
 from polykemi.sip.flow import LastFlow, OpenFlow
+from polykemi.sip.grammar import ip4_octets
 from polykemi.sip.header import Via
 from polykemi.sip.message import Response
 from polykemi.sip.uri import parse_uri
@@ -63,8 +64,7 @@ class CoreNetwork(Module):
     @export()
     def to_IPv4(self, ctx: RouteContext) -> bool:  # noqa: N802
         """Tell whether the message goes on to an IPv4 address."""
-        parts = _next_host(ctx).split(".")
-        return len(parts) == 4 and all(p.isdecimal() and len(p) <= 3 and int(p) <= 255 for p in parts)
+        return bool(ip4_octets(_next_host(ctx)))
 
     @export()
     def to_IPv6(self, ctx: RouteContext) -> bool:  # noqa: N802
@@ -84,7 +84,7 @@ class CoreNetwork(Module):
     @export()
     def set_advertised_port(self, ctx: RouteContext, port: str) -> int:
         """Write ``port`` in place of our port into our Via of this request. Answers 1, or 0 for what is none."""
-        if not port.isdecimal() or not port.isascii() or not 0 < int(port) < 65536 or len(port) >= 8:
+        if not port.isdecimal() or not port.isascii() or len(port) >= 8 or not 0 < int(port) < 65536:
             log.error("set_advertised_port: %r is no port", port)
             return 0
         wishing(ctx).port = port

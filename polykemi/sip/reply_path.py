@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from polykemi.errors import ParseError
 from polykemi.sip.flow import Flow, Listener
-from polykemi.sip.grammar import to_port
+from polykemi.sip.grammar import ip4_octets, to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
 
@@ -60,9 +60,4 @@ def response_target(response: Response, listener: Listener, others: Iterable[Lis
 
 def _is_multicast(address: str) -> bool:
     """Tell whether ``address`` is an IPv4 multicast address: to any other one maddr would aim replies at strangers."""
-    parts = address.split(".")
-    return (
-        len(parts) == 4
-        and all(p.isdecimal() and len(p) <= 3 and int(p) <= 255 for p in parts)
-        and 224 <= int(parts[0]) <= 239
-    )
+    return 224 <= (ip4_octets(address) or [0])[0] <= 239
