@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from polykemi.engines.base import Engine
 from polykemi.errors import DataError, ParseError, ScriptError
@@ -29,9 +29,11 @@ from polykemi.modules.xhttp import TakesHttp
 from polykemi.sip import build
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Request, Response, parse
-from polykemi.sip.reply_path import reply_path, response_target
+from polykemi.sip.reply_path import reply_path
 
 log = logging.getLogger("polykemi.router")
+
+_MOST_LINES: Final = 100  # in the log, about what is malformed, a second
 
 
 class RouteTable(Protocol):
@@ -66,6 +68,7 @@ class Router:
         self._queue: deque[Process[None]] = deque()
         self._process: Process[None] | None = None
         self._now = 0.0  # of the datagram before
+        self._second = self._lines = 0  # how many lines about what is malformed were written in the last second
         self._ran: RouteContext | None = None  # what next() gave out last
         self._stack: list[str] = []  # engines that run now, the innermost last
         self._tm: Tm | None = None
@@ -347,7 +350,7 @@ class Router:
 
     def _forward_statelessly(self, response: Response, ctx: RouteContext) -> None:
         """Forward a response that belongs to no transaction by its second Via (RFC 3261 section 16.11)."""
-        target = response_target(response, ctx.flow.listener)
+        target = self.services.response_target(response, ctx.flow.listener)
         if target is None:
             self._drop(response.raw, ctx.flow, ParseError("no second Via"))
             return
@@ -389,7 +392,7 @@ class Router:
             self._drop(data, flow, error)
             return
         self.services.count("core.bad_requests")
-        log.info("refused a request from %s:%d: %s", flow.host, flow.port, error)
+        self._tell_of_malformed("refused a request from %s:%d: %s", flow.host, flow.port, error)
         self.services.outbox.send(reply, target)
 
     def _drop(self, data: bytes, flow: Flow, error: ParseError) -> None:
@@ -397,4 +400,15 @@ class Router:
             self.services.count("core.keepalives")  # RFC 5626 section 3.5.1: not worth a line in the log
             return
         self.services.count("core.dropped")
-        log.info("dropped %d octets from %s:%d: %s", len(data), flow.host, flow.port, error.reason)
+        self._tell_of_malformed("dropped %d octets from %s:%d: %s", len(data), flow.host, flow.port, error.reason)
+
+    def _tell_of_malformed(self, text: str, *arguments: object) -> None:
+        """Write a line, but not thousands a second: who sends rubbish does not fill the disk. All of it is counted."""
+        second = int(self._now)
+        if second != self._second:
+            if self._lines > _MOST_LINES:
+                log.info("and %d more in that second", self._lines - _MOST_LINES)
+            self._second, self._lines = second, 0
+        self._lines += 1
+        if self._lines <= _MOST_LINES:
+            log.info(text, *arguments)

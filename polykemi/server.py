@@ -116,7 +116,6 @@ def assemble(
 
     Without ``peers`` and ``dns`` exports reach no other server and know no name.
     """
-    current = Current()
     domains = frozenset(d.lower() for d in settings.domains)
     ids = ids or Ids()
     counters: dict[str, int] = {}
@@ -136,7 +135,7 @@ def assemble(
         domains=domains,
         outbox=Outbox(),
         ids=ids,
-        current=current,
+        current=Current(),
         counters=counters,
         variables=Variables(environment=environment),
         location=location,
@@ -152,29 +151,7 @@ def assemble(
     modules = _modules(settings, services)
     services.modules = modules
     rpc = make_rpc(router, now)
-    host = Host(
-        registry=Registry(modules.values()),
-        current=current,
-        drive=router.drive,
-        trace=trace,
-        strict=settings.strict,
-    )
-    engines: dict[str, Engine] = {}
-    try:
-        for one in settings.engines:
-            engines[one.name] = make_engine(
-                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
-            )
-            engines[one.name].load(one.script)
-            for finding in inspect(one.script, one.name, host.registry.paths, services.variables.problem):
-                log.warning("%s", finding)
-        router.scripts = {one.name: one.script for one in settings.engines}
-        router.start(engines)
-        _must_answer_requests(settings, router)
-    except BaseException:
-        for engine in engines.values():
-            engine.close()
-        raise
+    engines = _engines(settings, router, trace)
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
@@ -197,6 +174,30 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
             modules[name] = module_class(services, params)
             services.variables.add(modules[name].pv_classes(), modules[name].transformations())
     return modules
+
+
+def _engines(settings: Settings, router: Router, trace: Trace | None) -> dict[str, Engine]:
+    """Make the engines, load and inspect their scripts, and give them to the router. Raise ScriptLoadError."""
+    services = router.services
+    registry = Registry(services.modules.values())
+    host = Host(registry=registry, current=services.current, drive=router.drive, trace=trace, strict=settings.strict)
+    engines: dict[str, Engine] = {}
+    try:
+        for one in settings.engines:
+            engines[one.name] = make_engine(
+                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
+            )
+            engines[one.name].load(one.script)
+            for finding in inspect(one.script, one.name, registry.paths, services.variables.problem):
+                log.warning("%s", finding)
+        router.scripts = {one.name: one.script for one in settings.engines}
+        router.start(engines)
+        _must_answer_requests(settings, router)
+    except BaseException:
+        for engine in engines.values():
+            engine.close()
+        raise
+    return engines
 
 
 def _must_answer_requests(settings: Settings, router: Router) -> None:
@@ -258,6 +259,9 @@ class Server:
                 dns=DnsClient(),
             )
             undo.pop_all()
+        if any(listener.proto == "tcp" for listener in self.transports.bound):
+            self.node.services.counters.update(self.transports.streams.counters)
+            self.transports.streams.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
         self.router = self.node.router
         # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it

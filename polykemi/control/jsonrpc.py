@@ -10,12 +10,13 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from polykemi.config import unknown
 from polykemi.errors import RpcError, UsageError
-from polykemi.kemi.binding import from_octets, to_octets
+from polykemi.kemi.binding import to_octets
+from polykemi.kemi.documents import with_unicode
 from polykemi.kemi.rpc import INVALID_PARAMS, Command, commands_of
 
 PARSE_ERROR: Final = -32700
@@ -103,23 +104,10 @@ def _finite(text: str) -> float:
     return value
 
 
-def _encode(name: str, value: Any, ident: Any) -> bytes:
-    answer = {"jsonrpc": "2.0", name: _unicode(value), "id": ident}  # the id goes back as it came
-    return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
-
-
 def _octets(value: Any) -> Any:
     return to_octets(value) if isinstance(value, str) else value  # what is no scalar fits no parameter
 
 
-def _unicode(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            return value if value.isascii() else from_octets(value)
-        except UnicodeEncodeError:  # Unicode already, such as the path in an error
-            return value
-    if isinstance(value, Mapping):
-        return {_unicode(key): _unicode(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_unicode(one) for one in value]
-    return value
+def _encode(name: str, value: Any, ident: Any) -> bytes:
+    answer = {"jsonrpc": "2.0", name: with_unicode(value), "id": ident}  # the id goes back as it came
+    return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()

@@ -104,10 +104,12 @@ class JsEngine:
             )
         )
         files = resources.files("polykemi.engines")
-        library, source = (files.joinpath(name).read_text("utf-8") for name in ("js_library.js", "js_runtime.js"))
-        v8.eval(library)
+        _, sources, runtime = (
+            v8.eval(files.joinpath(name).read_text("utf-8"))
+            for name in ("js_library.js", "js_sources.js", "js_runtime.js")
+        )
         spec = json.dumps({"exports": rows})
-        return v8.make(v8.eval(source), spec, v8.array([shared, entries]))
+        return v8.make(runtime, spec, v8.array([shared, entries, sources]))
 
     # ---- the script
     def load(self, path: Path) -> None:

@@ -1,7 +1,7 @@
 // The JavaScript side of polykemi/engines/js.py: binds KSR, loads scripts, runs their functions.
 //
-// Evaluated once for each isolate; called with the shared buffer and the entries (functions that call Python) and, as
-// `this`, a JSON text: {"exports": [[module, name, parameter types such as "si", for how long a result
+// Evaluated once for each isolate; called with the shared buffer, the entries (functions that call Python), what
+// js_sources.js gives and, as `this`, a JSON text: {"exports": [[module, name, parameter types such as "si", for how long a result
 // holds: "run" of a route block, "method", "" or "renews": the message is another afterwards], ...]}.
 //
 // A call carries nothing, either way. Arguments and results travel through one SharedArrayBuffer, which Python sees as well:
@@ -29,17 +29,16 @@
 //
 // A script shares the global object with this file. What is used here after a script has run is therefore captured
 // first (`const`) or pinned (what is called as a method), and loops are written so that they need no iterators.
-(function boot(shared, entries) {
+(function boot(shared, entries, sources) {
   'use strict';
-  const { Array, Error, Map, Promise, RangeError, Reflect, String, SyntaxError } = globalThis;
+  const { Array, Error, Map, Promise, RangeError, Reflect, String } = globalThis;
   const { Float64Array, Int32Array, Uint16Array, Uint8Array, RegExp } = globalThis;
   const { apply } = Reflect;
-  const { defineProperty, getOwnPropertyNames } = Object;
-  const fromCharCode = String.fromCharCode, parseJson = JSON.parse, toJson = JSON.stringify;
+  const { defineProperty } = Object;
+  const fromCharCode = String.fromCharCode, parseJson = JSON.parse;
   const evaluate = globalThis.eval; // called by this name it evaluates in the global scope
   const uncurried = (method) => (self, ...rest) => apply(method, self, rest);
   const indexOf = uncurried(String.prototype.indexOf), slice = uncurried(String.prototype.slice);
-  const endsWith = uncurried(String.prototype.endsWith), lastIndexOf = uncurried(String.prototype.lastIndexOf);
   const exec = uncurried(RegExp.prototype.exec), then = uncurried(Promise.prototype.then);
   const pin = (owner, name) => defineProperty(owner, name, { writable: false, configurable: false });
   pin(String.prototype, 'charCodeAt');
@@ -461,19 +460,18 @@
   }
 
   // ---- loading
-  // A direct eval in sloppy mode whose declarations stay inside, as the source throws before anything of it runs.
-  const parseOnly = new Function('eval(arguments[0])');
-
-  function mustParse(source) { // an error passes without being caught: V8 would forget its line
-    let parses = false;
-    try {
-      parseOnly('throw arguments[1]();' + source, () => { parses = true; });
-    } finally {
-      if (parses) return;
-    }
-  }
-
-  const NAMES = /\b(?:function\s*\*?|class)\s*([\p{ID_Start}$_][\p{ID_Continue}$]*)|([\p{ID_Start}$_][\p{ID_Continue}$]*)\s*=(?!=)/gu;
+  const { mustParse, requirer, functionsOf } = sources(
+    stackOf,
+    (wanted, name) => {
+      sendTexts(wanted, name);
+      findModule();
+      return take(words[0]);
+    },
+    (text, level) => {
+      sendTexts(text, level);
+      say();
+    },
+  );
 
   // `this`: the name of the source, a line break, the source. Return the names of the functions, a line each.
   function load() {
@@ -511,100 +509,6 @@
     globalThis.KSR = ksr;
     globalThis.require = ownRequire;
     for (let i = 0; i < rows.length; i++) if (rows[i][0] !== '') globalThis['KSR_' + rows[i][0]] = ksr[rows[i][0]];
-  }
-
-  // Return require() for the source `name`; `modules`: path => module, of all sources of a script.
-  function requirer(name, modules) {
-    const paths = new Map(); // as this source writes them
-    return function require(given) {
-      const wanted = `${given}`, known = paths.get(wanted);
-      if (known !== undefined) return modules.get(known).exports;
-      sendTexts(wanted, name);
-      findModule();
-      const found = take(words[0]); // [path, its name here, source], or what is wrong
-      if (typeof found === 'string') throw new Error(found);
-      const path = found[0];
-      if (modules.get(path) === undefined) loadModule(path, found[1], found[2], modules);
-      paths.set(wanted, path);
-      return modules.get(path).exports;
-    };
-  }
-
-  function loadModule(path, name, source, modules) {
-    const module = { id: path, filename: path, loaded: false, exports: {} };
-    modules.set(path, module);
-    try {
-      if (endsWith(path, '.json')) {
-        module.exports = parseJson(source);
-      } else {
-        const directory = slice(path, 0, lastIndexOf(path, '/'));
-        const make = compiled(path, name, source);
-        apply(make, module.exports, [module.exports, requirer(name, modules), module, path, directory]);
-      }
-      module.loaded = true;
-    } finally {
-      if (!module.loaded) modules.delete(path);
-    }
-  }
-
-  function compiled(path, name, source) {
-    try {
-      return evaluate(
-        '(function (exports, require, module, __filename, __dirname) {' + source + '\n})\n//# sourceURL=' + name);
-    } catch (error) {
-      throw new SyntaxError(path + ': ' + error.message);
-    }
-  }
-
-  // ---- console
-  function shownValue(value) {
-    if (typeof value === 'string') return value;
-    if (typeof value !== 'object' || value === null) return String(value);
-    if (value instanceof Error) return stackOf(value) || String(value);
-    try {
-      return toJson(value) ?? String(value);
-    } catch (_) {
-      return String(value); // a cycle
-    }
-  }
-
-  const console = {};
-  ['debug', 'log', 'info', 'warn', 'error'].forEach((level) => {
-    console[level] = function (...values) {
-      let text = '';
-      for (let i = 0; i < values.length; i++) text += (i > 0 ? ' ' : '') + shownValue(values[i]);
-      sendTexts(text, level);
-      say();
-    };
-  });
-  console.trace = console.debug;
-  defineProperty(globalThis, 'console', { value: console, writable: true, configurable: true });
-  defineProperty(globalThis, 'require', { value: undefined, writable: true, configurable: true });
-
-  const ownGlobals = new Map();
-  getOwnPropertyNames(globalThis).forEach((name) => ownGlobals.set(name, true));
-
-  function functionsOf(scope, source) {
-    const known = new Map(), found = { handlers: [], names: '' };
-    let count = 0;
-    const consider = (name) => {
-      if (known.get(name) || ownGlobals.get(name)) return;
-      known.set(name, true);
-      let get;
-      try {
-        get = scope('(function () { return typeof ' + name + ' === "function" ? ' + name + ' : undefined; })');
-        if (get() === undefined) return;
-      } catch (_) {
-        return; // a reserved word before "="
-      }
-      defineProperty(found.handlers, count++, { value: get, writable: true, enumerable: true, configurable: true });
-      found.names += name + '\n';
-    };
-    NAMES.lastIndex = 0;
-    for (let match; (match = exec(NAMES, source)) !== null;) consider(match[1] || match[2]);
-    const globals = getOwnPropertyNames(globalThis);
-    for (let i = 0; i < globals.length; i++) if (exec(/^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u, globals[i]) !== null) consider(globals[i]);
-    return found;
   }
 
   return { runBlock, drain, tellStack, load };

@@ -9,6 +9,7 @@ from typing import Final
 from polykemi.errors import ScriptError, ScriptLoadError
 
 _NAME: Final = "ksr:script/"  # with the number of the load, V8's name for a script
+_OWN: Final = ("js_runtime.js", "js_sources.js")  # their frames say nothing to the author of a script
 _FRAME: Final = re.compile(_NAME + r"(\d{1,9}):(\d{1,9})")
 
 
@@ -57,7 +58,7 @@ class Sources:
         """Return the error of a script; both texts may be anything, as scripts can make them up."""
         cause, stack = (text.encode("utf-8", "replace").decode() for text in (cause, stack))
         cause = cause.replace("\r", " ").replace("\n", " ")  # it goes into one line of the log
-        lines = [line for line in stack.split("\n") if "(js_runtime.js" not in line]
+        lines = [line for line in stack.split("\n") if not any(f"({own}" in line for own in _OWN)]
         file, line = self._place(stack, self.live)
         return ScriptError(file, line, cause, _FRAME.sub(self._named, "\n".join(lines)))
 

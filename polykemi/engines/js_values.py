@@ -11,6 +11,7 @@ import json
 from typing import Any, Final
 
 from polykemi.kemi.binding import from_octets, to_octets
+from polykemi.kemi.documents import with_unicode
 
 # what came of a call: a code for most values; CPython keeps integers below 257 ready
 NULL, FALSE, TRUE, INT, DOUBLE, OCTETS, UNITS, PIECES, EXIT, FAILED = range(10)
@@ -30,15 +31,6 @@ _KEPT: Final = 4096
 _SEEN: Final = 1024
 _INTEGERS: Final = {value: ZERO + value for value in range(1 - SMALL, SMALL)}
 _PIECE: Final = 1 << 16  # characters; longer texts cross in several pieces
-
-
-def _unicode(value: Any) -> Any:
-    """Return a list or a dictionary with its texts as Unicode."""
-    if type(value) is list:
-        return [_unicode(one) for one in value]
-    if type(value) is dict:
-        return {from_octets(key): _unicode(one) for key, one in value.items()}
-    return from_octets(value) if type(value) is str else value
 
 
 class Values:
@@ -73,7 +65,7 @@ class Values:
         if value is None:
             return NULL
         if kind is list or kind is dict:
-            self.words[4] = self.put(json.dumps(_unicode(value)))
+            self.words[4] = self.put(json.dumps(with_unicode(value)))
             return DATA
         raise TypeError(f"no value of KEMI: {value!r}")
 

@@ -27,6 +27,7 @@ from polykemi.engines.watchdog import TimeLimit, Watchdog
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.binding import bind, from_octets, to_octets
 from polykemi.kemi.context import Exit
+from polykemi.kemi.documents import with_unicode
 from polykemi.kemi.faked import event_context
 from polykemi.kemi.registry import Xval
 from polykemi.sip.flow import Listener
@@ -62,11 +63,7 @@ class PythonConversion:
 
     def to_data(self, value: Any) -> Any:
         """Return lists and dictionaries with their texts as Unicode."""
-        if type(value) is list:
-            return [self.to_data(one) for one in value]
-        if type(value) is dict:
-            return {from_octets(key): self.to_data(one) for key, one in value.items()}
-        return from_octets(value) if type(value) is str else value
+        return with_unicode(value)
 
     def where(self) -> str:
         """Return the line of the innermost frame that is the script's."""

@@ -112,6 +112,12 @@ class Connections(Protocol):
     def ident(self, flow: Flow) -> int:
         """Return the number of the connection of ``flow``, -1 when there is none."""
 
+    def flow_of(self, ident: int) -> Flow | None:
+        """Return the flow of a connection, None when it is gone."""
+
+    def alias(self, flow: Flow, port: int) -> bool:
+        """Let what goes to ``port`` of the peer go over the connection of ``flow``; False when there is none."""
+
     def close_after_reply(self, flow: Flow) -> None:
         """Close the connection of ``flow`` as soon as the next thing has been sent over it."""
 
@@ -137,6 +143,14 @@ class NoConnections:
     def ident(self, flow: Flow) -> int:
         """Return -1."""
         return -1
+
+    def flow_of(self, ident: int) -> Flow | None:
+        """Return None."""
+        return None
+
+    def alias(self, flow: Flow, port: int) -> bool:
+        """Return False."""
+        return False
 
     def close_after_reply(self, flow: Flow) -> None:
         """Do nothing."""

@@ -50,7 +50,8 @@ _LOGGED: Final = ("method", "from_tag", "to_tag", "call_id", "code", "reason")
 class AccParams:
     """Kamailio's names and defaults. Flags are message flags, 0 to 31, -1 for none.
 
-    The database is the server's own, whatever ``db_url`` says; ``log_facility`` and ``db_insert_mode`` have no effect.
+    The database is the server's own, whatever ``db_url`` says; ``log_facility``,
+    ``cdr_facility`` and ``db_insert_mode`` have no effect.
     """
 
     early_media: int = 0  # 1: account provisional responses with a body too
@@ -222,10 +223,9 @@ class Acc(Module):
     def _compiled(self, parameter: str, text: str) -> list[tuple[str, Getter]]:
         found = []
         for name, variable in extras_of(parameter, text):
-            accessor = self.services.variables.compile(variable)
-            if accessor is None:
-                raise DataError(f"acc: {parameter}: {variable} is no variable")
-            found.append((name, accessor.get))
+            accessor = self.variable(parameter, variable)
+            if accessor is not None:
+                found.append((name, accessor.get))
         return found
 
     # ---- what scripts say
@@ -391,10 +391,8 @@ class Acc(Module):
         for _, get in self._db_extra:
             value = get(ctx)
             values.append("" if value is None and not p.acc_extra_nullable else value)
-        names = ", ".join(f"[{column}]" for column in columns)
-        sql = f"INSERT INTO [{table}] ({names}) VALUES ({', '.join('?' * len(columns))})"
         try:
-            self.services.database.query(sql, values)
+            self.services.database.insert(table, dict(zip(columns, values, strict=True)))
         except DataError as error:
             log.error("not accounted: %s", error)
             return -1

@@ -70,10 +70,8 @@ class CallRecords:
         values.append(None if duration is None else float(duration))
         values += ["" if value is None and not p.cdr_extra_nullable else value for _, value in extras]
         columns = [*names, *(name for name, _ in extras)]
-        given = [(column, value) for column, value in zip(columns, values, strict=True) if value is not None]
-        placed = ", ".join(f"[{column}]" for column, _ in given)
-        sql = f"INSERT INTO [{p.cdrs_table}] ({placed}) VALUES ({', '.join('?' * len(given))})"
+        row = {column: value for column, value in zip(columns, values, strict=True) if value is not None}
         try:
-            self._services.database.query(sql, [value for _, value in given])
+            self._services.database.insert(p.cdrs_table, row)
         except DataError as error:
             log.error("no record of a call was written: %s", error)

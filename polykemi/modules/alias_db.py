@@ -13,7 +13,7 @@ from polykemi.modules.corex import MAX_BRANCHES
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
 
-log = logging.getLogger("polykemi.alias_db")
+log = logging.getLogger("polykemi.script")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class AliasDb(Module):
             elif flag == "r":
                 reverse = True
             else:
-                log.error("lookup_ex: expected the flags d, r, u, got %r", flag)
+                log.error("alias_db.lookup_ex: expected the flags d, r, u, got %r", flag)
         return self._lookup(ctx, stable, domain=domain, reverse=reverse)
 
     def _lookup(self, ctx: RouteContext, table: str, *, domain: bool, reverse: bool) -> int:
@@ -67,14 +67,14 @@ class AliasDb(Module):
         try:
             rows = self.services.database.select(table, wanted, where)
         except DataError as error:
-            log.error("lookup: %s", error)
+            log.error("alias_db.lookup: %s", error)
             return -1
         if not rows or rows[0][0] is None:
             return -1
         ctx.ruri, *others = [f"sip:{name or ''}@{host or ''}" for name, host in rows]
         for other in others if p.append_branches else ():
             if len(ctx.branches) >= MAX_BRANCHES:
-                log.error("more than %d branches", MAX_BRANCHES)
+                log.error("alias_db: more than %d branches", MAX_BRANCHES)
                 return -1
             ctx.branches.append(Target(other, q=0))
         return 1

@@ -7,6 +7,7 @@ stands for all else, -1 when it fails or [engines] names no Lua script.
 from __future__ import annotations
 
 import logging
+from typing import ClassVar
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
@@ -19,6 +20,7 @@ class AppLua(Module):
     """Calls into the Lua script."""
 
     name = "app_lua"
+    language: ClassVar[str] = "lua"  # the key of [engines]
 
     @export()
     def run(self, ctx: RouteContext, func: str) -> Xval:
@@ -41,24 +43,24 @@ class AppLua(Module):
         return self._run(func, p1, p2, p3)
 
     def _run(self, func: str, *arguments: str) -> Xval:
-        result = self.services.routes.invoke("lua", func, arguments)
+        result = self.services.routes.invoke(self.language, func, arguments)
         return 1 if result is None else result
 
     @export()
     def runstring(self, ctx: RouteContext, script: str) -> int:
         """Run a text with the globals of the script: 1, or -1 when it fails."""
-        return self.services.routes.evaluate("lua", script, apart=False)
+        return self.services.routes.evaluate(self.language, script, apart=False)
 
     @export()
     def dostring(self, ctx: RouteContext, script: str) -> int:
         """Run a text apart from the script: 1, or -1 when it fails."""
-        return self.services.routes.evaluate("lua", script, apart=True)
+        return self.services.routes.evaluate(self.language, script, apart=True)
 
     @export()
     def dofile(self, ctx: RouteContext, script: str) -> int:
         """Run a file that stands beside the script, apart from it: 1, or -1 when it fails."""
-        text = self.services.routes.read("lua", script)
+        text = self.services.routes.read(self.language, script)
         if text is None:
-            log.error("app_lua.dofile: no file %s beside the script", script)
+            log.error("%s.dofile: no file %s beside the script", self.name, script)
             return -1
-        return self.services.routes.evaluate("lua", text, apart=True)
+        return self.services.routes.evaluate(self.language, text, apart=True)

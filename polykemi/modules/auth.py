@@ -256,11 +256,11 @@ class Auth(Module):
     @export()
     def auth_get_www_authenticate(self, ctx: RouteContext, realm: str, flags: int, pvdest: str) -> int:
         """Put a WWW-Authenticate header line, CRLF included, into the variable ``pvdest``; ``flags`` as ``auth_challenge``."""
-        accessor = self.services.variables.compile(pvdest)
-        if accessor is None or accessor.set is None:
+        put = self.services.variables.setter(pvdest)
+        if put is None:
             return ERROR
         text = "".join(f"WWW-Authenticate: {value}\r\n" for value in self._values(ctx, realm, flags))
-        return OK if accessor.set(ctx, text) else ERROR
+        return OK if put(ctx, text) else ERROR
 
     @export()
     def auth_algorithm(self, ctx: RouteContext, algorithm: str) -> int:

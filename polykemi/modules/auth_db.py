@@ -17,7 +17,7 @@ from polykemi.sip import digest
 from polykemi.sip.digest import Credentials
 from polykemi.sip.uri import parse_uri
 
-log = logging.getLogger("polykemi.auth_db")
+log = logging.getLogger("polykemi.script")
 
 _CHECK_ID: Final = 1  # flags of auth_check
 _SKIP_FORWARDED: Final = 2
@@ -76,7 +76,7 @@ class AuthDb(Module):
         request = ctx.request
         header = WWW if request.method == "REGISTER" else PROXY
         if not realm or not table:
-            log.error("auth_check: realm and table must not be empty")
+            log.error("auth_db.auth_check: realm and table must not be empty")
             return ERROR
         found = self._auth.pre_auth(ctx, realm, header)
         if isinstance(found, int):
@@ -115,13 +115,13 @@ class AuthDb(Module):
             if found is not None and not flags & _NO_CREDENTIALS:
                 self._load(ctx, table, parsed.user, domain)
         except (ParseError, DataError) as error:
-            log.error("is_subscriber: %s, of %r in %r", error, uri, table)
+            log.error("auth_db.is_subscriber: %s, of %r in %r", error, uri, table)
             return ERROR
         return OK if found is not None else _NOT_FOUND
 
     def _authenticate(self, ctx: RouteContext, realm: str, table: str, header: str, method: str) -> int:
         if not realm or not table:
-            log.error("authenticate: realm and table must not be empty")
+            log.error("auth_db: realm and table must not be empty")
             return ERROR
         found = self._auth.pre_auth(ctx, realm, header)
         return found if isinstance(found, int) else self._check(ctx, found, table, method)
@@ -136,7 +136,7 @@ class AuthDb(Module):
         try:
             stored = self._column(table, column, c.user, domain)
         except DataError as error:
-            log.error("%s", error)
+            log.error("auth_db: %s", error)
             return ERROR
         if params.calculate_ha1:
             ha1 = digest.ha1(c.username, c.realm, stored or "", c.algorithm)
@@ -147,7 +147,7 @@ class AuthDb(Module):
             try:
                 self._load(ctx, table, c.user, domain)
             except DataError as error:
-                log.error("load_credentials: %s", error)
+                log.error("auth_db.load_credentials: %s", error)
                 return ERROR
         return result
 

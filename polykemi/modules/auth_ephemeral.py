@@ -20,7 +20,7 @@ from polykemi.modules.auth import ERROR, OK, PROXY, WWW, Auth
 from polykemi.modules.base import Module, Services
 from polykemi.sip import digest
 
-log = logging.getLogger("polykemi.auth_ephemeral")
+log = logging.getLogger("polykemi.script")
 
 _EXPIRED: Final = -7
 _FREE_METHODS: Final = ("ACK", "CANCEL")
@@ -75,7 +75,7 @@ class AuthEphemeral(Module):
     def autheph_www_method(self, ctx: RouteContext, srealm: str, smethod: str) -> int:
         """Check Authorization as if ``smethod`` were the request's. Answers as ``autheph_check``."""
         if srealm and not smethod and ctx.request.method not in _FREE_METHODS:
-            log.error("autheph_www_method: the method must not be empty")
+            log.error("auth_ephemeral.autheph_www_method: the method must not be empty")
             return ERROR
         return self._check(ctx, srealm, WWW, smethod)
 
@@ -88,7 +88,7 @@ class AuthEphemeral(Module):
     def autheph_authenticate(self, ctx: RouteContext, susername: str, spassword: str) -> int:
         """Check a name and its password. Answers 1, -1 wrong, -7 the name has expired."""
         if not susername or not spassword:
-            log.error("autheph_authenticate: name and password must not be empty")
+            log.error("auth_ephemeral.autheph_authenticate: name and password must not be empty")
             return ERROR
         result = self._has_time(susername, ctx.now)
         if result != OK:
@@ -101,7 +101,7 @@ class AuthEphemeral(Module):
         if ctx.request.method in _FREE_METHODS:
             return OK
         if not realm:
-            log.error("the realm must not be empty")
+            log.error("auth_ephemeral: the realm must not be empty")
             return ERROR
         found = self._auth.pre_auth(ctx, realm, header)
         if isinstance(found, int):
@@ -123,7 +123,7 @@ class AuthEphemeral(Module):
         first, _, rest = username.partition(":")
         time = username if not rest else first if self.params.username_format else rest
         if time and not (time.isascii() and time.isdecimal() and len(time) <= 10):
-            log.error("%r has no time in it", username)
+            log.error("auth_ephemeral: %r has no time in it", username)
             return ERROR
         return OK if int(now) <= int(time or 0) else _EXPIRED
 

@@ -15,7 +15,7 @@ from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.sip.header import parse_params
 
-log = logging.getLogger("polykemi.auth_xkeys")
+log = logging.getLogger("polykemi.script")
 
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")
 
@@ -86,9 +86,9 @@ class AuthXkeys(Module):
 
     def _chain(self, kid: str, algorithm: str) -> list[Key]:
         if not self.chains:
-            log.error("there are no keys")
+            log.error("auth_xkeys: there are no keys")
         elif algorithm.lower() not in _ALGORITHMS:
-            log.error("unknown algorithm %r, expected %s", algorithm, ", ".join(_ALGORITHMS))
+            log.error("auth_xkeys: unknown algorithm %r, expected %s", algorithm, ", ".join(_ALGORITHMS))
         else:
             return self.chains.get(kid.lower(), [])
         return []

@@ -12,16 +12,19 @@ from typing import Any, ClassVar, Protocol
 
 from mypy_extensions import mypyc_attr
 
+from polykemi.errors import DataError
 from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Callbacks, Route
 from polykemi.kemi.rpc import Command
+from polykemi.pv.accessor import Accessor
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import Response
+from polykemi.sip.reply_path import response_target
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
 
@@ -104,6 +107,27 @@ class Services:
                 return True
         return host in self.domains
 
+    def listener_of(self, proto: str, listener: Listener) -> Listener | None:
+        """Return ``listener``, or the first one of the transport ``proto`` when it has another; None when there is none."""
+        if proto == listener.proto:
+            return listener
+        return next((other for other in self.listeners if other.proto == proto), None)
+
+    def response_target(self, response: Response, listener: Listener) -> Flow | None:
+        """Return where a response that belongs to no transaction goes, None when it does not say that.
+
+        By its second Via; over a connection where our own tells its number (``;i=``, as Kamailio's do).
+        """
+        ident = response.via.param("i")
+        if ident and len(ident) <= 8:
+            try:
+                flow = self.connections.flow_of(int(ident, 16))
+            except ValueError:
+                flow = None
+            if flow is not None:
+                return flow
+        return response_target(response, listener, self.listeners)
+
     def count(self, name: str, by: int = 1) -> None:
         """Add to the counter ``name`` (``group.name``)."""
         self.counters[name] = self.counters.get(name, 0) + by
@@ -140,6 +164,13 @@ class Module:
     def transformations(self) -> Mapping[str, Step]:
         """Return the transformations that this module adds: ``class.name`` (``sql.val``), in lower case -> step."""
         return {}
+
+    def variable(self, key: str, name: str, *, settable: bool = False) -> Accessor | None:
+        """Return the variable that the parameter ``key`` names, None when that is empty. Raise DataError for what is none."""
+        accessor = self.services.variables.compile(name) if name else None
+        if name and (accessor is None or (settable and accessor.set is None)):
+            raise DataError(f"{self.name}: {key}: {name!r} is no variable{' that can be set' * settable}")
+        return accessor
 
     def next_timeout(self) -> float | None:
         """Return when ``handle_timer`` wants to be called next (seconds since the epoch), None for never."""

@@ -19,7 +19,7 @@ from polykemi.modules.base import Module, Services
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import plain
 
-log = logging.getLogger("polykemi.cfgutils")
+log = logging.getLogger("polykemi.script")
 
 _LARGEST_SET: Final = 14
 _LARGEST_RANDOM: Final = 2**31 - 1
@@ -95,7 +95,7 @@ class Cfgutils(Module):
     def _place(self, keys: tuple[str, ...]) -> int:
         """Return which lock it is, -1 when there are none. Several keys share one, as in Kamailio."""
         if not self._locks:
-            log.error("no locks: set the parameter lock_set_size (attempt on %r)", keys[0])
+            log.error("cfgutils: no locks: set the parameter lock_set_size (attempt on %r)", keys[0])
             return -1
         texts = [key.encode("latin-1").lower() for key in keys if key or key is keys[0]]
         return core_hash(*texts) & (self._locks - 1)
@@ -105,7 +105,7 @@ class Cfgutils(Module):
         if place < 0:
             return -1
         if place in self._held:
-            log.warning("the lock of %r was not released", keys[0])
+            log.warning("cfgutils: the lock of %r was not released", keys[0])
         self._held.add(place)
         return 1
 
@@ -174,7 +174,7 @@ class Cfgutils(Module):
 
     def _pause(self, seconds: float) -> int:
         if seconds > _LONGEST_PAUSE:
-            log.warning("a pause of %g s would hold up every call: it is made %g s", seconds, _LONGEST_PAUSE)
+            log.warning("cfgutils: a pause of %g s would hold up every call: it is made %g s", seconds, _LONGEST_PAUSE)
         self.services.pause(max(0.0, min(seconds, _LONGEST_PAUSE)))
         return 1
 
@@ -192,13 +192,13 @@ class Cfgutils(Module):
     @export()
     def check_route_exists(self, ctx: RouteContext, name: str) -> int:
         """Tell whether kamailio.cfg has the route block ``name``. Answers -1: there is no kamailio.cfg."""
-        log.debug("check_route_exists: there are no native route blocks, so no %r", name)
+        log.debug("cfgutils.check_route_exists: there are no native route blocks, so no %r", name)
         return -1
 
     @export()
     def route_if_exists(self, ctx: RouteContext, name: str) -> int:
         """Run the route block ``name`` of kamailio.cfg. Answers -1: there is no kamailio.cfg."""
-        log.debug("route_if_exists: there are no native route blocks, so no %r", name)
+        log.debug("cfgutils.route_if_exists: there are no native route blocks, so no %r", name)
         return -1
 
     # ---- the process
@@ -232,5 +232,7 @@ class Cfgutils(Module):
 
 def _log_memory(asked: str) -> int:
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    log.info("%s memory: the process used up to %d kB; %d blocks of Python", asked, most, sys.getallocatedblocks())
+    log.info(
+        "cfgutils: %s memory: the process used up to %d kB; %d blocks of Python", asked, most, sys.getallocatedblocks()
+    )
     return 1

@@ -11,7 +11,7 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.core_events import CoreEvents
-from polykemi.modules.local_via import wish_for
+from polykemi.modules.local_via import ONWARD, wish_for
 from polykemi.pv.classes.message import METHOD_IDS
 from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow
@@ -341,7 +341,10 @@ class Core(CoreEvents):
         uri = parse_uri(to)
         if uri.scheme not in ("sip", "sips"):
             return -1
-        listener = ctx.force_listener or ctx.flow.listener
+        listener = services.listener_of(uri.transport or "udp", ctx.force_listener or ctx.flow.listener)
+        if listener is None:
+            log.error("forward: no listener for %s", to)
+            return -1
         received, rport, edits = "", 0, ctx.edits
         if as_client:
             edits = edits.copy()
@@ -353,8 +356,12 @@ class Core(CoreEvents):
             via = wish.value(ctx, listener, branch)
         else:
             via = f"SIP/2.0/{listener.proto.upper()} {listener.sent_by};branch={branch}"
+        if ctx.flow.listener.proto != "udp" and not as_client:
+            via += f";i={services.connections.ident(ctx.flow):x}"  # the reply is to find back
         data = forward_request(request, edits, uri=ctx.ruri, via=via, received=received, rport=rport)
         target = Flow(listener, uri.host.strip("[]"), uri.effective_port)
+        if ONWARD in ctx.cache:
+            target = ctx.cache[ONWARD](*target)
         if services.routes.defines(Route.ONSEND, services.callbacks.onsend):
             onsend = RouteContext(Route.ONSEND, services.callbacks.onsend, request, ctx.flow, ctx.now)
             onsend.ruri, onsend.dst_uri = ctx.ruri, ctx.dst_uri

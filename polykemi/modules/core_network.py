@@ -9,7 +9,9 @@ from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
-from polykemi.modules.local_via import wishing
+from polykemi.modules.local_via import ONWARD, wishing
+from polykemi.sip.flow import LastFlow, OpenFlow
+from polykemi.sip.grammar import ip4_octets
 from polykemi.sip.header import Via
 from polykemi.sip.message import Response
 from polykemi.sip.uri import parse_uri
@@ -62,8 +64,7 @@ class CoreNetwork(Module):
     @export()
     def to_IPv4(self, ctx: RouteContext) -> bool:  # noqa: N802
         """Tell whether the message goes on to an IPv4 address."""
-        parts = _next_host(ctx).split(".")
-        return len(parts) == 4 and all(p.isdecimal() and len(p) <= 3 and int(p) <= 255 for p in parts)
+        return bool(ip4_octets(_next_host(ctx)))
 
     @export()
     def to_IPv6(self, ctx: RouteContext) -> bool:  # noqa: N802
@@ -83,7 +84,7 @@ class CoreNetwork(Module):
     @export()
     def set_advertised_port(self, ctx: RouteContext, port: str) -> int:
         """Write ``port`` in place of our port into our Via of this request. Answers 1, or 0 for what is none."""
-        if not port.isdecimal() or not port.isascii() or not 0 < int(port) < 65536 or len(port) >= 8:
+        if not port.isdecimal() or not port.isascii() or len(port) >= 8 or not 0 < int(port) < 65536:
             log.error("set_advertised_port: %r is no port", port)
             return 0
         wishing(ctx).port = port
@@ -98,22 +99,35 @@ class CoreNetwork(Module):
     # ---- connections
     @export()
     def add_tcp_alias(self, ctx: RouteContext, port: int) -> int:
-        """Send what goes to ``port`` of the source over this connection. Answers 1; UDP has no connections."""
-        return 1
+        """Send what goes to ``port`` of the source over the connection that the request came over (RFC 5923).
+
+        Answers 1, or 0 when that is gone; 1 for UDP, which has none.
+        """
+        return self._alias(ctx, port)
 
     @export()
     def add_tcp_alias_via(self, ctx: RouteContext) -> int:
-        """Send what goes to the port of the top Via over this connection. Answers 1; UDP has no connections."""
+        """Do what ``add_tcp_alias`` does for the port of the top Via, 5060 when it names none."""
+        return self._alias(ctx, ctx.message.via.port or 5060)
+
+    def _alias(self, ctx: RouteContext, port: int) -> int:
+        if ctx.flow.listener.proto != "tcp":
+            return 1
+        if not self.services.connections.alias(ctx.flow, port):
+            log.error("add_tcp_alias: no connection, or too many aliases")
+            return 0
         return 1
 
     @export()
     def set_forward_close(self, ctx: RouteContext) -> bool:
-        """Ask for the connection to be closed after forwarding; UDP has none, so nothing changes there."""
+        """Let the connection that the request goes on over be closed behind it; UDP has none."""
+        ctx.cache[ONWARD] = LastFlow
         return True
 
     @export()
     def set_forward_no_connect(self, ctx: RouteContext) -> bool:
-        """Ask for forwarding over an existing connection only; UDP has none, so nothing changes there."""
+        """Let the request go on over a connection that there is already, or not at all; UDP has none."""
+        ctx.cache[ONWARD] = OpenFlow
         return True
 
     @export()
@@ -124,5 +138,7 @@ class CoreNetwork(Module):
 
     @export()
     def set_reply_no_connect(self, ctx: RouteContext) -> bool:
-        """Ask for replies over the request's connection only; UDP has none, so nothing changes there."""
+        """Let replies go over the request's connection or not at all: none is opened for them. UDP has none."""
+        if ctx.flow.listener.proto != "udp":
+            ctx.flow = OpenFlow(*ctx.flow)
         return True

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any, Final
 
-from polykemi.errors import DataError, ParseError
+from polykemi.errors import DataError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
 from polykemi.kemi.registry import Xval, export
@@ -20,11 +19,12 @@ from polykemi.modules.corex_files import Files
 from polykemi.modules.local_via import wishing
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import expanded
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, Listener, find_listener, parse_socket
+from polykemi.sip.grammar import to_ip
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
 
-log = logging.getLogger("polykemi.corex")
+log = logging.getLogger("polykemi.script")
 
 MAX_BRANCHES: Final = 31  # besides the Request-URI, as Kamailio's max_branches allows at most
 
@@ -42,7 +42,7 @@ class CorexParams:
     def __post_init__(self) -> None:
         for text in self.socket_name:
             name, _, address = text.partition("=")
-            if not name or not socket_address(address)[1]:
+            if not name or not parse_socket(address)[1]:
                 raise ValueError(f"socket_name: expected name=proto:host:port, got {text!r}")
 
 
@@ -61,7 +61,7 @@ class Corex(Module):
         """Find the listeners that have names. Raise DataError for one that is not there."""
         for text in self.params.socket_name:
             name, _, address = text.partition("=")
-            listener = self._listener(socket_address(address))
+            listener = self._listener(address)
             if listener is None:
                 raise DataError(f"corex: socket_name: {address!r} is no socket of ours")
             self._named[name] = listener
@@ -192,12 +192,11 @@ class Corex(Module):
         if by_name:
             listener = self._named.get(text)
             if listener is None:
-                log.warning("no listener has the name %s", text)
+                log.warning("corex: no listener has the name %s", text)
         else:
-            parts = socket_address(text)
-            if not parts[1]:
+            if not parse_socket(text)[1]:
                 return -1
-            listener = self._listener(parts)
+            listener = self._listener(text)
         if listener is not None and received:
             ctx.flow = Flow(listener, ctx.flow.host, ctx.flow.port)
         elif listener is not None:
@@ -212,13 +211,11 @@ class Corex(Module):
     @export()
     def set_source_address(self, ctx: RouteContext, saddr: str) -> int:
         """Take the message for one that came from ``proto:host:port``: replies go there. Answers 1, or -1 for no IP address."""
-        _, host, port = socket_address(saddr) if saddr else ("", "", 0)
-        try:
-            ip_address(host)
-        except ValueError:
-            log.error("set_source_address: %r is no address", saddr)
+        _, host, port = parse_socket(saddr)
+        if to_ip(host) is None:
+            log.error("corex.set_source_address: %r is no address", saddr)
             return -1
-        ctx.flow = Flow(ctx.flow.listener, host, port)
+        ctx.flow = Flow(ctx.flow.listener, host.lower(), port or 5060)
         return 1
 
     # ---- our Via
@@ -283,13 +280,11 @@ class Corex(Module):
         """Put ``content`` in place of what is in a file of file_directory. Answers 1 or -1."""
         return 1 if self._files.write(fname, content.encode("latin-1")) else -1
 
-    def _listener(self, parts: tuple[str, str, int]) -> Listener | None:
-        proto, host, port = parts
-        for listener in self.services.listeners:
-            if listener.host == host and listener.port == port and proto in ("", listener.proto):
-                return listener
-        log.warning("we do not listen on %s:%s:%d", proto or "any", host, port)
-        return None
+    def _listener(self, address: str) -> Listener | None:
+        listener = find_listener(address, self.services.listeners, 5060)
+        if listener is None:
+            log.warning("corex: we do not listen on %s", address)
+        return listener
 
     # ---- raw data
     @export()
@@ -303,10 +298,9 @@ class Corex(Module):
 
         When we have no such listener, that is logged and ``send_data`` chooses one.
         """
-        parts = socket_address(address)
-        if address and not parts[1]:
+        if address and not parse_socket(address)[1]:
             return -1
-        listener = self._listener(parts) if address else None
+        listener = self._listener(address) if address else None
         return self.send_data(ctx, uri, data) if listener is None else self._send(listener, uri, data)
 
     def _send(self, listener: Listener, uri: str, data: str) -> int:
@@ -325,17 +319,3 @@ def _thousandths(q: str) -> int:
         return -1
     value = int(whole or "0") * 1000 + int(decimals.ljust(3, "0"))
     return value if value <= 1000 else -1
-
-
-def socket_address(text: str) -> tuple[str, str, int]:
-    """Split ``proto:host:port`` (proto and port may be missing); the host is "" when it makes no sense."""
-    proto, _, rest = text.partition(":")
-    if proto.lower() not in ("udp", "tcp", "tls", "sctp", "ws", "wss"):
-        proto, rest = "", text
-    try:
-        uri = parse_uri("sip:" + rest)
-    except ParseError:
-        return "", "", 0
-    if uri.user or uri.params or uri.headers:
-        return "", "", 0
-    return proto.lower(), uri.host.lower().strip("[]"), uri.port or 5060

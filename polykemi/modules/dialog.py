@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
@@ -33,12 +34,13 @@ from polykemi.modules.dialog_state import (
     Dialog,
     Leg,
 )
-from polykemi.modules.dialog_tracking import log
 from polykemi.modules.dialog_transfer import Transfers
 from polykemi.modules.dialog_variables import set_var, variable_classes
 from polykemi.pv.accessor import Factory
 from polykemi.sip.header import parse_name_addr
 from polykemi.sip.message import Request, Response
+
+log = logging.getLogger("polykemi.script")
 
 _PROPERTIES: Final = {"ka-src": IFLAG_KA_SRC, "ka-dst": IFLAG_KA_DST, "timeout-noreset": IFLAG_TIMER_NORESET}
 _STATES: Final = {"u": UNCONFIRMED, "e": EARLY, "a": CONFIRMED_NA, "c": CONFIRMED, "d": DELETED}
@@ -83,7 +85,7 @@ class DialogModule(DialogCommands):
     def dlg_get(self, ctx: RouteContext, sc: str, sf: str, st: str) -> int:
         """Work with the dialog of Call-ID ``sc``, From tag ``sf`` and To tag ``st`` from here on: 1, or -1 without one."""
         if not sc or not sf or not st:
-            log.error("dlg_get: expected a Call-ID and two tags")
+            log.error("dialog.dlg_get: expected a Call-ID and two tags")
             return -1
         dialog, direction = self.table.find(sc, sf, st)
         if dialog is None:
@@ -183,7 +185,7 @@ class DialogModule(DialogCommands):
     def _property(self, ctx: RouteContext, pval: str, *, on: bool) -> int:
         bit = _PROPERTIES.get(pval)
         if bit is None:
-            log.error("expected a property (%s), got %r", ", ".join(_PROPERTIES), pval)
+            log.error("dialog: expected a property (%s), got %r", ", ".join(_PROPERTIES), pval)
             return -1
         for one in (self.asked(ctx), self.current(ctx)):
             if one is not None:
@@ -294,12 +296,13 @@ class DialogModule(DialogCommands):
             return -1
         return 1
 
-    def _profile(self, profile: str, value: str) -> tuple[str, str] | None:
+    def _profile(self, profile: str, value: str | None) -> tuple[str, str] | None:
+        """Return the profile with the value that counts; None, and one logged error, when the script names none."""
         has_value = self.profiles.has_value(profile)
         if has_value is None or (has_value and not value):
-            log.error("profile %r: %s", profile, "there is none" if has_value is None else "expected a value")
+            log.error("dialog: profile %r: %s", profile, "there is none" if has_value is None else "expected a value")
             return None
-        return profile, value if has_value else ""
+        return profile, value if has_value and value else ""
 
     @export()
     def unset_dlg_profile_static(self, ctx: RouteContext, sprofile: str) -> int:
@@ -344,17 +347,12 @@ class DialogModule(DialogCommands):
         return self._size(ctx, sprofile, svalue, spv)
 
     def _size(self, ctx: RouteContext, profile: str, value: str | None, spv: str) -> int:
-        has_value = self.profiles.has_value(profile)
-        if has_value is None or (has_value and not value):
-            log.error("profile %r: %s", profile, "there is none" if has_value is None else "expected a value")
+        if self._profile(profile, value) is None:
             return -1
-        accessor = (
-            self.services.variables.compile(spv) if spv.startswith(("$var(", "$avp(", "$(var", "$(avp")) else None
-        )
-        if accessor is None or accessor.set is None:
-            log.error("expected $var(NAME) or $avp(NAME), got %r", spv)
+        if not spv.startswith(("$var(", "$avp(", "$(var", "$(avp")):
+            log.error("dialog.get_profile_size: expected $var(NAME) or $avp(NAME), got %r", spv)
             return -1
-        return 1 if accessor.set(ctx, self.profiles.size(profile, value)) else -1
+        return 1 if self.services.variables.put(ctx, spv, self.profiles.size(profile, value)) else -1
 
     # ---- the database
     @export()

@@ -28,7 +28,7 @@ class DialogParams:
     bridge_contact: str = "sip:controller@kamailio.org:5060"
     ruri_pvar: str = "$ru"
     send_bye: int = 0  # 1: BYE to both sides when it times out
-    wait_ack: int = 1
+    wait_ack: int = 1  # without effect
     ka_timer: int = 0  # with ka_interval: OPTIONS to the sides that ask for it (dlg_set_property)
     ka_interval: int = 0
     ka_failed_limit: int = 1
@@ -41,7 +41,7 @@ class DialogParams:
     hash_size: int = 4096
     h_id_start: int = 0
     h_id_step: int = 1
-    enable_stats: int = 1
+    enable_stats: int = 1  # without effect: counters are always there
     db_mode: int = 0  # 0: dialogs are kept in memory alone; 1, 2, 3: in the database too, which is written at once
     db_url: str = ""
     db_skip_load: int = 0  # 1: those of the database are not read at the start

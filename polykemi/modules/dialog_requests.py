@@ -6,6 +6,7 @@ from polykemi.errors import ParseError
 from polykemi.modules.dialog_state import CALLEE, CALLER, IFLAG_PRACK, Dialog
 from polykemi.modules.tm_local import LocalRequest
 from polykemi.sip.header import parse_name_addr
+from polykemi.sip.rewrite import alias_uri, without_alias
 from polykemi.sip.uri import parse_uri
 
 _PRACKED = 80  # how far CSeq is put ahead when there may have been PRACKs that we have not counted
@@ -45,13 +46,9 @@ def within(
 
 def restored(contact: str) -> tuple[str, str]:
     """Return a Contact without the alias that nathelper put into it, and the address that this says, "" without one."""
-    uri = parse_uri(contact)
-    alias = uri.param("alias")
-    if alias is None or alias.count("~") != 2:
-        return contact, ""
-    host, port, number = alias.split("~")
-    proto = {"2": "tcp", "3": "tls", "5": "ws", "6": "wss"}.get(number, "")
-    return contact.replace(f";alias={alias}", "", 1), f"sip:{host}:{port}" + (f";transport={proto}" if proto else "")
+    uri, alias = without_alias(parse_uri(contact), first=True)
+    destination = alias_uri(alias)
+    return (uri, destination) if destination else (contact, "")
 
 
 def header_lines(text: str) -> list[str]:

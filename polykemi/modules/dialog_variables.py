@@ -67,7 +67,33 @@ def variable_classes(module: DialogTracking) -> Mapping[str, Factory]:
 
         return Accessor(get)
 
-    def dlg_ctx(inner: str | None, index: str | None, _: Variables) -> Accessor:
+    def dlg_var(inner: str | None, index: str | None, _: Variables) -> Accessor:
+        if not inner:
+            raise ValueError("expected $dlg_var(NAME)")
+        name = inner
+        return Accessor(lambda ctx: get_var(module, ctx, name), lambda ctx, value: set_var(module, ctx, name, value))
+
+    def of_status(at: int) -> Callable[[RouteContext], Xval]:
+        def get(ctx: RouteContext) -> Xval:
+            found: tuple[int, int] | None = ctx.cache.get("dialog.status")
+            return found[at] if found is not None else None
+
+        return get
+
+    return {
+        "dlg": dlg,
+        "dlg_ctx": _asked_class(module),
+        "dlg_var": dlg_var,
+        "DLG_count": plain(lambda ctx: module.services.counters["dialog.active_dialogs"]),
+        "DLG_status": plain(of_status(0)),
+        "DLG_lifetime": plain(of_status(1)),
+    }
+
+
+def _asked_class(module: DialogTracking) -> Factory:
+    """Return the class ``$dlg_ctx(NAME)``: what the block has asked for the dialog to come."""
+
+    def factory(inner: str | None, index: str | None, _: Variables) -> Accessor:
         if inner not in _ASKED:
             raise ValueError(f"expected $dlg_ctx(NAME) with one of {', '.join(_ASKED)}")
         name = inner
@@ -95,27 +121,7 @@ def variable_classes(module: DialogTracking) -> Mapping[str, Factory]:
 
         return Accessor(get, put)
 
-    def dlg_var(inner: str | None, index: str | None, _: Variables) -> Accessor:
-        if not inner:
-            raise ValueError("expected $dlg_var(NAME)")
-        name = inner
-        return Accessor(lambda ctx: get_var(module, ctx, name), lambda ctx, value: set_var(module, ctx, name, value))
-
-    def of_status(at: int) -> Callable[[RouteContext], Xval]:
-        def get(ctx: RouteContext) -> Xval:
-            found: tuple[int, int] | None = ctx.cache.get("dialog.status")
-            return found[at] if found is not None else None
-
-        return get
-
-    return {
-        "dlg": dlg,
-        "dlg_ctx": dlg_ctx,
-        "dlg_var": dlg_var,
-        "DLG_count": plain(lambda ctx: module.services.counters["dialog.active_dialogs"]),
-        "DLG_status": plain(of_status(0)),
-        "DLG_lifetime": plain(of_status(1)),
-    }
+    return factory
 
 
 def get_var(module: DialogTracking, ctx: RouteContext, name: str) -> str | None:

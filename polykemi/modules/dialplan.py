@@ -19,7 +19,7 @@ from polykemi.pv.accessor import Accessor
 from polykemi.pv.grammar import parse_variable
 from polykemi.transaction.target import Target
 
-log = logging.getLogger("polykemi.dialplan")
+log = logging.getLogger("polykemi.script")
 
 _FAILED: Final = 500
 _DEFAULT: Final = "$rU"
@@ -72,8 +72,7 @@ class Dialplan(Module):
 
     def start(self, now: float) -> None:
         """Read the rules. Raise DataError."""
-        if self.params.attrs_pvar:
-            self._attrs = self.services.variables.compile(self.params.attrs_pvar)
+        self._attrs = self.variable("attrs_pvar", self.params.attrs_pvar, settable=True)
         self.read()
 
     def read(self) -> None:
@@ -136,13 +135,13 @@ class Dialplan(Module):
         """
         for name in (source, target):
             if _class_of(name) not in _VARIABLES | _URI_VARIABLES or self.services.variables.compile(name) is None:
-                log.error("dp_translate: expected an AVP, XAVP, $var, $ru or $rU, got %r", name)
+                log.error("dialplan.dp_translate: expected an AVP, XAVP, $var, $ru or $rU, got %r", name)
                 return -1
         if dpid not in self._plans:
             return -2
         value = self.services.variables.getters[source](ctx)
         if value is None:
-            log.error("dp_translate: %s is null", source)
+            log.error("dialplan.dp_translate: %s is null", source)
             return -1
         rule = self._find(ctx, dpid, str(value))
         return 1 if rule is not None and self._take(ctx, rule, str(value), target) else -1
@@ -150,7 +149,7 @@ class Dialplan(Module):
     def _find(self, ctx: RouteContext | None, dpid: int, text: str) -> Rule | None:
         """Return the rule for ``text``: of those for its length, else of those for any."""
         if not text:
-            log.warning("there is nothing to match")
+            log.warning("dialplan: there is nothing to match")
             return None
         return next((rule for rule in self._rules(dpid, len(text)) if rule.matches(ctx, text)), None)
 
@@ -165,7 +164,7 @@ class Dialplan(Module):
             attrs = rule.attrs if self._attrs is not None else ""
             changed = rule.output(ctx, text) if output is not None else ""
         except NoOutput as error:
-            log.error("%s", error)
+            log.error("dialplan: %s", error)
             return False
         if output is not None and changed and not self._set(ctx, output, changed):
             return False
@@ -176,13 +175,13 @@ class Dialplan(Module):
     def _set(self, ctx: RouteContext, name: str, value: str) -> bool:
         accessor = self.services.variables.compile(name)
         if accessor is None or accessor.set is None:
-            log.warning("%s cannot be set", name)
+            log.warning("dialplan: %s cannot be set", name)
         elif not accessor.set(ctx, value):
-            log.error("%s: cannot be set to %r", name, value)
+            log.error("dialplan: %s: cannot be set to %r", name, value)
             return False
         if self.params.append_branch and ctx.kind is Route.FAILURE and _class_of(name) in _URI_VARIABLES:
             if len(ctx.branches) >= MAX_BRANCHES:
-                log.error("more than %d branches", MAX_BRANCHES)
+                log.error("dialplan: more than %d branches", MAX_BRANCHES)
                 return False
             ctx.branches.append(Target(ctx.ruri))
         return True

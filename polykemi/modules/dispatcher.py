@@ -60,8 +60,8 @@ class Dispatcher(DispatcherCommands):
         """Read the destinations. Raise DataError."""
         super().start(now)
         p: DispatcherParams = self.params
-        self._setid = self._result("setid_pvname", p.setid_pvname)
-        self._attrs = self._result("attrs_pvname", p.attrs_pvname)
+        self._setid = self.variable("setid_pvname", p.setid_pvname, settable=True)
+        self._attrs = self.variable("attrs_pvname", p.attrs_pvname, settable=True)
         variables = self.services.variables
         self._chooser = Chooser(self, self.loads, variables.text(p.hash_pvar) if p.hash_pvar else None)
         if p.ds_hash_size:
@@ -72,12 +72,6 @@ class Dispatcher(DispatcherCommands):
                 raise DataError("dispatcher: ds_ping_interval: probing needs the module tm")
             self._prober = Prober(self, tm)
             self._probing_due = now + p.ds_ping_interval
-
-    def _result(self, key: str, name: str) -> Accessor | None:
-        accessor = self.services.variables.compile(name) if name else None
-        if name and (accessor is None or accessor.set is None):
-            raise DataError(f"dispatcher: {key}: {name!r} is no variable that can be set")
-        return accessor
 
     # ---- the lists
     @export()

@@ -11,10 +11,11 @@ from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.modules.dispatcher_lists import DispatcherLists, DispatcherParams
 from polykemi.modules.dispatcher_load import Loads
-from polykemi.modules.dispatcher_sets import Destination, DestinationSet, find_listener, hash_of
+from polykemi.modules.dispatcher_sets import Destination, DestinationSet, hash_of
 from polykemi.pv.accessor import Text
 from polykemi.pv.classes.avp import Item
 from polykemi.sip.digest import parse_credentials
+from polykemi.sip.flow import find_listener
 from polykemi.sip.message import Request
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target

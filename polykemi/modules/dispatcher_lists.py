@@ -22,11 +22,11 @@ from polykemi.modules.dispatcher_sets import (
     Destination,
     DestinationSet,
     Row,
-    find_listener,
     make,
     parse_list,
     walk,
 )
+from polykemi.sip.flow import find_listener
 
 log = logging.getLogger("polykemi.dispatcher")
 
@@ -210,10 +210,7 @@ class DispatcherLists(Module):
             return
         names = [p.setid_col, p.destination_col, p.flags_col, p.priority_col, p.attrs_col]
         names += [column for _, column in p.extra_attrs]
-        columns = ", ".join(f"[{name}]" for name in names)
-        for setid, uri, flags, priority, attrs, *more in self.services.database.query(
-            f"SELECT {columns} FROM [{p.table_name}]"
-        ):
+        for setid, uri, flags, priority, attrs, *more in self.services.database.select(p.table_name, names):
             attrs = attrs or ""
             for (name, _), value in zip(p.extra_attrs, more, strict=True):
                 if value not in (None, ""):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from random import Random
 from typing import Final, NamedTuple
 
 from polykemi.errors import ParseError
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import Listener, find_listener
+from polykemi.sip.grammar import to_ip
 from polykemi.sip.header import parse_params
 from polykemi.sip.uri import Uri, parse_uri
 
@@ -249,10 +249,8 @@ class DestinationSet:
 
 def packed(host: str) -> bytes:
     """Return the octets of an IP address, b"" for a host name."""
-    try:
-        return ip_address(host.strip("[]")).packed
-    except ValueError:
-        return b""
+    address = to_ip(host)
+    return address.packed if address is not None else b""
 
 
 def make(row: Row, listeners: Sequence[Listener], default: Listener | None, *, no_attrs: str = "") -> Destination:
@@ -277,21 +275,6 @@ def make(row: Row, listeners: Sequence[Listener], default: Listener | None, *, n
         if listener is None:
             raise BadDestination(f"{attrs.socket!r} is no listener")
     return Destination(row, uri, attrs, listener)
-
-
-def find_listener(text: str, listeners: Iterable[Listener]) -> Listener | None:
-    """Return the listener ``proto:host:port`` (proto and port may be left out); None when there is none."""
-    proto, colon, rest = text.partition(":")
-    if not colon or not proto.isalpha():
-        proto, rest = "", text
-    host, colon, port = rest.rpartition(":")
-    if not colon or port[-1:] == "]":
-        host, port = rest, ""
-    host = host.strip("[]").lower()
-    for listener in listeners:
-        if host == listener.host and port in ("", str(listener.port)) and proto.lower() in ("", listener.proto):
-            return listener
-    return None
 
 
 def parse_list(text: str) -> Iterator[Row]:

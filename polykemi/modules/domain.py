@@ -15,7 +15,7 @@ from polykemi.modules.base import Module, Services
 from polykemi.sip.message import Request
 from polykemi.sip.uri import parse_uri
 
-log = logging.getLogger("polykemi.domain")
+log = logging.getLogger("polykemi.script")
 
 _INTEGER = 0  # types of attributes
 _TEXT = 2
@@ -85,7 +85,7 @@ class Domain(Module):
             domains[name.lower()] = _Domain(name, did, attributes.get(did.lower(), []))
         self._domains, self._attributes = domains, attributes
         if p.register_myself:
-            self.services.domains = self._own | domains.keys()
+            self.services.domains = frozenset(self._own | domains.keys())
 
     # ---- is it local?
     @export()
@@ -107,11 +107,11 @@ class Domain(Module):
         uri = ctx.ruri
         if ctx.kind is Route.FAILURE:
             if not ctx.branches:
-                log.error("is_uri_host_local: there is no branch in this failure route")
+                log.error("domain.is_uri_host_local: there is no branch in this failure route")
                 return -1
             uri = ctx.branches[0].uri
         elif ctx.kind not in (Route.REQUEST, Route.BRANCH, Route.EVENT) or not isinstance(ctx.message, Request):
-            log.error("is_uri_host_local: there is no Request-URI in this kind of route block")
+            log.error("domain.is_uri_host_local: there is no Request-URI in this kind of route block")
             return -1
         try:
             return self._is_local(parse_uri(uri).host)

@@ -14,6 +14,7 @@ from typing import Final
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.network import Naptr
+from polykemi.kemi.numbers import leading_number
 from polykemi.kemi.pattern import Match
 from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import export
@@ -21,13 +22,12 @@ from polykemi.modules.base import Module
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
 
-log = logging.getLogger("polykemi.enum")
+log = logging.getLogger("polykemi.script")
 
 SECONDS: Final = 5.0  # waited for an answer of DNS
 _FIRST_Q: Final = 990  # of the best URIs, in thousandths; 10 less for each worse preference
 _EBL: Final = 65300  # the type of records that say where the label stands
 _E164: Final = re.compile(r"\+[0-9]{1,255}")
-_NUMBER: Final = re.compile(r"[ \t]*([+-]?[0-9]+)")
 # country codes of one and of two digits; all others have three
 _COUNTRY_CODE: Final = re.compile(r"([17])[0-9]|(2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58])|([2-9][0-9].)")
 
@@ -123,7 +123,7 @@ class Enum(Module):
     # ---- what they do
     def _query(self, ctx: RouteContext, number: str, suffix: str, service: str) -> int:
         if not _E164.fullmatch(number):
-            log.error("%r is no number with + in front", number)
+            log.error("enum: %r is no number with + in front", number)
             return -1
         return self._take(ctx, number, _domain(number, suffix), service)
 
@@ -137,7 +137,7 @@ class Enum(Module):
             try:
                 uri = _rewritten(record.regexp, number)
             except ValueError as error:
-                log.error("%s: %s", domain, error)
+                log.error("enum: %s: %s", domain, error)
                 continue
             if self.params.tel_uri_params:
                 head, question, headers = uri.partition("?")
@@ -153,7 +153,7 @@ class Enum(Module):
     def _infrastructure(self, ctx: RouteContext, suffix: str, service: str) -> int:
         number = _user(ctx.ruri)
         if not _E164.fullmatch(number):
-            log.error("%r is no number with + in front", number)
+            log.error("enum: %r is no number with + in front", number)
             return -1
         position, label, apex = self._label(number, suffix)
         digits = number[1:]
@@ -169,8 +169,7 @@ class Enum(Module):
         domain = ".".join([label, *reversed(number[1 : position + 1]), suffix])
         if algorithm == "txt":
             for text in self.services.dns.txt(domain, SECONDS)[:1]:
-                said = _NUMBER.match(text)
-                asked = int(said[1]) if said else 0
+                asked = leading_number(text)
                 position = asked if 0 <= asked <= 10 else position
         elif algorithm == "ebl":
             for data in self.services.dns.raw(domain, _EBL, SECONDS)[:1]:
@@ -185,7 +184,7 @@ class Enum(Module):
         except ParseError:
             return -1
         if not _E164.fullmatch(number):
-            log.error("%r is no number with + in front", number)
+            log.error("enum: %r is no number with + in front", number)
             return -1
         records = self.services.dns.naptr(_domain(number, suffix), SECONDS)
         if not records:
@@ -198,7 +197,7 @@ class Enum(Module):
             except ParseError:
                 return -7
             except ValueError as error:
-                log.error("%s", error)
+                log.error("enum: %s", error)
                 return -5
             if self.services.dns.addresses(host, SECONDS)[:1] == [ctx.flow.host]:
                 return 1

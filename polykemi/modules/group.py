@@ -12,7 +12,7 @@ from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
 from polykemi.sip.uri import parse_uri
 
-log = logging.getLogger("polykemi.group")
+log = logging.getLogger("polykemi.script")
 
 _NO_DATABASE: Final = -5
 _NOT_IN: Final = -6
@@ -43,7 +43,7 @@ class Group(Module):
             parsed = parse_uri(uri)
         except ParseError:
             if uri:
-                log.error("is_user_in: %r is no URI", uri)
+                log.error("group.is_user_in: %r is no URI", uri)
             return -1
         if not parsed.user or not grp:
             return -1
@@ -53,6 +53,6 @@ class Group(Module):
         try:
             rows = self.services.database.select(p.table, [p.group_column], where)
         except DataError as error:
-            log.error("is_user_in: %s", error)
+            log.error("group.is_user_in: %s", error)
             return _NO_DATABASE
         return 1 if rows else _NOT_IN

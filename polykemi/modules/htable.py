@@ -17,7 +17,7 @@ from polykemi.modules.htable_table import Iteration, Table, matcher, parse_defin
 from polykemi.modules.htable_variables import variable_classes
 from polykemi.pv.accessor import Factory
 
-log = logging.getLogger("polykemi.htable")
+log = logging.getLogger("polykemi.script")
 
 NOT_A_NUMBER: Final = -255  # what sht_inc and sht_dec answer then
 _MAX_ITERATORS: Final = 4
@@ -93,7 +93,7 @@ class Htable(HtableCommands):
         table = self.tables.get(name)
         if table is None and name not in self._missing and len(self._missing) < 100:
             self._missing.add(name)
-            log.error("there is no htable %r; tables are defined in htable's parameter htable", name)
+            log.error("htable: there is no htable %r; tables are defined in htable's parameter htable", name)
         return table
 
     # ---- items

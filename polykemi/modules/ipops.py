@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any, Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.network import Naptr, Srv
+from polykemi.kemi.numbers import leading_number
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
 from polykemi.modules.ipops_answers import Answers, Field, answer_class
@@ -21,13 +21,12 @@ from polykemi.modules.ipops_ranges import range_of
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import keyed
 
-log = logging.getLogger("polykemi.ipops")
+log = logging.getLogger("polykemi.script")
 
 SECONDS: Final = 5.0  # waited for an answer of DNS
 _MOST: Final = 32  # records of an answer that are kept
 _LONGEST: Final = 64  # octets of a text in an SRV or NAPTR record
 _RFC1918: Final = [ip_network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
-_NUMBER: Final = re.compile(r"[ \t]*([+-]?[0-9]+)")
 
 Address = IPv4Address | IPv6Address
 
@@ -115,15 +114,14 @@ class Ipops(Module):
         return self._detailed(ctx, sval, dpv, (1, 2, 3)) if address_of(sval) else -1
 
     def _detailed(self, ctx: RouteContext, text: str, variable: str, types: tuple[int, ...]) -> int:
-        accessor = self.services.variables.compile(variable)
-        if accessor is None or accessor.set is None:
-            log.error("detailed type: %r cannot be set", variable)
+        put = self.services.variables.setter(variable)
+        if put is None:
             return -1
         found = address_of(text.strip(" \t\r\n"))
         if found is None or found[0] not in types:
-            log.error("detailed type: %r is no address of this kind", text)
+            log.error("ipops: detailed type: %r is no address of this kind", text)
             return -1
-        accessor.set(ctx, range_of(found[1]))
+        put(ctx, range_of(found[1]))
         return 1
 
     @export()
@@ -163,7 +161,7 @@ class Ipops(Module):
         """Tell whether ``vip`` is an address of the host ``vhn``: 1, -1 when not, -3 no address, -4 unknown name."""
         wanted = address_of(vip)
         if wanted is None:
-            log.error("%r is no IP address", vip)
+            log.error("ipops.dns_sys_match_ip: %r is no IP address", vip)
             return -3
         found = [a for text in self.services.dns.addresses(vhn, SECONDS) if (a := address_of(text))]
         if not found:
@@ -187,7 +185,7 @@ class Ipops(Module):
         ]
         self._dns.put(pvid, rows)
         if not found:
-            log.error("dns_query: no address of %r", hostname)
+            log.error("ipops.dns_query: no address of %r", hostname)
         return 1 if found else -4
 
     @export()
@@ -273,8 +271,7 @@ def _is_in(address: Address, subnet: str) -> bool:
     found = address_of(net if slash else subnet)
     if found is None or found[0] == 3 or found[1].version != address.version:
         return False
-    number = _NUMBER.match(bits) if slash else None
-    size = int(number[1]) if number else 0 if slash else -1
+    size = leading_number(bits) if slash else -1
     if size == -1:
         return found[1] == address
     return 0 <= size <= address.max_prefixlen and address in ip_network(f"{found[1]}/{size}", strict=False)

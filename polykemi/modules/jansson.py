@@ -11,7 +11,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
 
-log = logging.getLogger("polykemi.jansson")
+log = logging.getLogger("polykemi.script")
 
 _INT: Final = 2**31
 _LARGEST: Final = 2**63
@@ -30,8 +30,8 @@ class Jansson(Module):
         Answers 1, or -1 when the text is no JSON or nothing is there. Objects and arrays are stored as JSON, true and
         false as 1 and 0, null as null, what is no integer of 32 bits as text.
         """
-        accessor = self.services.variables.compile(dst)
-        if accessor is None or accessor.set is None:
+        put = self.services.variables.setter(dst)
+        if put is None:
             return -1
         try:
             found = at_path(_parsed(src), path)
@@ -40,7 +40,7 @@ class Jansson(Module):
             return -1
         except LookupError:
             return -1
-        accessor.set(ctx, _as_value(found))
+        put(ctx, _as_value(found))
         return 1
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, get_origin
@@ -15,6 +14,8 @@ from typing import Any, Final, NamedTuple, get_origin
 from polykemi.errors import RpcError, UsageError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.documents import compact, pretty, with_octets
+from polykemi.kemi.numbers import is_number
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
@@ -134,7 +135,7 @@ class Jsonrpcs(Module):
         except (ValueError, RecursionError):
             log.error("invalid JSON: %.200r", text)
             return None
-        request = _octets(document) if isinstance(document, dict) else {}
+        request = with_octets(document) if isinstance(document, dict) else {}
         code, reason, reply = 200, "OK", {"jsonrpc": "2.0"}
         try:
             reply["result"] = self._result(request)
@@ -144,7 +145,7 @@ class Jsonrpcs(Module):
             code, reason, reply["error"] = _fault(500, str(error))
         if "id" in request:
             reply["id"] = _ident(request["id"])
-        body = _printed(reply, 0) if self.params.pretty_format else _dumped(reply)
+        body = pretty(reply) if self.params.pretty_format else compact(reply)
         return Answer(code, reason, body)
 
     def _result(self, request: dict[str, Any]) -> Any:
@@ -178,31 +179,4 @@ def _ident(value: Any) -> Any:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.lstrip("-").isdecimal() else 0
-
-
-def _octets(value: Any) -> Any:
-    """Return a JSON document with its texts as octets."""
-    if isinstance(value, str):
-        return to_octets(value)
-    if isinstance(value, dict):
-        return {to_octets(key): _octets(one) for key, one in value.items()}
-    return [_octets(one) for one in value] if isinstance(value, list) else value
-
-
-def _printed(value: Any, depth: int) -> str:
-    """Return a value as Kamailio prints JSON: objects over several lines with tabs, lists on one."""
-    if isinstance(value, Mapping):
-        inner = "\t" * (depth + 1)
-        members = ",\n".join(f"{inner}{_dumped(key)}:\t{_printed(one, depth + 1)}" for key, one in value.items())
-        return f"{{\n{members}\n{inner[1:]}}}" if members else f"{{\n{inner[1:]}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_printed(one, depth + 1) for one in value)}]"
-    if isinstance(value, float) and math.isfinite(value):
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:f}"
-    return _dumped(value)
-
-
-def _dumped(value: Any) -> str:
-    """Return a value as JSON; octets stay what they are."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return int(text) if is_number(text) else 0

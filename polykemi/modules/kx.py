@@ -7,8 +7,8 @@ from typing import Any
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
-from polykemi.pv.classes.network import PROTOCOLS
 from polykemi.pv.classes.script import to_int
+from polykemi.sip.flow import TRANSPORT_NUMBERS
 from polykemi.sip.message import Request, Response
 
 
@@ -352,7 +352,7 @@ class Kx(Module):
     @export(constant=True)
     def get_protoid(self, ctx: RouteContext) -> int:
         """Return Kamailio's number of the transport: 1 udp, 2 tcp, 3 tls, 4 sctp, 5 ws, 6 wss."""
-        return PROTOCOLS.get(ctx.flow.listener.proto, 0)
+        return TRANSPORT_NUMBERS.get(ctx.flow.listener.proto, 0)
 
     @export(constant=True)
     def get_status(self, ctx: RouteContext) -> int:

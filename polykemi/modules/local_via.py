@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from polykemi.kemi.context import RouteContext
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import Listener, bracketed
 
 VIA: Final = "local_via"  # ctx.cache: a LocalVia
+ONWARD: Final = "onward"  # ctx.cache: the kind of flow that the request goes on with, OpenFlow or LastFlow
 
 
 class LocalVia:
@@ -34,7 +35,7 @@ class LocalVia:
         if not address and not port:
             return listener.sent_by
         if not address:
-            address = f"[{listener.host}]" if ":" in listener.host else listener.host
+            address = bracketed(listener.host)
         if not port and listener.port != 5060:
             port = str(listener.port)
         return f"{address}:{port}" if port else address

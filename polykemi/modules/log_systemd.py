@@ -13,7 +13,7 @@ from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
 from polykemi.pv.classes.avp import PLAIN
 
-log = logging.getLogger("polykemi.log_systemd")
+log = logging.getLogger("polykemi.script")
 journal = logging.getLogger("polykemi.journal")
 
 _DEBUG: Final = 7
@@ -45,7 +45,7 @@ class LogSystemd(Module):
         """Write an entry with the fields of the newest item of an XAVP. Answers 1, or -1 when there is none."""
         items = ctx.shared.xavps.get(xname)
         if not items or PLAIN in items[0]:
-            log.error("%r is no XAVP with fields", xname)
+            log.error("log_systemd.sd_journal_send_xvap: %r is no XAVP with fields", xname)
             return -1
         fields = {name: str(values[0]) for name, values in items[0].items() if isinstance(values[0], (int, str))}
         if fields:

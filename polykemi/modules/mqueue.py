@@ -16,7 +16,7 @@ from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import named
 from polykemi.sip.header import parse_params
 
-log = logging.getLogger("polykemi.mqueue")
+log = logging.getLogger("polykemi.script")
 
 _MODES: Final = ("0", "1", "2")
 _FAILED: Final = 500
@@ -106,7 +106,7 @@ class Mqueue(Module):
     def _of(self, name: str, get: Callable[[Queue], Any]) -> Any:
         queue = self.queues.get(name)
         if queue is None:
-            log.error("there is no queue %r; queues are defined in mqueue's parameter mqueue", name)
+            log.error("mqueue: there is no queue %r; queues are defined in mqueue's parameter mqueue", name)
             return None
         return get(queue)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from polykemi.errors import DataError, ParseError
+from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
@@ -14,13 +14,12 @@ from polykemi.modules.nathelper_pinger import NatHelperParams, Pinger
 from polykemi.modules.nathelper_sdp import fix_sdp
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import plain
-from polykemi.sip.flow import Flow
+from polykemi.sip.flow import TRANSPORT_NUMBERS, Flow, bracketed
+from polykemi.sip.grammar import ip4_octets, to_port
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.message import Message
-from polykemi.sip.rewrite import PROTO_NUMBERS, bracketed, contact_alias, rewrite_uris, with_uri, with_uri_param
-from polykemi.sip.uri import Uri, parse_uri
-
-_PROTOS: Final = {str(number): proto for proto, number in PROTO_NUMBERS.items()}
+from polykemi.sip.rewrite import alias_uri, contact_alias, rewrite_uris, with_uri, with_uri_param, without_alias
+from polykemi.sip.uri import parse_uri
 
 RECEIVED: Final = "received"  # ctx.cache: the source URI of a REGISTER, which registrar.save stores
 
@@ -46,9 +45,7 @@ class NatHelper(Module):
 
     def start(self, now: float) -> None:
         """Begin to ping phones, when natping_interval says so. Raise DataError, ValueError."""
-        name = self.params.received_avp
-        if name and self.services.variables.compile(name) is None:
-            raise DataError(f"nathelper: received_avp: {name} is no variable")
+        self.variable("received_avp", self.params.received_avp, settable=True)
         self._pinger.start(now)
 
     def next_timeout(self) -> float | None:
@@ -138,8 +135,8 @@ class NatHelper(Module):
     @export()
     def add_contact_alias_addr(self, ctx: RouteContext, address: str, port: str, proto: str) -> int:
         """Add the alias ``address~port~proto`` to the URI of Contact. Answers 1, or -1 when one of them makes no sense."""
-        number = PROTO_NUMBERS.get(proto.lower())
-        if number is None or not _is_port(port) or not address or any(c in address for c in "<>;~\r\n "):
+        number = TRANSPORT_NUMBERS.get(proto.lower())
+        if number is None or to_port(port) <= 0 or not address or any(c in address for c in "<>;~\r\n "):
             return -1
         return self._alias(ctx, f"alias={address}~{port}~{number}")
 
@@ -158,13 +155,12 @@ class NatHelper(Module):
         contact = _first_contact(ctx.message)
         if contact is None:
             return -1
-        uri = _alias_uri(without_alias(parse_uri(contact.uri), first=True)[1])
+        uri = alias_uri(without_alias(parse_uri(contact.uri), first=True)[1])
         if not uri:
             return -1
         if ";transport=" not in uri:
             uri += ";transport=udp"
-        accessor = self.services.variables.compile(variable)
-        return 1 if accessor is not None and accessor.set is not None and accessor.set(ctx, uri) else -1
+        return 1 if self.services.variables.put(ctx, variable, uri) else -1
 
     @export()
     def add_rcv_param(self, ctx: RouteContext, in_uri: int) -> int:
@@ -184,9 +180,7 @@ class NatHelper(Module):
         """Let ``registrar.save`` store where the REGISTER came from. Answers 1."""
         received = ctx.cache[RECEIVED] = source_uri(ctx.flow)
         if self.params.received_avp:
-            accessor = self.services.variables.compile(self.params.received_avp)
-            if accessor is not None and accessor.set is not None:
-                accessor.set(ctx, received)
+            self.services.variables.put(ctx, self.params.received_avp, received)
         return 1
 
     # ---- Request-URI
@@ -203,7 +197,7 @@ class NatHelper(Module):
         rest, alias = without_alias(parse_uri(ctx.ruri), first=mode == 0)
         if alias is None:
             return 2
-        destination = _alias_uri(alias)
+        destination = alias_uri(alias)
         if not destination:
             return -1
         ctx.ruri, ctx.dst_uri = rest, destination
@@ -249,14 +243,14 @@ def is_private(address: str) -> bool:
     """Tell whether ``address`` is a private IPv4 address: of RFC 1918 (10/8, 172.16/12, 192.168/16), RFC 6598
     (100.64/10) or RFC 7335 (192.0.0/24).
     """
-    parts = address.split(".")
-    if len(parts) != 4 or not all(p.isdecimal() and len(p) <= 3 and int(p) <= 255 for p in parts):
+    octets = ip4_octets(address)
+    if not octets:
         return False
-    first, second = int(parts[0]), int(parts[1])
+    first, second, third, _ = octets
     return (
         first == 10
         or (first == 172 and 16 <= second <= 31)
-        or (first == 192 and (second == 168 or (second == 0 and parts[2] == "0")))
+        or (first == 192 and (second == 168 or (second == 0 and third == 0)))
         or (first == 100 and 64 <= second <= 127)
     )
 
@@ -279,32 +273,3 @@ def source_uri(flow: Flow) -> str:
     """Return the SIP URI of where a message came from; the transport stands in it unless it is UDP."""
     transport = "" if flow.listener.proto == "udp" else f";transport={flow.listener.proto}"
     return f"sip:{bracketed(flow.host)}:{flow.port}{transport}"
-
-
-def _is_port(text: str) -> bool:
-    return text.isdecimal() and len(text) <= 5 and 0 < int(text) <= 65535
-
-
-def without_alias(uri: Uri, *, first: bool) -> tuple[str, str | None]:
-    """Return the text of ``uri`` without its first (or last) alias parameter, and the parameter's value, None when absent."""
-    params = uri.params.split(";") if uri.params else []
-    places = [i for i, param in enumerate(params) if param[:6].lower() == "alias="]
-    if not places:
-        return uri.text, None
-    value = params.pop(places[0] if first else places[-1])[6:]
-    return uri.changed(params=";".join(params)), value
-
-
-def _alias_uri(alias: str | None) -> str:
-    """Return the SIP URI that ``ip~port~number`` stands for, "" when it is none."""
-    host, _, rest = (alias or "").partition("~")
-    port, _, number = rest.partition("~")
-    proto = _PROTOS.get(number)
-    if proto is None or not host or not _is_port(port):
-        return ""
-    uri = f"sip:{host}:{port}" + ("" if proto == "udp" else f";transport={proto}")
-    try:
-        parse_uri(uri)
-    except ParseError:
-        return ""
-    return uri

@@ -10,7 +10,7 @@ from typing import Final
 from polykemi.errors import ParseError
 from polykemi.modules.base import Module, Services
 from polykemi.modules.usrloc import is_valid
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, Listener, bracketed
 from polykemi.sip.header import parse_name_addr, split_quoted
 from polykemi.sip.message import Response
 from polykemi.sip.uri import parse_uri
@@ -140,7 +140,7 @@ class Pinger:
 
     def _request(self, binding: Binding, listener: Listener) -> bytes:
         self._count += 1
-        host = f"[{listener.host}]" if ":" in listener.host else listener.host
+        host = bracketed(listener.host)
         lines = [
             f"{self._params.sipping_method} {binding.uri} SIP/2.0",
             f"Via: SIP/2.0/UDP {host}:{listener.port};branch={self._services.ids.branch()}",

@@ -11,13 +11,12 @@ from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import TRANSPORT_NUMBERS, TRANSPORTS, bracketed
 from polykemi.sip.header import parse_params
 from polykemi.sip.uri import parse_uri, unescape
 
-log = logging.getLogger("polykemi.path")
+log = logging.getLogger("polykemi.script")
 
-_PROTOCOLS: Final = ("", "udp", "tcp", "tls", "sctp", "ws", "wss")  # by their numbers in Kamailio
 _NAME: Final = re.compile(r"[A-Za-z0-9_.\-]+")
 
 
@@ -117,7 +116,7 @@ class PathModule(Module):
             if not address or not parse_uri(f"sip:{address};lr").host:
                 raise ParseError("no host")
         except ParseError:
-            log.error("add_path_advertised_address: %r is no host with an optional port", address)
+            log.error("path.add_path_advertised_address: %r is no host with an optional port", address)
             return -1
         return self._add(ctx, user, params, received=received, address=address)
 
@@ -126,7 +125,7 @@ class PathModule(Module):
     ) -> int:
         """Insert the Path line, two of them with enable_r2: where the request leaves and where it came in."""
         if any(c in text for text in (user, params) for c in "<>\r\n"):
-            log.error("add_path: %r and %r are no parts of a URI", user, params)
+            log.error("path.add_path: %r and %r are no parts of a URI", user, params)
             return -1
         suffix = ";lr"
         if received:
@@ -141,15 +140,15 @@ class PathModule(Module):
         message = ctx.message
         place = message.shape.first.get("path", len(message.lines))
         for listener in sides:
-            where = f"{address};transport={listener.proto}" if address else _address(listener)
+            where = f"{address};transport={listener.proto}" if address else listener.route
             ctx.edits.inserts.append((place, f"Path: <sip:{user}{'@' if user else ''}{where}{suffix}>"))
         return 1
 
     def _received(self, ctx: RouteContext) -> str:
         host, proto = ctx.flow.host, ctx.flow.listener.proto
-        host = f"[{host}]" if ":" in host else host
+        host = bracketed(host)
         if self.params.received_format:
-            return f"{host}~{ctx.flow.port}~{_PROTOCOLS.index(proto)}"
+            return f"{host}~{ctx.flow.port}~{TRANSPORT_NUMBERS[proto]}"
         transport = "" if proto == "udp" else f"%3Btransport%3D{'ws' if proto == 'wss' else proto}"
         return f"sip:{host}:{ctx.flow.port}{transport}"
 
@@ -162,12 +161,8 @@ class PathModule(Module):
             ctx.dst_uri = unescape(received)
             return
         host, *rest = received.split("~")
-        if len(rest) != 2 or not rest[1][:1].isdecimal() or int(rest[1][0]) not in range(1, len(_PROTOCOLS)):
-            log.error("%r in our own Route is not host~port~protocol", received)
+        if len(rest) != 2 or not rest[1][:1].isdecimal() or int(rest[1][0]) not in TRANSPORTS:
+            log.error("path: %r in our own Route is not host~port~protocol", received)
             return
-        proto = _PROTOCOLS[int(rest[1][0])]
+        proto = TRANSPORTS[int(rest[1][0])]
         ctx.dst_uri = f"sip:{host}:{rest[0]}" + ("" if proto == "udp" else f";transport={proto}")
-
-
-def _address(listener: Listener) -> str:
-    return listener.sent_by + ("" if listener.proto == "udp" else f";transport={listener.proto}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +15,7 @@ from polykemi.kemi.registry import export
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.pv.accessor import Accessor
+from polykemi.sip.grammar import to_ip
 from polykemi.sip.message import Request
 from polykemi.storage.provisioned import Address
 
@@ -77,8 +77,7 @@ class Permissions(Module):
 
     def start(self, now: float) -> None:
         """Read the tables."""
-        if self.params.peer_tag_avp:
-            self._tag = self.services.variables.compile(self.params.peer_tag_avp)
+        self._tag = self.variable("peer_tag_avp", self.params.peer_tag_avp, settable=True)
         self.reload()
 
     def reload(self) -> None:
@@ -87,9 +86,8 @@ class Permissions(Module):
         names: dict[str, list[Row]] = {}
         for number, (group, text, mask, port, tag) in enumerate(self._entered(), 1):
             single = Row((0, 0, -number), group, port, tag)  # the last one entered comes first
-            try:
-                address = ip_address(text.strip("[]"))
-            except ValueError:
+            address = to_ip(text)
+            if address is None:
                 names.setdefault(text, []).insert(0, single)
                 continue
             bits = mask or address.max_prefixlen
@@ -204,9 +202,8 @@ class Permissions(Module):
         return rows
 
     def _search(self, text: str) -> Iterator[Row]:
-        try:
-            address = ip_address(text.strip("[]"))
-        except ValueError:
+        address = to_ip(text)
+        if address is None:
             yield from self._names.get(text, ())
             return
         number, width = int(address), address.max_prefixlen

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any, Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module, Services
+from polykemi.sip.grammar import to_ip
 
 log = logging.getLogger("polykemi.pike")
 
@@ -69,11 +69,8 @@ class Pike(Module):
     @export()
     def pike_check_ip(self, ctx: RouteContext, ipaddr: str) -> int:
         """Count ``ipaddr``. Answers as ``pike_check_req``, -1 too for what is no address."""
-        try:
-            address = str(ip_address(ipaddr.strip("[]")))
-        except ValueError:
-            return BLOCKED
-        return self._check(address, ctx.now)
+        address = to_ip(ipaddr)
+        return BLOCKED if address is None else self._check(str(address), ctx.now)
 
     def _check(self, address: str, now: float) -> int:
         unit = int(now // self.params.sampling_time_unit)

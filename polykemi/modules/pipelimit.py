@@ -16,7 +16,7 @@ from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.modules.ratelimit_pipe import ALGORITHMS, CpuLoad, Feedback, Pipe
 
-log = logging.getLogger("polykemi.pipelimit")
+log = logging.getLogger("polykemi.script")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 _BAD_REQUEST: Final = 400
@@ -28,7 +28,7 @@ class PipelimitParams:
     """Kamailio's names and defaults; the table of pipes is read at the start, ``db_url`` or not."""
 
     timer_interval: int = 10  # seconds, one interval
-    timer_mode: int = 0
+    timer_mode: int = 0  # without effect
     reply_code: int = 503
     reply_reason: str = "Server Unavailable"
     db_url: str = ""
@@ -87,10 +87,10 @@ class Pipelimit(Module):
         """Count the message in a pipe: 1 when it may pass, 2 when the pipe has no algorithm, -1 when not, -2 without it."""
         pipe = self._pipes.get(pipeid)
         if pipe is None:
-            log.error("pipe not found [%s]", pipeid)
+            log.error("pipelimit.pl_check: pipe not found [%s]", pipeid)
             return -2
         if pipe.algorithm == "NOP":
-            log.error("no algorithm defined for pipe %s", pipeid)
+            log.error("pipelimit.pl_check: no algorithm defined for pipe %s", pipeid)
             pipe.counter += 1
             return 2
         return pipe.push(pipe.limit, self._feedback.drop_rate)
@@ -103,7 +103,7 @@ class Pipelimit(Module):
             if limit > 0:
                 pipe.limit = limit
         elif alg not in ALGORITHMS:
-            log.error("cannot find algorithm [%s]", alg)
+            log.error("pipelimit.pl_check_limit: cannot find algorithm [%s]", alg)
             return -2
         else:
             self._add(pipeid, alg, limit)

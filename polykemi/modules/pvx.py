@@ -14,7 +14,7 @@ from polykemi.pv.accessor import Environment
 from polykemi.pv.classes.avp import PLAIN, Item, Items, item_at, push_avp, remove_avp
 from polykemi.pv.compiler import NULL
 from polykemi.pv.parameters import split_params
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import find_listener
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
 
@@ -151,11 +151,10 @@ class Pvx(XavpFunctions):
         except ValueError as error:
             log.error("pvx.evalx: %r cannot be expanded: %s", fmt, error)
             return -1
-        return self._set(ctx, dst, text)
+        return self._put(ctx, dst, text)
 
-    def _set(self, ctx: RouteContext, name: str, value: Xval) -> int:
-        accessor = self.services.variables.compile(name)
-        return 1 if accessor is not None and accessor.set is not None and accessor.set(ctx, value) else -1
+    def _put(self, ctx: RouteContext, name: str, value: Xval) -> int:
+        return 1 if self.services.variables.put(ctx, name, value) else -1
 
     @export()
     def xavp_params_explode(self, ctx: RouteContext, sparams: str, sxname: str) -> int:
@@ -205,7 +204,7 @@ class Pvx(XavpFunctions):
     def xavp_params_implode_qval(self, ctx: RouteContext, sxname: str, pvname: str) -> int:
         """Set the variable named ``pvname`` to ``a="1";b="2";`` of the newest item of the XAVP."""
         item = item_at(ctx.shared.xavps.get(sxname), 0)
-        return -1 if item is None or PLAIN in item else self._set(ctx, pvname, implode_quoted(item))
+        return -1 if item is None or PLAIN in item else self._put(ctx, pvname, implode_quoted(item))
 
     @export()
     def xavu_params_implode(self, ctx: RouteContext, sxname: str, pvname: str) -> int:
@@ -214,7 +213,7 @@ class Pvx(XavpFunctions):
 
     def _implode(self, ctx: RouteContext, store: Items, root: str, variable: str) -> int:
         item = item_at(store.get(root), 0)
-        return -1 if item is None or PLAIN in item else self._set(ctx, variable, implode(item))
+        return -1 if item is None or PLAIN in item else self._put(ctx, variable, implode(item))
 
     # ---- between $var and $xavp
     @export()
@@ -279,7 +278,7 @@ class Pvx(XavpFunctions):
         if dst_uri is not None:
             ctx.dst_uri = dst_uri
         if socket is not None:
-            ctx.force_listener = _listener(self.services.listeners, socket) or ctx.force_listener
+            ctx.force_listener = find_listener(socket, self.services.listeners) or ctx.force_listener
         return 1
 
     @export()
@@ -331,15 +330,3 @@ class Pvx(XavpFunctions):
 def _text_of(item: dict[str, list[int | str]], name: str) -> str | None:
     values = item.get(name)
     return values[0] if values and isinstance(values[0], str) else None
-
-
-def _listener(listeners: tuple[Listener, ...], address: str) -> Listener | None:
-    """Return the listener ``proto:host:port``, proto and port as far as they are given."""
-    match = re.fullmatch(r"(?:(udp|tcp|tls|ws|wss):)?(\[[^]]+\]|[^:]+)(?::([0-9]+))?", address)
-    if match is None:
-        return None
-    proto, host, port = match.groups()
-    for one in listeners:
-        if one.host == host.strip("[]") and proto in (None, one.proto) and port in (None, str(one.port)):
-            return one
-    return None

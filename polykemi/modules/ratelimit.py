@@ -14,7 +14,7 @@ from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.modules.ratelimit_pipe import ALGORITHMS, CpuLoad, Feedback, Pipe
 
-log = logging.getLogger("polykemi.ratelimit")
+log = logging.getLogger("polykemi.script")
 
 MAX_PIPES: Final = 16
 MAX_QUEUES: Final = 10
@@ -93,11 +93,11 @@ class Ratelimit(Module):
             if name == "*":
                 number = pipe
         if number is None:
-            log.info("no queue takes %s", method)
+            log.info("ratelimit.rl_check: no queue takes %s", method)
             return -1
         pipe_of_queue = self._pipes.get(number)
         if pipe_of_queue is None or pipe_of_queue.algorithm == "NOP":
-            log.error("no algorithm defined for pipe %d", number)
+            log.error("ratelimit.rl_check: no algorithm defined for pipe %d", number)
             return 1
         return self._push(pipe_of_queue)
 
@@ -108,7 +108,7 @@ class Ratelimit(Module):
             return self.rl_check(ctx)
         found = self._pipes.get(pipe)
         if found is None or found.algorithm == "NOP":
-            log.error("pipe %d out of range or not defined", pipe)
+            log.error("ratelimit.rl_check_pipe: pipe %d out of range or not defined", pipe)
             return -1
         return self._push(found)
 

@@ -14,7 +14,7 @@ from polykemi.kemi.registry import export
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 
-log = logging.getLogger("polykemi.regex")
+log = logging.getLogger("polykemi.script")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +100,17 @@ class Regex(Module):
         try:
             return 1 if compile_pcre(regex, self._options).matches(string) else -1
         except BadPattern as error:
-            log.error("pcre_match: %s", error)
+            log.error("regex.pcre_match: %s", error)
             return -4
 
     @export()
     def pcre_match_group(self, ctx: RouteContext, string: str, num_pcre: int) -> int:
         """Tell whether an expression of a group of the file matches: 1 or -1, -4 no such group, -2 no file."""
         if self.params.file is None:
-            log.error("pcre_match_group: there is no file of groups ([modules.regex] file)")
+            log.error("regex.pcre_match_group: there is no file of groups ([modules.regex] file)")
             return -2
         if not 0 <= num_pcre < len(self._groups):
-            log.error("pcre_match_group: there is no group %d, but %d groups", num_pcre, len(self._groups))
+            log.error("regex.pcre_match_group: there is no group %d, but %d groups", num_pcre, len(self._groups))
             return -4
         return 1 if self._groups[num_pcre].matches(string) else -1
 

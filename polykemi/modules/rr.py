@@ -92,7 +92,8 @@ class Rr(Module):
     @export(routes=_ON_REQUESTS)
     def record_route_advertised_address(self, ctx: RouteContext, address: str) -> int:
         """Add a Record-Route with ``address`` (host and port) in place of our own. Answers 1 or -1."""
-        transport = _transport(ctx.flow.listener)
+        proto = ctx.flow.listener.proto
+        transport = "" if proto == "udp" else f";transport={proto}"
         return self._preset(ctx, (address + transport,))
 
     def _record(self, ctx: RouteContext, params: str) -> int:
@@ -119,7 +120,7 @@ class Rr(Module):
     def _address(self, listener: Listener) -> str:
         address = self._addresses.get(listener)
         if address is None:
-            address = self._addresses[listener] = listener.sent_by + _transport(listener)
+            address = self._addresses[listener] = listener.route
         return address
 
     def _preset(self, ctx: RouteContext, addresses: tuple[str, ...]) -> int:
@@ -327,10 +328,6 @@ class Rr(Module):
 def _own_inserts(inserts: list[tuple[int, str]], shared: Shared) -> list[int]:
     """Return which of ``inserts`` are Record-Routes that we have added."""
     return [i for i, (_, text) in enumerate(inserts) if text in shared.record_routes]
-
-
-def _transport(listener: Listener) -> str:
-    return "" if listener.proto == "udp" else f";transport={listener.proto}"
 
 
 def _uri_of(text: str) -> str:

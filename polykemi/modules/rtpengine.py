@@ -8,13 +8,13 @@ Servers with relays far away want a lower ``rtpengine_tout_ms``.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.documents import compact, pretty
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.rtpengine_bencode import Bencoded
@@ -156,18 +156,15 @@ class Rtpengine(RtpengineCommands):
     @export()
     def rtpengine_query_v(self, ctx: RouteContext, fmt: str, dpv: str) -> int:
         """Write what the relay knows of the call into variable ``dpv`` as JSON: ``fmt`` j, or jp with line ends. Answers 1 or -1."""
-        accessor = self.services.variables.compile(dpv)
-        if accessor is None or accessor.set is None:
-            log.error("rtpengine_query_v: %r cannot be set", dpv)
+        put = self.services.variables.setter(dpv)
+        if put is None:
             return -1
-        put = accessor.set
 
         def work(nodes: NodeSet | None, more: bool) -> int:
             answer, _ = self.ask(ctx, nodes, Call("query"))
             if fmt[:1] not in ("j", "J"):
                 raise Refused(f"rtpengine_query_v: expected the format j or jp, got {fmt!r}")
-            pretty = fmt[1:2] in ("p", "P")
-            put(ctx, _pretty(answer) if pretty else json.dumps(answer, ensure_ascii=False, separators=(",", ":")))
+            put(ctx, pretty(answer) if fmt[1:2] in ("p", "P") else compact(answer))
             return 1
 
         return self.through_sets(ctx, 1, work)
@@ -360,7 +357,7 @@ class Rtpengine(RtpengineCommands):
                 value = answer.get(key)
                 if not isinstance(value, str):
                     raise Refused(f"the answer has no {key}")
-                if variable and not self.put(ctx, variable, value):
+                if variable and not self.services.variables.put(ctx, variable, value):
                     raise Refused(f"{variable} cannot be set")
             if stream_xavp:
                 _put_streams(ctx, stream_xavp, answer.get("tag-medias"))
@@ -445,17 +442,6 @@ def has_sdp(message: Message) -> bool:
 def _traffic(kind: Bencoded | None) -> str:
     numbers = kind if isinstance(kind, dict) else {}
     return ", ".join(f"{numbers.get(name, -1)} {name}" for name in _TRAFFIC)
-
-
-def _pretty(value: Bencoded, depth: int = 0) -> str:
-    """Write JSON as Kamailio prints it: a line for each member, tabs in front."""
-    if isinstance(value, list):
-        return f"[{', '.join(_pretty(one, depth + 1) for one in value)}]"
-    if not isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    tabs = "\t" * (depth + 1)
-    members = [f"{tabs}{json.dumps(k, ensure_ascii=False)}:\t{_pretty(v, depth + 1)}" for k, v in value.items()]
-    return "{\n" + ",\n".join(members) + "\n" + "\t" * depth + "}"
 
 
 def _put_streams(ctx: RouteContext, name: str, sides: Bencoded | None) -> None:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
+from polykemi.kemi.numbers import leading_number
 from polykemi.modules.rtpengine_bencode import Bencoded
 
 log = logging.getLogger("polykemi.rtpengine")
@@ -18,8 +19,7 @@ log = logging.getLogger("polykemi.rtpengine")
 Question = dict[str, Bencoded]
 
 _FLAG: Final = re.compile(r"([^ =]*)(?:=([^ ]*))?")
-_DIGITS: Final = re.compile(r"[0-9]*")
-_NUMBER: Final = re.compile(r"[ \t]*([+-]?[0-9]+)")
+_DIGITS: Final = re.compile(r"[0-9]{0,9}")
 
 # transport-protocol: bits, as flags set and clear them one by one
 _SRTP: Final = 1
@@ -107,7 +107,7 @@ class Flags:
         if self._in_list(key, value) or self._is_transport(key, value) or self._is_tag(key, value):
             return
         if key == "TOS" and value is not None:
-            self.entries["TOS"] = _atoi(value)
+            self.entries["TOS"] = leading_number(value)
         elif key in ("internal", "external"):
             self.directions.append(key)
         elif key == "direction":
@@ -127,7 +127,7 @@ class Flags:
             self.command = "answer"
         else:
             if key == "delete-delay" and value is not None:
-                self.entries["delete delay"] = _atoi(value)  # and as it came, as Kamailio does
+                self.entries["delete delay"] = leading_number(value)  # and as it came, as Kamailio does
             if value is None:
                 self.words.append(key)
             else:
@@ -217,8 +217,3 @@ def _needed(key: str, value: str | None) -> str:
     if value is None:
         raise BadFlag(f"{key}: missing value")
     return value
-
-
-def _atoi(text: str) -> int:
-    match = _NUMBER.match(text)
-    return int(match[1]) if match else 0

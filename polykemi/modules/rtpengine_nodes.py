@@ -17,6 +17,7 @@ from typing import Final
 
 from polykemi.kemi.network import Peers
 from polykemi.modules.rtpengine_bencode import Bencoded, decode, encode
+from polykemi.sip.grammar import to_port
 
 log = logging.getLogger("polykemi.rtpengine")
 
@@ -72,7 +73,7 @@ def checked_url(url: str) -> str:
     if match is not None and match[1].lower() != "unix":
         host, colon, port = match[2].rpartition(":")
         named = not colon or match[2].endswith("]")
-        if not named and not (host and port.isdecimal() and int(port) <= 0xFFFF):
+        if not named and not (host and to_port(port) >= 0):
             match = None
     if match is None:
         raise ValueError(f"expected udp:host:port, udp6:[address]:port or unix:path, got {url!r}")

@@ -15,7 +15,7 @@ from polykemi.modules.rtpengine_bencode import Bencoded
 from polykemi.modules.rtpengine_flags import BadFlag, Flags, Question, via_branch
 from polykemi.modules.rtpengine_nodes import Calls, Node, Nodes, NodeSet, Patience, checked_url, parse_set
 from polykemi.modules.rtpengine_quality import QualityParams
-from polykemi.pv.classes.avp import avp_name
+from polykemi.pv.classes.avp import avp_parameter
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request
 from polykemi.sip.multipart import boundary_of, media_type, parts_of
@@ -69,10 +69,11 @@ class RtpengineParams(QualityParams):
     def __post_init__(self) -> None:
         for definition in self.rtpengine_sock:
             parse_set(definition, self.setid_default)
-        for name in ("rtp_inst_pvar", "write_sdp_pv", "read_sdp_pv", "media_duration", "setid_avp"):
+        for name in ("rtp_inst_pvar", "write_sdp_pv", "read_sdp_pv", "media_duration"):
             value = getattr(self, name)
             if value and value[0] != "$":
                 raise ValueError(f"{name}: expected a variable, got {value!r}")
+        avp_parameter("setid_avp", self.setid_avp)
         if self.hash_algo not in (0, 1, 2):
             raise ValueError(f"hash_algo: expected 0, 1 or 2, got {self.hash_algo}")
 
@@ -184,8 +185,7 @@ class RtpengineRelay(Module):
 
     def _set_for(self, ctx: RouteContext, chosen: NodeSet | None) -> NodeSet | None:
         """Return the set of ``setid_avp``, else the chosen one, else the default one. Raise Refused."""
-        name = self.params.setid_avp
-        values = ctx.shared.avps.get(avp_name(name[5:-1] if name[:5] == "$avp(" else name[1:])) if name else None
+        values = ctx.shared.avps.get(avp_parameter("setid_avp", self.params.setid_avp))
         if not values:
             return chosen or self.nodes.sets.get(self.params.setid_default)
         if isinstance(values[0], str):
@@ -332,10 +332,7 @@ class RtpengineRelay(Module):
 
     def put(self, ctx: RouteContext, variable: str, value: str) -> bool:
         """Set a variable that a parameter names, if it names one."""
-        if not variable:
-            return False
-        accessor = self.services.variables.compile(variable)
-        return accessor is not None and accessor.set is not None and accessor.set(ctx, value)
+        return bool(variable) and self.services.variables.put(ctx, variable, value)
 
 
 def _put_tags(question: Question, flags: Flags, is_request: bool) -> None:

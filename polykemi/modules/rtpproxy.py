@@ -24,8 +24,9 @@ from polykemi.modules.rtpengine_nodes import parse_set
 from polykemi.modules.rtpproxy_nodes import Proxies, Proxy
 from polykemi.modules.rtpproxy_sdp import Answer, Rewriting, Stream, streams_of
 from polykemi.pv.accessor import Factory
-from polykemi.pv.classes.avp import avp_name
+from polykemi.pv.classes.avp import avp_parameter
 from polykemi.pv.classes.factories import plain
+from polykemi.sip.grammar import to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
 from polykemi.sip.sdp import parse_sdp
@@ -61,10 +62,9 @@ class RtpproxyParams:
     def __post_init__(self) -> None:
         for definition in self.rtpproxy_sock:
             parse_set(definition, 0, "rtpproxy_sock")
-        for name in ("rtp_inst_pvar", "ice_candidate_priority_avp"):
-            value = getattr(self, name)
-            if value and value[0] != "$":
-                raise ValueError(f"{name}: expected a variable, got {value!r}")
+        if self.rtp_inst_pvar and self.rtp_inst_pvar[0] != "$":
+            raise ValueError(f"rtp_inst_pvar: expected a variable, got {self.rtp_inst_pvar!r}")
+        avp_parameter("ice_candidate_priority_avp", self.ice_candidate_priority_avp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +344,7 @@ class Rtpproxy(Module):
                     command += f" {self.params.timeout_socket}"
             answer = self.proxies.ask(proxy, command, ctx.now)
         words = answer.split()
-        if not words or not words[0].isdecimal() or not 0 < int(words[0]) <= 0xFFFF:
+        if not words or to_port(words[0]) <= 0:
             raise Refused(f"the relay says {answer.strip()!r}")
         if len(words) > 1:
             family = 6 if words[2:] and words[2][0] == "6" else 4
@@ -354,10 +354,10 @@ class Rtpproxy(Module):
 
     def _ice(self, ctx: RouteContext) -> int:
         """Return the priority of ICE candidates, 0 for none. Raise Refused."""
-        name = self.params.ice_candidate_priority_avp
+        name = avp_parameter("ice_candidate_priority_avp", self.params.ice_candidate_priority_avp)
         if not name:
             return 0
-        values = ctx.shared.avps.get(avp_name(name[5:-1] if name[:5] == "$avp(" else name[1:])) or [2]
+        values = ctx.shared.avps.get(name) or [2]
         value = values[0]
         if not isinstance(value, int) or not 0 <= value <= 2:
             raise Refused(f"ice_candidate_priority_avp: expected 0, 1 or 2, got {value!r}")
@@ -393,9 +393,7 @@ class Rtpproxy(Module):
         if proxy is None:
             raise Refused("there is no relay to be asked", _NO_PROXY)
         if self.params.rtp_inst_pvar:
-            accessor = self.services.variables.compile(self.params.rtp_inst_pvar)
-            if accessor is not None and accessor.set is not None:
-                accessor.set(ctx, proxy.url)
+            self.services.variables.put(ctx, self.params.rtp_inst_pvar, proxy.url)
         return proxy
 
     def _tell(self, ctx: RouteContext, command: str, call_id: str) -> str | None:

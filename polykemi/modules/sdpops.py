@@ -17,13 +17,13 @@ from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.splice import splice_body
 from polykemi.modules.base import Module, Services
 from polykemi.modules.textopsx_iterators import LineIterators
-from polykemi.pv.accessor import Accessor, Factory
+from polykemi.pv.accessor import Accessor, Factory, Setter
 from polykemi.pv.classes.factories import keyed, named
 from polykemi.sip.grammar import LWS
 from polykemi.sip.multipart import media_type
 from polykemi.sip.sdp import Media, Sdp, line_start, parse_sdp
 
-log = logging.getLogger("polykemi.sdpops")
+log = logging.getLogger("polykemi.script")
 
 _MAX_NUMBERS: Final = 16  # payload numbers of one name
 _MAX_LIST: Final = 128  # octets of a list of payload numbers
@@ -206,7 +206,7 @@ class Sdpops(Module):
     def sdp_get_line_startswith(self, ctx: RouteContext, avp: str, start: str) -> int:
         """Store the first line that starts with ``start`` in ``$avp(name)``. Answers 1, -1 when there is none, -2 without a body."""
         if not start:
-            log.error("sdp_get_line_startswith: the start of a line is empty")
+            log.error("sdpops.sdp_get_line_startswith: the start of a line is empty")
             return -1
         sdp = _sdp(ctx)
         if sdp is None:
@@ -238,7 +238,7 @@ class Sdpops(Module):
     @export()
     def sdp_print(self, ctx: RouteContext, level: int) -> int:
         """Log what was read of the description, at debug. Answers 1."""
-        log.debug("%s", _sdp(ctx))
+        log.debug("sdpops.sdp_print: %s", _sdp(ctx))
         return 1
 
     @export()
@@ -247,13 +247,12 @@ class Sdpops(Module):
         sdp = _sdp(ctx)
         return (sdp.sessions[-1].family if sdp is not None and sdp.sessions else 0) or -1
 
-    def _avp(self, name: str) -> Callable[[RouteContext, Xval], bool] | None:
+    def _avp(self, name: str) -> Setter | None:
         """Return what sets ``$avp(name)``, None when it is none."""
-        accessor = self.services.variables.compile(name) if re.match(r"\$\(?avp\(", name) else None
-        if accessor is None or accessor.set is None:
-            log.error("%r is no $avp", name)
-            return None
-        return accessor.set
+        put = self.services.variables.setter(name) if name.startswith(("$avp(", "$(avp(")) else None
+        if put is None:
+            log.error("sdpops: expected $avp(NAME), got %r", name)
+        return put
 
     # ---- iterators
     @export()
@@ -331,7 +330,7 @@ def _numbers(sdp: Sdp, names: str) -> str | None:
         found += numbers
     numbers_list = ",".join(found)
     if len(numbers_list) >= _MAX_LIST:
-        log.error("too many codecs: %s", names[:200])
+        log.error("sdpops: too many codecs: %s", names[:200])
         return None
     return numbers_list or None
 

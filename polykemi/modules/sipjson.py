@@ -20,8 +20,8 @@ class SipJson(Module):
     @export()
     def sj_serialize(self, ctx: RouteContext, mode: str, variable: str) -> int:
         """Store the message as JSON in ``variable``; ``mode``: B adds the body, c the CSeq, t the To, 0 nothing. Answers 1 or -1."""
-        accessor = self.services.variables.compile(variable)
-        if accessor is None or accessor.set is None:
+        put = self.services.variables.setter(variable)
+        if put is None:
             return -1
         pairs = _fields(ctx)
         message = ctx.message
@@ -34,7 +34,7 @@ class SipJson(Module):
                 to = _uri_of(ctx, "to")
                 pairs += [("tU", to.user if to else ""), ("td", to.host if to else "")]
         text = ",".join(f'"{key}":{json.dumps(value, ensure_ascii=False)}' for key, value in pairs)
-        return 1 if accessor.set(ctx, f"{{{text}}}") else -1
+        return 1 if put(ctx, f"{{{text}}}") else -1
 
 
 def _fields(ctx: RouteContext) -> list[tuple[str, str | int]]:

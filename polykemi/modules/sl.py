@@ -15,10 +15,10 @@ from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import keyed
 from polykemi.sip import http
 from polykemi.sip.build import forward_response, response
-from polykemi.sip.flow import Flow
+from polykemi.sip.flow import Flow, OpenFlow
 from polykemi.sip.http import HttpRequest
 from polykemi.sip.message import Request, Response
-from polykemi.sip.reply_path import reply_path, response_target
+from polykemi.sip.reply_path import reply_path
 
 _EVENT: Final = int(Route.EVENT)
 _ON_REQUESTS: Final = Route.REQUEST | Route.BRANCH | Route.FAILURE | Route.BRANCH_FAILURE | Route.EVENT
@@ -154,7 +154,12 @@ class Sl(Module):
 
     @export(routes=_ON_REQUESTS)
     def send_reply_mode(self, ctx: RouteContext, code: int, reason: str, mode: int) -> int:
-        """Reply as ``send_reply`` does. ``mode`` is about connections (1: open none, 2: close it), which UDP has none of."""
+        """Reply as ``send_reply`` does. ``mode``, a sum, is about connections: 1 open none, 2 close it behind the reply."""
+        if ctx.flow.listener.proto != "udp":
+            if mode & 1:
+                ctx.flow = OpenFlow(*ctx.flow)
+            if mode & 2:
+                self.services.connections.close_after_reply(ctx.flow)
         return self.send_reply(ctx, code, reason)
 
     @export(routes=_ON_REQUESTS)
@@ -191,7 +196,7 @@ class Sl(Module):
         status = code or str(reply.status)
         if len(status) != 3 or not status.isdecimal() or status[0] != str(reply.status)[0]:
             return -1
-        target = response_target(reply, ctx.flow.listener)
+        target = self.services.response_target(reply, ctx.flow.listener)
         if target is None:
             return -1
         data = forward_response(reply, ctx.edits)

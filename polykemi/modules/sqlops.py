@@ -9,16 +9,17 @@ from typing import Any, Final
 
 from polykemi.errors import DataError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.numbers import is_number
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
 from polykemi.pv.accessor import Accessor, Factory, Getter
-from polykemi.pv.classes.factories import is_number, no_index, required
+from polykemi.pv.classes.factories import no_index, required
 from polykemi.pv.compiler import Variables
 from polykemi.pv.grammar import parse_variable
 from polykemi.pv.transformations.shape import Step
 from polykemi.storage.sql import Answer, SqlConnection
 
-log = logging.getLogger("polykemi.sqlops")
+log = logging.getLogger("polykemi.script")
 
 OWN: Final = "polykemi"  # the server's own database: as a connection that is always there, and in place of a URL
 
@@ -83,7 +84,7 @@ class Sqlops(Module):
         """Run a statement; None, and one logged error, when it cannot be run."""
         path = self._paths.get(name)
         if path is None:
-            log.error("there is no connection %r; they are defined in sqlops' parameter sqlcon", name)
+            log.error("sqlops: there is no connection %r; they are defined in sqlops' parameter sqlcon", name)
             return None
         try:
             connection = self._connections.get(name)
@@ -92,7 +93,7 @@ class Sqlops(Module):
                 self._connections[name] = connection
             answer = connection.run(sql)
         except DataError as error:
-            log.error("%s: %s, in %r", name, error, sql[:200])
+            log.error("sqlops: %s: %s, in %r", name, error, sql[:200])
             return None
         self._changed[name] = answer.changed
         return answer
@@ -105,7 +106,7 @@ class Sqlops(Module):
     def sql_query(self, ctx: RouteContext, scon: str, squery: str, sres: str) -> int:
         """Run a statement as it is; what it gives is kept under the name ``sres``. Answers 0, or -1."""
         if sres not in self._results and len(self._results) > self.params.results_maxsize:
-            log.error("there are %d results already: %r is one too many", len(self._results), sres)
+            log.error("sqlops.sql_query: there are %d results already: %r is one too many", len(self._results), sres)
             return -1
         if scon in self._paths:
             self._results[sres] = _EMPTY
@@ -143,7 +144,7 @@ class Sqlops(Module):
             sql = variables.text(squery)(ctx)
             targets = _variables(sres, variables)
         except ValueError as error:
-            log.error("sql_pvquery: %s", error)
+            log.error("sqlops.sql_pvquery: %s", error)
             return -1
         answer = self._run(scon, sql)
         if answer is None:
@@ -151,13 +152,13 @@ class Sqlops(Module):
         for row in reversed(answer.rows):
             for i, value in enumerate(row):
                 if i >= len(targets):
-                    log.error("sql_pvquery: no variable for column %d", i + 1)
+                    log.error("sqlops.sql_pvquery: no variable for column %d", i + 1)
                     return -1
                 name, accessor = targets[i]
                 if value is None and name == "avp":
                     continue
                 if accessor.set is None or not accessor.set(ctx, value):
-                    log.error("sql_pvquery: column %d does not fit its variable", i + 1)
+                    log.error("sqlops.sql_pvquery: column %d does not fit its variable", i + 1)
                     return -1
         return 1 if answer.rows else 2
 
@@ -184,7 +185,7 @@ class Sqlops(Module):
         """Tell whether the value in row ``i``, column ``j`` is null: 1 or 0, -1 when there is no such place."""
         result = self._result(sres)
         if not (0 <= i < len(result.rows) and 0 <= j < len(result.columns)):
-            log.error("sql_is_null: result %r has no row %d, column %d", sres, i, j)
+            log.error("sqlops.sql_is_null: result %r has no row %d, column %d", sres, i, j)
             return -1
         return 1 if result.rows[i][j] is None else 0
 
@@ -317,6 +318,6 @@ def _literal(value: Xval, null: str, limit: int) -> Xval:
     if isinstance(value, int):
         return str(value)
     if len(value) > limit:
-        log.error("a text of %d octets is too long for {sql.val}: more than half of tr_buf_size", len(value))
+        log.error("sqlops: a text of %d octets is too long for {sql.val}: more than half of tr_buf_size", len(value))
         return None
     return "'" + value.replace("'", "''") + "'"

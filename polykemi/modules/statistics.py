@@ -12,7 +12,7 @@ from polykemi.kemi.registry import export
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 
-log = logging.getLogger("polykemi.statistics")
+log = logging.getLogger("polykemi.script")
 
 _GROUP: Final = "script."
 _NO_RESET: Final = "no_reset"
@@ -74,7 +74,9 @@ class Statistics(Module):
             return _GROUP + name
         key = next((key for key in counters if key.partition(".")[2] == name), None)
         if key is None:
-            log.error("there is no counter %r; the script's own are in statistics' parameter variable", name)
+            log.error(
+                "statistics: there is no counter %r; the script's own are in statistics' parameter variable", name
+            )
         return key
 
     @export()

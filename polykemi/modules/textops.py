@@ -180,7 +180,7 @@ class TextOps(BodyParts):
         Answers 1, or -1 without a match.
         """
         result = self._substituted(ctx, expression, text)
-        return self._store(ctx, variable, result) if result is not None else -1
+        return 1 if result is not None and self.services.variables.put(ctx, variable, result) else -1
 
     def _finder(self, ctx: RouteContext, expression: str) -> Finder | None:
         """Return what finds the places that ``expression`` changes; None when it does not parse."""
@@ -226,11 +226,7 @@ class TextOps(BodyParts):
         if match is None:
             return -2
         found = match[index] if index <= compiled.groups else None
-        return self._store(ctx, variable, found) if found else -1
-
-    def _store(self, ctx: RouteContext, variable: str, text: str) -> int:
-        accessor = self.services.variables.compile(variable)
-        return 1 if accessor is not None and accessor.set is not None and accessor.set(ctx, text) else -1
+        return 1 if found and self.services.variables.put(ctx, variable, found) else -1
 
     # ---- headers
     @export(constant=True)

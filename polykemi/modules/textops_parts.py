@@ -16,7 +16,7 @@ from polykemi.modules.textops_changes import set_content_type
 from polykemi.modules.textops_strings import StringFunctions
 from polykemi.sip.multipart import boundary_of, media_type
 
-log = logging.getLogger("polykemi.textops")
+log = logging.getLogger("polykemi.script")
 
 MULTIPART: Final = (
     "textops.multipart"  # ctx.cache: the message becomes multipart with its next form (msg_apply_changes)
@@ -45,17 +45,17 @@ class BodyParts(StringFunctions):
 
     def _get(self, ctx: RouteContext, media: str, variable: str, *, raw: bool) -> int:
         body = str(ctx.message.body, "latin-1")
-        accessor = self.services.variables.compile(variable)
-        if not body or accessor is None or accessor.set is None:
+        put = self.services.variables.setter(variable)
+        if not body or put is None:
             return -1
         boundary = _boundary(ctx)
         if not boundary:
-            return 1 if accessor.set(ctx, body) else -1
+            return 1 if put(ctx, body) else -1
         found = _part(body, boundary, media)
         if found is None:
             return -1
         start, content, delimiter, end = found
-        return 1 if accessor.set(ctx, body[start:end] if raw else body[content:delimiter]) else -1
+        return 1 if put(ctx, body[start:end] if raw else body[content:delimiter]) else -1
 
     # ---- changing
     @export()
@@ -109,7 +109,7 @@ class BodyParts(StringFunctions):
         try:
             text = str(bytes.fromhex(digits), "latin-1")
         except ValueError:
-            log.error("append_body_part: %r are no hex digits", digits[:100])
+            log.error("textops.append_body_part: %r are no hex digits", digits[:100])
             return -1
         return self.append_body_part_cd(ctx, text, media, disposition)
 
@@ -193,12 +193,12 @@ def _part(body: str, boundary: str, media: str) -> tuple[int, int, int, int] | N
         if body[match.end() : end].lower() != media.lower():
             continue
         if not body.startswith("\r\n", end):
-            log.error("there is more in the Content-Type of a part than %r", media)
+            log.error("textops: there is more in the Content-Type of a part than %r", media)
             return None
         content = end + 2
         delimiter = body.find(f"\n--{boundary}", content - 1) + 1
         if not delimiter:
-            log.error("no delimiter behind the part with Content-Type %s", media)
+            log.error("textops: no delimiter behind the part with Content-Type %s", media)
             return None
         return match.start(), content, delimiter, body.find("\n", delimiter) + 1 or len(body)
     return None
@@ -207,10 +207,10 @@ def _part(body: str, boundary: str, media: str) -> tuple[int, int, int, int] | N
 def _as_part(text: str, media: str, disposition: str, boundary: str) -> str | None:
     """Return a part with its headers, and the delimiter behind it."""
     if not text or not media or not boundary or boundary.startswith("-"):
-        log.error("a part of a body needs a text, a type and a delimiter that does not begin with -")
+        log.error("textops: a part of a body needs a text, a type and a delimiter that does not begin with -")
         return None
     if any(c in media + disposition + boundary for c in "\r\n"):
-        log.error("a header of a part is one line")
+        log.error("textops: a header of a part is one line")
         return None
     headers = f"Content-Type: {media}\r\n" + (f"Content-Disposition: {disposition}\r\n" if disposition else "")
     gap = "" if text.endswith("\r\n\r\n") else "\r\n"

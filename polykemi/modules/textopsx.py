@@ -23,7 +23,7 @@ from polykemi.pv.classes.factories import named
 from polykemi.sip.build import with_edits
 from polykemi.sip.message import Edits, Request, Response, parse
 
-log = logging.getLogger("polykemi.textopsx")
+log = logging.getLogger("polykemi.script")
 
 _MAX_MESSAGE: Final = 65535  # octets of a message (Kamailio: BUF_SIZE)
 _HERE: Final = Route.REQUEST | Route.REPLY | Route.ONREPLY  # where the message may be made anew
@@ -57,7 +57,9 @@ class TextOpsX(HeaderValues):
         """
         message = ctx.message
         if any(text in ctx.shared.record_routes for _, text in ctx.edits.inserts):
-            log.error("msg_apply_changes: not possible behind record_route, which waits for where the message goes")
+            log.error(
+                "textopsx.msg_apply_changes: not possible behind record_route, which waits for where the message goes"
+            )
             return -1
         start_line = message.start_line
         if isinstance(message, Request):
@@ -119,15 +121,17 @@ class TextOpsX(HeaderValues):
 def _renew(ctx: RouteContext, data: bytes) -> int:
     """Let ``data`` be the message of this run; answer 1, -1 when it is too long, 0 when it cannot be."""
     if len(data) >= _MAX_MESSAGE:
-        log.error("the new message is too long: %d octets", len(data))
+        log.error("textopsx: the new message is too long: %d octets", len(data))
         return -1
     try:
         message = parse(data)
     except ParseError as error:
-        log.error("the new message is malformed, the old one stays: %s", error)
+        log.error("textopsx: the new message is malformed, the old one stays: %s", error)
         return 0
     if message.is_request != ctx.message.is_request:
-        log.error("the new message is no %s, the old one stays", "request" if ctx.message.is_request else "reply")
+        log.error(
+            "textopsx: the new message is no %s, the old one stays", "request" if ctx.message.is_request else "reply"
+        )
         return 0
     ctx.message = message
     ctx.edits = Edits()
@@ -151,10 +155,10 @@ def _restate(ctx: RouteContext, code: int, reason: str) -> int:
         return -1
     status = message.status
     if not 100 <= code <= 699 or ((code < 300 or status < 300) and code // 100 != status // 100):
-        log.error("change_reply_status: a reply %d cannot become %d", status, code)
+        log.error("textopsx.change_reply_status: a reply %d cannot become %d", status, code)
         return -1
     if "\r" in reason or "\n" in reason:
-        log.error("change_reply_status: a reason phrase is one line")
+        log.error("textopsx.change_reply_status: a reason phrase is one line")
         return -1
     start_line = f"SIP/2.0 {code} {reason}"
     changed = Response(
@@ -173,7 +177,7 @@ def _keep(ctx: RouteContext, pattern: str) -> int:
     try:
         compiled = compile_posix(pattern) if pattern else None
     except BadPattern as error:
-        log.error("keep_hf: %s", error)
+        log.error("textopsx.keep_hf: %s", error)
         return -1
     message = ctx.message
     for i, name in enumerate(message.names):

@@ -21,7 +21,7 @@ from polykemi.modules.textopsx_values import (
     values_of,
 )
 
-log = logging.getLogger("polykemi.textopsx")
+log = logging.getLogger("polykemi.script")
 
 
 class HeaderValues(Iterators):
@@ -71,13 +71,7 @@ class HeaderValues(Iterators):
 
         An empty text removes a parameter.
         """
-        what = _parsed(expression)
-        if what is None or _is_vague(what):
-            return -1
-        if what.param:
-            return _each_param(ctx, what, value or None)
-        found = chosen(ctx.message, ctx.edits, what._replace(number=what.number or 1))
-        return _set_value(ctx, found, value) if found is not None else -1
+        return _assign(ctx, expression, value, listed=False)
 
     @export()
     def remove_hf_value2(self, ctx: RouteContext, expression: str, unused: str) -> int:
@@ -104,13 +98,7 @@ class HeaderValues(Iterators):
 
         An empty text removes a parameter.
         """
-        what = _parsed(expression)
-        if what is None or _is_vague(what):
-            return -1
-        if what.param:
-            return _each_listed_param(ctx, what, value or None)
-        found = chosen(ctx.message, ctx.edits, what._replace(number=what.number or 1), whole_lines=True)
-        return _set_value(ctx, found, value) if found is not None else -1
+        return _assign(ctx, expression, value, listed=True)
 
     @export()
     def include_hf_value(self, ctx: RouteContext, name: str, value: str) -> int:
@@ -149,11 +137,11 @@ class HeaderValues(Iterators):
 def _parsed(text: str, *, every: bool = True, param: bool = True, index: bool = True) -> Expression | None:
     what = Expression.parse(text)
     if what is None:
-        log.error("%r is no name[index].param", text)
+        log.error("textopsx: %r is no name[index].param", text)
     elif (what.every and not every) or (what.param and not param) or (what.indexed and not index):
-        log.error("%r: this function does not take that", text)
+        log.error("textopsx: %r: this function does not take that", text)
     elif what.number < -MAX_FROM_END:
-        log.error("%r: the index cannot be below -%d", text, MAX_FROM_END)
+        log.error("textopsx: %r: the index cannot be below -%d", text, MAX_FROM_END)
     else:
         return what
     return None
@@ -161,7 +149,7 @@ def _parsed(text: str, *, every: bool = True, param: bool = True, index: bool = 
 
 def _is_vague(what: Expression) -> bool:
     if what.every and not what.param:
-        log.error("%s[*]: only a parameter can be set in all", what.name)
+        log.error("textopsx: %s[*]: only a parameter can be set in all", what.name)
         return True
     return False
 
@@ -180,7 +168,7 @@ def _texts(ctx: RouteContext, what: Expression) -> Iterator[tuple[Value, str]]:
 
 def _add_header(ctx: RouteContext, place: int, what: Expression, value: str) -> int:
     if "\r" in value or "\n" in value:
-        log.error("%s: a header is one line", what.name)
+        log.error("textopsx: %s: a header is one line", what.name)
         return -1
     ctx.edits.inserts.append((place, f"{what.name}: {value}"))
     return 1
@@ -210,6 +198,17 @@ def _remove_headers(ctx: RouteContext, what: Expression) -> int:
     lines = what.lines(ctx.message)
     ctx.edits.removed.update(lines)
     return 1 if lines else -1
+
+
+def _assign(ctx: RouteContext, expression: str, value: str, *, listed: bool) -> int:
+    """Set a value or a parameter; ``listed``: of a header that is one value, its parameters parted by commas."""
+    what = _parsed(expression)
+    if what is None or _is_vague(what):
+        return -1
+    if what.param:
+        return (_each_listed_param if listed else _each_param)(ctx, what, value or None)
+    found = chosen(ctx.message, ctx.edits, what._replace(number=what.number or 1), whole_lines=listed)
+    return _set_value(ctx, found, value) if found is not None else -1
 
 
 def _each_param(ctx: RouteContext, what: Expression, value: str | None) -> int:

@@ -14,7 +14,7 @@ from polykemi.modules.hdr import header_lines
 from polykemi.sip.grammar import LWS
 from polykemi.sip.message import Message
 
-log = logging.getLogger("polykemi.textopsx")
+log = logging.getLogger("polykemi.script")
 
 _MAX_ITERATORS: Final = 4  # names that iterators may have while the server runs, as in Kamailio
 _MAX_NAME: Final = 31
@@ -55,10 +55,10 @@ def may_start(iterators: dict[str, Any], name: str) -> bool:
     if name in iterators:
         return True
     if not 0 < len(name) <= _MAX_NAME:
-        log.error("%r is no name of an iterator: 1 to %d characters", name[:100], _MAX_NAME)
+        log.error("textopsx: %r is no name of an iterator: 1 to %d characters", name[:100], _MAX_NAME)
         return False
     if len(iterators) >= _MAX_ITERATORS:
-        log.error("no iterator %r: there are %s already", name, ", ".join(iterators))
+        log.error("textopsx: no iterator %r: there are %s already", name, ", ".join(iterators))
         return False
     return True
 
@@ -118,7 +118,7 @@ class LineIterators:
     def _get(self, name: str) -> LineIterator | None:
         it = self._named.get(name)
         if it is None:
-            log.error("no iterator %r was started", name)
+            log.error("textopsx: no iterator %r was started", name)
         return it
 
 
@@ -220,7 +220,7 @@ class Iterators(Module):
         """Return the iterator, at no header when it was started on another message; None when it was never started."""
         it = self._headers.get(iname)
         if it is None:
-            log.error("no iterator %r was started", iname)
+            log.error("textopsx: no iterator %r was started", iname)
         elif it.message is not ctx.message:
             it = self._headers[iname] = HeaderIterator(ctx.message)
         return it

@@ -7,7 +7,6 @@ the router and the functions of KSR that relay and reply (the others: ``tm_setti
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Final
 
@@ -23,7 +22,7 @@ from polykemi.modules.tm_reply import Replier, TmParams, reply_of
 from polykemi.modules.tm_responses import Responses
 from polykemi.modules.tm_settings import TmSettings
 from polykemi.pv.classes.factories import uri_or_none
-from polykemi.sip.flow import Flow
+from polykemi.sip.flow import Flow, parse_socket
 from polykemi.sip.message import Request, Response, parse
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.forking import Transaction
@@ -227,7 +226,7 @@ class Tm(TmSettings):
     @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)
     def t_relay_to_proxy(self, ctx: RouteContext, proxy: str) -> Process[int]:
         """Forward like ``t_relay``, to ``proxy`` (``[proto:]host[:port]``)."""
-        proto, host, port = split_proxy(proxy)
+        proto, host, port = parse_socket(proxy)
         done = self._relay_to(ctx, proto, host, port)
         return done if isinstance(done, int) else (yield from done)
 
@@ -235,7 +234,7 @@ class Tm(TmSettings):
     def t_relay_to_proxy_flags(self, ctx: RouteContext, proxy: str, flags: int) -> Process[int]:
         """Forward like ``t_relay_to_proxy`` with the flags of ``t_relay_to_flags``."""
         self._relay_flags(ctx, flags)
-        proto, host, port = split_proxy(proxy)
+        proto, host, port = parse_socket(proxy)
         done = self._relay_to(ctx, proto, host, port)
         return done if isinstance(done, int) else (yield from done)
 
@@ -269,13 +268,13 @@ class Tm(TmSettings):
         if proto.lower() not in ("udp", "tcp", "tls"):
             return E_UNSPEC
         hop = self.relayer.hops.hop(ctx.dst_uri or ctx.ruri, ctx.force_listener or ctx.flow.listener)
-        return hop if isinstance(hop, int) else self._relay_to(ctx, proto, hop.host, hop.port)
+        return hop if isinstance(hop, int) else self._relay_to(ctx, proto.lower(), hop.host, hop.port)
 
     def _relay_to(self, ctx: RouteContext, proto: str, host: str, port: int) -> Process[int] | int:
         if not host:
             return E_UNSPEC
         listener = ctx.force_listener or ctx.flow.listener
-        hop = self.relayer.hops.hop_to(proto.lower() or "udp", host, port or 5060, listener)
+        hop = self.relayer.hops.hop_to(proto or "udp", host, port or 5060, listener)
         return hop if isinstance(hop, int) else self.relayer.relay(ctx, hop)
 
     # ---- the transaction
@@ -394,23 +393,4 @@ def _resumed(block: RouteContext, process: Process[int]) -> Process[None]:
     yield from process
 
 
-_PROXY: Final = re.compile(r"(?:(?:udp|tcp|tls|sctp|wss?):)?(?:\[[^\]\s]+\]|[^:\s]+)(?::\d{1,5})?", re.IGNORECASE)
-
-
-def split_proxy(proxy: str) -> tuple[str, str, int]:
-    """Split ``[proto:]host[:port]``; "" and 0 for what is missing, no host for what cannot be read."""
-    if not _PROXY.fullmatch(proxy):
-        return "", "", 0
-    proto, colon, rest = proxy.partition(":")
-    if not colon or proto.lower() not in ("udp", "tcp", "tls", "sctp", "ws", "wss"):
-        proto, rest = "", proxy
-    host, port = rest, ""
-    if rest[:1] == "[":
-        host, _, port = rest[1:].partition("]")
-        port = port[1:]
-    elif ":" in rest:
-        host, _, port = rest.partition(":")
-    return proto, host, int(port) if port.isdecimal() and len(port) <= 5 else 0
-
-
-__all__ = ["Tm", "TmParams", "split_proxy"]
+__all__ = ["Tm", "TmParams"]

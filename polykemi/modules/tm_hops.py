@@ -79,15 +79,11 @@ class Hops:
 
     def hop_to(self, proto: str, host: str, port: int, listener: Listener) -> Flow | int:
         """Return the flow to ``host:port``, from ``listener`` or another one of that transport."""
-        if proto != listener.proto:
-            for other in self._services.listeners:
-                if other.proto == proto:
-                    listener = other
-                    break
-            else:
-                log.warning("t_relay: no listener for %s, wanted for %s:%d", proto, host, port)
-                return E_NO_SOCKET
-        return Flow(listener, host.strip("[]"), port)
+        own = self._services.listener_of(proto, listener)
+        if own is None:
+            log.warning("t_relay: no listener for %s, wanted for %s:%d", proto, host, port)
+            return E_NO_SOCKET
+        return Flow(own, host.strip("[]"), port)
 
 
 def _top_route(request: Request, edits: Edits) -> str:

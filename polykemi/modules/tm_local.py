@@ -15,7 +15,7 @@ from polykemi.kemi.route import Route
 from polykemi.modules.tm_hops import E_BAD_URI, Hops
 from polykemi.modules.tm_reply import Replier
 from polykemi.sip.build import with_edits
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, Listener, bracketed
 from polykemi.sip.header import canonical_names, parse_name_addr, split_quoted
 from polykemi.sip.message import Request, Response, join_folded, parse
 from polykemi.sip.uri import parse_uri
@@ -291,7 +291,7 @@ def of_headers(method: str, uri: str, next_hop: str, headers: str, body: str, li
         if known in _MADE:
             given.setdefault(known, value.strip(" \t"))
         else:
-            host = f"[{listener.host}]" if ":" in listener.host else listener.host
+            host = bracketed(listener.host)
             for mark, text in (("!!", f"{host}:{listener.port}"), ("!i", host), ("!p", str(listener.port))):
                 line = line.replace(mark, text)
             more.append(line)

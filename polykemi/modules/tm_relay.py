@@ -9,7 +9,7 @@ from typing import Final
 from polykemi.errors import ParseError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import Route
-from polykemi.modules.local_via import VIA, LocalVia, inherit
+from polykemi.modules.local_via import ONWARD, VIA, LocalVia, inherit
 from polykemi.modules.tm_hops import E_BAD_URI, Hops
 from polykemi.modules.tm_reply import Replier
 from polykemi.modules.tm_responses import Responses
@@ -286,6 +286,8 @@ class Relayer:
         flow = fork.hop or self.hops.next_hop(branch.dst_uri, routes, request, edits, branch.uri, listener)
         if isinstance(flow, int):
             return flow
+        if ONWARD in ctx.cache:
+            flow = ctx.cache[ONWARD](*flow)
         branch.flow = flow
         came_in, goes_out = ctx.flow.listener, flow.listener
         if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
@@ -348,6 +350,8 @@ class Relayer:
         flow = hop or self.hops.next_hop(ctx.dst_uri, routes, request, ctx.edits, ctx.ruri, listener)
         if isinstance(flow, int):
             return flow
+        if ONWARD in ctx.cache:
+            flow = ctx.cache[ONWARD](*flow)
         path = [ctx.path] if ctx.path else []
         data = self._request_for(ctx, request, ctx.edits, ctx.ruri, self._services.ids.branch(), flow.listener, path)
         if self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):

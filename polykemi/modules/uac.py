@@ -12,15 +12,14 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
-from polykemi.modules.corex import socket_address
 from polykemi.modules.uac_auth import Challenge, Credential, authorization, challenge_of
 from polykemi.modules.uac_reg import DISABLED, Registration, Registrations
 from polykemi.modules.uac_replace import AUTO, MANUAL, NONE, Replacer, Side
 from polykemi.modules.uac_rpc import UacCommands
 from polykemi.modules.uac_send import EVENTS, Sender
 from polykemi.pv.accessor import Accessor, Factory
-from polykemi.pv.classes.avp import avp_name
-from polykemi.sip.flow import Listener
+from polykemi.pv.classes.avp import avp_parameter
+from polykemi.sip.flow import Listener, find_listener
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.forking import Branch
 
@@ -67,6 +66,8 @@ class UacParams:
             raise ValueError("auth_username_avp: expected it together with auth_realm_avp and auth_password_avp")
         if self.reg_db_url and not self.reg_contact_addr:
             raise ValueError("reg_contact_addr: expected host:port when reg_db_url is set")
+        for name in ("restore_from_avp", "restore_to_avp"):
+            avp_parameter(name, getattr(self, name))
         for text in self.credential:
             Credential.parse(text)
 
@@ -85,7 +86,7 @@ class Uac(UacCommands):
         self._credentials = [Credential.parse(text) for text in p.credential]
         self._sender = Sender(services, self._listener_of, p.event_callback)
         self._default: Listener | None = None
-        self._avps: tuple[Accessor, Accessor, Accessor] | None = None
+        self._avps: list[Accessor] = []  # for realm, user and password, or none of them
         self._due: float | None = None
 
     def start(self, now: float) -> None:
@@ -97,13 +98,12 @@ class Uac(UacCommands):
             self._default = self._listener_of(p.default_socket)
             if self._default is None:
                 raise DataError(f"uac: default_socket: {p.default_socket!r} is no socket of ours")
-        if p.auth_realm_avp:
-            user, realm, password = p.auth_username_avp, p.auth_realm_avp, p.auth_password_avp
-            self._avps = (self._variable(realm), self._variable(user), self._variable(password))
+        names = ("auth_realm_avp", "auth_username_avp", "auth_password_avp")
+        self._avps = [avp for name in names if (avp := self.variable(name, getattr(p, name), settable=True))]
         mode = p.restore_mode.lower()
         sides = (
-            Side("from", p.rr_from_store_param, _avp("restore_from_avp", p.restore_from_avp)),
-            Side("to", p.rr_to_store_param, _avp("restore_to_avp", p.restore_to_avp)),
+            Side("from", p.rr_from_store_param, avp_parameter("restore_from_avp", p.restore_from_avp)),
+            Side("to", p.rr_to_store_param, avp_parameter("restore_to_avp", p.restore_to_avp)),
         )
         self._replacer = Replacer(modules["rr"], modules["tm"].relayer, sides, mode, p.restore_passwd)
         if mode == AUTO:
@@ -113,21 +113,11 @@ class Uac(UacCommands):
             self.registrations.load(now)
             self._due = now
 
-    def _variable(self, text: str) -> Accessor:
-        accessor = self.services.variables.compile(text)
-        if accessor is None or accessor.set is None:
-            raise DataError(f"uac: {text!r} is no variable that can be set")
-        return accessor
-
     def _listener_of(self, text: str) -> Listener | None:
         """Return our listener ``proto:host:port``, None when there is none; "": default_socket."""
         if not text:
             return self._default
-        proto, host, port = socket_address(text)
-        for listener in self.services.listeners:
-            if listener.host == host and listener.port == port and proto in ("", listener.proto):
-                return listener
-        return None
+        return find_listener(text, self.services.listeners, 5060)
 
     def next_timeout(self) -> float | None:
         """Return when registrations are looked through next."""
@@ -176,7 +166,7 @@ class Uac(UacCommands):
         return 1
 
     def _credential(self, ctx: RouteContext, challenge: Challenge, *, is_ha1: bool) -> Credential | None:
-        if self._avps is not None:
+        if self._avps:
             realm, user, password = (str(value or "") for value in (accessor.get(ctx) for accessor in self._avps))
             if realm in ("", challenge.realm) and user and password:
                 return Credential(challenge.realm, user, password, is_ha1)
@@ -236,7 +226,7 @@ class Uac(UacCommands):
     @export()
     def uac_reg_lookup_uri(self, ctx: RouteContext, suri: str, sdst: str) -> int:
         """Put the uuid of a local user's registration into a variable. Answers 1, -1, or -2 for what is no URI."""
-        if not self._writable(sdst):
+        if self.services.variables.setter(sdst) is None:
             return -1
         try:
             uri = parse_uri(suri)
@@ -274,7 +264,7 @@ class Uac(UacCommands):
         if one is None:
             return -1
         ctx.ruri, ctx.dst_uri = f"sip:{one.r_username}@{one.r_domain}", one.auth_proxy
-        if self._avps is None:
+        if not self._avps:
             log.error("uac_reg_request_to: auth_realm_avp is not set")
             return -1
         for accessor, value in zip(self._avps, (one.realm, one.auth_username, one.auth_password), strict=True):
@@ -327,24 +317,5 @@ class Uac(UacCommands):
             return None
         return self.registrations.of_user(user, domain if self.params.reg_use_domain else None)
 
-    def _writable(self, name: str) -> Accessor | None:
-        accessor = self.services.variables.compile(name)
-        return accessor if accessor is not None and accessor.set is not None else None
-
     def _assign(self, ctx: RouteContext, name: str, value: Xval) -> int:
-        accessor = self._writable(name)
-        if accessor is None or accessor.set is None or value is None:
-            return -1
-        return 1 if accessor.set(ctx, value) else -1
-
-
-def _avp(parameter: str, text: str) -> str:
-    """Return the name of the AVP that a parameter names, "" for none. Raise DataError."""
-    if not text:
-        return ""
-    if text[:5] != "$avp(" or text[-1:] != ")":
-        raise DataError(f"uac: {parameter}: expected $avp(name), got {text!r}")
-    try:
-        return avp_name(text[5:-1])
-    except ValueError as error:
-        raise DataError(f"uac: {parameter}: {error}") from None
+        return 1 if value is not None and self.services.variables.put(ctx, name, value) else -1

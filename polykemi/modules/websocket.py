@@ -20,7 +20,7 @@ from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import plain
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, Listener, bracketed
 from polykemi.sip.http import HttpRequest, Upgraded, parse_upgraded
 
 log = logging.getLogger("polykemi.websocket")
@@ -48,7 +48,7 @@ class WebSocketParams:
     ping_application_data: str = "polykemi"
     sub_protocols: int = _SIP
     cors_mode: int = 0  # Access-Control-Allow-Origin: 0 none, 1 *, 2 the request's Origin
-    verbose_list: int = 0
+    verbose_list: int = 0  # without effect
     event_callback: str = ""
 
     def __post_init__(self) -> None:
@@ -209,10 +209,9 @@ class WebSocketModule(Module):
 
     def _call(self, flow: Flow, path: str) -> _Calling:
         key = base64.b64encode(self.services.ids.octets(16)).decode()
-        host = f"[{flow.host}]" if ":" in flow.host else flow.host
         path = path if path[:1] == "/" and not set(path) & set(" \r\n") else "/"
         request = (
-            f"GET {path} HTTP/1.1\r\nHost: {host}:{flow.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: {bracketed(flow.host)}:{flow.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: {_VERSION}\r\nSec-WebSocket-Protocol: sip\r\n\r\n"
         )
         if len(self._calling) >= _MOST_WAITING:  # those that nobody has answered

@@ -19,7 +19,7 @@ from polykemi.sip.flow import Flow
 from polykemi.sip.http import parse_request
 from polykemi.sip.message import Request
 
-log = logging.getLogger("polykemi.xhttp")
+log = logging.getLogger("polykemi.script")
 
 EVENT: Final = "xhttp:request"
 
@@ -106,12 +106,12 @@ class Xhttp(Module):
     def reply(self, ctx: RouteContext, code: int, reason: str, ctype: str, body: bytes) -> bool:
         """Reply for a module or the script; False when that has failed. What is set stays for further replies."""
         if "\r" in ctype or "\n" in ctype:
-            log.error("xhttp_reply: %r is no media type", ctype)
+            log.error("xhttp.xhttp_reply: %r is no media type", ctype)
             return False
         if ctype:
             ctx.reply_headers.append("Content-Type: " + ctype)
         if body and ctx.cache.get("reply_body"):
-            log.error("xhttp_reply: the reply has a body already")
+            log.error("xhttp.xhttp_reply: the reply has a body already")
             return False
         if body:
             ctx.cache["reply_body"] = body

@@ -9,7 +9,7 @@ from typing import Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
-from polykemi.pv.accessor import Accessor, Environment, Factory, Getter, Text
+from polykemi.pv.accessor import Accessor, Environment, Factory, Getter, Setter, Text
 from polykemi.pv.classes import BUILT_IN
 from polykemi.pv.grammar import Reference, parse_text, parse_variable
 from polykemi.pv.transformations import STEPS
@@ -78,10 +78,6 @@ class Variables:
         self._texts.clear()
         self.getters.clear()
 
-    def has_class(self, name: str) -> bool:
-        """Tell whether there is a class ``name`` (without ``$``)."""
-        return name in self._classes
-
     def compile(self, name: str) -> Accessor | None:
         """Return the accessor of ``name``, exactly one variable with its ``$``; None, and one logged error, if it is none."""
         try:
@@ -96,6 +92,20 @@ class Variables:
         self._make_room(self._accessors)
         self._accessors[name] = accessor
         return accessor
+
+    def setter(self, name: str) -> Setter | None:
+        """Return what writes into the variable ``name``; None, and one logged error, when nothing can."""
+        accessor = self.compile(name)
+        if accessor is None:
+            return None
+        if accessor.set is None:
+            log.error("%s cannot be set%s", name, self._at())
+        return accessor.set
+
+    def put(self, ctx: RouteContext, name: str, value: Xval) -> bool:
+        """Write ``value`` into the variable ``name`` that a script or a parameter names. Tell whether it was done."""
+        put = self.setter(name)
+        return put is not None and put(ctx, value)
 
     def problem(self, name: str) -> str | None:
         """Return why ``name`` is no variable, None when it is one; nothing is kept."""

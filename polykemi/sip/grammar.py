@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 # LWS  =  [*WSP CRLF] 1*WSP ; what may stand around a value, a line break of a folded one included
@@ -29,6 +30,23 @@ def is_host(text: str) -> bool:
 @lru_cache(maxsize=4096)
 def _is_host(text: str) -> bool:
     return _HOST.fullmatch(text) is not None
+
+
+def to_ip(host: str) -> IPv4Address | IPv6Address | None:
+    """Return the IP address that ``host`` is, IPv6 with brackets or without, None for a name."""
+    try:
+        return ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+
+
+def ip4_octets(text: str) -> list[int]:
+    """Return the four octets of an IPv4 address, leading zeros taken, [] for another text."""
+    parts = text.split(".")
+    if len(parts) != 4 or not all(part.isdecimal() and len(part) <= 3 for part in parts):
+        return []
+    octets = [int(part) for part in parts]
+    return octets if max(octets) <= 255 else []
 
 
 def to_port(text: str) -> int:

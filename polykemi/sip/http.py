@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from polykemi.errors import ParseError
-from polykemi.sip.flow import Flow
+from polykemi.sip.flow import Flow, bracketed
 from polykemi.sip.framing import is_http
 from polykemi.sip.message import Message, Request
 
@@ -32,7 +32,7 @@ def parse_request(data: bytes, flow: Flow) -> HttpRequest | None:
     start_line, *lines = str(data[:end], "latin-1").split("\r\n")
     if lines and lines[0][:1] in (" ", "\t"):
         return None  # it would become a part of the Via
-    via = f"Via: SIP/2.0/{flow.listener.proto.upper()} {_bracketed(flow.host)}:{flow.port}"
+    via = f"Via: SIP/2.0/{flow.listener.proto.upper()} {bracketed(flow.host)}:{flow.port}"
     raw = b"\r\n".join((start_line.encode("latin-1"), via.encode("latin-1"), data[len(start_line) + 2 :]))
     lines = [via, *[line for line in lines if line[:4].lower() != "via:"]]  # HTTP's own has another form
     try:
@@ -50,10 +50,6 @@ def response(
         out.append("Server: " + server)
     out.append(f"Content-Length: {len(body)}\r\n\r\n")
     return "\r\n".join(out).encode("latin-1") + body
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 class Upgraded(NamedTuple):

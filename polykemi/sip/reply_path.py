@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from polykemi.errors import ParseError
 from polykemi.sip.flow import Flow, Listener
-from polykemi.sip.grammar import to_port
+from polykemi.sip.grammar import ip4_octets, to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
 
@@ -36,9 +38,10 @@ def reply_path(request: Request, flow: Flow, force_rport: bool = False) -> tuple
     return received, 0, flow if port == flow.port else Flow(flow.listener, source, port)
 
 
-def response_target(response: Response, listener: Listener) -> Flow | None:
+def response_target(response: Response, listener: Listener, others: Iterable[Listener] = ()) -> Flow | None:
     """Return where a response goes by its second Via, sent from ``listener``; None when there is no usable second Via.
 
+    Where that Via names another transport, the first of ``others`` that has it takes the place of ``listener``.
     Its ``received`` and ``rport`` are what the proxy or we wrote there (RFC 3261 section 18.2.2, RFC 3581 section 4).
     """
     vias = response.list("via")
@@ -48,15 +51,13 @@ def response_target(response: Response, listener: Listener) -> Flow | None:
         via = Via(vias[1])
     except ParseError:
         return None
+    proto = via.transport.lower()
+    if proto != listener.proto:
+        listener = next((other for other in others if other.proto == proto), listener)
     port = max(0, to_port(via.param("rport") or "")) or via.port
     return Flow(listener, (via.param("received") or via.host).strip("[]"), port or 5060)
 
 
 def _is_multicast(address: str) -> bool:
     """Tell whether ``address`` is an IPv4 multicast address: to any other one maddr would aim replies at strangers."""
-    parts = address.split(".")
-    return (
-        len(parts) == 4
-        and all(p.isdecimal() and len(p) <= 3 and int(p) <= 255 for p in parts)
-        and 224 <= int(parts[0]) <= 239
-    )
+    return 224 <= (ip4_octets(address) or [0])[0] <= 239

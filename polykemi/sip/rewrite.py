@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from polykemi.errors import ParseError
-from polykemi.sip.flow import Flow
+from polykemi.sip.flow import TRANSPORT_NUMBERS, TRANSPORTS, Flow, bracketed
+from polykemi.sip.grammar import to_port
 from polykemi.sip.header import LWS, NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.message import Edits, Message
-
-# Kamailio's numbers of transports, as they stand in ;alias=
-PROTO_NUMBERS: Final = {"udp": 1, "tcp": 2, "tls": 3, "sctp": 4, "ws": 5, "wss": 6}
+from polykemi.sip.uri import Uri, parse_uri
 
 
 def edited_value(message: Message, edits: Edits, index: int) -> str:
@@ -72,11 +70,31 @@ def with_uri_param(uri: str, param: str) -> str:
     return f"{userinfo}{at}{rest};{param}{question}{headers}"
 
 
-def bracketed(host: str) -> str:
-    """Return ``host`` as it stands in a URI: IPv6 addresses in brackets."""
-    return f"[{host}]" if ":" in host else host
-
-
 def contact_alias(flow: Flow) -> str:
     """Return the URI parameter that says where a peer really is: ``alias=ip~port~transport`` (draft-ietf-sip-connect-reuse)."""
-    return f"alias={bracketed(flow.host)}~{flow.port}~{PROTO_NUMBERS[flow.listener.proto]}"
+    return f"alias={bracketed(flow.host)}~{flow.port}~{TRANSPORT_NUMBERS[flow.listener.proto]}"
+
+
+def without_alias(uri: Uri, *, first: bool) -> tuple[str, str | None]:
+    """Return the text of ``uri`` without its first (or last) alias parameter, and the parameter's value, None when absent."""
+    params = uri.params.split(";") if uri.params else []
+    places = [i for i, param in enumerate(params) if param[:6].lower() == "alias="]
+    if not places:
+        return uri.text, None
+    value = params.pop(places[0] if first else places[-1])[6:]
+    return uri.changed(params=";".join(params)), value
+
+
+def alias_uri(alias: str | None) -> str:
+    """Return the SIP URI that ``ip~port~number`` stands for, "" when it is none."""
+    host, _, rest = (alias or "").partition("~")
+    port, _, number = rest.partition("~")
+    proto = TRANSPORTS.get(int(number)) if len(number) == 1 and number.isdecimal() else None
+    if proto is None or not host or to_port(port) <= 0:
+        return ""
+    uri = f"sip:{host}:{port}" + ("" if proto == "udp" else f";transport={proto}")
+    try:
+        parse_uri(uri)
+    except ParseError:
+        return ""
+    return uri

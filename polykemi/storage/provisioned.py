@@ -20,228 +20,11 @@ from typing import Any, Final, NamedTuple, Self
 from polykemi.errors import DataError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.storage.sql import SqlConnection
+from polykemi.storage.tables import INDEXES, TABLES
 
 FILE_NAME: Final = "polykemi.sqlite"
 IN_MEMORY: Final = ":memory:"
 COLUMNS: Final = ("username", "domain", "password")  # of an imported CSV
-
-_TABLES: Final = {  # name -> (version of Kamailio's layout, columns); in alphabetical order
-    "acc": (
-        5,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        method VARCHAR(16) NOT NULL DEFAULT '',
-        from_tag VARCHAR(128) NOT NULL DEFAULT '',
-        to_tag VARCHAR(128) NOT NULL DEFAULT '',
-        callid VARCHAR(255) NOT NULL DEFAULT '',
-        sip_code VARCHAR(3) NOT NULL DEFAULT '',
-        sip_reason VARCHAR(128) NOT NULL DEFAULT '',
-        time TIMESTAMP NOT NULL""",
-    ),
-    "acc_cdrs": (
-        2,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        start_time TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:00',
-        end_time TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:00',
-        duration REAL NOT NULL DEFAULT 0""",
-    ),
-    "address": (
-        6,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        grp INTEGER NOT NULL DEFAULT 1,
-        ip_addr VARCHAR(50) NOT NULL,
-        mask INTEGER NOT NULL DEFAULT 32,
-        port INTEGER NOT NULL DEFAULT 0,
-        tag VARCHAR(64)""",
-    ),
-    "dbaliases": (
-        1,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        alias_username VARCHAR(64) NOT NULL DEFAULT '',
-        alias_domain VARCHAR(64) NOT NULL DEFAULT '',
-        username VARCHAR(64) NOT NULL DEFAULT '',
-        domain VARCHAR(64) NOT NULL DEFAULT ''""",
-    ),
-    "dialog": (
-        7,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        hash_entry INTEGER NOT NULL,
-        hash_id INTEGER NOT NULL,
-        callid VARCHAR(255) NOT NULL,
-        from_uri VARCHAR(255) NOT NULL,
-        from_tag VARCHAR(128) NOT NULL,
-        to_uri VARCHAR(255) NOT NULL,
-        to_tag VARCHAR(128) NOT NULL,
-        caller_cseq VARCHAR(20) NOT NULL,
-        callee_cseq VARCHAR(20) NOT NULL,
-        caller_route_set VARCHAR(512),
-        callee_route_set VARCHAR(512),
-        caller_contact VARCHAR(255) NOT NULL,
-        callee_contact VARCHAR(255) NOT NULL,
-        caller_sock VARCHAR(64) NOT NULL,
-        callee_sock VARCHAR(64) NOT NULL,
-        state INTEGER NOT NULL,
-        start_time INTEGER NOT NULL,
-        timeout INTEGER NOT NULL DEFAULT 0,
-        sflags INTEGER NOT NULL DEFAULT 0,
-        iflags INTEGER NOT NULL DEFAULT 0,
-        toroute_name VARCHAR(32),
-        req_uri VARCHAR(255) NOT NULL,
-        xdata VARCHAR(512)""",
-    ),
-    "dialog_vars": (
-        1,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        hash_entry INTEGER NOT NULL,
-        hash_id INTEGER NOT NULL,
-        dialog_key VARCHAR(128) NOT NULL,
-        dialog_value VARCHAR(512) NOT NULL""",
-    ),
-    "dialplan": (
-        2,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        dpid INTEGER NOT NULL,
-        pr INTEGER NOT NULL,
-        match_op INTEGER NOT NULL,
-        match_exp VARCHAR(64) NOT NULL,
-        match_len INTEGER NOT NULL,
-        subst_exp VARCHAR(64) NOT NULL,
-        repl_exp VARCHAR(256) NOT NULL,
-        attrs VARCHAR(64) NOT NULL""",
-    ),
-    "dispatcher": (
-        4,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        setid INTEGER NOT NULL DEFAULT 0,
-        destination VARCHAR(192) NOT NULL DEFAULT '',
-        flags INTEGER NOT NULL DEFAULT 0,
-        priority INTEGER NOT NULL DEFAULT 0,
-        attrs VARCHAR(128) NOT NULL DEFAULT '',
-        description VARCHAR(64) NOT NULL DEFAULT ''""",
-    ),
-    "domain": (
-        2,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        domain VARCHAR(64) NOT NULL,
-        did VARCHAR(64) DEFAULT NULL,
-        last_modified TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:01',
-        UNIQUE (domain)""",
-    ),
-    "domain_attrs": (
-        1,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        did VARCHAR(64) NOT NULL,
-        name VARCHAR(32) NOT NULL,
-        type INTEGER NOT NULL,
-        value VARCHAR(255) NOT NULL,
-        last_modified TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:01'""",
-    ),
-    "grp": (
-        2,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        username VARCHAR(64) NOT NULL DEFAULT '',
-        domain VARCHAR(64) NOT NULL DEFAULT '',
-        grp VARCHAR(64) NOT NULL DEFAULT '',
-        last_modified TIMESTAMP NOT NULL DEFAULT '2000-01-01 00:00:01',
-        UNIQUE (username, domain, grp)""",
-    ),
-    "missed_calls": (
-        4,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        method VARCHAR(16) NOT NULL DEFAULT '',
-        from_tag VARCHAR(128) NOT NULL DEFAULT '',
-        to_tag VARCHAR(128) NOT NULL DEFAULT '',
-        callid VARCHAR(255) NOT NULL DEFAULT '',
-        sip_code VARCHAR(3) NOT NULL DEFAULT '',
-        sip_reason VARCHAR(128) NOT NULL DEFAULT '',
-        time TIMESTAMP NOT NULL""",
-    ),
-    "pl_pipes": (
-        1,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        pipeid VARCHAR(64) NOT NULL DEFAULT '',
-        algorithm VARCHAR(32) NOT NULL DEFAULT '',
-        plimit INTEGER NOT NULL DEFAULT 0,
-        UNIQUE (pipeid)""",
-    ),
-    "htable": (
-        2,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        key_name VARCHAR(64) NOT NULL DEFAULT '',
-        key_type INTEGER NOT NULL DEFAULT 0,
-        value_type INTEGER NOT NULL DEFAULT 0,
-        key_value VARCHAR(128) NOT NULL DEFAULT '',
-        expires INTEGER NOT NULL DEFAULT 0""",
-    ),
-    "rtpengine": (
-        1,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        setid INTEGER NOT NULL DEFAULT 0,
-        url VARCHAR(64) NOT NULL,
-        weight INTEGER NOT NULL DEFAULT 1,
-        disabled INTEGER NOT NULL DEFAULT 0,
-        stamp TIMESTAMP NOT NULL DEFAULT '1900-01-01 00:00:01',
-        UNIQUE (setid, url)""",
-    ),
-    "rtpproxy": (
-        1,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        setid VARCHAR(32) NOT NULL DEFAULT '00',
-        url VARCHAR(64) NOT NULL DEFAULT '',
-        flags INTEGER NOT NULL DEFAULT 0,
-        weight INTEGER NOT NULL DEFAULT 1,
-        description VARCHAR(64) NOT NULL DEFAULT ''""",
-    ),
-    "subscriber": (
-        7,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        username VARCHAR(64) NOT NULL DEFAULT '',
-        domain VARCHAR(64) NOT NULL DEFAULT '' COLLATE NOCASE,
-        password VARCHAR(64) NOT NULL DEFAULT '',
-        ha1 VARCHAR(128) NOT NULL DEFAULT '',
-        ha1b VARCHAR(128) NOT NULL DEFAULT '',
-        UNIQUE (username, domain)""",
-    ),
-    "trusted": (
-        6,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        src_ip VARCHAR(50) NOT NULL,
-        proto VARCHAR(4) NOT NULL,
-        from_pattern VARCHAR(64) DEFAULT NULL,
-        ruri_pattern VARCHAR(64) DEFAULT NULL,
-        tag VARCHAR(64),
-        priority INTEGER NOT NULL DEFAULT 0""",
-    ),
-    "uacreg": (
-        5,
-        """id INTEGER PRIMARY KEY NOT NULL,
-        l_uuid VARCHAR(64) NOT NULL DEFAULT '',
-        l_username VARCHAR(64) NOT NULL DEFAULT '',
-        l_domain VARCHAR(64) NOT NULL DEFAULT '',
-        r_username VARCHAR(64) NOT NULL DEFAULT '',
-        r_domain VARCHAR(64) NOT NULL DEFAULT '',
-        realm VARCHAR(64) NOT NULL DEFAULT '',
-        auth_username VARCHAR(64) NOT NULL DEFAULT '',
-        auth_password VARCHAR(64) NOT NULL DEFAULT '',
-        auth_ha1 VARCHAR(128) NOT NULL DEFAULT '',
-        auth_proxy VARCHAR(255) NOT NULL DEFAULT '',
-        expires INTEGER NOT NULL DEFAULT 0,
-        flags INTEGER NOT NULL DEFAULT 0,
-        reg_delay INTEGER NOT NULL DEFAULT 0,
-        contact_addr VARCHAR(255) NOT NULL DEFAULT '',
-        socket VARCHAR(128) NOT NULL DEFAULT '',
-        UNIQUE (l_uuid)""",
-    ),
-}
-_INDEXES: Final = {
-    "acc_callid_idx": "acc (callid)",
-    "dialog_hash_idx": "dialog (hash_entry, hash_id)",
-    "dialog_vars_hash_idx": "dialog_vars (hash_entry, hash_id)",
-    "acc_cdrs_start_time_idx": "acc_cdrs (start_time)",
-    "missed_calls_callid_idx": "missed_calls (callid)",
-    "dbaliases_alias_idx": "dbaliases (alias_username, alias_domain)",
-    # beside Kamailio's own: to find the password of a name, this one is enough without the table's row
-    "subscriber_password": "subscriber (username, domain, password)",
-}
 
 SNAPSHOT: Final = 0.1  # seconds
 _TIMEOUT: Final = 5000  # milliseconds for which one writer waits for another
@@ -325,19 +108,19 @@ class Database:
             execute("PRAGMA journal_mode = WAL")  # readers and one writer at the same time
             there = {name for (name,) in execute("SELECT name FROM sqlite_master")}
             versions = dict(execute("SELECT table_name, table_version FROM version")) if "version" in there else {}
-            for table, (version, _) in _TABLES.items():
+            for table, (version, _) in TABLES.items():
                 if (found := versions.get(table, version)) != version:
                     raise DataError(f"{self.name}: table {table} has version {found}, expected {version}")
-            if there >= {*_TABLES, *_INDEXES} and versions.keys() >= _TABLES.keys():
+            if there >= {*TABLES, *INDEXES} and versions.keys() >= TABLES.keys():
                 return  # a start does not wait for somebody who writes
             execute("BEGIN IMMEDIATE")
             execute(
                 "CREATE TABLE IF NOT EXISTS version (table_name VARCHAR(32) PRIMARY KEY NOT NULL, table_version INTEGER NOT NULL)"
             )
-            for table, (version, columns) in _TABLES.items():
+            for table, (version, columns) in TABLES.items():
                 execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
                 execute("INSERT OR IGNORE INTO version VALUES (?, ?)", (table, version))
-            for index, columns in _INDEXES.items():
+            for index, columns in INDEXES.items():
                 execute(f"CREATE INDEX IF NOT EXISTS {index} ON {columns}")
             execute("COMMIT")
         except sqlite3.Error as error:
@@ -392,9 +175,7 @@ class Database:
 
     def _statement(self, key: tuple[str, str, str, str, bool]) -> str:
         table, column, user_column, domain_column, any_domain = key
-        for identifier in (table, column, user_column, domain_column):
-            if not _IDENTIFIER.fullmatch(identifier):
-                raise DataError(f"{self.name}: {identifier!r} is no name of a table or column")
+        self._check_names(table, column, user_column, domain_column)
         # in brackets: SQLite takes an unknown name in double quotes for a text, which would be everybody's password
         sql = f"SELECT [{column}] FROM [{table}] WHERE [{user_column}] = ?"
         if not any_domain:
@@ -471,11 +252,16 @@ class Database:
             sql += f" ORDER BY [{order}]"
         return self.query(sql, list(where.values()))
 
+    def insert(self, table: str, row: Mapping[str, int | float | str | None]) -> None:
+        """Add a row to ``table``: column -> value. Raise DataError."""
+        self._check_names(table, *row)
+        self.query(_insertion(table, row), list(row.values()))
+
     def replace(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[int | str | None]]) -> None:
         """Put ``rows`` in the place of all rows of ``table``. Raise DataError; nothing has changed then."""
         self._check_names(table, *columns)
         execute = self._connection.execute
-        sql = f"INSERT INTO [{table}] ({', '.join(f'[{c}]' for c in columns)}) VALUES ({', '.join('?' * len(columns))})"
+        sql = _insertion(table, columns)
         try:
             execute("BEGIN IMMEDIATE")
             try:
@@ -519,6 +305,11 @@ class Database:
         """Close the file; the database is not used afterwards."""
         self._reader.close()
         self._connection.close()
+
+
+def _insertion(table: str, columns: Iterable[str]) -> str:
+    names = [f"[{column}]" for column in columns]
+    return f"INSERT INTO [{table}] ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
 
 
 def _subscriber_row(username: str, domain: str, password: str) -> tuple[str, str, str, str, str]:

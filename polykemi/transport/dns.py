@@ -76,7 +76,7 @@ class DnsClient:
             level = logging.DEBUG if isinstance(error, dns.resolver.NXDOMAIN) else logging.ERROR
             log.log(level, "%s of %s: %s", kind, name, error)
             return []
-        if self._keep > 0 and not hasattr(answer, "kept"):  # it stands in the cache by now
+        if self._keep > 0 and "kept" not in vars(answer):  # it stands in the cache by now; hasattr is always true
             answer.kept, answer.expiration = True, time.time() + self._keep
         return list(answer.rrset or ())
 

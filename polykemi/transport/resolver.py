@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Callable
 from typing import Final
+
+from polykemi.sip.grammar import to_ip
 
 KEEP: Final = 60.0  # seconds that an address is used without asking again
 KEEP_FAILURE: Final = 5.0
@@ -56,8 +57,7 @@ class Resolver:
 
 def literal(host: str, *, ipv6: bool) -> str | None:
     """Return an IP literal as the socket wants it, "" for one of the other family, None for a name."""
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
+    address = to_ip(host)
+    if address is None:
         return None
     return str(address) if (address.version == 6) == ipv6 else ""

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from polykemi.errors import UsageError
-from polykemi.sip.flow import Flow, Listener
-from polykemi.sip.framing import LONGEST, PING, PONG, Framer
+from polykemi.errors import ParseError, UsageError
+from polykemi.sip.flow import Flow, LastFlow, Listener, OpenFlow
+from polykemi.sip.framing import LONGEST
+from polykemi.sip.message import parse
+from polykemi.transport.connection import Connection, as_websocket
 from polykemi.transport.websocket import WebSocket
 
 log = logging.getLogger("polykemi.transport")
 
-MOST_UNSENT: Final = 1 << 20  # octets that wait for a peer to take them
-_LINGER: Final = 5.0  # seconds that a peer has to take the last octets
+_OTHER_FILES: Final = 128  # descriptors kept free of connections: databases, sockets, scripts
+_BACKLOG: Final = 1024  # connections that wait to be taken
+_MOST_NAMES: Final = 16  # aliases of a connection
+_QUIET: Final = 10.0  # seconds between two lines in the log about refused connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,27 @@ class StreamLimits:
 
     connection_lifetime: float = 120.0  # seconds without a message
     max_connections: int = 2048
+    accept_iplimit: int = 1024  # connections that one address may open to us
     connect_timeout: float = 10.0  # seconds
     longest_message: int = LONGEST  # octets
+
+
+# Kamailio's statistics group tcp
+COUNTERS: Final = tuple(
+    f"tcp.{name}"
+    for name in (
+        "con_reset",
+        "con_timeout",
+        "connect_failed",
+        "connect_success",
+        "current_opened_connections",
+        "established",
+        "local_reject",
+        "passive_open",
+        "sendq_full",
+        "unreadable",  # what came could not be followed: ours
+    )
+)
 
 
 class Streams:
@@ -58,6 +81,12 @@ class Streams:
         self._listening: list[tuple[Listener, socket.socket]] = []
         self._servers: list[asyncio.AbstractServer] = []
         self._by_flow: dict[Flow, Connection] = {}
+        self._by_peer: dict[tuple[str, str, int], Connection] = {}  # protocol, address and port: whichever our side is
+        self._accepted: dict[str, int] = {}  # connections that an address has opened
+        self.waiting = 0  # connections whose peers take less than they are sent
+        self._refused = 0  # connections since the last line about them
+        self._told_at = 0.0  # when that was written
+        self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self._by_ident: dict[int, Connection] = {}
         self._last = 0  # ident of the newest connection
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,7 +101,7 @@ class Streams:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((host, port))
-            sock.listen(1024)
+            sock.listen(_BACKLOG)
         except OSError as error:
             sock.close()
             raise UsageError(f"cannot listen on tcp:{host}:{port}: {error.strerror}") from None
@@ -83,9 +112,23 @@ class Streams:
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to take connections; called before ``loop`` runs."""
         self.loop = loop
+        if self._listening:
+            self._make_room()
         for listener, sock in self._listening:
             factory: Any = partial(Connection, self, listener)
-            self._servers.append(loop.run_until_complete(loop.create_server(factory, sock=sock)))
+            self._servers.append(loop.run_until_complete(loop.create_server(factory, sock=sock, backlog=_BACKLOG)))
+
+    def _make_room(self) -> None:
+        """Let the process have as many descriptors as there may be connections, or take less of these."""
+        wanted = self.limits.max_connections + _OTHER_FILES
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            if soft < wanted:
+                most = max(soft - _OTHER_FILES, 1)
+                log.warning("at most %d connections: this process may open %d files (ulimit -n)", most, soft)
+                self.limits = replace(self.limits, max_connections=most)
 
     def close(self) -> None:
         """Drop all connections."""
@@ -104,18 +147,31 @@ class Streams:
     def send(self, data: bytes, flow: Flow, address: str) -> None:
         """Send ``data`` over the connection of ``flow``, over a new one to the IP ``address`` where there is none.
 
-        Nobody can be called over WebSocket: without a connection that has failed.
+        Nobody can be called over WebSocket: without a connection that has failed. A reply whose connection is gone goes
+        where the top Via says (RFC 3261 section 18.2.2).
         """
-        connection = self._by_flow.get(flow)
-        if connection is None and address != flow.host:
-            connection = self._by_flow.get(Flow(flow.listener, address, flow.port))
+        connection = self._of(flow, address)
+        if connection is None and data[:8] == b"SIP/2.0 " and not isinstance(flow, OpenFlow):
+            flow = _by_via(data, flow)
+            address = flow.host
+            connection = self._of(flow, address)
         if connection is None:
-            if flow.listener.proto != "tcp" or self.loop is None or len(self._by_ident) >= self.limits.max_connections:
+            is_possible = not isinstance(flow, OpenFlow) and flow.listener.proto == "tcp" and self.loop is not None
+            if not is_possible or len(self._by_ident) >= self.limits.max_connections:
                 self.failed(data, flow)
                 return
             connection = Connection(self, flow.listener)
             self._connect(connection, address, flow.port)
+        if isinstance(flow, LastFlow):
+            connection.is_last = True
         connection.send(data, flow)
+
+    def _of(self, flow: Flow, address: str) -> Connection | None:
+        """Return the connection of ``flow``; as in Kamailio one that the same peer has with another listener will do."""
+        connection = self._by_flow.get(flow)
+        if connection is None:
+            connection = self._by_peer.get((flow.listener.proto, address, flow.port))
+        return connection
 
     def _connect(self, connection: Connection, host: str, port: int) -> None:
         self.add(connection, host, port)
@@ -131,31 +187,70 @@ class Streams:
                 )
         except (OSError, OverflowError) as error:  # a TimeoutError too
             log.info("cannot connect to %s:%d: %s", host, port, str(error) or "no answer")
+            self.count("connect_failed")
             connection.connection_lost(None)
             self.done()
 
     # ---- the connections that there are
+    def count(self, name: str) -> None:
+        """Add to a counter of the group ``tcp``."""
+        self.counters["tcp." + name] = self.counters.get("tcp." + name, 0) + 1
+
+    def admit(self, connection: Connection, host: str, port: int) -> bool:
+        """Take a connection that a peer has made; False when there are as many as there may be."""
+        of_host = self._accepted.get(host, 0)
+        if len(self._by_ident) >= self.limits.max_connections or of_host >= self.limits.accept_iplimit:
+            self.count("local_reject")
+            self._tell_of_refused(host, port, of_host)
+            return False
+        connection.is_accepted = True
+        self._accepted[host] = of_host + 1
+        self.add(connection, host, port)
+        self.count("passive_open")
+        return True
+
+    def _tell_of_refused(self, host: str, port: int, of_host: int) -> None:
+        """Write one line now and then: who makes thousands of connections does not fill the disk."""
+        self._refused += 1
+        now = time.time()
+        if now - self._told_at >= _QUIET:
+            text = "refused %d connections, the last from %s:%d: there are %d, of these %d from there"
+            log.warning(text, self._refused, host, port, len(self._by_ident), of_host)
+            self._refused, self._told_at = 0, now
+
     def add(self, connection: Connection, host: str, port: int) -> None:
         """Make a connection with the peer ``host:port`` known."""
         self._last += 1
         connection.ident = self._last
         connection.flow = Flow(connection.flow.listener, host, port)
         self._by_ident[connection.ident] = connection
-        self._by_flow[connection.flow] = connection
+        self._name(connection, connection.flow)
+        self.counters["tcp.current_opened_connections"] = len(self._by_ident)
         if self._sweep is None:
             self._sweep_later()
+
+    def _name(self, connection: Connection, flow: Flow) -> None:
+        """Let ``connection`` be that of ``flow``."""
+        connection.names.append(flow)
+        self._by_flow[flow] = connection
+        self._by_peer[flow.listener.proto, flow.host, flow.port] = connection
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection."""
         self._by_ident.pop(connection.ident, None)
-        for flow in (connection.flow, as_websocket(connection.flow)):
+        self.counters["tcp.current_opened_connections"] = len(self._by_ident)
+        for flow in connection.names:
+            peer = (flow.listener.proto, flow.host, flow.port)
             if self._by_flow.get(flow) is connection:
                 del self._by_flow[flow]
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there are more connections than there may be."""
-        return len(self._by_ident) > self.limits.max_connections
+            if self._by_peer.get(peer) is connection:
+                del self._by_peer[peer]
+        connection.names.clear()
+        if connection.is_accepted:
+            host = connection.flow.host
+            left = self._accepted[host] = self._accepted[host] - 1
+            if not left:
+                del self._accepted[host]
 
     def __len__(self) -> int:
         return len(self._by_ident)
@@ -169,6 +264,7 @@ class Streams:
         before = time.time() - self.limits.connection_lifetime
         for connection in list(self._by_ident.values()):
             if connection.used < before and connection.websocket is None:
+                self.count("con_timeout")
                 connection.abort()
         if self._by_ident:
             self._sweep_later()
@@ -178,6 +274,23 @@ class Streams:
         """Return the number of the connection of ``flow``, -1 when there is none."""
         connection = self._by_flow.get(flow)
         return -1 if connection is None else connection.ident
+
+    def alias(self, flow: Flow, port: int) -> bool:
+        """Let what goes to ``port`` of the peer go over the connection of ``flow`` (RFC 5923); False when there is none."""
+        connection = self._by_flow.get(flow)
+        if connection is None or len(connection.names) > _MOST_NAMES:
+            return False
+        alias = Flow(flow.listener, connection.flow.host, port)
+        if self._by_flow.get(alias) is not connection:
+            self._name(connection, alias)
+        return True
+
+    def flow_of(self, ident: int) -> Flow | None:
+        """Return the flow of a connection by its number, None when it is gone."""
+        connection = self._by_ident.get(ident)
+        if connection is None:
+            return None
+        return connection.flow if connection.websocket is None else as_websocket(connection.flow)
 
     def close_after_reply(self, flow: Flow) -> None:
         """Close the connection of ``flow`` as soon as the next thing has been sent over it."""
@@ -191,8 +304,8 @@ class Streams:
         if connection is None:
             return False
         connection.is_last = False
-        self._by_flow[as_websocket(flow)] = connection
-        connection.websocket = WebSocket(client=client)
+        self._name(connection, as_websocket(flow))
+        connection.websocket = WebSocket(client=client, longest=self.limits.longest_message)
         return True
 
     def last_used(self, ident: int) -> float | None:
@@ -225,146 +338,10 @@ class Streams:
             connection.abort()
 
 
-class Connection:
-    """One connection: the protocol (asyncio's word) of a transport. ``flow`` has no peer until it is made."""
-
-    def __init__(self, streams: Streams, listener: Listener) -> None:
-        self._streams = streams
-        self._transport: Any = None  # uvloop's transports are not derived from asyncio's
-        self._framer = Framer(streams.limits.longest_message)
-        self._waiting: deque[tuple[bytes, Flow]] = deque()  # until the connection is made
-        self._unsent = 0  # octets of these
-        self._now = 0.0
-        self.flow = Flow(listener, "", 0)
-        self.ident = 0
-        self.used = time.time()
-        self.is_last = False  # close when something has been sent
-        self.websocket: WebSocket | None = None
-
-    # ---- called by the loop
-    def connection_made(self, transport: Any) -> None:
-        """Take a peer, or the peer that was called."""
-        self._transport = transport
-        if not self.ident:
-            host, port = transport.get_extra_info("peername")[:2]
-            self._streams.add(self, host, port)
-            if self._streams.is_full:
-                log.warning("refused %s:%d: there are %d connections", host, port, len(self._streams) - 1)
-                self.abort()
-                return
-        while self._waiting:
-            self.send(*self._waiting.popleft())
-        self._unsent = 0
-
-    def data_received(self, data: bytes) -> None:
-        """Take octets; all messages that are complete with them are one pass."""
-        if self._transport.is_closing():
-            return
-        self._now = time.time()
-        if self.websocket is not None:
-            self._frames_received(data)
-        else:
-            for i, message in enumerate(found := self._framer.feed(data)):
-                self._message(message)
-                self._streams.done()  # it may have been the last in this protocol
-                if self.websocket is not None:
-                    self._frames_received(b"".join(found[i + 1 :]) + self._framer.take_rest())
-                    return
-            if self._framer.error:
-                log.info("closed tcp:%s:%d: %s", self.flow.host, self.flow.port, self._framer.error)
-                self.end()
-
-    def eof_received(self) -> bool:
-        """Close as the peer has."""
-        return False
-
-    def pause_writing(self) -> None:
-        """Nothing: what waits is bounded by ``write``."""
-
-    def resume_writing(self) -> None:
-        """Nothing."""
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Forget the peer."""
-        if self.ident == 0:
-            return
-        self._streams.remove(self)
-        ident, self.ident = self.ident, 0
-        while self._waiting:
-            self._streams.failed(*self._waiting.popleft())
-        if self.websocket is not None:
-            self._streams.closed(as_websocket(self.flow), ident, time.time())
-            self._streams.done()
-
-    # ---- what comes
-    def _message(self, message: bytes) -> None:
-        self.used = self._now
-        if message == PING:
-            self.write(PONG)
-        else:
-            self._streams.receive(message, self.flow, self._now)
-
-    def _frames_received(self, data: bytes) -> None:
-        websocket = self.websocket
-        if websocket is None or not data:
-            return
-        self.used = self._now
-        flow = as_websocket(self.flow)
-        for message in websocket.receive(data):
-            if message in (PING, PONG):  # RFC 7118 section 6; answered as Kamailio does
-                self.write(websocket.frame(PONG))
-            else:
-                self._streams.receive(message, flow, self._now)
-        self._streams.done()
-        if websocket.to_send:
-            self.write(websocket.to_send)
-            websocket.to_send = b""
-        if websocket.code:
-            self.end()
-
-    # ---- what goes
-    def send(self, data: bytes, flow: Flow) -> None:
-        """Send one message to ``flow``, which says in which protocol."""
-        if self._transport is None:
-            self._unsent += len(data)
-            if self._unsent > MOST_UNSENT:
-                self._streams.failed(data, flow)
-            else:
-                self._waiting.append((data, flow))
-            return
-        if self._transport.is_closing():
-            self._streams.failed(data, flow)
-            return
-        self.used = time.time()
-        if flow.listener.proto == "ws" and self.websocket is not None:
-            data = self.websocket.frame(data)
-        self.write(data)
-        if self.is_last:
-            self.end()
-
-    def write(self, data: bytes) -> None:
-        """Send octets; a peer that takes none for too long loses its connection."""
-        if self._transport.get_write_buffer_size() + len(data) > MOST_UNSENT:
-            log.warning("dropped tcp:%s:%d: it does not take what it is sent", self.flow.host, self.flow.port)
-            self.abort()
-        else:
-            self._transport.write(data)
-
-    def end(self) -> None:
-        """Close when the peer has taken what is there; in a few seconds, if it does not."""
-        self._transport.close()
-        self.end_soon()
-
-    def end_soon(self) -> None:
-        """Drop the connection in a few seconds, unless the peer closes it before."""
-        self._streams.loop.call_later(_LINGER, self._transport.abort)
-
-    def abort(self) -> None:
-        """Drop the connection."""
-        if self._transport is not None:
-            self._transport.abort()
-
-
-def as_websocket(flow: Flow) -> Flow:
-    """Return the flow of a connection as it is named once it carries WebSocket frames."""
-    return Flow(flow.listener._replace(proto="ws"), flow.host, flow.port)
+def _by_via(reply: bytes, flow: Flow) -> Flow:
+    """Return where a reply goes by its top Via; ``flow`` itself when that has no use."""
+    try:
+        via = parse(reply).via
+    except ParseError:
+        return flow
+    return Flow(flow.listener, (via.param("received") or via.host).strip("[]"), via.port or 5060)

@@ -16,11 +16,12 @@ class WebSocket:
     the peer's Close frame, or of ours when the peer has broken the rules; code 0: the connection is open.
     """
 
-    __slots__ = ("_frames", "_is_closing", "_message", "code", "pongs", "reason", "to_send")
+    __slots__ = ("_frames", "_is_closing", "_longest", "_message", "code", "pongs", "reason", "to_send")
 
-    def __init__(self, *, client: bool = False) -> None:
+    def __init__(self, *, client: bool = False, longest: int = LONGEST) -> None:
         self._frames = FrameProtocol(client, [])
-        self._message = b""
+        self._longest = longest
+        self._message = bytearray()
         self._is_closing = False  # we have sent a Close frame
         self.to_send = b""
         self.pongs = 0  # how many have come
@@ -30,6 +31,7 @@ class WebSocket:
     def receive(self, data: bytes) -> list[bytes]:
         """Take octets; return the messages that are complete with them, texts and binary ones alike."""
         messages: list[bytes] = []
+        to_send: list[bytes] = []
         try:
             self._frames.receive_bytes(data)
             for frame in self._frames.received_frames():
@@ -39,19 +41,20 @@ class WebSocket:
                     break
                 octets = payload.encode() if isinstance(payload, str) else bytes(payload)
                 if opcode is Opcode.PING:
-                    self.to_send += self._frames.pong(octets)
+                    to_send.append(bytes(self._frames.pong(octets)))
                 elif opcode is Opcode.PONG:
                     self.pongs += 1
                 else:
                     self._message += octets
-                    if len(self._message) > LONGEST:
+                    if len(self._message) > self._longest:
                         self._fail(int(CloseReason.MESSAGE_TOO_BIG), "Message too big")
                         break
                     if frame.message_finished:
-                        messages.append(self._message)
-                        self._message = b""
+                        messages.append(bytes(self._message))
+                        self._message.clear()
         except ParseFailed as error:
             self._fail(int(error.code), str(error))
+        self.to_send = b"".join(to_send) + self.to_send
         return messages
 
     def _fail(self, code: int, reason: str) -> None:

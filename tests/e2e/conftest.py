@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,10 +22,23 @@ PASSWORDS = {"alice": "wonderland", "bob": "builder", "carol": "christmas"}
 
 
 def free_port() -> int:
-    """Return a UDP port that is free now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a port that is free now, over UDP and TCP."""
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
+            udp.bind(("127.0.0.1", 0))
+            try:
+                tcp.bind(udp.getsockname())
+            except OSError:
+                continue
+            return int(udp.getsockname()[1])
+
+
+def wait_for_listener(port: int) -> None:
+    """Wait until somebody listens on a TCP port: who connects before is refused."""
+    wanted, until = re.compile(rf":{port:04X} 00000000:0000 0A "), time.monotonic() + 10
+    while not wanted.search(Path("/proc/net/tcp").read_text()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 class ServerProcess:
@@ -37,7 +52,9 @@ class ServerProcess:
         """Start (again) and wait until it is ready."""
         with (self.data / "server.log").open("ab") as log:
             command = [sys.executable, "-m", "polykemi", "serve", *self._arguments]
-            command += ["--listen", f"udp:127.0.0.1:{self.port}", "--domain", DOMAIN, "--data", str(self.data)]
+            for proto in ("udp", "tcp"):
+                command += ["--listen", f"{proto}:127.0.0.1:{self.port}"]
+            command += ["--domain", DOMAIN, "--data", str(self.data)]
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
         self.greeting = []
@@ -102,8 +119,13 @@ def phone(tmp_path: Path) -> Iterator[PhoneFactory]:
         calls: int = 1,
         rate: int = 10,
         lost: int = 0,
+        transport: str = "u1",
+        contact_transport: str = "",
     ) -> Phone:
-        """Run ``scenario`` as ``user``; ``contact`` is the port that it registers, ``lost`` a percentage of its packets."""
+        """Run ``scenario`` as ``user``; ``contact`` is the port that it registers, ``lost`` a percentage of its packets.
+
+        ``transport``: sipp's ``-t``; t1 is TCP over one connection, tn one for each call.
+        """
         directory = tmp_path / f"sipp{len(running)}"
         directory.mkdir()
         secret = PASSWORDS.get(user, "") if password is None else password
@@ -111,7 +133,9 @@ def phone(tmp_path: Path) -> Iterator[PhoneFactory]:
         port = port or free_port()
         command = ["sipp", f"127.0.0.1:{server.port}", "-sf", str(SCENARIOS / f"{scenario}.xml"), "-i", "127.0.0.1"]
         command += ["-p", str(port), "-inf", "users.csv", "-key", "domain", DOMAIN, "-key", "callee", callee]
-        command += ["-key", "contact", f"127.0.0.1:{contact or port}", "-m", str(calls), "-r", str(rate)]
+        parameter = f";transport={contact_transport}" if contact_transport else ""
+        command += ["-key", "contact", f"127.0.0.1:{contact or port}{parameter}", "-m", str(calls), "-r", str(rate)]
+        command += ["-t", transport, "-max_socket", "100"]
         command += ["-nostdin", "-timeout", "35", "-timeout_error", "-trace_err", "-error_file", "sipp.err"]
         command += ["-default_behaviors", "none", "-cp", str(free_port())] + (["-lost", str(lost)] if lost else [])
         process = subprocess.Popen(

@@ -10,10 +10,13 @@ import pytest
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.network import NoConnections
 from polykemi.kemi.registry import exports_of
 from polykemi.kemi.route import Route
+from polykemi.modules.base import Services
 from polykemi.modules.core import Core
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, LastFlow, Listener, OpenFlow
+from polykemi.sip.message import Response, parse
 from polykemi.transaction.target import Target
 from tests.support import LISTENER, NoRoutes, message, request_context, services
 
@@ -242,6 +245,82 @@ def test_connection_flags_change_nothing_on_udp() -> None:
     for name in ("set_forward_close", "set_forward_no_connect", "set_reply_close", "set_reply_no_connect"):
         assert getattr(module, name)(ctx) is True
     assert not ctx.edits
+
+
+class OneConnection(NoConnections):
+    """A connection with the number 26 and what it is called besides."""
+
+    def __init__(self) -> None:
+        self.aliases: list[int] = []
+
+    def ident(self, flow: Flow) -> int:
+        """Return the number."""
+        return 26
+
+    def flow_of(self, ident: int) -> Flow | None:
+        """Return the flow of that number."""
+        return Flow(TCP, "192.0.2.10", 40000) if ident == 26 else None
+
+    def alias(self, flow: Flow, port: int) -> bool:
+        """Take two aliases."""
+        self.aliases.append(port)
+        return len(self.aliases) < 3
+
+
+TCP = Listener("tcp", "192.0.2.1", 5060)
+
+
+def over_tcp(made: Services, via: str = "SIP/2.0/TCP 10.0.0.1:5070;branch=z9hG4bKa") -> RouteContext:
+    made.connections = OneConnection()
+    return RouteContext(Route.REQUEST, "", parse(message(INVITE, via=via)), Flow(TCP, "192.0.2.10", 40000), 0.0)
+
+
+def test_what_is_said_of_connections_goes_with_the_flow() -> None:
+    made = services(listeners=(LISTENER, TCP))
+    ctx, module = over_tcp(made), Core(made)
+    assert module.set_reply_no_connect(ctx)
+    assert isinstance(ctx.flow, OpenFlow)
+    assert ctx.flow == Flow(TCP, "192.0.2.10", 40000)
+    for say, kind in ((module.set_forward_no_connect, OpenFlow), (module.set_forward_close, LastFlow)):
+        assert say(ctx)
+        run(module.forward_uri(ctx, "sip:192.0.2.7;transport=tcp"))
+        assert type(made.outbox.items.pop()[1]) is kind
+
+
+def test_a_connection_gets_other_names() -> None:
+    made = services(listeners=(LISTENER, TCP))
+    ctx, module = over_tcp(made), Core(made)
+    assert [module.add_tcp_alias(ctx, 5062), module.add_tcp_alias_via(ctx), module.add_tcp_alias(ctx, 1)] == [1, 1, 0]
+    assert isinstance(made.connections, OneConnection)
+    assert made.connections.aliases == [5062, 5070, 1]
+    assert module.add_tcp_alias_via(over_tcp(made, "SIP/2.0/TCP 10.0.0.1;branch=z9hG4bKa")) == 1
+    assert made.connections.aliases == [5060]
+
+
+def test_forward_over_another_transport_and_the_reply_finds_back() -> None:
+    made = services(listeners=(LISTENER, TCP))
+    ctx = over_tcp(made)
+    assert run(Core(made).forward_uri(ctx, "sip:192.0.2.7"))[0] == 1
+    [(data, flow)] = made.outbox.items
+    assert flow == Flow(LISTENER, "192.0.2.7", 5060)
+    via = data.decode().split("\r\n")[1]
+    assert via.startswith("Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK")
+    assert via.endswith(";i=1a")
+    response = parse(data.replace(INVITE.encode(), b"SIP/2.0 200 OK"))
+    assert isinstance(response, Response)
+    assert made.response_target(response, LISTENER) == Flow(TCP, "192.0.2.10", 40000)
+    for other in (b";i=1b", b";i=x", b";i=999999999", b""):
+        response = parse(response.raw.replace(b";i=1a", other))
+        assert isinstance(response, Response)
+        assert made.response_target(response, LISTENER) == Flow(TCP, "192.0.2.10", 5070)
+        response = parse(response.raw.replace(other or b"#", b";i=1a"))
+        assert isinstance(response, Response)
+
+
+def test_forward_needs_a_listener_of_the_transport() -> None:
+    made = services()
+    assert run(Core(made).forward_uri(context(), "sip:192.0.2.7;transport=tcp")) == (-1, [])
+    assert not made.outbox.items
 
 
 def test_forward_sends_the_request_on_with_our_via_and_its_own_marked() -> None:

@@ -9,7 +9,6 @@ import pytest
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.route import Route
-from polykemi.modules.tm import split_proxy
 from polykemi.transaction.forking import Transaction
 from polykemi.transaction.target import Target
 from tests.modules.tm_driver import ALICE, BOB, BOB_URI, CAROL, CAROL_URI, Proxy, Sent, answer, find, request, to, whats
@@ -22,21 +21,6 @@ def ringing(**routes: Any) -> tuple[Proxy, Sent]:
     invite = find(p.receive(request("INVITE"), ALICE), "INVITE")
     p.receive(answer(invite, 180), BOB)
     return p, invite
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("192.0.2.7", ("", "192.0.2.7", 0)),
-        ("192.0.2.7:5070", ("", "192.0.2.7", 5070)),
-        ("udp:192.0.2.7:5070", ("udp", "192.0.2.7", 5070)),
-        ("tcp:phone.example.net", ("tcp", "phone.example.net", 0)),
-        ("udp:[2001:db8::1]:5070", ("udp", "2001:db8::1", 5070)),
-        ("192.0.2.7:nonsense", ("", "", 0)),
-    ],
-)
-def test_a_proxy_is_given_as_proto_host_and_port(text: str, expected: tuple[str, str, int]) -> None:
-    assert split_proxy(text) == expected
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from polykemi.errors import RpcError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.network import NoConnections
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
 from polykemi.modules.sl import Sl
@@ -29,7 +30,7 @@ HEADERS = {
 ACCEPT = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 section 1.3
 
 
-class Connections:
+class Connections(NoConnections):
     """Connections that note what is asked of them."""
 
     def __init__(self) -> None:

@@ -22,6 +22,7 @@ LONGEST_WAIT: Final = 2  # seconds that a case may let pass
 _CONTROLLER: Final = ("250", 5060)
 _SERVER: Final = Listener("udp", f"{WRITTEN}1", PORT)
 _ADDRESS: Final = re.compile(rf"{re.escape(WRITTEN)}(\d+)(?::(\d+))?")
+_VERSION: Final = re.compile(r":\d+ VF?( \d+)?$")  # each process of Kamailio asks an RTPproxy what it can, at some time
 _CALL_ID: Final = re.compile(rb"^(?:Call-ID|i): *(.*?)\r\n", re.IGNORECASE | re.MULTILINE)
 
 
@@ -140,7 +141,8 @@ class Replay:
         except (TimeoutError, StopIteration) as error:
             outcome.trouble = f"step {len(outcome.sent)}: {str(error) or 'nobody to answer to'}"
         if case.peers:
-            outcome.seen["asked@0"] = [f"{i} {text}" for i, text in enumerate(self._peers.asked)]
+            asked = [text for text in self._peers.asked if not _VERSION.search(text)]
+            outcome.seen["asked@0"] = [f"{i} {text}" for i, text in enumerate(asked)]
         outcome.log = self._server.lines[begin:]
         for line in outcome.log:
             words = line.split(" ", 4)
@@ -204,7 +206,7 @@ def used_octets(data: bytes) -> bytes:
 def _belongs(data: bytes, call_id: bytes) -> bool:
     """Tell whether a datagram is of this case, and not one that another repeats."""
     match = _CALL_ID.search(data)
-    return match is None or re.match(rb"c\d\d\d@", match[1]) is None or match[1].startswith(call_id)
+    return match is None or re.match(rb"c\d\d\d\d?@", match[1]) is None or match[1].startswith(call_id)
 
 
 def _addresses(case: Case) -> set[str]:

@@ -221,10 +221,9 @@ def test_with_action_1_names_go_without_a_warning(caplog: pytest.LogCaptureFixtu
 def test_classes_of_modules_are_added_and_win() -> None:
     variables = Variables()
     assert read("$si", variables) == "192.0.2.10"
-    assert not variables.has_class("sht")
+    assert variables.problem("$sht(a=>b)") is not None
     variables.add(
         {"sht": lambda inner, index, v: Accessor(v.text(inner or "")), "si": lambda *_: Accessor(lambda ctx: 7)}
     )
-    assert variables.has_class("sht")
     assert read("$sht(a=>$rU@$fd)", variables) == "a=>bob@example.test"
     assert read("$si", variables) == 7

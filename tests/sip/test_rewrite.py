@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from polykemi.errors import ParseError
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, Listener, bracketed
 from polykemi.sip.header import NameAddr, parse_name_addr
 from polykemi.sip.message import Edits, Message, parse
-from polykemi.sip.rewrite import bracketed, contact_alias, edited_value, rewrite_uris, with_uri, with_uri_param
+from polykemi.sip.rewrite import contact_alias, edited_value, rewrite_uris, with_uri, with_uri_param
 
 
 def message(*contacts: str) -> Message:

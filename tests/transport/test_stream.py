@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Callable, Iterator
 
 import pytest
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from polykemi.errors import UsageError
-from polykemi.sip.flow import Flow
+from polykemi.sip.flow import Flow, LastFlow, OpenFlow
+from polykemi.transport.connection import as_websocket
 from polykemi.transport.manager import Transports
-from polykemi.transport.stream import StreamLimits, as_websocket
+from polykemi.transport.stream import StreamLimits
 
 MESSAGE = b"OPTIONS sip:a@example.test SIP/2.0\r\nContent-Length: 0\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\n\r\n"
@@ -290,3 +292,156 @@ def test_a_message_too_long_is_refused(network: Network) -> None:
     browser.socket.setblocking(False)
     network.until(lambda: network.closed == [1])
     assert network.received == []
+
+
+# ---- which connection is taken
+def flow_of(network: Network, peer: socket.socket) -> Flow:
+    return Flow(network.listener, *peer.getsockname()[:2])
+
+
+def heard(network: Network, peer: socket.socket) -> Flow:
+    """Let the server know the peer; return its flow."""
+    peer.sendall(MESSAGE)
+    before = len(network.received)
+    network.until(lambda: len(network.received) > before)
+    return network.received[-1][1]
+
+
+def test_a_peer_is_reached_over_its_connection_with_another_listener(network: Network) -> None:
+    peer = network.peer()
+    flow = heard(network, peer)
+    other = flow._replace(listener=flow.listener._replace(host="127.0.0.9", port=5999))
+    network.transports.send([(b"hello", other)])
+    assert network.from_peer(peer, 5) == b"hello"
+    assert len(network.streams) == 1
+
+
+def test_what_goes_to_an_alias_goes_over_the_connection(network: Network) -> None:
+    peer = network.peer()
+    flow = heard(network, peer)
+    assert network.streams.alias(flow, 5060)
+    assert network.streams.alias(flow, 5060)
+    network.transports.send([(b"hello", flow._replace(port=5060))])
+    assert network.from_peer(peer, 5) == b"hello"
+    assert network.streams.ident(flow._replace(port=5060)) == 1
+    peer.close()
+    network.until(lambda: len(network.streams) == 0)
+    assert network.streams.ident(flow._replace(port=5060)) == -1
+    assert not network.streams.alias(flow, 5060)
+    assert not network.streams._by_flow
+    assert not network.streams._by_peer
+
+
+def test_a_peer_has_few_aliases(network: Network) -> None:
+    flow = heard(network, network.peer())
+    assert not all(network.streams.alias(flow, port) for port in range(1000, 1100))
+
+
+def test_a_number_tells_the_flow(network: Network) -> None:
+    flow = heard(network, network.peer())
+    assert network.streams.flow_of(1) == flow
+    assert network.streams.flow_of(2) is None
+    network.streams.upgrade(flow)
+    assert network.streams.flow_of(1) == as_websocket(flow)
+
+
+def reply(via: str) -> bytes:
+    return (
+        f"SIP/2.0 200 OK\r\nVia: SIP/2.0/TCP {via}\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:b@b>;tag=2\r\nCall-ID: 1\r\n"
+        "CSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+    ).encode()
+
+
+def test_a_reply_whose_connection_is_gone_goes_where_its_via_says(network: Network) -> None:
+    peer = network.peer()
+    flow = heard(network, peer)
+    peer.close()
+    network.until(lambda: len(network.streams) == 0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        data = reply(f"phone.invalid:{port};received=127.0.0.1;rport={flow.port};branch=z9hG4bK1")
+        network.transports.send([(data, flow)])
+        network.until(lambda: network.streams.counters["tcp.connect_success"] == 1)
+        other, _ = server.accept()
+        with other:
+            other.setblocking(False)
+            assert network.from_peer(other, len(data)) == data
+            other.setblocking(True)
+        network.until(lambda: len(network.streams) == 0)
+        network.transports.send([(data, OpenFlow(*flow))])  # the script wants no other connection
+    assert network.failed == [data]
+
+
+def test_nobody_is_called_for_an_open_flow(network: Network) -> None:
+    peer = network.peer()
+    flow = heard(network, peer)
+    network.transports.send([(b"over", OpenFlow(*flow))])
+    assert network.from_peer(peer, 4) == b"over"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        network.transports.send([(b"not", OpenFlow(network.listener, "127.0.0.1", server.getsockname()[1]))])
+    assert network.failed == [b"not"]
+
+
+# ---- how much one may take
+def test_one_address_has_not_all_connections(caplog: pytest.LogCaptureFixture) -> None:
+    network = limited(accept_iplimit=2)
+    kept = [network.peer() for _ in range(2)]
+    for _ in range(5):
+        assert network.from_peer(network.peer(), 1) == b""
+    assert len(network.streams) == 2
+    assert network.streams.counters["tcp.local_reject"] == 5
+    (record,) = caplog.records
+    assert record.message.startswith("refused 1 connections, the last from 127.0.0.1:")
+    kept[0].close()
+    network.until(lambda: len(network.streams) == 1)
+    heard(network, network.peer())
+    network.close()
+
+
+def test_who_is_gone_before_it_is_taken_leaves_nothing() -> None:
+    network = limited()
+    for _ in range(20):
+        sock = network.peer()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+    peer = network.peer()
+    heard(network, peer)
+    network.until(lambda: len(network.streams) == 1)
+    network.close()
+
+
+def test_one_connection_gets_in_a_part_at_a_time(network: Network) -> None:
+    flood, other = network.peer(), network.peer()
+    heard(network, other)
+    heard(network, flood)
+    network.received.clear()
+    flood.setblocking(True)
+    flood.sendall(MESSAGE * 1000)
+    other.sendall(MESSAGE)
+    network.until(lambda: len(network.received) == 1001)
+    place = [flow for _, flow in network.received].index(flow_of(network, other))
+    assert place < 900
+    assert all(message == MESSAGE for message, _ in network.received)
+
+
+def test_counters(network: Network) -> None:
+    peer = network.peer()
+    heard(network, peer)
+    peer.sendall(b"x" * 70_000)
+    network.until(lambda: len(network.streams) == 0)
+    network.transports.send([(b"lost", Flow(network.listener, "127.0.0.1", 9))])
+    network.until(lambda: network.failed == [b"lost"])
+    counters = {name: n for name, n in network.streams.counters.items() if n}
+    assert counters == {
+        "tcp.passive_open": 1,
+        "tcp.established": 1,
+        "tcp.unreadable": 1,
+        "tcp.connect_failed": 1,
+    } | {name: n for name, n in counters.items() if name == "tcp.con_reset"}
+
+
+def test_a_connection_ends_behind_the_last_flow(network: Network) -> None:
+    peer = network.peer()
+    flow = heard(network, peer)
+    network.transports.send([(b"last", LastFlow(*flow))])
+    assert network.from_peer(peer, 99) == b"last"

@@ -42,6 +42,15 @@ def avp_name(inner: str) -> str:
     raise ValueError(f"{inner!r} is no name of an AVP")
 
 
+def avp_parameter(key: str, text: str) -> str:
+    """Return the key of the AVP that the module parameter ``key`` names as ``$avp(name)``, "" for "". Raise ValueError."""
+    if not text:
+        return ""
+    if text[:5] != "$avp(" or text[-1:] != ")":
+        raise ValueError(f"{key}: expected $avp(name), got {text!r}")
+    return avp_name(text[5:-1])
+
+
 def push_avp(ctx: RouteContext, name: str, value: Value) -> None:
     """Put ``value`` in front of the values of the AVP ``name``."""
     ctx.shared.avps.setdefault(name, []).insert(0, value)

@@ -9,7 +9,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Accessor, Factory
 from polykemi.pv.classes.factories import at_value, no_index, number_of, plain, required
-from polykemi.pv.classes.network import find_listener
+from polykemi.sip.flow import find_listener
 from polykemi.sip.message import Request
 from polykemi.transaction.target import Target
 
@@ -85,7 +85,7 @@ def write_attribute(target: Target, key: str, value: Xval, variables: Variables)
         setattr(target, _TEXTS[key], value or "")
         return True
     if key == "send_socket":
-        listener = find_listener(value, variables.environment.listeners) if isinstance(value, str) else None
+        listener = find_listener(value, variables.environment.listeners, 5060) if isinstance(value, str) else None
         if value is not None and listener is None:
             return False
         target.listener = listener

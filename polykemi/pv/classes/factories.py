@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.numbers import is_number
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Accessor, Factory, Getter, Setter
 from polykemi.sip.uri import Uri, parse_uri
@@ -117,12 +118,6 @@ def number_of(index: str | None, variables: Variables) -> int | Getter:
 
 def _no_number(text: str) -> int:
     raise ValueError(f"{text!r} is no number")
-
-
-def is_number(text: str) -> bool:
-    """Tell whether ``text`` is a decimal number of up to 18 digits, perhaps with a sign."""
-    digits = text[1:] if text[:1] in ("-", "+") else text
-    return 0 < len(digits) <= 18 and digits.isascii() and digits.isdecimal()
 
 
 def at_value(values: list[T], index: Xval) -> T | None:

@@ -10,7 +10,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Accessor, Factory, Getter
 from polykemi.pv.classes.factories import indexed, keyed, named, no_index, number_of, plain, required
-from polykemi.pv.classes.network import PROTOCOLS
+from polykemi.sip.flow import TRANSPORT_NUMBERS
 from polykemi.sip.header import Via, canonical_names, split_quoted
 from polykemi.sip.message import Message, Request, Response
 
@@ -193,7 +193,7 @@ _VIA_PARTS: Final[Mapping[str, Callable[[Via], Xval]]] = {
     "host": lambda via: via.host,
     "port": lambda via: via.port or 5060,
     "proto": lambda via: via.transport,
-    "protoid": lambda via: PROTOCOLS.get(via.transport.lower(), 0),
+    "protoid": lambda via: TRANSPORT_NUMBERS.get(via.transport.lower(), 0),
     "branch": lambda via: via.branch or None,
     "rport": _via_param("rport"),
     "received": _via_param("received"),
@@ -249,7 +249,7 @@ _REPLY_PARTS: Final[Mapping[str, Getter]] = {
     "dhost": _reply_hop(lambda host, port, proto: host),
     "dport": _reply_hop(lambda host, port, proto: port),
     "dproto": _reply_hop(lambda host, port, proto: proto),
-    "dprotoid": _reply_hop(lambda host, port, proto: PROTOCOLS.get(proto, 0)),
+    "dprotoid": _reply_hop(lambda host, port, proto: TRANSPORT_NUMBERS.get(proto, 0)),
     "cntvia": _count_in_reply("via"),
     "cntrr": _count_in_reply("record-route"),
 }

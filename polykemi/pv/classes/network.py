@@ -11,21 +11,14 @@ from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Route
 from polykemi.pv.accessor import Accessor, Factory, Getter
 from polykemi.pv.classes.factories import keyed, no_index, of_environment, plain, required
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import TRANSPORT_NUMBERS, Flow, bracketed, find_listener
 
 if TYPE_CHECKING:
     from polykemi.pv.compiler import Variables
 
 log = logging.getLogger("polykemi.pv")
 
-PROTOCOLS: Final = {"udp": 1, "tcp": 2, "tls": 3, "sctp": 4, "ws": 5, "wss": 6}  # Kamailio's numbers
 _FAMILIES: Final = {"IPv4": 2, "IPv6": 10}
-_ANY_PROTOCOL: Final = ""
-
-
-def bracketed(host: str) -> str:
-    """Return ``host`` as URIs write it: IPv6 in brackets."""
-    return f"[{host}]" if ":" in host else host
 
 
 def socket_text(proto: str, host: str, port: int) -> str:
@@ -64,23 +57,6 @@ def _is_ipv6(ctx: RouteContext) -> bool:
 
 
 # ---- forced send socket
-def find_listener(text: str, listeners: tuple[Listener, ...]) -> Listener | None:
-    """Return the listener that ``proto:host:port`` or ``host:port`` names (a port may be missing: 5060)."""
-    proto, colon, rest = text.partition(":")
-    if proto.lower() not in PROTOCOLS or not colon:
-        proto, rest = _ANY_PROTOCOL, text
-    host, port = rest, "5060"
-    if rest[:1] == "[":
-        host, _, behind = rest[1:].partition("]")
-        port = behind[1:] or port
-    elif rest.count(":") == 1:
-        host, _, port = rest.partition(":")
-    for listener in listeners:
-        if listener.host == host and str(listener.port) == port and proto.lower() in (_ANY_PROTOCOL, listener.proto):
-            return listener
-    return None
-
-
 def _forced_socket(variables: Variables) -> Accessor:
     environment = variables.environment
 
@@ -90,7 +66,7 @@ def _forced_socket(variables: Variables) -> Accessor:
         if value is None:
             ctx.force_listener = None
             return True
-        listener = find_listener(value, environment.listeners)
+        listener = find_listener(value, environment.listeners, 5060)
         if listener is None:
             log.warning("$fs: %r is no listener of this server; it stays as it was", value)
         else:
@@ -112,7 +88,7 @@ def _destination(part: Callable[[Flow], Xval]) -> Getter:
 _TO: Final = {
     "ip": _destination(lambda flow: flow.host),
     "port": _destination(lambda flow: flow.port),
-    "proto": _destination(lambda flow: PROTOCOLS.get(flow.listener.proto, 0)),
+    "proto": _destination(lambda flow: TRANSPORT_NUMBERS.get(flow.listener.proto, 0)),
     "sproto": _destination(lambda flow: flow.listener.proto),
     "af": _destination(lambda flow: _FAMILIES["IPv6" if ":" in flow.host else "IPv4"]),
     "buf": lambda ctx: ctx.wire.decode("latin-1") or None,
@@ -156,7 +132,7 @@ _RECEIVED: Final[dict[str, Getter]] = {
     "buf": lambda ctx: ctx.wire.decode("latin-1"),
     "len": lambda ctx: len(ctx.wire),
     "af": lambda ctx: _FAMILIES["IPv6" if _is_ipv6(ctx) else "IPv4"],
-    "proto": lambda ctx: PROTOCOLS.get(ctx.flow.listener.proto, 0),
+    "proto": lambda ctx: TRANSPORT_NUMBERS.get(ctx.flow.listener.proto, 0),
     "sproto": _protocol,
     "srcip": _source_ip,
     "srcport": lambda ctx: ctx.flow.port,
@@ -211,7 +187,7 @@ CLASSES: Final[dict[str, Factory]] = {
     "Ras": _received_at(socket_text),
     "pr": _PROTOCOL,
     "proto": _PROTOCOL,
-    "prid": plain(lambda ctx: PROTOCOLS.get(ctx.flow.listener.proto, 0)),
+    "prid": plain(lambda ctx: TRANSPORT_NUMBERS.get(ctx.flow.listener.proto, 0)),
     "af": keyed(
         {
             "id": lambda ctx: _FAMILIES["IPv6" if _is_ipv6(ctx) else "IPv4"],
@@ -228,7 +204,10 @@ CLASSES: Final[dict[str, Factory]] = {
     "snd": keyed(_TO),
     "sndfrom": keyed(_FROM),
     "K": keyed(
-        {name: _constant(n) for name, n in (*_FAMILIES.items(), *((p.upper(), n) for p, n in PROTOCOLS.items()))}
+        {
+            name: _constant(n)
+            for name, n in (*_FAMILIES.items(), *((p.upper(), n) for p, n in TRANSPORT_NUMBERS.items()))
+        }
     ),
     "HN": _host_name,
 }

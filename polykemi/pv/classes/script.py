@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.numbers import is_number, leading_number
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Accessor, Factory
-from polykemi.pv.classes.factories import is_number, keyed, no_index, of_environment, plain, required, with_name
+from polykemi.pv.classes.factories import keyed, no_index, of_environment, plain, required, with_name
 
 if TYPE_CHECKING:
     from polykemi.pv.compiler import Variables
@@ -99,15 +100,8 @@ def _put_script_flags(ctx: RouteContext, mask: int) -> None:
 
 # ---- the server
 def to_int(text: str) -> int:
-    """Return the number at the start of ``text``, 0 when there is none; within 32 bits (Kamailio's conversion)."""
-    sign = text[:1] in ("-", "+")
-    at = 1 if sign else 0
-    while at < len(text) and "0" <= text[at] <= "9":
-        at += 1
-    digits = text[1 if sign else 0 : at][:20]
-    value = int(digits) if digits else 0
-    value = -value if text[:1] == "-" else value
-    return max(-0x80000000, min(value, 0x7FFFFFFF))
+    """Return the number at the very start of ``text``, 0 when there is none; within 32 bits (Kamailio's conversion)."""
+    return 0 if text[:1] in (" ", "\t") else leading_number(text)
 
 
 def _of_mapping(mapping_of: Callable[[Variables], Mapping[str, str]], *, number: bool, absent: Xval = None) -> Factory:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Final
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.numbers import is_number
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Factory, Getter, Setter
-from polykemi.pv.classes.factories import is_number, keyed, plain, uri_or_none
+from polykemi.pv.classes.factories import keyed, plain, uri_or_none
 from polykemi.pv.classes.message import hop_uri, reply_hop
+from polykemi.sip.grammar import to_ip
 from polykemi.sip.message import Request
 from polykemi.sip.uri import Uri
 
@@ -44,10 +45,8 @@ def _transport(uri: Uri) -> Xval:
 
 def family_of(host: str) -> int:
     """Return 4 or 6 for an address, 0 for a name."""
-    try:
-        return ip_address(host.strip("[]")).version
-    except ValueError:
-        return 0
+    address = to_ip(host)
+    return address.version if address is not None else 0
 
 
 def _user_length(uri: Uri) -> Xval:

@@ -8,14 +8,12 @@ from typing import Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.registry import Xval
-from polykemi.pv.classes.network import PROTOCOLS
 from polykemi.pv.classes.uris import host_of, user_of
 from polykemi.pv.parameters import split_params
 from polykemi.pv.transformations.shape import Parameter, Step, character, integer, string
+from polykemi.sip.flow import TRANSPORT_NUMBERS, TRANSPORTS
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.uri import Uri, parse_uri
-
-_PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOLS.items()}
 
 
 # ---- uri
@@ -149,16 +147,16 @@ def encode_alias(text: str) -> Xval:
         uri = parse_uri(text)
     except ParseError:
         return "" if text else None
-    return f"{uri.host}~{uri.port or 5060}~{PROTOCOLS.get(uri.transport, 1)}" if uri.host else ""
+    return f"{uri.host}~{uri.port or 5060}~{TRANSPORT_NUMBERS.get(uri.transport, 1)}" if uri.host else ""
 
 
 def decode_alias(text: str) -> Xval:
     """Read ``host~port~protocol`` back to a URI; null for anything else."""
     host, _, rest = text.partition("~")
     port, _, protocol = rest.partition("~")
-    if not host or not port.isdecimal() or not protocol.isdecimal() or int(protocol[:3]) not in _PROTOCOL_NAMES:
+    if not host or not port.isdecimal() or not protocol.isdecimal() or int(protocol[:3]) not in TRANSPORTS:
         return None
-    name = _PROTOCOL_NAMES[int(protocol[:3])]
+    name = TRANSPORTS[int(protocol[:3])]
     return f"sip:{host}:{port}" + ("" if name == "udp" else f";transport={name}")
 
 
@@ -170,7 +168,7 @@ def _socket(part: Callable[[str, str, str], Xval]) -> Step:
 
     def get(text: str) -> Xval:
         match = _SOCKET.fullmatch(text)
-        if match is None or (match[1] and match[1].lower() not in PROTOCOLS):
+        if match is None or (match[1] and match[1].lower() not in TRANSPORT_NUMBERS):
             return None
         return part(match[1] or "", match[2], match[3] or "")
 

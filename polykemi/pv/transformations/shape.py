@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.numbers import is_number
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Getter
 
@@ -18,8 +19,7 @@ def integer(value: Xval) -> int:
     if isinstance(value, int):
         return value
     text = (value or "").strip(" \t\r\n")
-    digits = text[1:] if text[:1] in ("-", "+") else text
-    if not digits.isascii() or not digits.isdecimal() or len(digits) > 18:
+    if not is_number(text):
         raise ValueError(f"{text!r} is no number")
     return int(text)
 

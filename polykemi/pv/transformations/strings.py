@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from polykemi.kemi import hashes
+from polykemi.kemi.numbers import is_number
 from polykemi.kemi.registry import Xval
 from polykemi.pv.classes.times import format_time, local
 from polykemi.pv.transformations.shape import Step, character, integer, string
@@ -116,8 +117,7 @@ def to_int(text: str) -> Xval:
     """Return the text as number, null when it is none; an empty text is 0."""
     if not text:
         return 0
-    digits = text[1:] if text[:1] in ("-", "+") else text
-    return int(text) if digits.isascii() and digits.isdecimal() and len(digits) <= 18 else None
+    return int(text) if is_number(text) else None
 
 
 def core_hash(text: str, size: int = 0) -> Xval:
