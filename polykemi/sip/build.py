@@ -156,17 +156,17 @@ def _joined(head: list[str], lines: list[str], message: Message, edits: Edits) -
     if body is not None:
         _with_length(head, edits.apply(lines), len(body))
     else:
-        length, size = message.content_length, message.body_size
-        body = message.raw[len(message.raw) - size :]
+        length, raw = message.content_length, message.raw
+        start = len(raw) - message.body_size
+        body = raw[start:] if length is None else raw[start : start + length]
+        size = len(body)
         if length is None:
             head += _spliced(lines, edits)
             head.append(f"Content-Length: {size}")
-        elif length > size or (edits.removed and edits.removed.issuperset(message.indexes("content-length"))):
-            _with_length(head, edits.apply(lines), size if length > size else length)
+        elif length != size or (edits.removed and edits.removed.issuperset(message.indexes("content-length"))):
+            _with_length(head, edits.apply(lines), size)
         else:
             head += _spliced(lines, edits)
-        if length is not None:
-            body = body[:length]
     head.append("\r\n")
     return "\r\n".join(head).encode("latin-1") + body
 

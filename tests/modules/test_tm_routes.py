@@ -174,6 +174,20 @@ def test_a_branch_that_the_script_drops_is_not_sent() -> None:
     assert whats(p.receive(request("OPTIONS"), ALICE)) == ["500 OPTIONS"]
 
 
+def test_a_branch_route_that_answers_the_request_sends_nothing_on() -> None:
+    results: list[int] = []
+
+    def start(p: Proxy, ctx: RouteContext) -> None:
+        p.tm.t_on_branch(ctx, "BRANCH")
+        ctx.branches.append(Target(CAROL_URI))
+        ctx.ruri = BOB_URI
+        results.append(p.relay(ctx))
+
+    p = Proxy(start, BRANCH=lambda p, ctx: p.tm.t_reply(ctx, 403, "No"))
+    assert whats(p.receive(request("INVITE"), ALICE)) == ["100 INVITE", "403 INVITE"]
+    assert results[0] < 0
+
+
 def test_the_onsend_route_sees_the_bytes_and_can_hold_them_back() -> None:
     wires: list[bytes] = []
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -14,11 +15,12 @@ from polykemi.modules.sl import Sl
 from polykemi.modules.tm import Tm
 from polykemi.modules.uac import Uac, UacParams
 from polykemi.modules.uac_auth import Credential, authorization, challenge_of
-from polykemi.modules.uac_replace import address_of, rewritten
+from polykemi.modules.uac_replace import Side, address_of, rewritten
 from polykemi.sip.digest import check, ha1, parse_credentials
 from polykemi.sip.flow import Flow
-from polykemi.sip.message import Response, parse
+from polykemi.sip.message import Edits, Response, parse
 from polykemi.storage.provisioned import Database
+from polykemi.transaction.forking import Transaction
 from tests.modules.tm_driver import Sent, answer, answer_of, whats
 from tests.support import LISTENER, NOW, NoRoutes, message, request_context, services
 
@@ -354,6 +356,15 @@ def test_without_the_callers_tag_in_the_route_nothing_is_replaced() -> None:
     ctx = request_context(message("INVITE sip:bob@192.0.2.20 SIP/2.0"))
     assert made.modules["uac"].uac_replace_from_uri(ctx, "sip:sales@example.org") == -1
     assert not ctx.edits
+
+
+def test_a_reply_with_another_from_that_cannot_be_read_stays_as_it_is() -> None:
+    ctx = request_context(message("INVITE sip:bob@example.test SIP/2.0"))
+    transaction = cast(Transaction, SimpleNamespace(shared=ctx.shared, request=ctx.request))
+    reply, edits = parse(message("SIP/2.0 200 OK", from_="a, <<b", cseq="1 INVITE")), Edits()
+    assert isinstance(reply, Response)
+    Side("from", "vsf", "").received(transaction, reply, edits, NOW)
+    assert not edits
 
 
 def test_line_ends_do_not_get_into_a_header() -> None:

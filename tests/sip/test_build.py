@@ -153,6 +153,18 @@ def test_a_new_body_gets_its_length() -> None:
     assert b"\r\nL" not in data
 
 
+def test_content_length_says_how_long_the_body_is() -> None:
+    short = request(REGISTER.replace(b"Content-Length: 3", b"Content-Length: 50"))
+    assert forward_request(short, Edits(), uri="sip:b", via=OURS).endswith(b"Content-Length: 3\r\n\r\nabc")
+    edits, message = Edits(), request(REGISTER)
+    edits.removed.update(message.indexes("content-length"))
+    assert forward_request(message, edits, uri="sip:b", via=OURS).endswith(b"Content-Length: 3\r\n\r\nabc")
+    edits.inserts.append((len(message.lines), "Content-Length: 2"))
+    data = forward_request(message, edits, uri="sip:b", via=OURS)
+    assert data.count(b"Content-Length") == 1
+    assert b"Content-Length: 3\r\n" in data
+
+
 def test_content_length_is_added_when_it_was_missing_and_excess_octets_are_cut() -> None:
     without = request(REGISTER.replace(b"Content-Length: 3\r\n", b""))
     assert forward_request(without, Edits(), uri="sip:b", via=OURS).endswith(b"Content-Length: 3\r\n\r\nabc")

@@ -54,6 +54,15 @@ def test_a_malformed_value_is_a_parse_error() -> None:
         rewrite_uris(message("Contact: <sip:a"), Edits(), "contact", shout)
 
 
+@pytest.mark.parametrize("uri", ["sip:a\r\nX: y", "sip:a\nX: y", "<sip:a>\r"])
+def test_a_uri_of_several_lines_is_a_parse_error(uri: str) -> None:
+    message = parse(b"OPTIONS sip:h SIP/2.0\r\nm: <sip:b@h>\r\n\r\n")
+    edits = Edits()
+    with pytest.raises(ParseError):
+        rewrite_uris(message, edits, "contact", lambda value: uri)
+    assert not edits
+
+
 def test_another_uri_keeps_display_name_and_parameters() -> None:
     value = parse_name_addr('"A" <sip:a@h;lr>;tag=1')
     assert with_uri(value, "sip:b@h") == '"A" <sip:b@h>;tag=1'
