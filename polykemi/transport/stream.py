@@ -93,8 +93,11 @@ class Streams:
         self._sweep: asyncio.TimerHandle | None = None
 
     # ---- life
-    def listen(self, host: str, port: int) -> Listener:
-        """Bind. Raise UsageError."""
+    def listen(self, wanted: Listener) -> Listener:
+        """Bind ``wanted``, whose port may be 0: any. Raise UsageError."""
+        host, port = wanted.host, wanted.port
+        if wanted.proto != "tcp":
+            raise UsageError(f"cannot listen on {wanted}: {wanted.proto} is not supported yet")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)  # noqa: FBT003
@@ -104,8 +107,8 @@ class Streams:
             sock.listen(_BACKLOG)
         except OSError as error:
             sock.close()
-            raise UsageError(f"cannot listen on tcp:{host}:{port}: {error.strerror}") from None
-        listener = Listener("tcp", host, sock.getsockname()[1])
+            raise UsageError(f"cannot listen on {wanted}: {error.strerror}") from None
+        listener = wanted._replace(port=sock.getsockname()[1])
         self._listening.append((listener, sock))
         return listener
 
