@@ -36,6 +36,7 @@ class Connection:
         self._now = 0.0
         self.flow = Flow(listener, "", 0)
         self.names: list[Flow] = []  # what it is known by: its flow, that as a WebSocket, aliases
+        self.carried: set[Flow] = set()  # what else was sent to over it
         self.ident = 0
         self.is_accepted = False  # the peer has made it
         self._is_waited_for = False
@@ -138,9 +139,12 @@ class Connection:
         ident, self.ident = self.ident, 0
         while self._waiting:
             self._streams.failed(*self._waiting.popleft())
+        now = time.time()
+        for flow in (self.flow, *self.carried):
+            self._streams.lost(flow, now)
         if self.websocket is not None:
-            self._streams.closed(as_websocket(self.flow), ident, time.time())
-            self._streams.done()
+            self._streams.closed(as_websocket(self.flow), ident, now)
+        self._streams.done()
 
     # ---- what comes
     def _frames_received(self, data: bytes) -> None:

@@ -64,7 +64,8 @@ class Streams:
     """All TCP connections of a server.
 
     ``receive(data, flow, now)`` is called for each message and ``done()`` when those that came together are through;
-    ``failed(data, flow)`` for what could not be sent, ``closed(flow, ident, now)`` when a WebSocket has ended.
+    ``failed(data, flow)`` for what could not be sent, ``closed(flow, ident, now)`` when a WebSocket has ended, and
+    ``lost(flow, now)`` for each flow that was sent to over a connection that has ended.
     """
 
     def __init__(
@@ -74,8 +75,9 @@ class Streams:
         failed: Callable[[bytes, Flow], None],
         closed: Callable[[Flow, int, float], None] = lambda *_: None,
         limits: StreamLimits | None = None,
+        lost: Callable[[Flow, float], None] = lambda *_: None,
     ) -> None:
-        self.receive, self.done, self.failed, self.closed = receive, done, failed, closed
+        self.receive, self.done, self.failed, self.closed, self.lost = receive, done, failed, closed, lost
         self.limits = limits or StreamLimits()
         self.loop: Any = None
         self._listening: list[tuple[Listener, socket.socket]] = []
@@ -167,6 +169,8 @@ class Streams:
             self._connect(connection, address, flow.port)
         if isinstance(flow, LastFlow):
             connection.is_last = True
+        if flow != connection.flow and len(connection.carried) < _MOST_NAMES:
+            connection.carried.add(flow)
         connection.send(data, flow)
 
     def _of(self, flow: Flow, address: str) -> Connection | None:
@@ -192,7 +196,6 @@ class Streams:
             log.info("cannot connect to %s:%d: %s", host, port, str(error) or "no answer")
             self.count("connect_failed")
             connection.connection_lost(None)
-            self.done()
 
     # ---- the connections that there are
     def count(self, name: str) -> None:
