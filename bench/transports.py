@@ -86,9 +86,9 @@ class Link:
             return self._framer.feed(data)
         self._frames.receive_bytes(data)
         return [
-            bytes(f.payload, "latin-1") if isinstance(f.payload, str) else bytes(f.payload)
+            f.payload.encode() if isinstance(f.payload, str) else b""
             for f in self._frames.received_frames()
-            if f.opcode in (Opcode.TEXT, Opcode.BINARY)
+            if f.opcode is Opcode.TEXT
         ]
 
 
