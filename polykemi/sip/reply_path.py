@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from polykemi.errors import ParseError
-from polykemi.sip.flow import Flow, Listener, listener_for
+from polykemi.sip.flow import SECURE, Flow, Listener, listener_for
 from polykemi.sip.grammar import ip4_octets, to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
@@ -54,7 +54,9 @@ def response_target(response: Response, listener: Listener, others: Iterable[Lis
         return None
     host = (via.param("received") or via.host).strip("[]")
     port = max(0, to_port(via.param("rport") or "")) or via.port
-    return Flow(listener_for(via.transport.lower(), host, listener, others) or listener, host, port or 5060)
+    proto = via.transport.lower()
+    port = port or (5061 if proto in SECURE else 5060)
+    return Flow(listener_for(proto, host, listener, others) or listener, host, port)
 
 
 def _is_multicast(address: str) -> bool:

@@ -13,9 +13,10 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
 
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.transport.resolver import Resolver, literal
 from polykemi.transport.stream import StreamLimits, Streams
+from polykemi.transport.tls_profiles import TlsSettings
 from polykemi.transport.udp import UdpListener
 
 MAX_WAYS: Final = 10_000
@@ -32,15 +33,16 @@ class Transports:
         failed: Callable[[bytes, Flow], None],
         closed: Callable[[Flow, int, float], None] = lambda *_: None,
         limits: StreamLimits | None = None,
+        tls: TlsSettings | None = None,
         lost: Callable[[Flow, float], None] = lambda *_: None,
     ) -> None:
         """Bind all that is ``wanted``, or nothing: raises UsageError for the first that cannot be bound.
 
-        The hosts 0.0.0.0 and :: stand for all addresses of this machine, each a listener of its own. ``closed``,
-        ``limits`` and ``lost`` are about connections: ``transport/stream.py``.
+        The hosts 0.0.0.0 and :: stand for all addresses of this machine, each a listener of its own. ``closed``, ``limits``,
+        ``tls`` and ``lost`` are about connections: ``transport/stream.py``.
         """
         self.bound: list[Listener] = []
-        self.streams = Streams(receive, done, failed, closed, limits, lost)
+        self.streams = Streams(receive, done, failed, closed, limits, tls, lost)
         self._by_listener: dict[Listener, UdpListener] = {}
         self._ways: dict[Flow, tuple[UdpListener, tuple[str, int]]] = {}  # flows to IP addresses
         self._resolver = Resolver()
@@ -65,8 +67,11 @@ class Transports:
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
-        """The listeners in the order of the configuration, then what those of TCP are once WebSocket is spoken on them."""
-        return (*self.bound, *(one._replace(proto="ws") for one in self.bound if one.proto == "tcp"))
+        """The listeners in the order of the configuration, then what some of them are once WebSocket is spoken there."""
+        return (
+            *self.bound,
+            *(one._replace(proto=WEBSOCKETS[one.proto]) for one in self.bound if one.proto in WEBSOCKETS),
+        )
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start reading from all sockets."""

@@ -37,7 +37,7 @@ class Network:
             self._failed,
             self._closed,
             limits,
-            lambda flow, _: self.lost.append(flow),
+            lost=lambda flow, _: self.lost.append(flow),
         )
         self.transports.open(self.loop)
         self.streams = self.transports.streams
