@@ -128,6 +128,9 @@ class Connection:
             self._streams.done()
         if pings:
             self.write(PONG * pings)
+        if self._framer.to_send:
+            self.write(self._framer.to_send)
+            self._framer.to_send = b""
         if self._framer.error:
             self._streams.count("unreadable")
             self._tell("closed", self._framer.error)
