@@ -20,6 +20,7 @@ from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.sip.flow import Listener
+from polykemi.sip.grammar import canonical_host, is_token
 from polykemi.transport.stream import StreamLimits
 from polykemi.transport.tls_profiles import METHODS, VERIFY, BadProfile, TlsContexts, TlsProfile, TlsSettings
 
@@ -30,7 +31,15 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 _TABLES: Final = ("listen", "domains", "data", "engines", "ksr", "routes", "modules", "log", "metrics", "tcp", "tls")
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
-_PROTOCOLS: Final = ("udp", "tcp", "tls", "ws", "wss", "sctp")
+_PROTOCOLS: Final = {  # as written -> what is listened on, default port
+    "udp": ("udp", 5060),
+    "tcp": ("tcp", 5060),
+    "tls": ("tls", 5061),
+    "ws": ("tcp", 80),
+    "wss": ("tls", 443),
+    "sctp": ("sctp", 5060),
+}
+_LISTEN: Final = "udp:HOST:PORT (or tcp:, tls:, ws:, wss:)"
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 _SIZE: Final = re.compile(r"([0-9]{1,15}) ?([kMG]?)", re.ASCII)
 _SIZE_UNITS: Final = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -137,15 +146,30 @@ def load(
 
 
 def parse_listen(text: str) -> Listener:
-    """Parse ``udp:HOST:PORT``, ``tcp:HOST`` or ``HOST:PORT``, IPv6 in brackets. Raise ValueError saying what is wrong."""
-    expected = f"expected udp:HOST:PORT or tcp:HOST:PORT, got {text!r}"
-    head, colon, rest = text.partition(":")
-    proto, rest = (head.lower(), rest) if colon and head.lower() in _PROTOCOLS else ("udp", text)
-    if proto in ("ws", "wss"):
-        raise ValueError("WebSocket comes over a tcp listener: see the module websocket")
-    if proto not in ("udp", "tcp", "tls"):
-        raise ValueError(f"{proto} is not supported yet, {expected}")
-    return Listener(proto, *_host_and_port(rest, 5061 if proto == "tls" else 5060, expected))
+    """Parse ``PROTO:HOST:PORT [advertise HOST:PORT] [name NAME]``; udp when there is no protocol. Raise ValueError.
+
+    The default port is 5060, that of tls 5061. WebSocket is spoken on connections of tcp and tls, on each of them: ``ws``
+    (default port 80) is another word for tcp, ``wss`` (443) for tls.
+    """
+    address, *words = text.split() or [""]
+    head, colon, rest = address.partition(":")
+    proto, rest = (head.lower(), rest) if colon and head.lower() in _PROTOCOLS else ("udp", address)
+    if proto == "sctp":
+        raise ValueError(f"sctp is not supported, expected {_LISTEN}, got {text!r}")
+    given = dict(zip(words[::2], words[1::2], strict=False))
+    if 2 * len(given) != len(words) or not given.keys() <= {"advertise", "name"}:
+        raise ValueError(f"expected {_LISTEN} [advertise HOST:PORT] [name NAME], got {text!r}")
+    proto, default = _PROTOCOLS[proto]
+    host, port = _host_and_port(rest, default, f"expected {_LISTEN}, got {text!r}")
+    listener = Listener(proto, canonical_host(host), port)
+    if "advertise" in given:
+        expected = f"expected advertise HOST:PORT, got {text!r}"
+        shown, shown_port = _host_and_port(given["advertise"].strip('"'), 0, expected)
+        listener = listener._replace(advertised_host=canonical_host(shown), advertised_port=shown_port)
+    name = given.get("name", "").strip('"')
+    if "name" in given and not is_token(name):
+        raise ValueError(f"expected name and a word, got {text!r}")
+    return listener._replace(name=name)
 
 
 def _host_and_port(text: str, default: int | None, expected: str) -> tuple[str, int]:
@@ -511,7 +535,7 @@ def _domain(text: str) -> str:
     host = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
     if not (_is_host(host) or _is_ip6(host)):
         raise ValueError(f"expected a host name or an IP address, got {text!r}")
-    return host.lower()
+    return canonical_host(host)
 
 
 def _size(table: _Table, key: str) -> int:

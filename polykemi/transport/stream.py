@@ -105,9 +105,10 @@ class Streams:
         self._sweep: asyncio.TimerHandle | None = None
 
     # ---- life
-    def listen(self, host: str, port: int, proto: str = "tcp") -> Listener:
-        """Bind; ``proto`` is tcp or tls. Raise UsageError, and BadProfile for the first one of TLS."""
-        if proto == "tls" and self.contexts is None:
+    def listen(self, wanted: Listener) -> Listener:
+        """Bind ``wanted``, whose port may be 0: any. Raise UsageError, and BadProfile for the first one of TLS."""
+        host, port = wanted.host, wanted.port
+        if wanted.proto == "tls" and self.contexts is None:
             self.contexts = TlsContexts(self._tls)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -118,8 +119,8 @@ class Streams:
             sock.listen(_BACKLOG)
         except OSError as error:
             sock.close()
-            raise UsageError(f"cannot listen on {Listener(proto, host, port)}: {error.strerror}") from None
-        listener = Listener(proto, host, sock.getsockname()[1])
+            raise UsageError(f"cannot listen on {wanted}: {error.strerror}") from None
+        listener = wanted._replace(port=sock.getsockname()[1])
         self._listening.append((listener, sock))
         return listener
 

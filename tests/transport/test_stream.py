@@ -11,7 +11,7 @@ import pytest
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from polykemi.errors import UsageError
-from polykemi.sip.flow import Flow, LastFlow, OpenFlow
+from polykemi.sip.flow import Flow, LastFlow, Listener, OpenFlow
 from polykemi.transport.connection import as_websocket
 from polykemi.transport.manager import Transports
 from polykemi.transport.stream import StreamLimits
@@ -30,7 +30,7 @@ class Network:
         self.closed: list[int] = []
         self.upgrade = False  # take WebSocket frames from the next message on
         self.transports = Transports(
-            [("tcp", "127.0.0.1", 0)], self._receive, lambda: None, self._failed, self._closed, limits
+            [Listener("tcp", "127.0.0.1", 0)], self._receive, lambda: None, self._failed, self._closed, limits
         )
         self.transports.open(self.loop)
         self.streams = self.transports.streams
@@ -198,7 +198,7 @@ def test_a_taken_port_is_one_line(network: Network) -> None:
     with pytest.raises(
         UsageError, match=f"cannot listen on tcp:127.0.0.1:{network.listener.port}: Address already in use"
     ):
-        Transports([("tcp", "127.0.0.1", network.listener.port)], *[lambda *_: None] * 3)  # type: ignore[arg-type]
+        Transports([Listener("tcp", "127.0.0.1", network.listener.port)], *[lambda *_: None] * 3)  # type: ignore[arg-type]
 
 
 # ---- WebSocket

@@ -17,7 +17,7 @@ from polykemi.errors import ParseError
 from polykemi.sip.flow import Flow, Listener, NamedFlow
 from polykemi.transport.connection import as_websocket
 from polykemi.transport.manager import Transports
-from polykemi.transport.stream import StreamLimits
+from polykemi.transport.stream import StreamLimits, Streams
 from polykemi.transport.tls import client_hello
 from polykemi.transport.tls_profiles import SUBDOMAINS, WITH_SUBDOMAINS, BadProfile, TlsProfile, TlsSettings
 from tests.pki import Pki
@@ -44,6 +44,9 @@ def settings(pki: Pki, *servers: TlsProfile, **client: Any) -> TlsSettings:
     return TlsSettings(servers or (profile(pki),), (calls, *(TlsProfile(**client) for _ in range(bool(client)))))
 
 
+def _nothing(*_: object) -> None: ...
+
+
 class Network:
     """A TLS listener on loopback, and what it reported."""
 
@@ -53,7 +56,7 @@ class Network:
         self.failed: list[bytes] = []
         self.upgrade = False  # take WebSocket frames from the next message on
         self.transports = Transports(
-            [("tls", host, 0)],
+            [Listener("tls", host, 0)],
             self._receive,
             lambda: None,
             lambda data, flow: self.failed.append(data),
@@ -314,7 +317,7 @@ def test_a_session_is_resumed(pki: Pki, made: Make) -> None:
 # ---- profiles
 def common_name(sock: ssl.SSLSocket) -> str:
     certificate: Any = sock.getpeercert()
-    return next(value for ((key, value),) in certificate["subject"] if key == "commonName")
+    return next(str(value) for ((key, value),) in certificate["subject"] if key == "commonName")
 
 
 def test_the_name_that_is_asked_for_chooses_the_certificate(pki: Pki, made: Make) -> None:
@@ -440,12 +443,9 @@ def test_a_profile_that_cannot_be_used_is_told(pki: Pki, bad: dict[str, Any], me
     paths = {"certificate", "private_key", "ca_list", "crl"}
     values = {key: pki.path(value) if key in paths and value else value for key, value in bad.items()}
     fields: dict[str, Any] = {"certificate": pki.path("server.pem"), "private_key": pki.path("server.key"), **values}
+    streams = Streams(_nothing, _nothing, _nothing, tls=TlsSettings((TlsProfile(**fields),)))
     with pytest.raises(BadProfile, match=message):
-        Transports(
-            [("tls", "127.0.0.1", 0)],
-            *[lambda *_: None] * 3,
-            tls=TlsSettings((TlsProfile(**fields),)),  # type: ignore[arg-type]
-        )
+        streams.listen(Listener("tls", "127.0.0.1", 0))
 
 
 # ---- connections that we make
@@ -593,8 +593,14 @@ def test_the_name_in_a_client_hello() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"O", b"\x15\x03\x01\0\2\2\x28", b"\x16\x02", b"\x16\x03\x01\0\1\2", b"\x16\x03\x01\0\4\1\xff\xff\xff"]
-    + [b"\x16\x03\x01\0\0" * 20],
+    [
+        b"O",
+        b"\x15\x03\x01\0\2\2\x28",
+        b"\x16\x02",
+        b"\x16\x03\x01\0\1\2",
+        b"\x16\x03\x01\0\4\1\xff\xff\xff",
+        b"\x16\x03\x01\0\0" * 20,
+    ],
 )
 def test_no_client_hello(data: bytes) -> None:
     with pytest.raises(ParseError):
