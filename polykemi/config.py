@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener
 from polykemi.transport.stream import StreamLimits
 
@@ -27,7 +28,19 @@ DATA: Final = Path("polykemi.data")
 ENGINES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}  # name -> suffix of its scripts
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
-_TABLES: Final = ("listen", "domains", "data", "engines", "ksr", "routes", "modules", "log", "metrics", "tcp")
+_TABLES: Final = (
+    "listen",
+    "domains",
+    "data",
+    "engines",
+    "ksr",
+    "routes",
+    "modules",
+    "log",
+    "metrics",
+    "tcp",
+    "overload",
+)
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
 _PROTOCOLS: Final = ("udp", "tcp", "tls", "ws", "wss", "sctp")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
@@ -88,6 +101,7 @@ class Settings:
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
     tcp: StreamLimits = field(default_factory=StreamLimits)
+    overload: OverloadLimits = field(default_factory=OverloadLimits)
     file: Path | None = None
 
 
@@ -128,6 +142,7 @@ def load(
         log_level=_log_level(root.table("log")),
         metrics=_metrics(root.table("metrics")),
         tcp=_tcp(root.table("tcp")),
+        overload=_overload(root.table("overload")),
         file=path,
     )
 
@@ -400,6 +415,16 @@ def _tcp(table: _Table) -> StreamLimits:
         if values[key] <= 0:
             table.fail(key, f"expected more than 0, got {values[key]}")
     return StreamLimits(**values)
+
+
+def _overload(table: _Table) -> OverloadLimits:
+    hints = get_type_hints(OverloadLimits)
+    table.only([f.name for f in fields(OverloadLimits)])
+    values = {key: table.get(key, hints[key]) for key in table.content}
+    for key, value in values.items():
+        if not value >= 0:  # nan too
+            table.fail(key, f"expected 0 or more, got {value}")
+    return OverloadLimits(**values)
 
 
 def _flags(flag: str, given: Iterable[str], parse: Callable[[str], T]) -> tuple[T, ...]:

@@ -34,6 +34,7 @@ from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
+from polykemi.overload import BEAT, Overload
 from polykemi.pv.accessor import Environment
 from polykemi.pv.compiler import Variables
 from polykemi.router import Router
@@ -145,7 +146,7 @@ def assemble(
         peers=peers or Offline(),
         dns=dns or Offline(),
     )
-    router = Router(services, settings.routes, send, ended)
+    router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router
     services.variables.where = router.where
     modules = _modules(settings, services)
@@ -303,6 +304,16 @@ class Server:
         self.node.timers(time.time())
         self._turn()
 
+    def _beat(self, due: float) -> None:
+        """Look how long messages wait: datagrams in their sockets, those of connections until the loop comes round."""
+        began = time.monotonic()
+        now = time.time()
+        waited, lost = self.transports.backlog(now)
+        if lost:
+            self.node.services.count("core.lost_datagrams", lost)
+        self.router.beat(max(waited, began - due), lost, now)
+        self.loop.call_later(BEAT, self._beat, began + BEAT)
+
     # ---- life
     def open(self) -> None:
         """Get ready for ``run``: from now on signals end it, and what comes in is answered then."""
@@ -314,6 +325,7 @@ class Server:
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then let open transactions finish."""
         self._arm()
+        self._beat(time.monotonic())
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)  # messages leave no cycles behind; looking for some costs 5 % of a call
@@ -332,7 +344,7 @@ class Server:
             self._end()
             return
         self._stop_at = time.time() + DRAIN_SECONDS
-        self.router.draining = True
+        self.router.drain()
         self._end_when_idle()
 
     def _end_when_idle(self) -> None:
