@@ -420,7 +420,7 @@ def _tcp(table: _Table) -> StreamLimits:
 def _overload(table: _Table) -> OverloadLimits:
     hints = get_type_hints(OverloadLimits)
     table.only([f.name for f in fields(OverloadLimits)])
-    values = {key: table.get(key, hints[key]) for key in table.content}
+    values = {key: _size(table, key) if key == "memory" else table.get(key, hints[key]) for key in table.content}
     for key, value in values.items():
         if not value >= 0:  # nan too
             table.fail(key, f"expected 0 or more, got {value}")

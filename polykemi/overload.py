@@ -28,6 +28,7 @@ class OverloadLimits:
 
     delay: float = 0.5  # seconds that messages may wait before new requests are refused; 0: they may wait for ever
     transactions: int = 200_000  # open ones, of both sides; 0: no limit
+    memory: int | None = None  # octets that the process may have; 0: no limit, None: polykemi.memory.limit()
     retry_after: int = 5  # seconds; who is refused is told to come back after one to two times as many
 
 
@@ -39,6 +40,7 @@ class Overload:
         self.level = 0.0
         self.refused = 0  # requests, in all
         self.episodes = 0
+        self.is_out_of_memory = False
         self._part = 0.0  # that part of them which the waiting is the reason for
         self._is_late = False  # at the last look
         self._due = 0.0  # of the next refusal: it is refused at 1.0
@@ -47,8 +49,10 @@ class Overload:
         self._refused_before = 0  # the episode, or a while ago
         self._refused_at = 0.0
 
-    def beat(self, waited: float, lost: int, transactions: int, now: float) -> None:
+    def beat(self, waited: float, lost: int, transactions: int, memory: int, now: float) -> None:
         """Look: messages that are taken now have ``waited`` so many seconds, ``lost`` had no room since the last look.
+
+        ``memory``: octets that the process has.
 
         One look alone raises nothing: after a pause (a script that waited for DNS) all is done quickly.
         """
@@ -61,12 +65,16 @@ class Overload:
                 self._part = max(0.0, self._part - _FALL * elapsed)
             elif was_late:
                 self._part = min(1.0, self._part + _RISE * elapsed * min(pressure - 1, 1.0))
+        self.is_out_of_memory = 0 < (limits.memory or 0) <= memory
         is_full = 0 < limits.transactions <= transactions
-        self.level = 1.0 if is_full else self._part
+        self.level = 1.0 if is_full or self.is_out_of_memory else self._part
         if self.level or self._began:
-            why = (
-                f"{transactions} transactions are open" if is_full else f"messages wait {waited:.2f} s, {lost} are lost"
-            )
+            if self.is_out_of_memory:
+                why = f"{memory >> 20} MiB of memory are in use"
+            elif is_full:
+                why = f"{transactions} transactions are open"
+            else:
+                why = f"messages wait {waited:.2f} s, {lost} are lost"
             self._tell(why, now)
 
     def _tell(self, why: str, now: float) -> None:

@@ -324,10 +324,10 @@ class Router:
         """Refuse all new requests from now on."""
         self.draining = self.refusing = True
 
-    def beat(self, waited: float, lost: int, now: float) -> None:
+    def beat(self, waited: float, lost: int, memory: int, now: float) -> None:
         """Look how far behind the server is (``Overload.beat``); called every ``BEAT`` seconds."""
         overload = self.overload
-        overload.beat(waited, lost, len(self._tm.layer) if self._tm is not None else 0, now)
+        overload.beat(waited, lost, len(self._tm.layer) if self._tm is not None else 0, memory, now)
         self.refusing = self.draining or overload.level > 0
         if overload.episodes:
             self.services.counters["core.overload_episodes"] = overload.episodes

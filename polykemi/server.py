@@ -19,7 +19,7 @@ from typing import Any
 
 import uvloop
 
-from polykemi import __version__, compiled, logs
+from polykemi import __version__, compiled, logs, memory
 from polykemi.config import Settings, typed_params
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import ControlPlane, make_rpc
@@ -49,6 +49,8 @@ from polykemi.transport.peers import PeerSockets
 log = logging.getLogger("polykemi.server")
 
 _ALWAYS_LOADED = ("core", "pv", "hdr", "x")  # as in Kamailio
+
+_GIVE_BACK = 5.0  # seconds between two attempts to free memory: it stops everything for a while
 
 DRAIN_SECONDS = 5.0  # how long a stopping server waits for open transactions
 
@@ -228,11 +230,14 @@ class Server:
     """A node on the network: sockets, timers, signals."""
 
     def __init__(self, settings: Settings) -> None:
+        if settings.overload.memory is None:
+            settings = replace(settings, overload=replace(settings.overload, memory=memory.limit()))
         self.settings = settings
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._armed: float | None = None  # when the loop's timer fires, seconds since the epoch
         self._timer: asyncio.TimerHandle | None = None
         self._stop_at: float | None = None  # set while draining
+        self._give_back_at = 0.0  # next, on the monotonic clock
         self._started = time.time()
         with ExitStack() as undo:
             undo.callback(self.loop.close)
@@ -311,7 +316,10 @@ class Server:
         waited, lost = self.transports.backlog(now)
         if lost:
             self.node.services.count("core.lost_datagrams", lost)
-        self.router.beat(max(waited, began - due), lost, now)
+        self.router.beat(max(waited, began - due), lost, memory.in_use(), now)
+        if self.router.overload.is_out_of_memory and began >= self._give_back_at:
+            memory.give_back()
+            self._give_back_at = began + _GIVE_BACK
         self.loop.call_later(BEAT, self._beat, began + BEAT)
 
     # ---- life

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from time import process_time
 
 import pytest
@@ -138,10 +137,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerUnderTest
         yield one
 
 
-def message(method: str, headers: str, *, uri: str = "sip:b@example.test", body: str = "", tag: str = "", to: str = "") -> bytes:
+def message(
+    method: str, headers: str, *, uri: str = "sip:b@example.test", body: str = "", tag: str = "", to: str = ""
+) -> bytes:
     """Return a request of its own."""
     n = next(_serial)
-    head = f"{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {PEER};branch=z9hG4bK{n}\r\nFrom: <sip:a@example.test>;tag=1\r\n"
+    head = (
+        f"{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {PEER};branch=z9hG4bK{n}\r\nFrom: <sip:a@example.test>;tag=1\r\n"
+    )
     head += f"To: <sip:{to or n}@example.test>{tag}\r\nCall-ID: {n}\r\nCSeq: 1 {method}\r\n{headers}"
     kind = "Content-Type: application/sdp\r\n" if body else ""
     return f"{head}{kind}Content-Length: {len(body)}\r\n\r\n{body}".encode("latin-1")

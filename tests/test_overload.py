@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from polykemi import memory
 from polykemi.config import load
 from polykemi.errors import ConfigError
 from polykemi.overload import BEAT, Overload, OverloadLimits
@@ -50,7 +51,7 @@ class Queue:
             longest = max(longest, self.waiting * cost)
             self.now += step
             if i % round(BEAT / step) == 0:
-                self.overload.beat(self.waiting * cost, round(lost), 0, self.now)
+                self.overload.beat(self.waiting * cost, round(lost), 0, 0, self.now)
                 self.lost += lost
                 lost = 0.0
         return longest
@@ -81,7 +82,7 @@ def test_a_small_socket_buffer_shows_by_what_is_lost() -> None:
 def test_one_pause_refuses_nothing() -> None:
     overload = Overload(OverloadLimits())
     for now, waited in ((1.0, 0.0), (1.1, 0.0), (4.0, 2.9), (4.1, 0.0), (4.2, 0.0)):
-        overload.beat(waited, 0, 0, now)
+        overload.beat(waited, 0, 0, 0, now)
         assert overload.level == 0
     assert not overload.episodes
 
@@ -101,7 +102,7 @@ def test_the_level_is_the_part_that_is_refused_and_calls_for_help_are_not() -> N
 def test_no_delay_and_no_transactions_are_no_limits() -> None:
     overload = Overload(OverloadLimits(delay=0, transactions=0))
     for n in range(100):
-        overload.beat(100.0, 100, 10**9, n / 10)
+        overload.beat(100.0, 100, 10**9, 10**12, n / 10)
     assert overload.level == 0
 
 
@@ -117,7 +118,7 @@ def overloaded(server: ServerUnderTest, seconds: float = 3.0) -> None:
     """Let it be overloaded so long."""
     for _ in range(round(seconds / BEAT)):
         server.now += BEAT
-        server.node.router.beat(2.0, 0, server.now)
+        server.node.router.beat(2.0, 0, 0, server.now)
 
 
 def test_new_requests_are_refused_and_all_else_goes_on(server: ServerUnderTest) -> None:
@@ -151,7 +152,7 @@ def test_it_recovers_by_itself_and_tells_of_it_once(server: ServerUnderTest, cap
             server.receive(request("OPTIONS", Via=f"SIP/2.0/UDP {PEER};branch=z9hG4bK{n}"), PEER)
         for _ in range(80):
             server.now += BEAT
-            server.node.router.beat(0.0, 0, server.now)
+            server.node.router.beat(0.0, 0, 0, server.now)
     assert [s.start_line for s in server.receive(request(), PEER)] == ["SIP/2.0 200 OK"]
     assert not server.node.router.refusing
     first, last = [record.message for record in caplog.records]
@@ -167,16 +168,40 @@ def test_there_are_no_more_transactions_than_allowed(tmp_path: Path) -> None:
         for n in range(3000):
             if n % 100 == 0:
                 server.now += BEAT
-                server.node.router.beat(0.0, 0, server.now)
+                server.node.router.beat(0.0, 0, 0, server.now)
             invite = request("INVITE", Via=f"SIP/2.0/UDP {PEER};branch=z9hG4bK{n}", Call_ID=str(n))
             answers.append(server.receive(invite, PEER)[-1].data[8:11])
         assert (answers.count(b"486"), answers.count(b"503")) == (1000, 2000)
         server.advance(60)
-        server.node.router.beat(0.0, 0, server.now)
+        server.node.router.beat(0.0, 0, 0, server.now)
         assert server.receive(invite, PEER)[-1].data[8:11] == b"486"
 
 
+def test_new_requests_are_refused_as_long_as_memory_is_short() -> None:
+    overload = Overload(OverloadLimits(memory=1 << 30))
+    for now, used, level in ((1.0, 1 << 29, 0.0), (1.1, 1 << 30, 1.0), (1.2, 1 << 31, 1.0), (1.3, 1 << 29, 0.0)):
+        overload.beat(0.0, 0, 0, used, now)
+        assert (overload.level, overload.is_out_of_memory) == (level, bool(level))
+
+
 # ---- what is measured
+def test_the_memory_of_the_process() -> None:
+    before = memory.in_use()
+    block = bytearray(b"x") * (32 << 20)
+    assert 30 << 20 < memory.in_use() - before < 40 << 20
+    del block
+    assert 256 << 20 < memory.limit() < 1 << 50
+
+
+def test_freed_memory_in_between_goes_back_to_the_system() -> None:
+    blocks = [bytes(60_000) for _ in range(2_000)]
+    blocks = blocks[::100]  # the rest lies between these
+    before = memory.in_use()
+    memory.give_back()
+    assert before - memory.in_use() > 50 << 20
+    assert len(blocks) == 20
+
+
 def test_a_udp_socket_tells_how_long_datagrams_wait_and_how_many_had_no_room() -> None:
     udp = UdpListener("127.0.17.2", 0, lambda *_: None, lambda: None, lambda *_: None)
     udp._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
