@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -33,12 +34,23 @@ def free_port() -> int:
             return int(udp.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    """Tell whether somebody listens on a TCP port."""
+    return re.search(rf":{port:04X} 00000000:0000 0A ", Path("/proc/net/tcp").read_text()) is not None
+
+
 def wait_for_listener(port: int) -> None:
     """Wait until somebody listens on a TCP port: who connects before is refused."""
-    wanted, until = re.compile(rf":{port:04X} 00000000:0000 0A "), time.monotonic() + 10
-    while not wanted.search(Path("/proc/net/tcp").read_text()):
+    until = time.monotonic() + 10
+    while not listens(port):
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+class HasPort(Protocol):
+    """A server that phones may use."""
+
+    port: int
 
 
 class ServerProcess:
@@ -108,7 +120,7 @@ def phone(tmp_path: Path) -> Iterator[PhoneFactory]:
     running: list[Phone] = []
 
     def start(
-        server: ServerProcess,
+        server: HasPort,
         scenario: str,
         *,
         user: str = "alice",
