@@ -518,8 +518,6 @@ def test_a_wrong_profile_is_named(tmp_path: Path, text: str, says: str) -> None:
         (tmp_path / "server.pem").write_bytes(
             (tmp_path / "server.pem").read_bytes() + (tmp_path / "server.key").read_bytes()
         )
-    file = tmp_path / "polykemi.toml"
-    file.write_text(text)
     with pytest.raises(ConfigError) as raised:
-        config.load(file, script=tmp_path / "a.lua", listen=["tls:127.0.0.1:5061"])
-    assert str(raised.value).startswith(f"{file}:{says.format(tmp_path)}")
+        load(tmp_path, text, script=tmp_path / "a.lua", listen=["tls:127.0.0.1:5061"], serving=True)
+    assert str(raised.value).startswith(f"{tmp_path / 'polykemi.toml'}:{says.format(tmp_path)}")

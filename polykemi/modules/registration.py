@@ -29,6 +29,9 @@ QUERIED: Final = 4
 ONE_CONTACT: Final = 0x04  # flags of save(); 0x01, memory only, has no effect here
 NO_RANGE: Final = 0x08
 
+MOST_CONTACTS: Final = 100  # in one REGISTER: each is looked for among those that are there
+MOST_OF_AOR: Final = 1000  # where max_contacts is 0
+
 _MAX_SECONDS: Final = 0xFFFFFFFF  # RFC 3261 section 20.19: delta-seconds up to 2**32 - 1
 _LOWER: Final = {c: c + 32 for c in range(ord("A"), ord("Z") + 1)}
 
@@ -151,7 +154,7 @@ class Registration:
                 if change:
                     result, changed = change, True
                     inserted = inserted or change == INSERTED
-            if inserted and (params.max_contacts or params.xavp_cfg):
+            if inserted and (params.max_contacts or params.xavp_cfg or len(bindings) > MOST_OF_AOR):
                 self._check_number(ctx, bindings, flags, new, now)
         except Rejected as error:
             error.contacts = self._headers(location.get(table, aor), now)
@@ -198,8 +201,8 @@ class Registration:
         """Refuse to have more than max_contacts; ``new`` is one of those that have come."""
         if flags & ONE_CONTACT:  # the others go
             bindings = [b for b in bindings if b.cseq == new.cseq and b.call_id == new.call_id]
-        limit: int = self.configured(ctx, "max_contacts", self._params.max_contacts)
-        if limit and sum(is_valid(b, now) for b in bindings) > limit:
+        limit: int = self.configured(ctx, "max_contacts", self._params.max_contacts) or MOST_OF_AOR
+        if sum(is_valid(b, now) for b in bindings) > limit:
             retry = [f"Retry-After: {self._params.retry_after}"] if self._params.retry_after else []
             raise Rejected(503, "Service Unavailable", "Too many registered contacts", retry)
 
@@ -316,6 +319,8 @@ def contacts_of(request: Request, max_size: int) -> list[NameAddr] | None:
         return None
     if not values:
         raise Rejected(400, "Bad Request", "Contact parse error")
+    if len(values) > MOST_CONTACTS:
+        raise Rejected(400, "Bad Request", "Too many contacts")
     contacts = []
     for value in values:
         try:

@@ -122,6 +122,14 @@ class Transports:
         else:
             udp.send(data, flow, (address, flow.port))
 
+    def backlog(self, now: float) -> tuple[float, int]:
+        """Return the seconds that the oldest datagram has waited, and how many were lost since the last call."""
+        waited, lost = 0.0, 0
+        for udp in self._by_listener.values():
+            waited = max(waited, udp.waited(now))
+            lost += udp.lost()
+        return waited, lost
+
     def close(self) -> None:
         """Close all sockets."""
         self.streams.close()
