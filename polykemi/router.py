@@ -27,8 +27,8 @@ from polykemi.modules.sl import Sl
 from polykemi.modules.tm import Tm
 from polykemi.modules.xhttp import TakesHttp
 from polykemi.overload import Overload, OverloadLimits
-from polykemi.sip import build
-from polykemi.sip.flow import Flow
+from polykemi.sip import build, http
+from polykemi.sip.flow import Flow, LastFlow
 from polykemi.sip.message import Request, Response, parse
 from polykemi.sip.reply_path import reply_path
 
@@ -111,7 +111,13 @@ class Router:
         try:
             message = parse(data)
         except ParseError as error:
-            if not any(requests.take(data, flow, now) for requests in self._http):
+            if any(requests.take(data, flow, now) for requests in self._http):
+                return
+            refusal = http.refusal(data, flow)
+            if refusal:
+                self.services.count("core.bad_requests")
+                self.services.outbox.send(refusal, LastFlow(*flow))
+            else:
                 self._refuse(data, flow, error)
             return
         if isinstance(message, Request):

@@ -242,7 +242,14 @@ class Server:
         with ExitStack() as undo:
             undo.callback(self.loop.close)
             self.transports = Transports(
-                settings.listen, self._receive, self._turn, self._failed, self._closed, settings.tcp, settings.tls
+                settings.listen,
+                self._receive,
+                self._turn,
+                self._failed,
+                self._closed,
+                settings.tcp,
+                settings.tls,
+                self._lost,
             )
             undo.callback(self.transports.close)
             location, database = open_data(settings.data)
@@ -284,6 +291,13 @@ class Server:
         """Tell the transaction layer that the network did not take ``data``."""
         tm: Any = self.node.modules.get("tm")
         process = tm.transport_error(flow, data) if tm is not None else None
+        if process is not None:
+            self.router.put(process)
+
+    def _lost(self, flow: Flow, now: float) -> None:
+        """Tell the transaction layer that a connection has ended."""
+        tm: Any = self.node.modules.get("tm")
+        process = tm.lost(flow, now) if tm is not None else None
         if process is not None:
             self.router.put(process)
 

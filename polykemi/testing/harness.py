@@ -118,6 +118,14 @@ class ServerUnderTest:
         self.node.router.receive(data, Flow(at or self._listeners[0], host.strip("[]"), int(port)), self.now)
         return self._turn()
 
+    def lose(self, flow: Flow) -> list[Sent]:
+        """Let the connection of ``flow`` end now; return what leaves."""
+        tm: Any = self.node.modules.get("tm")
+        process = tm.lost(flow, self.now) if tm is not None else None
+        if process is not None:
+            self.node.router.put(process)
+        return self._turn()
+
     def advance(self, seconds: float) -> list[Sent]:
         """Let time pass, timer by timer; return what leaves."""
         sent: list[Sent] = []
