@@ -37,7 +37,7 @@ from polykemi.modules.base import Module, Outbox, Services
 from polykemi.pv.accessor import Environment
 from polykemi.pv.compiler import Variables
 from polykemi.router import Router
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
@@ -236,7 +236,7 @@ class Server:
         with ExitStack() as undo:
             undo.callback(self.loop.close)
             self.transports = Transports(
-                settings.listen, self._receive, self._turn, self._failed, self._closed, settings.tcp
+                settings.listen, self._receive, self._turn, self._failed, self._closed, settings.tcp, settings.tls
             )
             undo.callback(self.transports.close)
             location, database = open_data(settings.data)
@@ -259,7 +259,7 @@ class Server:
                 dns=DnsClient(),
             )
             undo.pop_all()
-        if any(listener.proto == "tcp" for listener in self.transports.bound):
+        if any(listener.proto in WEBSOCKETS for listener in self.transports.bound):
             self.node.services.counters.update(self.transports.streams.counters)
             self.transports.streams.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort

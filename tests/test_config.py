@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ from polykemi.errors import ConfigError
 from polykemi.kemi.binding import to_octets
 from polykemi.kemi.route import Route
 from polykemi.sip.flow import Listener
+from polykemi.transport.tls_profiles import TlsProfile
+from tests.pki import Pki
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,11 @@ def test_a_script_alone_tells_its_engine_by_its_suffix(script: str, engine: str)
         ({"engine": "pyton"}, "--engine pyton: unknown, did you mean python?"),
         ({"engine": "js"}, "--engine js: expected a script, and polykemi.toml names none for js"),
         ({"script": Path("a.txt")}, "a.txt: which language? Say it with --engine lua, js or python"),
-        ({"script": Path("a.js"), "listen": ["tls:127.0.0.1"]}, "--listen tls:127.0.0.1: tls is not supported yet"),
+        ({"script": Path("a.js"), "listen": ["sctp:127.0.0.1"]}, "--listen sctp:127.0.0.1: sctp is not supported yet"),
+        (
+            {"script": Path("a.js"), "listen": ["tls:127.0.0.1"]},
+            "polykemi.toml: [tls] certificate: expected a file in PEM, for the listener tls:127.0.0.1:5061",
+        ),
         (
             {"script": Path("a.js"), "domains": ["a b"]},
             "--domain a b: expected a host name or an IP address, got 'a b'",
@@ -226,7 +232,6 @@ def test_a_listen_address_is_taken(text: str, listener: tuple[str, str, int]) ->
         ("", "expected udp:HOST:PORT or tcp:HOST:PORT, got ''"),
         ("udp:", "expected udp:HOST:PORT or tcp:HOST:PORT, got 'udp:'"),
         ("ws:127.0.0.1:80", "WebSocket comes over a tcp listener: see the module websocket"),
-        ("tls:127.0.0.1:5061", "tls is not supported yet, expected udp:HOST:PORT"),
         ("udp:127.0.0.1:sip", "expected a port from 0 to 65535, got 'sip'"),
         ("udp:127.0.0.1:65536", "expected a port from 0 to 65535, got '65536'"),
         ("udp:127.0.0.1:", "expected a port from 0 to 65535, got ''"),
@@ -418,3 +423,76 @@ def test_a_wrong_parameter_without_a_file_is_named_too() -> None:
     with pytest.raises(ConfigError) as raised:
         config.typed_params(Registrar, {"max_contact": 1})
     assert str(raised.value) == "polykemi.toml: [modules.registrar] max_contact: unknown, did you mean max_contacts?"
+
+
+# ---- TLS
+def test_profiles_of_tls(tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    pki.issue("other", "DNS:other.test")
+    text = """
+    listen = ["tls:127.0.0.1:5061"]
+    [tls]
+    certificate = "server.pem"
+    private_key = "server.key"
+    method = "TLSv1.3+"
+    [tls.server."[::1]:5071"]
+    verify_client = "optional"
+    ca_list = "ca.pem"
+    [tls.server.other]
+    certificate = "other.pem"
+    private_key = "other.key"
+    server_name = "Other.test"
+    server_name_mode = 1
+    [tls.client]
+    ca_list = "ca.pem"
+    [tls.client."192.0.2.1:5061"]
+    verify_certificate = false
+    server_id = "lab"
+    """
+    script = tmp_path / "a.lua"
+    tls = load(tmp_path, text, script=script).tls
+    default = TlsProfile(
+        "", tmp_path / "server.pem", tmp_path / "server.key", ca_list=None, method="TLSv1.3+", verify="none"
+    )
+    assert tls.servers == (
+        default,
+        replace(default, name="server.[::1]:5071", address="::1:5071", verify="optional", ca_list=pki.ca),
+        replace(
+            default,
+            name="server.other",
+            certificate=tmp_path / "other.pem",
+            private_key=tmp_path / "other.key",
+            server_name="other.test",
+            server_name_mode=1,
+        ),
+    )
+    called = TlsProfile("client", verify="require", ca_list=pki.ca)
+    lab = replace(called, name="client.192.0.2.1:5061", address="192.0.2.1:5061", verify="none", server_id="lab")
+    assert tls.clients == (called, lab)
+    assert config.load_tls(tmp_path / "polykemi.toml", [Listener("tls", "127.0.0.1", 5061)]) == tls
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[tls]\nprivate_key = 'a'", "2: [tls] private_key: expected a certificate beside it"),
+        ("[tls]\ncertificate = 'a.pem'", "2: [tls] certificate: {}/a.pem: No such file or directory"),
+        ("[tls]\nmethod = 'SSLv3'", '2: [tls] method: expected TLSv1.2, TLSv1.2+, TLSv1.3 or TLSv1.3+, got "SSLv3"'),
+        ("[tls]\nverify_client = 'yes'", '2: [tls] verify_client: expected none, optional or require, got "yes"'),
+        ("[tls]\nverify_client = 'require'", "2: [tls] verify_client: expected a ca_list beside it"),
+        ("[tls]\nkey = 'a'", "2: [tls] key: unknown"),
+        ("[tls]\nserver_name_mode = 3", "2: [tls] server_name_mode: expected 0 (the name), 1 (subdomains too)"),
+        ("[tls.server.x]\ncertificate = 'a'", "1: [tls.server.x]: expected a server_name, or a table named HOST:PORT"),
+        ("[tls.server.x]\nserver_name = 'a'", "1: [tls.server.x]: expected a certificate, here or in [tls]"),
+        ("[tls.client]\nverify_client = 'none'", "2: [tls.client] verify_client: unknown, did you mean verify_certific"),
+        ("[tls.client.x]\nserver_name = 'a'", "1: [tls.client.x]: expected a server_id, or a table named HOST:PORT"),
+        ("[tls.client.'a:1']\nca_list = 'a'\n[tls]\ncertificate = 'server.pem'", "2: [tls.client.a:1] ca_list: {}/a: No"),
+    ],
+)
+def test_a_wrong_profile_is_named(tmp_path: Path, text: str, says: str) -> None:
+    if "server.pem" in text:
+        Pki(tmp_path)
+        (tmp_path / "server.pem").write_bytes((tmp_path / "server.pem").read_bytes() + (tmp_path / "server.key").read_bytes())
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path, text, script=tmp_path / "a.lua", listen=["tls:127.0.0.1:5061"])
+    assert str(raised.value).startswith(f"{tmp_path / 'polykemi.toml'}:{says.format(tmp_path)}")

@@ -69,8 +69,7 @@ class Hops:
             return E_BAD_URI
         if uri.scheme not in ("sip", "sips"):
             return E_BAD_URI
-        proto = "tls" if uri.scheme == "sips" else uri.transport or "udp"
-        flow = self.hop_to(proto, uri.param("maddr") or uri.host, uri.effective_port, listener)
+        flow = self.hop_to(uri.proto, uri.param("maddr") or uri.host, uri.effective_port, listener)
         if not isinstance(flow, int) and len(text) <= 256:
             if len(hops) >= _MAX_HOPS:  # URIs come from the network
                 hops.clear()

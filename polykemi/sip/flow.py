@@ -11,6 +11,8 @@ from mypy_extensions import mypyc_attr
 from polykemi.sip.grammar import is_host, to_port
 
 TRANSPORT_NUMBERS: Final = {"udp": 1, "tcp": 2, "tls": 3, "sctp": 4, "ws": 5, "wss": 6}  # Kamailio's, on the wire too
+SECURE: Final = ("tls", "wss")
+WEBSOCKETS: Final = {"tcp": "ws", "tls": "wss"}  # what is spoken over a connection once it has become a WebSocket
 TRANSPORTS: Final = {number: transport for transport, number in TRANSPORT_NUMBERS.items()}
 
 _SOCKET: Final = re.compile(r"(?:(udp|tcp|tls|sctp|wss?):)?(\[[^\]]+\]|[^:]+)(?::([0-9]+))?", re.IGNORECASE)
@@ -30,9 +32,9 @@ class Listener(NamedTuple):
 
     @property
     def sent_by(self) -> str:
-        """``host:port`` as Via writes it, the port left out when it is 5060."""
+        """``host:port`` as Via writes it, the port left out when it is 5060; for TLS that is not what is meant without."""
         host = bracketed(self.host)
-        return host if self.port == 5060 else f"{host}:{self.port}"
+        return host if self.port == 5060 and self.proto not in SECURE else f"{host}:{self.port}"
 
     @property
     def route(self) -> str:
@@ -66,6 +68,20 @@ class LastFlow(Flow):
     """A flow for the last that is sent over its connection."""
 
     __slots__ = ()
+
+
+@mypyc_attr(native_class=False)
+class NamedFlow(Flow):
+    """A flow to an IP address that was found for a name: over TLS the peer has to prove that it is ``name``."""
+
+    name: str = ""
+
+    @classmethod
+    def to(cls, flow: Flow, name: str) -> NamedFlow:
+        """Return ``flow``, to be taken for one to ``name``."""
+        named = cls(*flow)
+        named.name = name
+        return named
 
 
 def parse_socket(text: str) -> tuple[str, str, int]:

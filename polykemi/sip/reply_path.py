@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from polykemi.errors import ParseError
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import SECURE, Flow, Listener
 from polykemi.sip.grammar import ip4_octets, to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
@@ -55,7 +55,8 @@ def response_target(response: Response, listener: Listener, others: Iterable[Lis
     if proto != listener.proto:
         listener = next((other for other in others if other.proto == proto), listener)
     port = max(0, to_port(via.param("rport") or "")) or via.port
-    return Flow(listener, (via.param("received") or via.host).strip("[]"), port or 5060)
+    port = port or (5061 if proto in SECURE else 5060)
+    return Flow(listener, (via.param("received") or via.host).strip("[]"), port)
 
 
 def _is_multicast(address: str) -> bool:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.transport.resolver import Resolver, literal
 from polykemi.transport.stream import StreamLimits, Streams
+from polykemi.transport.tls_profiles import TlsSettings
 from polykemi.transport.udp import UdpListener
 
 MAX_WAYS: Final = 10_000
@@ -30,13 +31,14 @@ class Transports:
         failed: Callable[[bytes, Flow], None],
         closed: Callable[[Flow, int, float], None] = lambda *_: None,
         limits: StreamLimits | None = None,
+        tls: TlsSettings | None = None,
     ) -> None:
         """Bind all ``addresses`` (proto, host, port), or none: raises UsageError for the first that cannot be bound.
 
-        ``closed`` and ``limits`` are about connections: ``transport/stream.py``.
+        ``closed``, ``limits`` and ``tls`` are about connections: ``transport/stream.py``.
         """
         self.bound: list[Listener] = []
-        self.streams = Streams(receive, done, failed, closed, limits)
+        self.streams = Streams(receive, done, failed, closed, limits, tls)
         self._by_listener: dict[Listener, UdpListener] = {}
         self._ways: dict[Flow, tuple[UdpListener, tuple[str, int]]] = {}  # flows to IP addresses
         self._resolver = Resolver()
@@ -45,8 +47,8 @@ class Transports:
         try:
             for proto, host, port in addresses:
                 for one in local_addresses() if host == "0.0.0.0" else [host]:
-                    if proto == "tcp":
-                        self.bound.append(self.streams.listen(one, port))
+                    if proto in WEBSOCKETS:
+                        self.bound.append(self.streams.listen(one, port, proto))
                     else:
                         udp = UdpListener(one, port, receive, done, failed)
                         self._by_listener[udp.listener] = udp
@@ -57,8 +59,11 @@ class Transports:
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
-        """The listeners in the order of the configuration, then what those of TCP are once WebSocket is spoken on them."""
-        return (*self.bound, *(one._replace(proto="ws") for one in self.bound if one.proto == "tcp"))
+        """The listeners in the order of the configuration, then what some of them are once WebSocket is spoken there."""
+        return (
+            *self.bound,
+            *(one._replace(proto=WEBSOCKETS[one.proto]) for one in self.bound if one.proto in WEBSOCKETS),
+        )
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start reading from all sockets."""
