@@ -446,8 +446,8 @@ def _tcp(table: _Table) -> StreamLimits:
     return StreamLimits(**values)
 
 
-_TLS_FILES: Final = ("certificate", "private_key", "ca_list", "crl")
-_TLS_KEYS: Final = (*_TLS_FILES, "cipher_list", "method")
+_TLS_FILES: Final = ("certificate", "key", "ca", "crl")
+_TLS_KEYS: Final = (*_TLS_FILES, "ciphers", "method")
 _OF_SERVERS: Final = ("verify_client", "server_name", "server_name_mode")
 _OF_CLIENTS: Final = ("verify_certificate", "server_name", "server_id")
 
@@ -502,10 +502,10 @@ def _tls_profile(table: _Table, base: TlsProfile) -> TlsProfile:
     """Return the profile of ``table``; what is not in it is that of ``base``, but a certificate comes with its key."""
     values: dict[str, Any] = {key: path for key in _TLS_FILES if (path := table.relative(key)) is not None}
     if "certificate" in values:
-        values.setdefault("private_key", None)
-    elif "private_key" in values and base.certificate is None:
-        table.fail("private_key", "expected a certificate beside it")
-    for key in ("cipher_list", "method", "server_name", "server_id"):
+        values.setdefault("key", None)
+    elif "key" in values and base.certificate is None:
+        table.fail("key", "expected a certificate beside it")
+    for key in ("ciphers", "method", "server_name", "server_id"):
         values[key] = table.get(key, str, getattr(base, key))
     values["server_name"] = values["server_name"].lower()
     if values["method"] not in METHODS:
@@ -522,8 +522,8 @@ def _tls_profile(table: _Table, base: TlsProfile) -> TlsProfile:
     if "verify_certificate" in table.content:
         values["verify"] = "require" if table.get("verify_certificate", bool) else "none"
     profile = replace(base, **values)
-    if "verify_client" in table.content and profile.verify != "none" and profile.ca_list is None:
-        table.fail("verify_client", "expected a ca_list beside it: whose certificates are taken")
+    if "verify_client" in table.content and profile.verify != "none" and profile.ca is None:
+        table.fail("verify_client", "expected a ca beside it: whose certificates are taken")
     return profile
 
 

@@ -450,18 +450,18 @@ def test_profiles_of_tls(tmp_path: Path) -> None:
     listen = ["tls:127.0.0.1:5061"]
     [tls]
     certificate = "server.pem"
-    private_key = "server.key"
+    key = "server.key"
     method = "TLSv1.3+"
     [tls.server."[::1]:5071"]
     verify_client = "optional"
-    ca_list = "ca.pem"
+    ca = "ca.pem"
     [tls.server.other]
     certificate = "other.pem"
-    private_key = "other.key"
+    key = "other.key"
     server_name = "Other.test"
     server_name_mode = 1
     [tls.client]
-    ca_list = "ca.pem"
+    ca = "ca.pem"
     [tls.client."192.0.2.1:5061"]
     verify_certificate = false
     server_id = "lab"
@@ -469,21 +469,21 @@ def test_profiles_of_tls(tmp_path: Path) -> None:
     script = tmp_path / "a.lua"
     tls = load(tmp_path, text, script=script).tls
     default = TlsProfile(
-        "", tmp_path / "server.pem", tmp_path / "server.key", ca_list=None, method="TLSv1.3+", verify="none"
+        "", tmp_path / "server.pem", tmp_path / "server.key", ca=None, method="TLSv1.3+", verify="none"
     )
     assert tls.servers == (
         default,
-        replace(default, name="server.[::1]:5071", address="::1:5071", verify="optional", ca_list=pki.ca),
+        replace(default, name="server.[::1]:5071", address="::1:5071", verify="optional", ca=pki.ca),
         replace(
             default,
             name="server.other",
             certificate=tmp_path / "other.pem",
-            private_key=tmp_path / "other.key",
+            key=tmp_path / "other.key",
             server_name="other.test",
             server_name_mode=1,
         ),
     )
-    called = TlsProfile("client", verify="require", ca_list=pki.ca)
+    called = TlsProfile("client", verify="require", ca=pki.ca)
     lab = replace(called, name="client.192.0.2.1:5061", address="192.0.2.1:5061", verify="none", server_id="lab")
     assert tls.clients == (called, lab)
     assert config.load_tls(tmp_path / "polykemi.toml", [Listener("tls", "127.0.0.1", 5061)]) == tls
@@ -492,12 +492,12 @@ def test_profiles_of_tls(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[tls]\nprivate_key = 'a'", "2: [tls] private_key: expected a certificate beside it"),
+        ("[tls]\nkey = 'a'", "2: [tls] key: expected a certificate beside it"),
         ("[tls]\ncertificate = 'a.pem'", "2: [tls] certificate: {}/a.pem: No such file or directory"),
         ("[tls]\nmethod = 'SSLv3'", '2: [tls] method: expected TLSv1.2, TLSv1.2+, TLSv1.3 or TLSv1.3+, got "SSLv3"'),
         ("[tls]\nverify_client = 'yes'", '2: [tls] verify_client: expected none, optional or require, got "yes"'),
-        ("[tls]\nverify_client = 'require'", "2: [tls] verify_client: expected a ca_list beside it"),
-        ("[tls]\nkey = 'a'", "2: [tls] key: unknown"),
+        ("[tls]\nverify_client = 'require'", "2: [tls] verify_client: expected a ca beside it"),
+        ("[tls]\nca_list = 'a'", "2: [tls] ca_list: unknown"),
         ("[tls]\nserver_name_mode = 3", "2: [tls] server_name_mode: expected 0 (the name), 1 (subdomains too)"),
         ("[tls.server.x]\ncertificate = 'a'", "1: [tls.server.x]: expected a server_name, or a table named HOST:PORT"),
         ("[tls.server.x]\nserver_name = 'a'", "1: [tls.server.x]: expected a certificate, here or in [tls]"),
@@ -507,8 +507,8 @@ def test_profiles_of_tls(tmp_path: Path) -> None:
         ),
         ("[tls.client.x]\nserver_name = 'a'", "1: [tls.client.x]: expected a server_id, or a table named HOST:PORT"),
         (
-            "[tls.client.'a:1']\nca_list = 'a'\n[tls]\ncertificate = 'server.pem'",
-            "2: [tls.client.a:1] ca_list: {}/a: No",
+            "[tls.client.'a:1']\nca = 'a'\n[tls]\ncertificate = 'server.pem'",
+            "2: [tls.client.a:1] ca: {}/a: No",
         ),
     ],
 )
@@ -518,6 +518,8 @@ def test_a_wrong_profile_is_named(tmp_path: Path, text: str, says: str) -> None:
         (tmp_path / "server.pem").write_bytes(
             (tmp_path / "server.pem").read_bytes() + (tmp_path / "server.key").read_bytes()
         )
+    file = tmp_path / "polykemi.toml"
+    file.write_text(text)
     with pytest.raises(ConfigError) as raised:
-        load(tmp_path, text, script=tmp_path / "a.lua", listen=["tls:127.0.0.1:5061"], serving=True)
-    assert str(raised.value).startswith(f"{tmp_path / 'polykemi.toml'}:{says.format(tmp_path)}")
+        config.load(file, script=tmp_path / "a.lua", listen=["tls:127.0.0.1:5061"])
+    assert str(raised.value).startswith(f"{file}:{says.format(tmp_path)}")

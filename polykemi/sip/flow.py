@@ -40,10 +40,7 @@ class Listener(NamedTuple):
 
     @property
     def sent_by(self) -> str:
-        """``host:port`` of the advertised address as Via writes it, the port left out when it is 5060.
-
-        For TLS, 5060 is not what is meant without a port.
-        """
+        """``host:port`` of the advertised address as Via writes it, the port left out when it is 5060 and that is meant then."""
         host, port = self.advertised
         return bracketed(host) if port == 5060 and self.proto not in SECURE else f"{bracketed(host)}:{port}"
 

@@ -116,10 +116,10 @@ class Streams:
 
     # ---- life
     def listen(self, wanted: Listener) -> Listener:
-        """Bind ``wanted``, whose port may be 0: any. Raise UsageError, and BadProfile for the first one of TLS."""
-        host, port = wanted.host, wanted.port
+        """Bind ``wanted``, over TCP or TLS; its port may be 0: any. Raise UsageError, BadProfile for the first of TLS."""
         if wanted.proto == "tls" and self.contexts is None:
             self.contexts = TlsContexts(self._tls)
+        host, port = wanted.host, wanted.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)  # noqa: FBT003

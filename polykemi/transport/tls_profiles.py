@@ -23,7 +23,7 @@ EXACT, WITH_SUBDOMAINS, SUBDOMAINS = 0, 1, 2  # server_name_mode
 
 @dataclass(frozen=True, slots=True)
 class TlsProfile:
-    """How some connections are made; the names are those of Kamailio's tls.cfg, ``verify`` stands for two of them.
+    """How some connections are made, as in a section of Kamailio's tls.cfg.
 
     ``verify``: what is asked of the peer's certificate, a key of VERIFY. ``address``: the ``host:port`` that the profile is
     for, of the listener or of the server that is called; "" for any. ``server_name``: of the peer's SNI, or what is called.
@@ -31,10 +31,10 @@ class TlsProfile:
 
     name: str = ""  # of its table
     certificate: Path | None = None
-    private_key: Path | None = None
-    ca_list: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
     crl: Path | None = None
-    cipher_list: str = ""
+    ciphers: str = ""
     method: str = "TLSv1.2+"
     verify: str = "none"
     address: str = ""
@@ -140,19 +140,19 @@ def client_context(profile: TlsProfile) -> ssl.SSLContext:
 def _configure(context: ssl.SSLContext, profile: TlsProfile) -> None:
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.minimum_version, context.maximum_version = METHODS[profile.method]
-    if profile.cipher_list:
+    if profile.ciphers:
         try:
-            context.set_ciphers(profile.cipher_list)
+            context.set_ciphers(profile.ciphers)
         except ssl.SSLError:
-            raise BadProfile(profile, "cipher_list", f"no cipher is named by {profile.cipher_list!r}") from None
+            raise BadProfile(profile, "ciphers", f"no cipher is named by {profile.ciphers!r}") from None
     if profile.certificate is not None:
         _load_certificate(context, profile, profile.certificate)
     _load_trusted(context, profile)
 
 
 def _load_certificate(context: ssl.SSLContext, profile: TlsProfile, certificate: Path) -> None:
-    key = profile.private_key or certificate
-    at_key = "private_key" if profile.private_key else "certificate"
+    key = profile.key or certificate
+    at_key = "key" if profile.key else "certificate"
     _expect(profile, "certificate", certificate, b"-----BEGIN CERTIFICATE-----", "a certificate")
     _expect(profile, at_key, key, b"PRIVATE KEY-----", "a private key")
 
@@ -170,13 +170,13 @@ def _load_certificate(context: ssl.SSLContext, profile: TlsProfile, certificate:
 
 
 def _load_trusted(context: ssl.SSLContext, profile: TlsProfile) -> None:
-    """Load what peers' certificates are checked with: the CAs of ``ca_list``, for servers that we call the system's without."""
+    """Load what peers' certificates are checked with: the CAs of ``ca``, for servers that we call the system's without."""
     if profile.verify == "none":
         return
     try:
-        if profile.ca_list is not None:
-            _expect(profile, "ca_list", profile.ca_list, b"-----BEGIN CERTIFICATE-----", "certificates")
-            context.load_verify_locations(profile.ca_list)
+        if profile.ca is not None:
+            _expect(profile, "ca", profile.ca, b"-----BEGIN CERTIFICATE-----", "certificates")
+            context.load_verify_locations(profile.ca)
         elif context.check_hostname:
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         if profile.crl is not None:
@@ -184,7 +184,7 @@ def _load_trusted(context: ssl.SSLContext, profile: TlsProfile) -> None:
             context.load_verify_locations(profile.crl)
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     except ssl.SSLError as error:
-        raise BadProfile(profile, "ca_list", told(error)) from None
+        raise BadProfile(profile, "ca", told(error)) from None
 
 
 def _expect(profile: TlsProfile, key: str, path: Path, mark: bytes, what: str) -> None:

@@ -36,11 +36,11 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 
 def profile(pki: Pki, certificate: str = "server", **more: Any) -> TlsProfile:
-    return TlsProfile(certificate=pki.path(f"{certificate}.pem"), private_key=pki.path(f"{certificate}.key"), **more)
+    return TlsProfile(certificate=pki.path(f"{certificate}.pem"), key=pki.path(f"{certificate}.key"), **more)
 
 
 def settings(pki: Pki, *servers: TlsProfile, **client: Any) -> TlsSettings:
-    calls = TlsProfile("client", verify="require", ca_list=pki.ca)
+    calls = TlsProfile("client", verify="require", ca=pki.ca)
     return TlsSettings(servers or (profile(pki),), (calls, *(TlsProfile(**client) for _ in range(bool(client)))))
 
 
@@ -326,7 +326,7 @@ def test_the_name_that_is_asked_for_chooses_the_certificate(pki: Pki, made: Make
 
 def test_the_name_chooses_what_is_asked_of_the_client_too(pki: Pki, made: Make) -> None:
     """OpenSSL's own way of changing certificates by name would leave the rules of the first profile."""
-    strict = profile(pki, "other", name="server.other", server_name="other.test", verify="require", ca_list=pki.ca)
+    strict = profile(pki, "other", name="server.other", server_name="other.test", verify="require", ca=pki.ca)
     network = made(settings(pki, profile(pki), strict))
     network.peer(pki.client()).sendall(MESSAGE)
     network.until(lambda: len(network.received) == 1)
@@ -361,7 +361,7 @@ def test_a_listener_goes_before_any_and_a_name_before_none() -> None:
 
 @pytest.mark.parametrize("verify", ["optional", "require"])
 def test_certificates_of_clients(pki: Pki, made: Make, verify: str) -> None:
-    network = made(settings(pki, profile(pki, verify=verify, ca_list=pki.ca, method="TLSv1.2")))
+    network = made(settings(pki, profile(pki, verify=verify, ca=pki.ca, method="TLSv1.2")))
     network.peer(pki.client("client")).sendall(MESSAGE)
     network.until(lambda: len(network.received) == 1)
     if verify == "optional":
@@ -373,7 +373,7 @@ def test_certificates_of_clients(pki: Pki, made: Make, verify: str) -> None:
 
 
 def test_a_certificate_of_another_ca_is_refused(pki: Pki, made: Make, tmp_path: Path) -> None:
-    network = made(settings(pki, profile(pki, verify="optional", ca_list=pki.ca, method="TLSv1.2")))
+    network = made(settings(pki, profile(pki, verify="optional", ca=pki.ca, method="TLSv1.2")))
     other = Pki(tmp_path)
     context = other.client("server")
     context.load_verify_locations(pki.ca)
@@ -383,7 +383,7 @@ def test_a_certificate_of_another_ca_is_refused(pki: Pki, made: Make, tmp_path: 
 
 def test_version_and_ciphers(pki: Pki, made: Make) -> None:
     cipher = "ECDHE-ECDSA-AES128-GCM-SHA256"
-    network = made(settings(pki, profile(pki, method="TLSv1.2", cipher_list=cipher)))
+    network = made(settings(pki, profile(pki, method="TLSv1.2", ciphers=cipher)))
     peer = network.peer(pki.client())
     assert (peer.version(), (peer.cipher() or ("",))[0]) == ("TLSv1.2", cipher)
     newer = made(settings(pki, profile(pki, method="TLSv1.3+")))
@@ -402,7 +402,7 @@ def test_new_files_are_for_new_connections(pki: Pki, made: Make, tmp_path: Path)
         key.write_bytes(pki.path(f"{name}.key").read_bytes())
 
     put("server")
-    now = TlsSettings((TlsProfile(certificate=certificate, private_key=key),), settings(pki).clients)
+    now = TlsSettings((TlsProfile(certificate=certificate, key=key),), settings(pki).clients)
     network = made(now)
     old = network.peer(pki.client())
     put("other")
@@ -413,7 +413,7 @@ def test_new_files_are_for_new_connections(pki: Pki, made: Make, tmp_path: Path)
     old.sendall(MESSAGE)
     network.until(lambda: len(network.received) == 1)
     key.write_bytes(pki.path("client.key").read_bytes())
-    with pytest.raises(BadProfile, match=r"\[tls\] private_key: .*now.key is not the key of .*now.pem"):
+    with pytest.raises(BadProfile, match=r"\[tls\] key: .*now.key is not the key of .*now.pem"):
         contexts.use(now)
     assert common_name(network.peer(pki.client(), "other.test")) == "other"
 
@@ -423,13 +423,13 @@ def test_new_files_are_for_new_connections(pki: Pki, made: Make, tmp_path: Path)
     [
         ({"certificate": "none.pem"}, r"certificate: .*none.pem: No such file or directory"),
         ({"certificate": "server.key"}, "certificate: .*server.key: expected a certificate in PEM"),
-        ({"private_key": "server.pem"}, "private_key: .*server.pem: expected a private key in PEM"),
-        ({"private_key": None}, "certificate: .*server.pem: expected a private key in PEM"),
-        ({"private_key": "secret.key"}, "private_key: .*secret.key wants a password: expected a key without"),
-        ({"private_key": "broken.key"}, "certificate: .*broken.key"),
-        ({"cipher_list": "ROT13"}, "cipher_list: no cipher is named by 'ROT13'"),
-        ({"verify": "require", "ca_list": "server.key"}, "ca_list: .*server.key: expected certificates in PEM"),
-        ({"verify": "require", "ca_list": "ca.pem", "crl": "ca.pem"}, "crl: .*ca.pem: expected a list of revoked"),
+        ({"key": "server.pem"}, "key: .*server.pem: expected a private key in PEM"),
+        ({"key": None}, "certificate: .*server.pem: expected a private key in PEM"),
+        ({"key": "secret.key"}, "key: .*secret.key wants a password: expected a key without"),
+        ({"key": "broken.key"}, "certificate: .*broken.key"),
+        ({"ciphers": "ROT13"}, "ciphers: no cipher is named by 'ROT13'"),
+        ({"verify": "require", "ca": "server.key"}, "ca: .*server.key: expected certificates in PEM"),
+        ({"verify": "require", "ca": "ca.pem", "crl": "ca.pem"}, "crl: .*ca.pem: expected a list of revoked"),
     ],
 )
 def test_a_profile_that_cannot_be_used_is_told(pki: Pki, bad: dict[str, Any], message: str) -> None:
@@ -437,9 +437,9 @@ def test_a_profile_that_cannot_be_used_is_told(pki: Pki, bad: dict[str, Any], me
     pki._run("ec", "-in", str(pki.path("server.key")), "-out", str(secret), "-aes128", "-passout", "pass:secret")
     lines = pki.path("server.key").read_text().splitlines()
     pki.path("broken.key").write_text("\n".join([lines[0], "AAAA", lines[-1]]))
-    paths = {"certificate", "private_key", "ca_list", "crl"}
+    paths = {"certificate", "key", "ca", "crl"}
     values = {key: pki.path(value) if key in paths and value else value for key, value in bad.items()}
-    fields: dict[str, Any] = {"certificate": pki.path("server.pem"), "private_key": pki.path("server.key"), **values}
+    fields: dict[str, Any] = {"certificate": pki.path("server.pem"), "key": pki.path("server.key"), **values}
     with pytest.raises(BadProfile, match=message):
         Network(TlsSettings((TlsProfile(**fields),)))
 
@@ -506,7 +506,7 @@ def test_a_profile_for_one_server(pki: Pki, made: Make, tmp_path: Path) -> None:
     """It trusts a server that has signed its own certificate, shows one of our own, and asks for another name."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        own = {"certificate": pki.path("client.pem"), "private_key": pki.path("client.key"), "server_name": "own.test"}
+        own = {"certificate": pki.path("client.pem"), "key": pki.path("client.key"), "server_name": "own.test"}
         network = made(settings(pki, name="client.x", address=f"127.0.0.1:{port}", verify="none", **own))
         context = Pki(tmp_path).server()
         context.verify_mode = ssl.CERT_REQUIRED
