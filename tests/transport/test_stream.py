@@ -568,3 +568,23 @@ def test_the_end_of_a_websocket_is_told_as_such_too(network: Network) -> None:
     peer.close()
     network.until(lambda: bool(network.closed))
     assert flow in network.lost
+
+
+# ---- HTTP
+def test_a_client_that_waits_for_100_sends_its_chunks_then(network: Network) -> None:
+    peer = network.peer()
+    peer.sendall(b"PUT /x HTTP/1.1\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert network.from_peer(peer, 25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert not network.received
+    peer.sendall(b"5\r\nhello\r\n0\r\n\r\n" + GET)
+    network.until(lambda: len(network.received) == 2)
+    expected = b"PUT /x HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello"
+    assert [data for data, _ in network.received] == [expected, GET]
+
+
+def test_http_that_cannot_be_followed_is_refused_before_the_connection_ends(network: Network) -> None:
+    peer = network.peer()
+    peer.sendall(b"POST / HTTP/1.1\r\nContent-Length: all\r\n\r\n")
+    answer = network.from_peer(peer, 1000)
+    assert answer == b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    assert network.streams.counters["tcp.unreadable"] == 1
