@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.modules.base import UdpSettings
 from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener
 from polykemi.sip.grammar import canonical_host, is_token
@@ -40,6 +41,7 @@ _TABLES: Final = (
     "modules",
     "log",
     "metrics",
+    "udp",
     "tcp",
     "tls",
     "overload",
@@ -111,6 +113,7 @@ class Settings:
     strict: bool = False  # [ksr]: a call of KSR that cannot be made raises in the script
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
+    udp: UdpSettings = field(default_factory=UdpSettings)
     tcp: StreamLimits = field(default_factory=StreamLimits)
     tls: TlsSettings = field(default_factory=TlsSettings)
     overload: OverloadLimits = field(default_factory=OverloadLimits)
@@ -154,6 +157,7 @@ def load(
         strict=_strict(root.table("ksr")),
         log_level=_log_level(root.table("log")),
         metrics=_metrics(root.table("metrics")),
+        udp=_udp(root.table("udp")),
         tcp=_tcp(root.table("tcp")),
         tls=_tls(root.table("tls"), listening if serving else ()),
         overload=_overload(root.table("overload")),
@@ -433,6 +437,16 @@ def _metrics(table: _Table) -> tuple[str, int] | None:
         return _host_and_port(from_octets(address), None, f"expected HOST:PORT, got {from_octets(address)!r}")
     except ValueError as error:
         table.fail("listen", str(error))
+
+
+def _udp(table: _Table) -> UdpSettings:
+    hints = get_type_hints(UdpSettings)
+    table.only([f.name for f in fields(UdpSettings)])
+    values = {key: table.get(key, hints[key]) for key in table.content}
+    try:
+        return UdpSettings(**values)
+    except ValueError as error:
+        table.fail("", str(error))
 
 
 def _tcp(table: _Table) -> StreamLimits:

@@ -149,6 +149,7 @@ def assemble(
         connections=connections,
         peers=peers or Offline(),
         dns=dns or Offline(),
+        udp=settings.udp,
     )
     router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router

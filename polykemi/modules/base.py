@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from mypy_extensions import mypyc_attr
 
@@ -62,6 +62,18 @@ class Routes(Protocol):
         """Return ``file:line`` of the script's call that is running; empty when none is."""
 
 
+@dataclass(frozen=True, slots=True)
+class UdpSettings:
+    """Kamailio's core parameters without ``udp_``: requests of more than ``mtu`` octets go over ``mtu_try_proto``, 0: none."""
+
+    mtu: int = 0
+    mtu_try_proto: Literal["tcp", "tls"] = "tcp"
+
+    def __post_init__(self) -> None:
+        if self.mtu < 0:
+            raise ValueError(f"mtu: expected 0 or more octets, got {self.mtu}")
+
+
 @dataclass(slots=True)
 class Services:
     """The parts of the server that modules work with. Built once by ``server.py`` (or a test)."""
@@ -87,6 +99,7 @@ class Services:
         default_factory=list
     )  # take responses of no transaction, if theirs
     server_header: str = "polykemi"
+    udp: UdpSettings = field(default_factory=UdpSettings)
     callbacks: Callbacks = field(default_factory=Callbacks)  # set by the core before the first message
     connections: Connections = field(default_factory=NoConnections)
     rpc: Mapping[str, Command] = field(default_factory=dict)  # the commands of the control plane, filled before run
@@ -113,6 +126,13 @@ class Services:
     def listener_of(self, proto: str, host: str, listener: Listener) -> Listener | None:
         """Return ``listener``, or the first other one from which ``host`` is reached over ``proto``; None without any."""
         return listener_for(proto, host, listener, self.listeners)
+
+    def instead_of_udp(self, flow: Flow, size: int) -> Flow | None:
+        """Return where a request of ``size`` octets goes when it is too long for UDP (RFC 3261 section 18.1.1), else None."""
+        if not 0 < self.udp.mtu < size or flow.listener.proto != "udp":
+            return None
+        listener = self.listener_of(self.udp.mtu_try_proto, flow.host, flow.listener)
+        return None if listener is None else Flow(listener, flow.host, flow.port)
 
     def response_target(self, response: Response, listener: Listener) -> Flow | None:
         """Return where a response that belongs to no transaction goes, None when it does not say that.

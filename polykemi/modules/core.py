@@ -14,7 +14,7 @@ from polykemi.modules.core_events import CoreEvents
 from polykemi.modules.local_via import ONWARD, wish_for
 from polykemi.pv.classes.message import METHOD_IDS
 from polykemi.sip.build import forward_request
-from polykemi.sip.flow import Flow
+from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import Request
 from polykemi.sip.reply_path import reply_path
 from polykemi.sip.uri import parse_uri
@@ -351,25 +351,24 @@ class Core(CoreEvents):
             edits.removed.update(request.indexes("via"))
         else:
             received, rport, _ = reply_path(request, ctx.flow, ctx.force_rport)
-        branch, wish = _stateless_branch(request, index), wish_for(ctx)
-        if wish is not None:
-            via = wish.value(ctx, listener, branch)
-        else:
-            via = f"SIP/2.0/{listener.proto.upper()} {listener.sent_by};branch={branch}"
+        branch = _stateless_branch(request, index)
         if ctx.flow.listener.proto != "udp" and not as_client:
-            via += f";i={services.connections.ident(ctx.flow):x}"  # the reply is to find back
-        data = forward_request(request, edits, uri=ctx.ruri, via=via, received=received, rport=rport)
-        target = Flow(listener, uri.host.strip("[]"), uri.effective_port)
+            branch += f";i={services.connections.ident(ctx.flow):x}"  # the reply is to find back
+        target: Flow | None = Flow(listener, uri.host.strip("[]"), uri.effective_port)
+        while target is not None:  # a second time when it is too long for UDP
+            flow, via = target, _via(ctx, target.listener, branch)
+            data = forward_request(request, edits, uri=ctx.ruri, via=via, received=received, rport=rport)
+            target = services.instead_of_udp(flow, len(data))
         if ONWARD in ctx.cache:
-            target = ctx.cache[ONWARD](*target)
+            flow = ctx.cache[ONWARD](*flow)
         if services.routes.defines(Route.ONSEND, services.callbacks.onsend):
             onsend = RouteContext(Route.ONSEND, services.callbacks.onsend, request, ctx.flow, ctx.now)
             onsend.ruri, onsend.dst_uri = ctx.ruri, ctx.dst_uri
-            onsend.shared, onsend.wire, onsend.destination = ctx.shared, data, target
+            onsend.shared, onsend.wire, onsend.destination = ctx.shared, data, flow
             yield onsend
             if onsend.dropped:
                 return -1
-        services.outbox.send(data, target)
+        services.outbox.send(data, flow)
         services.count("core.fwd_requests")
         return 1
 
@@ -455,6 +454,14 @@ class Core(CoreEvents):
     def is_dst_port(self, ctx: RouteContext, port: int) -> bool:
         """Tell whether the message came in on our ``port``."""
         return ctx.flow.listener.port == port
+
+
+def _via(ctx: RouteContext, listener: Listener, branch: str) -> str:
+    """Return our Via, as the script wants it, with ``branch`` and the parameters behind it."""
+    wish = wish_for(ctx)
+    if wish is not None:
+        return wish.value(ctx, listener, branch)
+    return f"SIP/2.0/{listener.proto.upper()} {listener.sent_by};branch={branch}"
 
 
 def _stateless_branch(request: Request, index: int) -> str:

@@ -78,6 +78,7 @@ class Relayer:
         self._layer = replier.layer
         self._params = replier.params
         self._counters = replier.services.counters
+        self._mtu = replier.services.udp.mtu
         self._labels = 0
         self._timings: dict[tuple[int, int, int, int], Timings] = {}
         self.hops = hops
@@ -288,14 +289,23 @@ class Relayer:
             return flow
         if ONWARD in ctx.cache:
             flow = ctx.cache[ONWARD](*flow)
+        branch.arm(t)
+        self.build(block or ctx, request, branch, edits, flow)
+        return 0
+
+    def build(self, ctx: RouteContext, request: Request, branch: Branch, edits: Edits, flow: Flow) -> None:
+        """Make what is sent over ``flow``. Raise ParseError for a request that cannot be copied."""
         branch.flow = flow
         came_in, goes_out = ctx.flow.listener, flow.listener
+        added = edits
         if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
-            edits = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
-        branch.arm(t)
+            added = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
         path = [branch.path] if branch.path else []  # one Route line, as the Path was written
-        branch.data = self._request_for(block or ctx, request, edits, branch.uri, branch.key, goes_out, path)
-        return 0
+        branch.data = self._request_for(ctx, request, added, branch.uri, branch.key, goes_out, path)
+        if self._mtu:
+            other = self._services.instead_of_udp(flow, len(branch.data))
+            if other is not None:
+                self.build(ctx, request, branch, edits, other)
 
     def _request_for(
         self,

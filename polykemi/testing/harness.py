@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.network import Connections, Dns, Peers
+from polykemi.modules.base import UdpSettings
 from polykemi.server import assemble
 from polykemi.sip.flow import Flow, Listener, bracketed
 from polykemi.storage.location import MemoryLocation
@@ -67,6 +68,7 @@ class ServerUnderTest:
         peers: Peers | None = None,
         dns: Dns | None = None,
         connections: Connections | None = None,
+        udp: UdpSettings | None = None,
     ) -> None:
         """``scripts``: engine -> script; the first engine runs all route blocks unless ``routes`` says otherwise.
 
@@ -86,6 +88,7 @@ class ServerUnderTest:
             engines=tuple(EngineSettings(name, Path(script)) for name, script in scripts.items()),
             routes=routes or RouteSettings(default=next(iter(scripts))),
             modules=ModuleSettings(load=None if load is None else tuple(load), params=dict(modules or {})),
+            udp=udp or UdpSettings(),
         )
         self.node = assemble(
             settings,
