@@ -70,6 +70,10 @@ scale: $(STAMP) ## measure what a million contacts and 10,000 open calls cost; o
 reference: $(STAMP) ## write docs/reference anew from the sources
 	$(BIN)/python -m polykemi.reference
 
+.PHONY: fuzz
+fuzz: $(STAMP) ## change messages until something breaks: a running server, then the parsers; longer: make fuzz ARGS="--seconds 600"
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 .PHONY: format
 format: $(STAMP) ## format the sources and repair what ruff can
 	$(BIN)/ruff check --fix-only --quiet .
