@@ -27,8 +27,8 @@ from polykemi.modules.sl import Sl
 from polykemi.modules.tm import Tm
 from polykemi.modules.xhttp import TakesHttp
 from polykemi.overload import Overload, OverloadLimits
-from polykemi.sip import build
-from polykemi.sip.flow import Flow
+from polykemi.sip import build, http
+from polykemi.sip.flow import Flow, LastFlow
 from polykemi.sip.message import Request, Response, parse
 from polykemi.sip.reply_path import reply_path
 
@@ -111,7 +111,13 @@ class Router:
         try:
             message = parse(data)
         except ParseError as error:
-            if not any(requests.take(data, flow, now) for requests in self._http):
+            if any(requests.take(data, flow, now) for requests in self._http):
+                return
+            refusal = http.refusal(data, flow)
+            if refusal:
+                self.services.count("core.bad_requests")
+                self.services.outbox.send(refusal, LastFlow(*flow))
+            else:
                 self._refuse(data, flow, error)
             return
         if isinstance(message, Request):
@@ -278,8 +284,10 @@ class Router:
         services = self.services
         services.count("core.rcv_requests")
         try:
-            if request.shape.missing:
-                raise ParseError(f"Missing {request.shape.missing.title()}")
+            if request.shape.fault:
+                raise ParseError(request.shape.fault)
+            if not request.has_whole_body:  # RFC 3261 section 18.3
+                raise ParseError("Content-Length Does Not Match")
             if request.cseq[1] != request.method:
                 raise ParseError("CSeq method does not match")
             callbacks = services.callbacks
@@ -355,10 +363,12 @@ class Router:
         services = self.services
         services.count("core.rcv_replies")
         try:
+            if not response.has_whole_body:
+                raise ParseError("Content-Length does not match")
             via = response.via
-            if not services.is_myself(via.host, via.port or 5060):
-                raise ParseError("the top Via is not ours")
             branch = self._tm.client_of(response) if self._tm is not None else None
+            if branch is None and not services.is_myself(via.host, via.port or 5060):  # a script may write any address
+                raise ParseError("the top Via is not ours")
         except ParseError as error:
             self._drop(response.raw, flow, error)
             return
@@ -410,8 +420,8 @@ class Router:
             return
         try:
             request = parse(b"INVALID sip:invalid SIP/2.0\r\n" + rest)
-            if not isinstance(request, Request) or request.shape.missing:
-                raise error
+            assert isinstance(request, Request)
+            request.believe_first_via()
             received, rport, target = reply_path(request, flow)
             reply = build.response(
                 request,

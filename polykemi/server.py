@@ -38,7 +38,7 @@ from polykemi.overload import BEAT, Overload
 from polykemi.pv.accessor import Environment
 from polykemi.pv.compiler import Variables
 from polykemi.router import Router
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
@@ -242,7 +242,14 @@ class Server:
         with ExitStack() as undo:
             undo.callback(self.loop.close)
             self.transports = Transports(
-                settings.listen, self._receive, self._turn, self._failed, self._closed, settings.tcp
+                settings.listen,
+                self._receive,
+                self._turn,
+                self._failed,
+                self._closed,
+                settings.tcp,
+                settings.tls,
+                self._lost,
             )
             undo.callback(self.transports.close)
             location, database = open_data(settings.data)
@@ -265,7 +272,7 @@ class Server:
                 dns=DnsClient(),
             )
             undo.pop_all()
-        if any(listener.proto == "tcp" for listener in self.transports.bound):
+        if any(listener.proto in WEBSOCKETS for listener in self.transports.bound):
             self.node.services.counters.update(self.transports.streams.counters)
             self.transports.streams.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
@@ -284,6 +291,13 @@ class Server:
         """Tell the transaction layer that the network did not take ``data``."""
         tm: Any = self.node.modules.get("tm")
         process = tm.transport_error(flow, data) if tm is not None else None
+        if process is not None:
+            self.router.put(process)
+
+    def _lost(self, flow: Flow, now: float) -> None:
+        """Tell the transaction layer that a connection has ended."""
+        tm: Any = self.node.modules.get("tm")
+        process = tm.lost(flow, now) if tm is not None else None
         if process is not None:
             self.router.put(process)
 

@@ -14,7 +14,7 @@ from polykemi import memory
 from polykemi.config import load
 from polykemi.errors import ConfigError
 from polykemi.overload import BEAT, Overload, OverloadLimits
-from polykemi.sip.flow import Flow
+from polykemi.sip.flow import Flow, Listener
 from polykemi.testing import ServerUnderTest
 from polykemi.transport.udp import BATCH, UdpListener
 from tests.test_router import PEER, request
@@ -203,7 +203,7 @@ def test_freed_memory_in_between_goes_back_to_the_system() -> None:
 
 
 def test_a_udp_socket_tells_how_long_datagrams_wait_and_how_many_had_no_room() -> None:
-    udp = UdpListener("127.0.17.2", 0, lambda *_: None, lambda: None, lambda *_: None)
+    udp = UdpListener(Listener("udp", "127.0.17.2", 0), lambda *_: None, lambda: None, lambda *_: None)
     udp._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     assert udp.waited(time.time()) == 0.0
     assert udp.lost() == 0
@@ -228,7 +228,7 @@ def test_passes_that_take_long_become_shorter(monkeypatch: pytest.MonkeyPatch) -
         taken[-1] += 1
         clock[0] += 0.05
 
-    udp = UdpListener("127.0.17.2", 0, receive, lambda: None, lambda *_: None)
+    udp = UdpListener(Listener("udp", "127.0.17.2", 0), receive, lambda: None, lambda *_: None)
     monkeypatch.setattr("polykemi.transport.udp.time.time", lambda: clock[0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         for _ in range(150):

@@ -38,12 +38,13 @@ class UdpListener:
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        wanted: Listener,
         receive: Callable[[bytes, Flow, float], None],
         done: Callable[[], None],
         failed: Callable[[bytes, Flow], None],
     ) -> None:
+        """Bind ``wanted``, whose port may be 0: any. Raise UsageError."""
+        host, port = wanted.host, wanted.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setblocking(False)  # noqa: FBT003
@@ -53,9 +54,9 @@ class UdpListener:
             self._socket.bind((host, port))
         except OSError as error:
             self._socket.close()
-            raise UsageError(f"cannot listen on udp:{host}:{port}: {error.strerror}") from None
+            raise UsageError(f"cannot listen on {wanted}: {error.strerror}") from None
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMP, 1)
-        self.listener = Listener("udp", host, self._socket.getsockname()[1])
+        self.listener = wanted._replace(port=self._socket.getsockname()[1])
         self.ipv6 = family == socket.AF_INET6
         self._receive, self._done, self._failed = receive, done, failed
         self._unsent: deque[tuple[bytes, Flow, tuple[str, int]]] = deque()
