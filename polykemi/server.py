@@ -121,6 +121,7 @@ def assemble(
     """
     domains = frozenset(d.lower() for d in settings.domains)
     ids = ids or Ids()
+    connections = NoConnections() if connections is None else connections
     counters: dict[str, int] = {}
     environment = Environment(
         listeners=listeners,
@@ -132,6 +133,7 @@ def assemble(
         counters=counters,
         process=os.environ,
         pid=os.getpid(),
+        ident=connections.ident,
     )
     services = Services(
         listeners=listeners,
@@ -144,7 +146,7 @@ def assemble(
         location=location,
         database=database,
         routes=None,  # type: ignore[arg-type]  # the router, two lines below
-        connections=NoConnections() if connections is None else connections,
+        connections=connections,
         peers=peers or Offline(),
         dns=dns or Offline(),
     )

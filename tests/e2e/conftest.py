@@ -15,6 +15,8 @@ from typing import Protocol
 
 import pytest
 
+from polykemi.sip.flow import bracketed
+
 ROOT = Path(__file__).parents[2]
 SCENARIOS = Path(__file__).parent / "scenarios"
 SCRIPTS = {"lua": "routes/lua/basic.lua", "js": "routes/js/basic.js", "python": "routes/py/basic.py"}
@@ -24,8 +26,9 @@ PASSWORDS = {"alice": "wonderland", "bob": "builder", "carol": "christmas"}
 
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a port that is free now, over UDP and TCP."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
+        with socket.socket(family, socket.SOCK_DGRAM) as udp, socket.socket(family) as tcp:
             udp.bind((host, 0))
             try:
                 tcp.bind(udp.getsockname())
@@ -36,7 +39,8 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 def listens(port: int) -> bool:
     """Tell whether somebody listens on a TCP port."""
-    return re.search(rf":{port:04X} 00000000:0000 0A ", Path("/proc/net/tcp").read_text()) is not None
+    tables = [table.read_text() for table in Path("/proc/net").glob("tcp*")]  # tcp6 where the machine has IPv6
+    return any(re.search(rf":{port:04X} 0+:0000 0A ", text) for text in tables)
 
 
 def wait_for_listener(port: int) -> None:
@@ -65,7 +69,7 @@ class ServerProcess:
         with (self.data / "server.log").open("ab") as log:
             command = [sys.executable, "-m", "polykemi", "serve", *self._arguments]
             for proto in ("udp", "tcp"):
-                command += ["--listen", f"{proto}:{self.host}:{self.port}"]
+                command += ["--listen", f"{proto}:{bracketed(self.host)}:{self.port}"]
             command += ["--domain", DOMAIN, "--data", str(self.data)]
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
@@ -133,20 +137,22 @@ def phone(tmp_path: Path) -> Iterator[PhoneFactory]:
         lost: int = 0,
         transport: str = "u1",
         contact_transport: str = "",
+        host: str = "127.0.0.1",
     ) -> Phone:
         """Run ``scenario`` as ``user``; ``contact`` is the port that it registers, ``lost`` a percentage of its packets.
 
-        ``transport``: sipp's ``-t``; t1 is TCP over one connection, tn one for each call.
+        ``transport``: sipp's ``-t``; t1 is TCP over one connection, tn one for each call. ``host``: where both sides are.
         """
         directory = tmp_path / f"sipp{len(running)}"
         directory.mkdir()
         secret = PASSWORDS.get(user, "") if password is None else password
         (directory / "users.csv").write_text(f"SEQUENTIAL\n{user};[authentication username={user} password={secret}]\n")
-        port = port or free_port()
-        command = ["sipp", f"127.0.0.1:{server.port}", "-sf", str(SCENARIOS / f"{scenario}.xml"), "-i", "127.0.0.1"]
+        port = port or free_port(host)
+        shown = bracketed(host)
+        command = ["sipp", f"{shown}:{server.port}", "-sf", str(SCENARIOS / f"{scenario}.xml"), "-i", shown]
         command += ["-p", str(port), "-inf", "users.csv", "-key", "domain", DOMAIN, "-key", "callee", callee]
         parameter = f";transport={contact_transport}" if contact_transport else ""
-        command += ["-key", "contact", f"127.0.0.1:{contact or port}{parameter}", "-m", str(calls), "-r", str(rate)]
+        command += ["-key", "contact", f"{shown}:{contact or port}{parameter}", "-m", str(calls), "-r", str(rate)]
         command += ["-t", transport, "-max_socket", "100"]
         command += ["-nostdin", "-timeout", "35", "-timeout_error", "-trace_err", "-error_file", "sipp.err"]
         command += ["-default_behaviors", "none", "-cp", str(free_port())] + (["-lost", str(lost)] if lost else [])
