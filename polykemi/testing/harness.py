@@ -109,10 +109,21 @@ class ServerUnderTest:
         sent, self._sent = self._sent, []
         return sent
 
-    def receive(self, data: bytes, source: str) -> list[Sent]:
-        """Let ``data`` come from ``source`` (host:port) now; return what leaves."""
+    def receive(self, data: bytes, source: str, *, at: Listener | None = None) -> list[Sent]:
+        """Let ``data`` come from ``source`` (host:port, IPv6 in brackets) now; return what leaves.
+
+        ``at``: the listener that it comes to, the first one by default.
+        """
         host, _, port = source.rpartition(":")
-        self.node.router.receive(data, Flow(self._listeners[0], host, int(port)), self.now)
+        self.node.router.receive(data, Flow(at or self._listeners[0], host.strip("[]"), int(port)), self.now)
+        return self._turn()
+
+    def lose(self, flow: Flow) -> list[Sent]:
+        """Let the connection of ``flow`` end now; return what leaves."""
+        tm: Any = self.node.modules.get("tm")
+        process = tm.lost(flow, self.now) if tm is not None else None
+        if process is not None:
+            self.node.router.put(process)
         return self._turn()
 
     def advance(self, seconds: float) -> list[Sent]:
