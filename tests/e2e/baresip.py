@@ -8,8 +8,9 @@ import wave
 from pathlib import Path
 from typing import Any, Final
 
-from tests.e2e.conftest import DOMAIN, PASSWORDS, free_port, listens
+from tests.e2e.conftest import DOMAIN, PASSWORDS, HasPort, free_port, listens
 from tests.e2e.peers import PeerProcess, tool
+from tests.pki import Pki
 
 _MODULES: Final = (Path("/usr/lib/baresip/modules"), Path("/usr/local/lib/baresip/modules"))
 _CONFIG: Final = """\
@@ -32,15 +33,20 @@ ctrl_tcp_listen 127.0.0.1:{control}
 class Baresip:
     """A phone that registers by itself. Each event can be waited for once, in any order."""
 
-    def __init__(self, user: str, directory: Path, port: int, transport: str, *more: str) -> None:
-        """Start it for one of the server's users; ``more`` are lines of its configuration."""
+    def __init__(self, user: str, directory: Path, server: HasPort, transport: str, pki: Pki | None = None) -> None:
+        """Start it for one of the server's users; ``pki`` is needed for TLS."""
         program = tool("baresip", "Debian: baresip-core")
         directory.mkdir()
         tone, control = directory / "tone.wav", free_port()
         _write_tone(tone)
         modules = next(path for path in _MODULES if path.exists())
         lines = _CONFIG.format(sip=free_port(), user=user, tone=tone, modules=modules, control=control)
-        (directory / "config").write_text("\n".join([lines, *more, ""]))
+        if pki is not None:
+            both = directory / "certificate.pem"
+            both.write_text(pki.path("server.pem").read_text() + pki.path("server.key").read_text())
+            lines += f"sip_cafile {pki.ca}\nsip_certificate {both}\n"
+        (directory / "config").write_text(lines)
+        port = server.port if pki is None else server.tls_port
         account = f"<sip:{user}@{DOMAIN};transport={transport}>;auth_pass={PASSWORDS[user]};regint=60;audio_codecs=pcmu"
         (directory / "accounts").write_text(f'{account};outbound="sip:127.0.0.1:{port};transport={transport}"\n')
         (directory / "contacts").touch()

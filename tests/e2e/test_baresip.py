@@ -11,20 +11,20 @@ import pytest
 from tests.e2e.baresip import Baresip
 from tests.e2e.conftest import DOMAIN, ServerProcess
 
-TRANSPORTS = [("udp", "udp"), ("tcp", "tcp"), ("tcp", "udp")]
+TRANSPORTS = [("udp", "udp"), ("tcp", "tcp"), ("tls", "tls"), ("tls", "udp"), ("tcp", "tls")]
 
 
 @pytest.fixture(params=TRANSPORTS, ids="-".join)
 def phones(request: pytest.FixtureRequest, server: ServerProcess, tmp_path: Path) -> Iterator[tuple[Baresip, Baresip]]:
     """Alice's and Bob's phones, registered."""
     with ExitStack() as stack:
-        alice, bob = (
-            stack.enter_context(closing(Baresip(user, tmp_path / user, server.port, transport)))
-            for user, transport in zip(("alice", "bob"), request.param, strict=True)
-        )
-        for phone in (alice, bob):
+        made = []
+        for user, transport in zip(("alice", "bob"), request.param, strict=True):
+            pki = request.getfixturevalue("pki") if transport == "tls" else None
+            made.append(stack.enter_context(closing(Baresip(user, tmp_path / user, server, transport, pki))))
+        for phone in made:
             phone.registered()
-        yield alice, bob
+        yield made[0], made[1]
 
 
 def test_calls(phones: tuple[Baresip, Baresip]) -> None:
