@@ -107,7 +107,7 @@ class Services:
         """
         host = canonical_host(host)
         for x in self._listeners_at.get(host, ()):
-            if (not port or is_at(x, host, port)) and (not proto or proto == x.proto):
+            if (not port or is_at(x, host, port)) and (not proto or proto in (x.proto, x.transport)):
                 return True
         return host in self.domains
 

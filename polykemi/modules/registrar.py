@@ -365,7 +365,7 @@ class Registrar(Module):
             if (
                 place.host.strip("[]").lower() == ctx.flow.host
                 and (not mode & 1 or place.effective_port == ctx.flow.port)
-                and (not mode & 2 or (place.transport or "udp") == ctx.flow.listener.proto)
+                and (not mode & 2 or (place.transport or "udp") == ctx.flow.listener.transport)
             ):
                 return 1
         return -1

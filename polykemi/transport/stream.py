@@ -208,7 +208,10 @@ class Streams:
             return self._by_name.get((flow.listener.proto, name, address, flow.port))
         connection = self._by_flow.get(flow)
         if connection is None:
-            connection = self._by_peer.get((flow.listener.proto, address, flow.port))
+            proto = flow.listener.proto
+            connection = self._by_peer.get((proto, address, flow.port))
+            if connection is None and proto == "ws":  # as URIs name both
+                connection = self._by_peer.get(("wss", address, flow.port))
         return connection
 
     def _connect(self, connection: Connection, host: str, port: int) -> None:
