@@ -128,7 +128,7 @@ class NatHelper(Module):
             return 2
         uri, flow = parse_uri(contact.uri), ctx.flow
         same = canonical_host(uri.host) == flow.host and uri.effective_port == flow.port
-        if same and (uri.transport or "udp") == flow.listener.proto:
+        if same and (uri.transport or "udp") == flow.listener.transport:
             return 2
         return self._alias(ctx, contact_alias(flow))
 
@@ -275,5 +275,5 @@ def _sdp_addresses(message: Message) -> list[str]:
 
 def source_uri(flow: Flow) -> str:
     """Return the SIP URI of where a message came from; the transport stands in it unless it is UDP."""
-    transport = "" if flow.listener.proto == "udp" else f";transport={flow.listener.proto}"
+    transport = "" if flow.listener.proto == "udp" else f";transport={flow.listener.transport}"
     return f"sip:{bracketed(flow.host)}:{flow.port}{transport}"

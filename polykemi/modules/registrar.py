@@ -392,7 +392,7 @@ class Registrar(Module):
             if (
                 canonical_host(place.host) == ctx.flow.host
                 and (not mode & 1 or place.effective_port == ctx.flow.port)
-                and (not mode & 2 or (place.transport or "udp") == ctx.flow.listener.proto)
+                and (not mode & 2 or (place.transport or "udp") == ctx.flow.listener.transport)
             ):
                 return 1
         return -1
