@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.conftest import PhoneFactory, ServerProcess, free_port, wait_for_listener
-from tests.pki import Pki
 
 pytestmark = pytest.mark.usefixtures("pki")
 
