@@ -286,6 +286,8 @@ class Rr(Module):
         return 1
 
     def _is_ours(self, uri: Uri) -> bool:
+        if uri.params and uri.param("gr") is not None:
+            return False  # a GRUU of our domain (RFC 5627) is a phone
         return bool(uri.host) and self.services.is_myself(uri.host, uri.effective_port, uri.transport or "")
 
     def _leave_from(self, ctx: RouteContext, uri: Uri) -> None:
