@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from polykemi.modules.base import Module, Services
+from polykemi.modules.usrloc_keepalive import Keepalive
 from polykemi.sip.uri import same_uri
 from polykemi.storage.location import Binding, LocationStore
 from polykemi.storage.location_rows import LocationRows
@@ -59,6 +60,13 @@ class UsrlocParams:
     db_ops_ruid: int = 1
     db_timer_clean: int = 0
     nat_bflag: int = -1  # the branch flag of contacts behind NAT
+    ka_mode: int = (
+        0  # contacts are asked whether they are there: bits 1 all of them, 2 those behind NAT, 4 over UDP only
+    )
+    ka_from: str = "sip:server@kamailio.org"
+    ka_domain: str = "kamailio.org"  # of To, for addresses of record without a domain
+    ka_method: str = "OPTIONS"
+    ka_timeout: int = 0  # seconds without an answer after which a contact is removed; 0: none is
 
     def __post_init__(self) -> None:
         if not 0 <= self.db_mode <= READ_ONLY:
@@ -74,6 +82,10 @@ class UsrlocParams:
             raise ValueError(f"preload: expected names of tables, got {', '.join(self.preload)}")
         if not -1 <= self.nat_bflag <= 31:
             raise ValueError("nat_bflag: expected a branch flag, 0 to 31, or -1")
+        if not 0 <= self.ka_mode <= 7:
+            raise ValueError(f"ka_mode: expected 0 to 7, got {self.ka_mode}")
+        if self.ka_timeout < 0:
+            raise ValueError("ka_timeout: expected seconds, or 0")
 
 
 class Usrloc(Module):
@@ -86,6 +98,7 @@ class Usrloc(Module):
         super().__init__(services, params)
         self.on_expired: list[Callable[[str, str, Binding, float], None]] = []  # called with table, AoR, contact, now
         self._due: float | None = None
+        self._keepalive: Keepalive | None = None
         self._mirror: MirroredLocation | None = None  # where rows are written back
         self.nat_flag: int = 1 << self.params.nat_bflag if self.params.nat_bflag >= 0 else 0  # a bit of Binding.bflags
 
@@ -140,6 +153,19 @@ class Usrloc(Module):
         elif p.db_url:
             services.location = self._in_sql(services.location)
         self._due = now
+        if p.ka_mode:
+            self._keepalive = Keepalive(
+                services,
+                mode=p.ka_mode,
+                method=p.ka_method,
+                sender=p.ka_from,
+                domain=p.ka_domain,
+                timeout=p.ka_timeout,
+                nat_flag=self.nat_flag,
+                tables=p.preload,
+                interval=max(p.timer_interval, 1),
+                now=now,
+            )
 
     def _in_sql(self, store: LocationStore) -> LocationStore:
         """Return the store that works with the rows of the tables in ``preload``, which it has loaded."""
@@ -170,11 +196,15 @@ class Usrloc(Module):
     # ---- expiry
 
     def next_timeout(self) -> float | None:
-        """Return when expired contacts are looked for next."""
+        """Return when expired contacts are looked for next, or contacts asked."""
+        if self._keepalive is not None and self._due is not None:
+            return min(self._due, self._keepalive.due)
         return self._due
 
     def handle_timer(self, now: float) -> None:
         """Remove expired contacts, no more than a batch of AoRs of each table."""
+        if self._keepalive is not None:
+            self._keepalive.run(now)
         if self._due is None or now < self._due:
             return
         location = self.services.location
