@@ -37,7 +37,7 @@ from polykemi.sip.framing import Framer
 TRANSPORTS = ("udp", "tcp", "tls", "ws", "wss")
 GRACE = 5.0  # seconds that the last answers may take
 _NONCE = re.compile(rb'nonce="([^"]+)"')
-_HANDSHAKE = (
+HANDSHAKE = (
     f"GET / HTTP/1.1\r\nHost: {DOMAIN}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: sip\r\n\r\n"
 )
@@ -59,7 +59,7 @@ class Link:
         self._framer = Framer()
         self._frames: FrameProtocol | None = None
         if transport in ("ws", "wss"):
-            self.socket.sendall(_HANDSHAKE.encode())
+            self.socket.sendall(HANDSHAKE.encode())
             if not self.socket.recv(4096).startswith(b"HTTP/1.1 101"):
                 raise SystemExit("bench: no WebSocket")
             self._frames = FrameProtocol(client=True, extensions=[])
@@ -168,7 +168,7 @@ def measure(transport: str, options: argparse.Namespace, database: Path, here: P
     base = {"ws": "tcp", "wss": "tls"}.get(transport, transport)
     modules = CONFIG.replace('["kx", ', '["kx", "xhttp", "websocket", ')
     modules += '[modules.xhttp]\nevent_callback = "ksr_xhttp_event"\n'
-    config.write_text(modules + (_tls(here) if base == "tls" else ""))
+    config.write_text(modules + (tls_table(here) if base == "tls" else ""))
     command = [*pin(0), *POLYKEMI, "serve", "--config", str(config), "--engine", "lua", str(script)]
     command += ["--listen", f"udp:127.0.0.1:{port}", "--domain", DOMAIN, "--data", str(here)]
     if base != "udp":
@@ -191,7 +191,7 @@ def measure(transport: str, options: argparse.Namespace, database: Path, here: P
         end_process(process)
 
 
-def _tls(here: Path) -> str:
+def tls_table(here: Path) -> str:
     """Make a certificate, and return the configuration that names it."""
     key, certificate = here / "key.pem", here / "certificate.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]

@@ -19,7 +19,9 @@ from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener
+from polykemi.sip.grammar import canonical_host, is_token
 from polykemi.transport.stream import StreamLimits
 from polykemi.transport.tls_profiles import METHODS, VERIFY, BadProfile, TlsContexts, TlsProfile, TlsSettings
 
@@ -28,9 +30,30 @@ DATA: Final = Path("polykemi.data")
 ENGINES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}  # name -> suffix of its scripts
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
-_TABLES: Final = ("listen", "domains", "data", "engines", "ksr", "routes", "modules", "log", "metrics", "tcp", "tls")
+_TABLES: Final = (
+    "listen",
+    "domains",
+    "data",
+    "engines",
+    "ksr",
+    "routes",
+    "modules",
+    "log",
+    "metrics",
+    "tcp",
+    "tls",
+    "overload",
+)
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
-_PROTOCOLS: Final = ("udp", "tcp", "tls", "ws", "wss", "sctp")
+_PROTOCOLS: Final = {  # as written -> what is listened on, default port
+    "udp": ("udp", 5060),
+    "tcp": ("tcp", 5060),
+    "tls": ("tls", 5061),
+    "ws": ("tcp", 80),
+    "wss": ("tls", 443),
+    "sctp": ("sctp", 5060),
+}
+_LISTEN: Final = "udp:HOST:PORT (or tcp:, tls:, ws:, wss:)"
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 _SIZE: Final = re.compile(r"([0-9]{1,15}) ?([kMG]?)", re.ASCII)
 _SIZE_UNITS: Final = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -90,6 +113,7 @@ class Settings:
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
     tcp: StreamLimits = field(default_factory=StreamLimits)
     tls: TlsSettings = field(default_factory=TlsSettings)
+    overload: OverloadLimits = field(default_factory=OverloadLimits)
     file: Path | None = None
 
 
@@ -132,20 +156,36 @@ def load(
         metrics=_metrics(root.table("metrics")),
         tcp=_tcp(root.table("tcp")),
         tls=_tls(root.table("tls"), listening if serving else ()),
+        overload=_overload(root.table("overload")),
         file=path,
     )
 
 
 def parse_listen(text: str) -> Listener:
-    """Parse ``udp:HOST:PORT``, ``tcp:HOST`` or ``HOST:PORT``, IPv6 in brackets. Raise ValueError saying what is wrong."""
-    expected = f"expected udp:HOST:PORT or tcp:HOST:PORT, got {text!r}"
-    head, colon, rest = text.partition(":")
-    proto, rest = (head.lower(), rest) if colon and head.lower() in _PROTOCOLS else ("udp", text)
-    if proto in ("ws", "wss"):
-        raise ValueError("WebSocket comes over a tcp listener: see the module websocket")
-    if proto not in ("udp", "tcp", "tls"):
-        raise ValueError(f"{proto} is not supported yet, {expected}")
-    return Listener(proto, *_host_and_port(rest, 5061 if proto == "tls" else 5060, expected))
+    """Parse ``PROTO:HOST:PORT [advertise HOST:PORT] [name NAME]``; udp when there is no protocol. Raise ValueError.
+
+    The default port is 5060, that of tls 5061. WebSocket is spoken on connections of tcp and tls, on each of them: ``ws``
+    (default port 80) is another word for tcp, ``wss`` (443) for tls.
+    """
+    address, *words = text.split() or [""]
+    head, colon, rest = address.partition(":")
+    proto, rest = (head.lower(), rest) if colon and head.lower() in _PROTOCOLS else ("udp", address)
+    if proto == "sctp":
+        raise ValueError(f"sctp is not supported, expected {_LISTEN}, got {text!r}")
+    given = dict(zip(words[::2], words[1::2], strict=False))
+    if 2 * len(given) != len(words) or not given.keys() <= {"advertise", "name"}:
+        raise ValueError(f"expected {_LISTEN} [advertise HOST:PORT] [name NAME], got {text!r}")
+    proto, default = _PROTOCOLS[proto]
+    host, port = _host_and_port(rest, default, f"expected {_LISTEN}, got {text!r}")
+    listener = Listener(proto, canonical_host(host), port)
+    if "advertise" in given:
+        expected = f"expected advertise HOST:PORT, got {text!r}"
+        shown, shown_port = _host_and_port(given["advertise"].strip('"'), 0, expected)
+        listener = listener._replace(advertised_host=canonical_host(shown), advertised_port=shown_port)
+    name = given.get("name", "").strip('"')
+    if "name" in given and not is_token(name):
+        raise ValueError(f"expected name and a word, got {text!r}")
+    return listener._replace(name=name)
 
 
 def _host_and_port(text: str, default: int | None, expected: str) -> tuple[str, int]:
@@ -401,13 +441,13 @@ def _tcp(table: _Table) -> StreamLimits:
     values = {}
     for key in table.content:
         values[key] = table.get(key, hints[key])
-        if values[key] <= 0:
+        if not isinstance(values[key], bool) and values[key] <= 0:
             table.fail(key, f"expected more than 0, got {values[key]}")
     return StreamLimits(**values)
 
 
-_TLS_FILES: Final = ("certificate", "private_key", "ca_list", "crl")
-_TLS_KEYS: Final = (*_TLS_FILES, "cipher_list", "method")
+_TLS_FILES: Final = ("certificate", "key", "ca", "crl")
+_TLS_KEYS: Final = (*_TLS_FILES, "ciphers", "method")
 _OF_SERVERS: Final = ("verify_client", "server_name", "server_name_mode")
 _OF_CLIENTS: Final = ("verify_certificate", "server_name", "server_id")
 
@@ -462,10 +502,10 @@ def _tls_profile(table: _Table, base: TlsProfile) -> TlsProfile:
     """Return the profile of ``table``; what is not in it is that of ``base``, but a certificate comes with its key."""
     values: dict[str, Any] = {key: path for key in _TLS_FILES if (path := table.relative(key)) is not None}
     if "certificate" in values:
-        values.setdefault("private_key", None)
-    elif "private_key" in values and base.certificate is None:
-        table.fail("private_key", "expected a certificate beside it")
-    for key in ("cipher_list", "method", "server_name", "server_id"):
+        values.setdefault("key", None)
+    elif "key" in values and base.certificate is None:
+        table.fail("key", "expected a certificate beside it")
+    for key in ("ciphers", "method", "server_name", "server_id"):
         values[key] = table.get(key, str, getattr(base, key))
     values["server_name"] = values["server_name"].lower()
     if values["method"] not in METHODS:
@@ -482,8 +522,8 @@ def _tls_profile(table: _Table, base: TlsProfile) -> TlsProfile:
     if "verify_certificate" in table.content:
         values["verify"] = "require" if table.get("verify_certificate", bool) else "none"
     profile = replace(base, **values)
-    if "verify_client" in table.content and profile.verify != "none" and profile.ca_list is None:
-        table.fail("verify_client", "expected a ca_list beside it: whose certificates are taken")
+    if "verify_client" in table.content and profile.verify != "none" and profile.ca is None:
+        table.fail("verify_client", "expected a ca beside it: whose certificates are taken")
     return profile
 
 
@@ -494,6 +534,16 @@ def _address(text: str) -> str | None:
     except ValueError:
         return None
     return f"{host}:{port}"
+
+
+def _overload(table: _Table) -> OverloadLimits:
+    hints = get_type_hints(OverloadLimits)
+    table.only([f.name for f in fields(OverloadLimits)])
+    values = {key: _size(table, key) if key == "memory" else table.get(key, hints[key]) for key in table.content}
+    for key, value in values.items():
+        if not value >= 0:  # nan too
+            table.fail(key, f"expected 0 or more, got {value}")
+    return OverloadLimits(**values)
 
 
 def _flags(flag: str, given: Iterable[str], parse: Callable[[str], T]) -> tuple[T, ...]:
@@ -511,7 +561,7 @@ def _domain(text: str) -> str:
     host = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
     if not (_is_host(host) or _is_ip6(host)):
         raise ValueError(f"expected a host name or an IP address, got {text!r}")
-    return host.lower()
+    return canonical_host(host)
 
 
 def _size(table: _Table, key: str) -> int:

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from polykemi import __version__, compiled, logs
-from polykemi.config import Settings, typed_params
+from polykemi import __version__, compiled, logs, memory
+from polykemi.config import Settings, load_tls, typed_params
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import ControlPlane, make_rpc
 from polykemi.engines import make_engine
@@ -29,11 +30,12 @@ from polykemi.errors import ConfigError, DataError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import inspect
-from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
+from polykemi.kemi.network import Connections, Dns, NoConnections, NoTls, Offline, Peers, Tls
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
+from polykemi.overload import BEAT, Overload
 from polykemi.pv.accessor import Environment
 from polykemi.pv.compiler import Variables
 from polykemi.router import Router
@@ -48,6 +50,8 @@ from polykemi.transport.peers import PeerSockets
 log = logging.getLogger("polykemi.server")
 
 _ALWAYS_LOADED = ("core", "pv", "hdr", "x")  # as in Kamailio
+
+_GIVE_BACK = 5.0  # seconds between two attempts to free memory: it stops everything for a while
 
 DRAIN_SECONDS = 5.0  # how long a stopping server waits for open transactions
 
@@ -109,6 +113,7 @@ def assemble(
     ids: Ids | None = None,
     trace: Trace | None = None,
     connections: Connections | None = None,
+    tls: Tls | None = None,
     peers: Peers | None = None,
     dns: Dns | None = None,
 ) -> Node:
@@ -118,6 +123,7 @@ def assemble(
     """
     domains = frozenset(d.lower() for d in settings.domains)
     ids = ids or Ids()
+    connections = NoConnections() if connections is None else connections
     counters: dict[str, int] = {}
     environment = Environment(
         listeners=listeners,
@@ -129,6 +135,7 @@ def assemble(
         counters=counters,
         process=os.environ,
         pid=os.getpid(),
+        ident=connections.ident,
     )
     services = Services(
         listeners=listeners,
@@ -141,11 +148,12 @@ def assemble(
         location=location,
         database=database,
         routes=None,  # type: ignore[arg-type]  # the router, two lines below
-        connections=NoConnections() if connections is None else connections,
+        connections=connections,
+        tls=NoTls() if tls is None else tls,
         peers=peers or Offline(),
         dns=dns or Offline(),
     )
-    router = Router(services, settings.routes, send, ended)
+    router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router
     services.variables.where = router.where
     modules = _modules(settings, services)
@@ -233,18 +241,29 @@ class Server:
     """A node on the network: sockets, timers, signals."""
 
     def __init__(self, settings: Settings) -> None:
+        if settings.overload.memory is None:
+            settings = replace(settings, overload=replace(settings.overload, memory=memory.limit()))
         self.settings = settings
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._armed: float | None = None  # when the loop's timer fires, seconds since the epoch
         self._timer: asyncio.TimerHandle | None = None
         self._stop_at: float | None = None  # set while draining
+        self._give_back_at = 0.0  # next, on the monotonic clock
         self._started = time.time()
         with ExitStack() as undo:
             undo.callback(self.loop.close)
             self.transports = Transports(
-                settings.listen, self._receive, self._turn, self._failed, self._closed, settings.tcp, settings.tls
+                settings.listen,
+                self._receive,
+                self._turn,
+                self._failed,
+                self._closed,
+                settings.tcp,
+                settings.tls,
+                self._lost,
             )
             undo.callback(self.transports.close)
+            self.transports.streams.read_tls = partial(load_tls, settings.file, settings.listen)
             location, database = open_data(settings.data)
             undo.callback(location.close)
             undo.callback(database.close)
@@ -261,6 +280,7 @@ class Server:
                 ended=self._arm,
                 now=self._started,
                 connections=self.transports.streams,
+                tls=self.transports.streams,
                 peers=self._peers,
                 dns=DnsClient(),
             )
@@ -287,6 +307,13 @@ class Server:
         if process is not None:
             self.router.put(process)
 
+    def _lost(self, flow: Flow, now: float) -> None:
+        """Tell the transaction layer that a connection has ended."""
+        tm: Any = self.node.modules.get("tm")
+        process = tm.lost(flow, now) if tm is not None else None
+        if process is not None:
+            self.router.put(process)
+
     def _closed(self, flow: Flow, ident: int, now: float) -> None:
         """Tell the websocket module that a WebSocket has ended."""
         websocket: Any = self.node.modules.get("websocket")
@@ -309,6 +336,19 @@ class Server:
         self.node.timers(time.time())
         self._turn()
 
+    def _beat(self, due: float) -> None:
+        """Look how long messages wait: datagrams in their sockets, those of connections until the loop comes round."""
+        began = time.monotonic()
+        now = time.time()
+        waited, lost = self.transports.backlog(now)
+        if lost:
+            self.node.services.count("core.lost_datagrams", lost)
+        self.router.beat(max(waited, began - due), lost, memory.in_use(), now)
+        if self.router.overload.is_out_of_memory and began >= self._give_back_at:
+            memory.give_back()
+            self._give_back_at = began + _GIVE_BACK
+        self.loop.call_later(BEAT, self._beat, began + BEAT)
+
     # ---- life
     def open(self) -> None:
         """Get ready for ``run``: from now on signals end it, and what comes in is answered then."""
@@ -320,6 +360,7 @@ class Server:
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then let open transactions finish."""
         self._arm()
+        self._beat(time.monotonic())
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)  # messages leave no cycles behind; looking for some costs 5 % of a call
@@ -338,7 +379,7 @@ class Server:
             self._end()
             return
         self._stop_at = time.time() + DRAIN_SECONDS
-        self.router.draining = True
+        self.router.drain()
         self._end_when_idle()
 
     def _end_when_idle(self) -> None:

@@ -11,6 +11,7 @@ from polykemi.modules.base import Module, Services
 from polykemi.modules.usrloc import is_valid
 from polykemi.modules.usrloc_pings import Pings, Rounds, Silence
 from polykemi.sip.flow import Flow, Listener, find_listener
+from polykemi.sip.grammar import canonical_host
 from polykemi.sip.header import parse_name_addr, split_quoted
 from polykemi.sip.message import Response
 from polykemi.sip.uri import Uri, parse_uri
@@ -139,7 +140,7 @@ class Pinger:
             listener = self._listener_for(binding, uri)
         if wants_request and not self._silence.asked(table, aor, binding, now):
             return
-        flow = Flow(listener, uri.host.strip("[]"), uri.effective_port)
+        flow = Flow(listener, canonical_host(uri.host), uri.effective_port)
         self._services.outbox.send(self._pings.request(binding, listener) if wants_request else PING, flow)
         self._services.count("nathelper.pings")
 

@@ -147,7 +147,7 @@ class Outbound(Module):
         if flow is None or flow[1:] == ctx.flow[1:]:
             return False
         ctx.force_listener = flow.listener
-        ctx.dst_uri = f"sip:{bracketed(flow.host)}:{flow.port or 1};transport={flow.listener.proto}"
+        ctx.dst_uri = f"sip:{bracketed(flow.host)}:{flow.port or 1};transport={flow.listener.transport}"
 
         def onward(listener: Listener, host: str, port: int) -> Flow:
             is_meant = (listener, host) == flow[:2] and port == (flow.port or 1)  # not where a script has sent it since

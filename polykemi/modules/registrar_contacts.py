@@ -14,6 +14,8 @@ from polykemi.sip.message import Request
 from polykemi.sip.uri import parse_uri
 from polykemi.storage.location import Binding
 
+MOST_CONTACTS: Final = 100  # in one REGISTER: each is looked for among those that are there
+
 _MAX_SECONDS: Final = 0xFFFFFFFF  # RFC 3261 section 20.19: delta-seconds up to 2**32 - 1
 _LOWER: Final = {c: c + 32 for c in range(ord("A"), ord("Z") + 1)}
 
@@ -82,6 +84,8 @@ def contacts_of(request: Request, max_size: int) -> list[NameAddr] | None:
         return None
     if not values:
         raise Rejected(400, "Bad Request", "Contact parse error")
+    if len(values) > MOST_CONTACTS:
+        raise Rejected(400, "Bad Request", "Too many contacts")
     contacts = []
     for value in values:
         try:

@@ -42,6 +42,8 @@ NOT_IN_DATABASE: Final = 0x01  # flags of save()
 ONE_CONTACT: Final = 0x04
 NO_RANGE: Final = 0x08
 
+MOST_OF_AOR: Final = 1000  # where max_contacts is 0
+
 
 class Registration:
     """What a REGISTER does to the bindings of an AoR."""
@@ -88,7 +90,7 @@ class Registration:
                 if change:
                     result, changed = change, True
                     inserted = inserted or change == INSERTED
-            if inserted and (params.max_contacts or params.xavp_cfg):
+            if inserted and (params.max_contacts or params.xavp_cfg or len(bindings) > MOST_OF_AOR):
                 self._check_number(ctx, bindings, flags, new, now)
         except Rejected as error:
             error.contacts = self._headers(request, aor, location.get(table, aor), now)
@@ -135,8 +137,8 @@ class Registration:
         """Refuse to have more than max_contacts; ``new`` is one of those that have come."""
         if flags & ONE_CONTACT:  # the others go
             bindings = [b for b in bindings if b.cseq == new.cseq and b.call_id == new.call_id]
-        limit: int = self.configured(ctx, "max_contacts", self._params.max_contacts)
-        if limit and sum(is_valid(b, now) for b in bindings) > limit:
+        limit: int = self.configured(ctx, "max_contacts", self._params.max_contacts) or MOST_OF_AOR
+        if sum(is_valid(b, now) for b in bindings) > limit:
             retry = [f"Retry-After: {self._params.retry_after}"] if self._params.retry_after else []
             raise Rejected(503, "Service Unavailable", "Too many registered contacts", retry)
 

@@ -15,7 +15,8 @@ from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module, Services
 from polykemi.modules.outbound import NEW_TOKEN, SAME_TOKEN, Outbound
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import Listener, is_at
+from polykemi.sip.grammar import canonical_host
 from polykemi.sip.header import parse_name_addr, parse_params, split_quoted
 from polykemi.sip.message import Edits, Message
 from polykemi.sip.uri import Uri, parse_uri
@@ -102,7 +103,7 @@ class Rr(Module):
     @export(routes=_ON_REQUESTS)
     def record_route_advertised_address(self, ctx: RouteContext, address: str) -> int:
         """Add a Record-Route with ``address`` (host and port) in place of our own. Answers 1 or -1."""
-        proto = ctx.flow.listener.proto
+        proto = ctx.flow.listener.transport
         transport = "" if proto == "udp" else f";transport={proto}"
         return self._preset(ctx, (address + transport,))
 
@@ -330,9 +331,9 @@ class Rr(Module):
 
     def _leave_from(self, ctx: RouteContext, uri: Uri) -> None:
         """Send from the listener that the second of our two Routes names: the request came in by the other one."""
-        host, port, proto = uri.host.lower().strip("[]"), uri.effective_port, uri.transport or "udp"
+        host, proto = canonical_host(uri.host), uri.transport or "udp"
         for listener in self.services.listeners:
-            if listener == (proto, host, port):
+            if listener.proto == proto and is_at(listener, host, uri.effective_port):
                 ctx.force_listener = listener
 
     @export(routes=_ON_REQUESTS)

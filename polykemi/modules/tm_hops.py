@@ -78,7 +78,7 @@ class Hops:
 
     def hop_to(self, proto: str, host: str, port: int, listener: Listener) -> Flow | int:
         """Return the flow to ``host:port``, from ``listener`` or another one of that transport."""
-        own = self._services.listener_of(proto, listener)
+        own = self._services.listener_of(proto, host, listener)
         if own is None:
             log.warning("t_relay: no listener for %s, wanted for %s:%d", proto, host, port)
             return E_NO_SOCKET

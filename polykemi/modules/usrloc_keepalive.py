@@ -8,7 +8,8 @@ from typing import Final
 from polykemi.errors import ParseError
 from polykemi.modules.base import Services
 from polykemi.modules.usrloc_pings import Pings, Rounds, Silence
-from polykemi.sip.flow import Flow, OpenFlow
+from polykemi.sip.flow import Flow, OpenFlow, listener_for
+from polykemi.sip.grammar import canonical_host
 from polykemi.sip.header import parse_name_addr, split_quoted
 from polykemi.sip.message import Response
 from polykemi.sip.uri import parse_uri
@@ -88,12 +89,12 @@ class Keepalive:
         proto = uri.transport or ("tls" if uri.scheme == "sips" else "udp")
         if self._mode & OVER_UDP and proto != "udp":
             return None
-        own = self._listeners.get(binding.listener)
-        listener = self._services.listener_of(proto, own or self._services.listeners[0])
+        ours, host = self._services.listeners, canonical_host(uri.host)
+        listener = listener_for(proto, host, self._listeners.get(binding.listener) or ours[0], ours)
         if listener is None:
             return None
         kind = Flow if proto == "udp" else OpenFlow
-        return kind(listener, uri.host.strip("[]"), uri.effective_port)
+        return kind(listener, host, uri.effective_port)
 
     def _absorb(self, response: Response) -> bool:
         """Tell whether ``response`` is an answer to us."""

@@ -109,10 +109,10 @@ class Pings:
     def request(self, binding: Binding, listener: Listener, to: str = "") -> bytes:
         """Return the request for a contact; its ruid is in the tag of From."""
         self._count += 1
-        method, number, host = self._method, f"{self._count:x}", bracketed(listener.host)
+        method, number, (host, port) = self._method, f"{self._count:x}", listener.advertised
         lines = [
             f"{method} {binding.uri} SIP/2.0",
-            f"Via: SIP/2.0/{listener.proto.upper()} {host}:{listener.port};branch={self._services.ids.branch()}",
+            f"Via: SIP/2.0/{listener.proto.upper()} {bracketed(host)}:{port};branch={self._services.ids.branch()}",
             *([f"Route: {binding.path}"] if binding.path else []),
             f"From: <{self._sender}>;tag={binding.ruid}-{number}",
             f"To: <{to or binding.uri}>",
