@@ -33,6 +33,7 @@ from polykemi.modules.log_systemd import LogSystemd
 from polykemi.modules.maxfwd import MaxFwd
 from polykemi.modules.mqueue import Mqueue
 from polykemi.modules.nathelper import NatHelper
+from polykemi.modules.outbound import Outbound
 from polykemi.modules.path import PathModule
 from polykemi.modules.permissions import Permissions
 from polykemi.modules.pike import Pike
@@ -100,6 +101,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "xlog": Xlog,
     "dispatcher": Dispatcher,
     "sqlops": Sqlops,
+    "outbound": Outbound,
     "path": PathModule,
     "acc": Acc,
     "dialog": DialogModule,
