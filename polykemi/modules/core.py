@@ -341,7 +341,7 @@ class Core(CoreEvents):
         uri = parse_uri(to)
         if uri.scheme not in ("sip", "sips"):
             return -1
-        listener = services.listener_of(uri.transport or "udp", ctx.force_listener or ctx.flow.listener)
+        listener = services.listener_of(uri.proto, uri.host, ctx.force_listener or ctx.flow.listener)
         if listener is None:
             log.error("forward: no listener for %s", to)
             return -1

@@ -69,8 +69,7 @@ class Hops:
             return E_BAD_URI
         if uri.scheme not in ("sip", "sips"):
             return E_BAD_URI
-        proto = "tls" if uri.scheme == "sips" else uri.transport or "udp"
-        flow = self.hop_to(proto, uri.param("maddr") or uri.host, uri.effective_port, listener)
+        flow = self.hop_to(uri.proto, uri.param("maddr") or uri.host, uri.effective_port, listener)
         if not isinstance(flow, int) and len(text) <= 256:
             if len(hops) >= _MAX_HOPS:  # URIs come from the network
                 hops.clear()
@@ -79,7 +78,7 @@ class Hops:
 
     def hop_to(self, proto: str, host: str, port: int, listener: Listener) -> Flow | int:
         """Return the flow to ``host:port``, from ``listener`` or another one of that transport."""
-        own = self._services.listener_of(proto, listener)
+        own = self._services.listener_of(proto, host, listener)
         if own is None:
             log.warning("t_relay: no listener for %s, wanted for %s:%d", proto, host, port)
             return E_NO_SOCKET

@@ -33,11 +33,31 @@ def _is_host(text: str) -> bool:
 
 
 def to_ip(host: str) -> IPv4Address | IPv6Address | None:
-    """Return the IP address that ``host`` is, IPv6 with brackets or without, None for a name."""
+    """Return the IP address that ``host`` is, IPv6 with brackets or without, None for a name.
+
+    ``::`` may be ``:::`` before an IPv4 address, as the grammar of RFC 3261 has it (RFC 5118 section 4.10).
+    """
+    host = host.strip("[]")
+    if ":::" in host and "." in host:
+        host = host.replace(":::", "::")
     try:
-        return ip_address(host.strip("[]"))
+        return ip_address(host)
     except ValueError:
         return None
+
+
+def canonical_host(host: str) -> str:
+    """Return ``host`` in the one spelling that it is compared in: lower case, IPv6 without brackets and as RFC 5952 has it."""
+    return _canonical_ip6(host) if ":" in host else host.lower()
+
+
+@lru_cache(maxsize=4096)
+def _canonical_ip6(host: str) -> str:
+    host = host.strip("[]")
+    try:
+        return str(IPv6Address(host))
+    except ValueError:
+        return host.lower()
 
 
 def ip4_octets(text: str) -> list[int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from polykemi.errors import ParseError
-from polykemi.sip.flow import Flow, Listener
-from polykemi.sip.grammar import ip4_octets, to_port
+from polykemi.sip.flow import SECURE, Flow, Listener, listener_for
+from polykemi.sip.grammar import canonical_host, ip4_octets, is_host, to_ip, to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
 
@@ -25,7 +25,7 @@ def reply_path(request: Request, flow: Flow, force_rport: bool = False) -> tuple
         return source, flow.port, flow  # RFC 3581 section 4: received comes with rport, also when it says nothing new
     sent_by = via.host
     if sent_by[:1] == "[":
-        sent_by = sent_by[1:-1]
+        sent_by = canonical_host(sent_by)
     received = source if sent_by != source or (not is_plain and via.param("received") is not None) else ""
     if force_rport:
         return received, flow.port, flow
@@ -41,7 +41,8 @@ def reply_path(request: Request, flow: Flow, force_rport: bool = False) -> tuple
 def response_target(response: Response, listener: Listener, others: Iterable[Listener] = ()) -> Flow | None:
     """Return where a response goes by its second Via, sent from ``listener``; None when there is no usable second Via.
 
-    Where that Via names another transport, the first of ``others`` that has it takes the place of ``listener``.
+    Where that Via names another transport or address family, the first of ``others`` that has it takes the place of
+    ``listener``. A response never goes to many: not to broadcast and multicast addresses (RFC 4475 section 3.3.13).
     Its ``received`` and ``rport`` are what the proxy or we wrote there (RFC 3261 section 18.2.2, RFC 3581 section 4).
     """
     vias = response.list("via")
@@ -51,11 +52,23 @@ def response_target(response: Response, listener: Listener, others: Iterable[Lis
         via = Via(vias[1])
     except ParseError:
         return None
-    proto = via.transport.lower()
-    if proto != listener.proto:
-        listener = next((other for other in others if other.proto == proto), listener)
+    host = (via.param("received") or via.host).strip("[]")
+    if (not is_host(host) and ":" not in host) or is_for_many(host):
+        return None
     port = max(0, to_port(via.param("rport") or "")) or via.port
-    return Flow(listener, (via.param("received") or via.host).strip("[]"), port or 5060)
+    proto = via.transport.lower()
+    port = port or (5061 if proto in SECURE else 5060)
+    return Flow(listener_for(proto, host, listener, others) or listener, host, port)
+
+
+def is_for_many(host: str) -> bool:
+    """Tell whether ``host`` is a multicast or broadcast address, or the one that means every address (0.0.0.0, ::)."""
+    address = to_ip(host)
+    if address is None:
+        return False
+    if address.version == 6:
+        address = address.ipv4_mapped or address
+    return address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255"
 
 
 def _is_multicast(address: str) -> bool:

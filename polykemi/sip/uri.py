@@ -54,6 +54,14 @@ class Uri:
         return (self.param("transport") or "").lower()
 
     @property
+    def proto(self) -> str:
+        """What a request to it goes over (RFC 3261 section 19.1.2): udp unless it says something else, always TLS for sips."""
+        transport = self.transport
+        if self.scheme == "sips":
+            return "wss" if transport in ("ws", "wss") else "tls"
+        return transport or "udp"
+
+    @property
     def effective_port(self) -> int:
         """The port, or the default of the scheme and transport (RFC 3261 section 19.1.2)."""
         return self.port or (TLS_PORT if self.scheme == "sips" or self.transport == "tls" else PORT)
@@ -132,6 +140,12 @@ def _parse_sip(text: str, scheme: str, rest: str) -> Uri:
         raise ParseError("Bad port in URI")
     user, _, password = userinfo.partition(":")
     return Uri(text, scheme, user, password, host, number, params, headers)
+
+
+def without_headers(text: str) -> str:
+    """Return a SIP URI without its headers part, another URI as it is. Raise ParseError."""
+    uri = parse_uri(text)
+    return text[: len(text) - len(uri.headers)].removesuffix("?") if uri.scheme in ("sip", "sips") else text
 
 
 def unescape(text: str) -> str:

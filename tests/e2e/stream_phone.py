@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
+from polykemi.sip.flow import bracketed
 from polykemi.sip.framing import Framer
 from tests.e2e.conftest import DOMAIN, PASSWORDS
 
@@ -31,11 +32,12 @@ class StreamPhone:
 
     transport = "TCP"
 
-    def __init__(self, user: str, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(self, user: str, port: int, host: str = "127.0.0.1", source: str = "") -> None:
         self.user = user
-        self.socket = socket.create_connection((host, port))
+        self.socket = socket.create_connection((host, port), source_address=(source, 0))
         self.socket.settimeout(5)
-        self.sent_by = "{}:{}".format(*self.socket.getsockname())
+        own, own_port, *_ = self.socket.getsockname()
+        self.sent_by = f"{bracketed(own)}:{own_port}"
         self.contact = f"<sip:{user}@{self.sent_by};transport=tcp>"
         self._framer, self._waiting = Framer(), list[bytes]()
 
