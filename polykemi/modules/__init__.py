@@ -59,6 +59,7 @@ from polykemi.modules.tls import TlsModule
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
 from polykemi.modules.uac import Uac
+from polykemi.modules.uac_redirect import UacRedirect
 from polykemi.modules.usrloc import Usrloc
 from polykemi.modules.uuid import Uuid
 from polykemi.modules.websocket import WebSocketModule
@@ -85,6 +86,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "textops": TextOps,
     "usrloc": Usrloc,
     "uac": Uac,
+    "uac_redirect": UacRedirect,
     "registrar": Registrar,
     "auth": Auth,
     "auth_db": AuthDb,
