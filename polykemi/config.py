@@ -19,9 +19,8 @@ from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.route import CONFIG_NAMES, Route
-from polykemi.modules.base import UdpSettings
 from polykemi.overload import OverloadLimits
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import Listener, UdpSettings
 from polykemi.sip.grammar import canonical_host, is_token
 from polykemi.transport.stream import StreamLimits
 from polykemi.transport.tls_profiles import METHODS, VERIFY, BadProfile, TlsContexts, TlsProfile, TlsSettings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 from mypy_extensions import mypyc_attr
 
@@ -22,7 +22,7 @@ from polykemi.kemi.rpc import Command
 from polykemi.pv.accessor import Accessor
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
-from polykemi.sip.flow import Flow, Listener, is_at, listener_for
+from polykemi.sip.flow import Flow, Listener, UdpSettings, is_at, listener_for
 from polykemi.sip.grammar import canonical_host
 from polykemi.sip.message import Response
 from polykemi.sip.reply_path import response_target
@@ -60,18 +60,6 @@ class Routes(Protocol):
 
     def where(self) -> str:
         """Return ``file:line`` of the script's call that is running; empty when none is."""
-
-
-@dataclass(frozen=True, slots=True)
-class UdpSettings:
-    """Kamailio's core parameters without ``udp_``: requests of more than ``mtu`` octets go over ``mtu_try_proto``, 0: none."""
-
-    mtu: int = 0
-    mtu_try_proto: Literal["tcp", "tls"] = "tcp"
-
-    def __post_init__(self) -> None:
-        if self.mtu < 0:
-            raise ValueError(f"mtu: expected 0 or more octets, got {self.mtu}")
 
 
 @dataclass(slots=True)

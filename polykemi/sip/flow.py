@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
 
 from mypy_extensions import mypyc_attr
 
@@ -102,6 +103,18 @@ class NamedFlow(Flow):
         named = cls(*flow)
         named.name = name
         return named
+
+
+@dataclass(frozen=True, slots=True)
+class UdpSettings:
+    """Kamailio's core parameters without ``udp_``: requests of more than ``mtu`` octets go over ``mtu_try_proto``, 0: none."""
+
+    mtu: int = 0
+    mtu_try_proto: Literal["tcp", "tls"] = "tcp"
+
+    def __post_init__(self) -> None:
+        if self.mtu < 0:
+            raise ValueError(f"mtu: expected 0 or more octets, got {self.mtu}")
 
 
 def parse_socket(text: str) -> tuple[str, str, int]:

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple, Self
 from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.network import Connections, Dns, Peers
-from polykemi.modules.base import UdpSettings
 from polykemi.server import assemble
-from polykemi.sip.flow import Flow, Listener, bracketed
+from polykemi.sip.flow import Flow, Listener, UdpSettings, bracketed
 from polykemi.storage.location import MemoryLocation
 from polykemi.storage.provisioned import Database
 

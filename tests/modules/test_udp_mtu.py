@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from polykemi.modules.base import UdpSettings
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, Listener, UdpSettings
 from polykemi.testing import ServerUnderTest
 from polykemi.testing.harness import Sent
 
