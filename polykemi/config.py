@@ -20,6 +20,8 @@ from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.sip.flow import Listener
+from polykemi.transport.name_servers import parse_server
+from polykemi.transport.resolver import DnsSettings
 from polykemi.transport.stream import StreamLimits
 
 FILE_NAME: Final = "polykemi.toml"
@@ -27,7 +29,7 @@ DATA: Final = Path("polykemi.data")
 ENGINES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}  # name -> suffix of its scripts
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
-_TABLES: Final = ("listen", "domains", "data", "engines", "ksr", "routes", "modules", "log", "metrics", "tcp")
+_TABLES: Final = ("listen", "domains", "data", "engines", "ksr", "routes", "modules", "log", "metrics", "tcp", "dns")
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
 _PROTOCOLS: Final = ("udp", "tcp", "tls", "ws", "wss", "sctp")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
@@ -88,6 +90,7 @@ class Settings:
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
     tcp: StreamLimits = field(default_factory=StreamLimits)
+    dns: DnsSettings = field(default_factory=DnsSettings)
     file: Path | None = None
 
 
@@ -128,6 +131,7 @@ def load(
         log_level=_log_level(root.table("log")),
         metrics=_metrics(root.table("metrics")),
         tcp=_tcp(root.table("tcp")),
+        dns=_dns(root.table("dns")),
         file=path,
     )
 
@@ -400,6 +404,27 @@ def _tcp(table: _Table) -> StreamLimits:
         if values[key] <= 0:
             table.fail(key, f"expected more than 0, got {values[key]}")
     return StreamLimits(**values)
+
+
+def _dns(table: _Table) -> DnsSettings:
+    hints = get_type_hints(DnsSettings)
+    table.only([f.name for f in fields(DnsSettings)])
+    values = {}
+    for key in table.content:
+        value = values[key] = table.get(key, hints[key])
+        if key in ("retr_time", "retr_no", "servers_no", "dst_blocklist_expire") and value <= 0:
+            table.fail(key, f"expected more than 0, got {value}")
+        if key in ("cache_min_ttl", "cache_max_ttl", "cache_negative_ttl") and value < 0:
+            table.fail(key, f"expected seconds, got {value:g}")
+    for text in values.get("nameservers", ()):
+        try:
+            parse_server(text)
+        except ValueError as error:
+            table.fail("nameservers", str(error))
+    settings = DnsSettings(**values)
+    if settings.cache_min_ttl > settings.cache_max_ttl:
+        table.fail("cache_min_ttl", f"expected at most cache_max_ttl, {settings.cache_max_ttl:g}")
+    return settings
 
 
 def _flags(flag: str, given: Iterable[str], parse: Callable[[str], T]) -> tuple[T, ...]:

@@ -29,7 +29,7 @@ from polykemi.errors import ConfigError, DataError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import inspect
-from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
+from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, Offline, Peers, Unlocated
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.modules import MODULES
@@ -41,9 +41,12 @@ from polykemi.sip.flow import Flow, Listener
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
+from polykemi.transaction.blocklist import Blocklist
 from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
+from polykemi.transport.name_servers import NameServers, servers_of
 from polykemi.transport.peers import PeerSockets
+from polykemi.transport.resolver import Resolver
 
 log = logging.getLogger("polykemi.server")
 
@@ -111,10 +114,12 @@ def assemble(
     connections: Connections | None = None,
     peers: Peers | None = None,
     dns: Dns | None = None,
+    locator: Locator | None = None,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
-    Without ``peers`` and ``dns`` exports reach no other server and know no name.
+    Without ``peers`` and ``dns`` exports reach no other server and know no name; without ``locator`` what goes to a name
+    leaves with that name for an address.
     """
     domains = frozenset(d.lower() for d in settings.domains)
     ids = ids or Ids()
@@ -144,6 +149,9 @@ def assemble(
         connections=NoConnections() if connections is None else connections,
         peers=peers or Offline(),
         dns=dns or Offline(),
+        locator=locator or Unlocated(),
+        blocklist=Blocklist(enabled=settings.dns.use_dst_blocklist, expire=settings.dns.dst_blocklist_expire),
+        dns_failover=settings.dns.use_failover,
     )
     router = Router(services, settings.routes, send, ended)
     services.routes = router
@@ -235,8 +243,10 @@ class Server:
         self._started = time.time()
         with ExitStack() as undo:
             undo.callback(self.loop.close)
+            name_servers = servers_of(settings.dns)
+            self.resolver = Resolver(NameServers(name_servers, settings.dns).ask, settings.dns, done=self._turn)
             self.transports = Transports(
-                settings.listen, self._receive, self._turn, self._failed, self._closed, settings.tcp
+                settings.listen, self._receive, self._turn, self._failed, self._closed, settings.tcp, self.resolver
             )
             undo.callback(self.transports.close)
             location, database = open_data(settings.data)
@@ -256,7 +266,8 @@ class Server:
                 now=self._started,
                 connections=self.transports.streams,
                 peers=self._peers,
-                dns=DnsClient(),
+                dns=DnsClient(name_servers if settings.dns.nameservers else ()),
+                locator=self.resolver,
             )
             undo.pop_all()
         if any(listener.proto == "tcp" for listener in self.transports.bound):
@@ -350,6 +361,7 @@ class Server:
     def close(self) -> None:
         """Close everything; what was stored is committed."""
         self.transports.close()
+        self.resolver.close()
         self.control.close()
         self.node.stop(time.time())
         self._peers.close()

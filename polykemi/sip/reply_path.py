@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from polykemi.errors import ParseError
+from polykemi.sip.constants import PORT
 from polykemi.sip.flow import Flow, Listener
-from polykemi.sip.grammar import ip4_octets, to_port
+from polykemi.sip.grammar import ip4_octets, to_ip, to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
 
@@ -54,8 +55,11 @@ def response_target(response: Response, listener: Listener, others: Iterable[Lis
     proto = via.transport.lower()
     if proto != listener.proto:
         listener = next((other for other in others if other.proto == proto), listener)
+    host = (via.param("received") or via.host).strip("[]")
     port = max(0, to_port(via.param("rport") or "")) or via.port
-    return Flow(listener, (via.param("received") or via.host).strip("[]"), port or 5060)
+    if not port and to_ip(host) is not None:
+        port = PORT  # of a name DNS says it (RFC 3263 section 5)
+    return Flow(listener, host, port)
 
 
 def _is_multicast(address: str) -> bool:

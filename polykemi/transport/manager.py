@@ -7,12 +7,15 @@ import asyncio
 import fcntl
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
 from polykemi.sip.flow import Flow, Listener
-from polykemi.transport.resolver import Resolver, literal
+from polykemi.sip.grammar import to_ip
+from polykemi.sip.locate import Destination, Place
+from polykemi.transport.resolver import Resolver
 from polykemi.transport.stream import StreamLimits, Streams
 from polykemi.transport.udp import UdpListener
 
@@ -30,16 +33,17 @@ class Transports:
         failed: Callable[[bytes, Flow], None],
         closed: Callable[[Flow, int, float], None] = lambda *_: None,
         limits: StreamLimits | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
         """Bind all ``addresses`` (proto, host, port), or none: raises UsageError for the first that cannot be bound.
 
-        ``closed`` and ``limits`` are about connections: ``transport/stream.py``.
+        ``closed`` and ``limits`` are about connections: ``transport/stream.py``. Without a ``resolver`` no name is known.
         """
         self.bound: list[Listener] = []
         self.streams = Streams(receive, done, failed, closed, limits)
         self._by_listener: dict[Listener, UdpListener] = {}
         self._ways: dict[Flow, tuple[UdpListener, tuple[str, int]]] = {}  # flows to IP addresses
-        self._resolver = Resolver()
+        self.resolver = resolver
         self._loop: asyncio.AbstractEventLoop | None = None
         self._failed, self._done = failed, done
         try:
@@ -63,6 +67,8 @@ class Transports:
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start reading from all sockets."""
         self._loop = loop
+        if self.resolver is not None:
+            self.resolver.loop = loop
         for udp in self._by_listener.values():
             udp.open(loop)
         self.streams.open(loop)
@@ -78,33 +84,47 @@ class Transports:
                 self._find_way(data, flow)
 
     def _find_way(self, data: bytes, flow: Flow) -> None:
-        """Send to a flow that is new, or to a host name."""
+        """Send to a flow that is new, or to a host name: requests are located before, but a Via may name one."""
         udp, loop = self._by_listener.get(flow.listener), self._loop
         if (udp is None and flow.listener.proto == "udp") or loop is None:
             self._failed(data, flow)
             return
-        ipv6 = ":" in flow.listener.host
-        address = literal(flow.host, ipv6=ipv6)
-        if address:
+        family = 6 if ":" in flow.listener.host else 4
+        ip = to_ip(flow.host)
+        if ip is None:
+            self._locate(data, flow, udp, family)
+        elif ip.version != family:
+            self._failed(data, flow)
+        else:
+            address = str(ip)
             if udp is not None:
                 if len(self._ways) >= MAX_WAYS:
                     self._ways.clear()
                 self._ways[flow] = udp, (address, flow.port)
-        elif address is None:
-            address = self._resolver.get(flow.host, ipv6=ipv6, now=loop.time())
-        if address is None:
-            self._resolver.ask(flow.host, ipv6=ipv6, loop=loop, answer=partial(self._resolved, data, flow, udp))
-        else:
             self._to(address, data, flow, udp)
 
-    def _resolved(self, data: bytes, flow: Flow, udp: UdpListener | None, address: str) -> None:
-        self._to(address, data, flow, udp)
-        self._done()
+    def _locate(self, data: bytes, flow: Flow, udp: UdpListener | None, family: int) -> None:
+        """Send to a host name; its port is 0 when DNS is to say it (RFC 3263 section 5)."""
+        if self.resolver is None:
+            self._failed(data, flow)
+            return
+        destination = Destination(flow.host.lower(), flow.port, flow.listener.proto)
+        usable = {flow.listener.proto: (family,)}
+        places = self.resolver.locate(destination, usable, time.time())
+        if places is None:
+            self.resolver.ask(destination, usable, partial(self._located, data, flow, udp))
+        else:
+            self._located(data, flow, udp, places, 0.0)
+
+    def _located(self, data: bytes, flow: Flow, udp: UdpListener | None, places: list[Place], _now: float) -> None:
+        if not places:
+            self._failed(data, flow)
+            return
+        _, host, port = places[0]
+        self._to(host, data, type(flow)(flow.listener, host, port), udp)
 
     def _to(self, address: str, data: bytes, flow: Flow, udp: UdpListener | None) -> None:
-        if not address:
-            self._failed(data, flow)
-        elif udp is None:
+        if udp is None:
             self.streams.send(data, flow, address)
         else:
             udp.send(data, flow, (address, flow.port))

@@ -7,27 +7,38 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
+import uvloop
 
 from polykemi.errors import UsageError
 from polykemi.sip.flow import Flow
 from polykemi.transport.manager import Transports, local_addresses
-from polykemi.transport.resolver import literal
+from polykemi.transport.resolver import Reply, Resolver
 
 
 def _ignore(*_: object) -> None:
     pass
 
 
+async def _knows_nothing(name: str, kind: str) -> Reply | None:
+    return None
+
+
 class Network:
     """Transports on loopback, and what they reported."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop: asyncio.AbstractEventLoop = (
+            uvloop.new_event_loop()
+        )  # as the server: it treats errors of sockets in its own way
         self.received: list[tuple[bytes, Flow]] = []
         self.failed: list[tuple[bytes, Flow]] = []
         self.passes = 0
         self.transports = Transports(
-            [("udp", "127.0.0.1", 0), ("udp", "127.0.0.1", 0)], self._receive, self._done, self._failed
+            [("udp", "127.0.0.1", 0), ("udp", "127.0.0.1", 0)],
+            self._receive,
+            self._done,
+            self._failed,
+            resolver=Resolver(_knows_nothing, done=self._done),
         )
         self.transports.open(self.loop)
 
@@ -117,16 +128,30 @@ def test_what_is_known_of_flows_is_forgotten_rather_than_grows(
         assert len(network.transports._ways) <= 3
 
 
-@pytest.mark.parametrize(
-    ("host", "ipv6", "address"),
-    [
-        ("192.0.2.1", False, "192.0.2.1"),
-        ("192.0.2.1", True, ""),
-        ("2001:DB8:0::1", True, "2001:db8::1"),
-        ("2001:db8::1", False, ""),
-        ("192.0.2.1.", False, None),
-        ("localhost", False, None),
-    ],
-)
-def test_an_ip_address_needs_no_resolver(host: str, ipv6: bool, address: str | None) -> None:
-    assert literal(host, ipv6=ipv6) == address
+def test_nobody_listens_there_is_told_at_once_and_the_socket_goes_on(network: Network) -> None:
+    one, two = network.transports.listeners
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        closed = other.getsockname()[1]
+    request = b"OPTIONS sip:bob@example.test SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bKgone\r\n"
+    for _ in range(3):
+        network.transports.send([(request, Flow(one, "127.0.0.1", closed))])
+        network.until(lambda: len(network.failed) == 1)
+        assert network.failed.pop() == (request, Flow(one, "127.0.0.1", closed))
+        network.transports.send([(b"still here", Flow(two, "127.0.0.1", one.port))])
+        network.until(lambda: len(network.received) == 1)
+        assert network.received.pop()[0] == b"still here"
+
+
+def test_an_error_of_something_else_does_not_keep_a_datagram_from_leaving(network: Network) -> None:
+    one, two = network.transports.listeners
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        closed = other.getsockname()[1]
+    nobody, there = Flow(one, "127.0.0.1", closed), Flow(one, "127.0.0.1", two.port)
+    network.transports.send([(b"in vain", nobody), (b"first", there), (b"second", there)])
+    network.until(lambda: len(network.received) == 2 and len(network.failed) == 1)
+    assert [data for data, _ in network.received] == [b"first", b"second"]
+    assert network.failed == [(b"in vain", nobody)]
+    network.transports.send([(b"third", there)])
+    network.until(lambda: len(network.received) == 3)
