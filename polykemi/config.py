@@ -19,19 +19,44 @@ from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener
+from polykemi.sip.grammar import canonical_host, is_token
 from polykemi.transport.name_servers import parse_server
 from polykemi.transport.resolver import DnsSettings
 from polykemi.transport.stream import StreamLimits
+from polykemi.transport.tls_profiles import METHODS, VERIFY, BadProfile, TlsContexts, TlsProfile, TlsSettings
 
 FILE_NAME: Final = "polykemi.toml"
 DATA: Final = Path("polykemi.data")
 ENGINES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}  # name -> suffix of its scripts
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
-_TABLES: Final = ("listen", "domains", "data", "engines", "ksr", "routes", "modules", "log", "metrics", "tcp", "dns")
+_TABLES: Final = (
+    "listen",
+    "domains",
+    "data",
+    "engines",
+    "ksr",
+    "routes",
+    "modules",
+    "log",
+    "metrics",
+    "tcp",
+    "tls",
+    "dns",
+    "overload",
+)
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
-_PROTOCOLS: Final = ("udp", "tcp", "tls", "ws", "wss", "sctp")
+_PROTOCOLS: Final = {  # as written -> what is listened on, default port
+    "udp": ("udp", 5060),
+    "tcp": ("tcp", 5060),
+    "tls": ("tls", 5061),
+    "ws": ("tcp", 80),
+    "wss": ("tls", 443),
+    "sctp": ("sctp", 5060),
+}
+_LISTEN: Final = "udp:HOST:PORT (or tcp:, tls:, ws:, wss:)"
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 _SIZE: Final = re.compile(r"([0-9]{1,15}) ?([kMG]?)", re.ASCII)
 _SIZE_UNITS: Final = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -91,6 +116,8 @@ class Settings:
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
     tcp: StreamLimits = field(default_factory=StreamLimits)
     dns: DnsSettings = field(default_factory=DnsSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    overload: OverloadLimits = field(default_factory=OverloadLimits)
     file: Path | None = None
 
 
@@ -120,8 +147,9 @@ def load(
     if serving and not engines:
         hint = f", or name one in [engines] of {path or FILE_NAME}"
         raise ConfigError(f"no script to run: give one, as in `polykemi serve --engine lua SCRIPT`{hint}")
+    listening = _flags("--listen", listen, parse_listen) or root.texts("listen", parse_listen) or Settings().listen
     return Settings(
-        listen=_flags("--listen", listen, parse_listen) or root.texts("listen", parse_listen) or Settings().listen,
+        listen=listening,
         domains=_flags("--domain", domains, _domain) or root.texts("domains", _domain),
         data=data or root.relative("data") or DATA,
         engines=engines,
@@ -132,20 +160,37 @@ def load(
         metrics=_metrics(root.table("metrics")),
         tcp=_tcp(root.table("tcp")),
         dns=_dns(root.table("dns")),
+        tls=_tls(root.table("tls"), listening if serving else ()),
+        overload=_overload(root.table("overload")),
         file=path,
     )
 
 
 def parse_listen(text: str) -> Listener:
-    """Parse ``udp:HOST:PORT``, ``tcp:HOST`` or ``HOST:PORT``, IPv6 in brackets. Raise ValueError saying what is wrong."""
-    expected = f"expected udp:HOST:PORT or tcp:HOST:PORT, got {text!r}"
-    head, colon, rest = text.partition(":")
-    proto, rest = (head.lower(), rest) if colon and head.lower() in _PROTOCOLS else ("udp", text)
-    if proto in ("ws", "wss"):
-        raise ValueError("WebSocket comes over a tcp listener: see the module websocket")
-    if proto not in ("udp", "tcp"):
-        raise ValueError(f"{proto} is not supported yet, {expected}")
-    return Listener(proto, *_host_and_port(rest, 5060, expected))
+    """Parse ``PROTO:HOST:PORT [advertise HOST:PORT] [name NAME]``; udp when there is no protocol. Raise ValueError.
+
+    The default port is 5060, that of tls 5061. WebSocket is spoken on connections of tcp and tls, on each of them: ``ws``
+    (default port 80) is another word for tcp, ``wss`` (443) for tls.
+    """
+    address, *words = text.split() or [""]
+    head, colon, rest = address.partition(":")
+    proto, rest = (head.lower(), rest) if colon and head.lower() in _PROTOCOLS else ("udp", address)
+    if proto == "sctp":
+        raise ValueError(f"sctp is not supported, expected {_LISTEN}, got {text!r}")
+    given = dict(zip(words[::2], words[1::2], strict=False))
+    if 2 * len(given) != len(words) or not given.keys() <= {"advertise", "name"}:
+        raise ValueError(f"expected {_LISTEN} [advertise HOST:PORT] [name NAME], got {text!r}")
+    proto, default = _PROTOCOLS[proto]
+    host, port = _host_and_port(rest, default, f"expected {_LISTEN}, got {text!r}")
+    listener = Listener(proto, canonical_host(host), port)
+    if "advertise" in given:
+        expected = f"expected advertise HOST:PORT, got {text!r}"
+        shown, shown_port = _host_and_port(given["advertise"].strip('"'), 0, expected)
+        listener = listener._replace(advertised_host=canonical_host(shown), advertised_port=shown_port)
+    name = given.get("name", "").strip('"')
+    if "name" in given and not is_token(name):
+        raise ValueError(f"expected name and a word, got {text!r}")
+    return listener._replace(name=name)
 
 
 def _host_and_port(text: str, default: int | None, expected: str) -> tuple[str, int]:
@@ -427,6 +472,106 @@ def _dns(table: _Table) -> DnsSettings:
     return settings
 
 
+_TLS_FILES: Final = ("certificate", "key", "ca", "crl")
+_TLS_KEYS: Final = (*_TLS_FILES, "ciphers", "method")
+_OF_SERVERS: Final = ("verify_client", "server_name", "server_name_mode")
+_OF_CLIENTS: Final = ("verify_certificate", "server_name", "server_id")
+
+
+def load_tls(path: Path | None, listeners: Iterable[Listener]) -> TlsSettings:
+    """Read the table [tls] of ``path`` anew, and try the files that it names. Raise ConfigError."""
+    return _tls(_Table(path, (), _read(path) if path else {}).table("tls"), listeners)
+
+
+def _tls(table: _Table, listeners: Iterable[Listener]) -> TlsSettings:
+    """Return the profiles of TLS; those that ``listeners`` need are tried."""
+    table.only((*_TLS_KEYS, *_OF_SERVERS, "server", "client"))
+    places = {"": table}
+    servers, clients = table.table("server"), table.table("client")
+    default = _tls_profile(table, TlsProfile())
+    profiles = [default]
+    for name in servers.content:
+        place = places[f"server.{name}"] = servers.table(name)
+        place.only((*_TLS_KEYS, *_OF_SERVERS))
+        profiles.append(_tls_profile(place, replace(default, name=f"server.{name}", address=_address(name) or "")))
+        if not (profiles[-1].server_name or profiles[-1].address):
+            place.fail("", f"expected a server_name, or a table named HOST:PORT, got {name}")
+    clients.only(
+        (*_TLS_KEYS, *_OF_CLIENTS, *(key for key, value in clients.content.items() if isinstance(value, dict)))
+    )
+    places["client"] = clients
+    called = [_tls_profile(clients, TlsProfile("client", verify="require"))]
+    for name, value in clients.content.items():
+        if isinstance(value, dict):
+            place = places[f"client.{name}"] = clients.table(name)
+            place.only((*_TLS_KEYS, *_OF_CLIENTS))
+            called.append(_tls_profile(place, replace(called[0], name=f"client.{name}", address=_address(name) or "")))
+            if not (called[-1].server_id or called[-1].address):
+                place.fail("", f"expected a server_id, or a table named HOST:PORT, got {name}")
+    settings = TlsSettings(tuple(profiles), tuple(called))
+    needed = [one for one in listeners if one.proto == "tls"]
+    for profile in profiles[1:] if needed else ():
+        if profile.certificate is None:
+            places[profile.name].fail("", "expected a certificate, here or in [tls]")
+    for one in needed:
+        if settings.server(one).certificate is None:
+            table.fail("certificate", f"expected a file in PEM, for the listener {one}")
+    if needed:
+        try:
+            TlsContexts(settings)
+        except BadProfile as error:
+            places[error.profile.name].fail(error.key, error.cause)
+    return settings
+
+
+def _tls_profile(table: _Table, base: TlsProfile) -> TlsProfile:
+    """Return the profile of ``table``; what is not in it is that of ``base``, but a certificate comes with its key."""
+    values: dict[str, Any] = {key: path for key in _TLS_FILES if (path := table.relative(key)) is not None}
+    if "certificate" in values:
+        values.setdefault("key", None)
+    elif "key" in values and base.certificate is None:
+        table.fail("key", "expected a certificate beside it")
+    for key in ("ciphers", "method", "server_name", "server_id"):
+        values[key] = table.get(key, str, getattr(base, key))
+    values["server_name"] = values["server_name"].lower()
+    if values["method"] not in METHODS:
+        table.fail("method", f"expected {_one_of(METHODS)}, got {_shown(values['method'])}")
+    values["server_name_mode"] = table.get("server_name_mode", int, base.server_name_mode)
+    if not 0 <= values["server_name_mode"] <= 2:
+        table.fail(
+            "server_name_mode",
+            f"expected 0 (the name), 1 (subdomains too) or 2 (these alone), got {values['server_name_mode']}",
+        )
+    values["verify"] = table.get("verify_client", str, base.verify)
+    if values["verify"] not in VERIFY:
+        table.fail("verify_client", f"expected {_one_of(VERIFY)}, got {_shown(values['verify'])}")
+    if "verify_certificate" in table.content:
+        values["verify"] = "require" if table.get("verify_certificate", bool) else "none"
+    profile = replace(base, **values)
+    if "verify_client" in table.content and profile.verify != "none" and profile.ca is None:
+        table.fail("verify_client", "expected a ca beside it: whose certificates are taken")
+    return profile
+
+
+def _address(text: str) -> str | None:
+    """Return ``HOST:PORT`` without the brackets of IPv6, None for what is none."""
+    try:
+        host, port = _host_and_port(text, None, "")
+    except ValueError:
+        return None
+    return f"{host}:{port}"
+
+
+def _overload(table: _Table) -> OverloadLimits:
+    hints = get_type_hints(OverloadLimits)
+    table.only([f.name for f in fields(OverloadLimits)])
+    values = {key: _size(table, key) if key == "memory" else table.get(key, hints[key]) for key in table.content}
+    for key, value in values.items():
+        if not value >= 0:  # nan too
+            table.fail(key, f"expected 0 or more, got {value}")
+    return OverloadLimits(**values)
+
+
 def _flags(flag: str, given: Iterable[str], parse: Callable[[str], T]) -> tuple[T, ...]:
     values = []
     for text in given:
@@ -442,7 +587,7 @@ def _domain(text: str) -> str:
     host = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
     if not (_is_host(host) or _is_ip6(host)):
         raise ValueError(f"expected a host name or an IP address, got {text!r}")
-    return host.lower()
+    return canonical_host(host)
 
 
 def _size(table: _Table, key: str) -> int:

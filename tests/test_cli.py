@@ -110,7 +110,7 @@ def test_each_command_explains_itself(run: Run, command: tuple[str, ...]) -> Non
         (("serve", "--engine", "jsx", "a.lua"), "--engine jsx: unknown, did you mean js?"),
         (("serve",), "no script to run: give one, as in `polykemi serve --engine lua SCRIPT`"),
         (("serve", "--config", "none.toml"), "none.toml: No such file or directory"),
-        (("serve", "a.lua", "--listen", "tls:127.0.0.1"), "--listen tls:127.0.0.1: tls is not supported yet"),
+        (("serve", "a.lua", "--listen", "sctp:127.0.0.1"), "--listen sctp:127.0.0.1: sctp is not supported"),
         (("subscriber", "import", "none.csv"), "none.csv: No such file or directory"),
         (
             ("subscriber", "add", "a:b", "--password", "x"),

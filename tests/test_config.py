@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ from polykemi.errors import ConfigError
 from polykemi.kemi.binding import to_octets
 from polykemi.kemi.route import Route
 from polykemi.sip.flow import Listener
+from polykemi.transport.tls_profiles import TlsProfile
+from tests.pki import Pki
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,11 @@ def test_a_script_alone_tells_its_engine_by_its_suffix(script: str, engine: str)
         ({"engine": "pyton"}, "--engine pyton: unknown, did you mean python?"),
         ({"engine": "js"}, "--engine js: expected a script, and polykemi.toml names none for js"),
         ({"script": Path("a.txt")}, "a.txt: which language? Say it with --engine lua, js or python"),
-        ({"script": Path("a.js"), "listen": ["tls:127.0.0.1"]}, "--listen tls:127.0.0.1: tls is not supported yet"),
+        ({"script": Path("a.js"), "listen": ["sctp:127.0.0.1"]}, "--listen sctp:127.0.0.1: sctp is not supported"),
+        (
+            {"script": Path("a.js"), "listen": ["tls:127.0.0.1"]},
+            "polykemi.toml: [tls] certificate: expected a file in PEM, for the listener tls:127.0.0.1:5061",
+        ),
         (
             {"script": Path("a.js"), "domains": ["a b"]},
             "--domain a b: expected a host name or an IP address, got 'a b'",
@@ -207,32 +213,48 @@ def test_a_wrong_flag_is_named(flags: dict[str, Any], says: str) -> None:
 @pytest.mark.parametrize(
     ("text", "listener"),
     [
-        ("udp:127.0.0.1:5070", ("udp", "127.0.0.1", 5070)),
-        ("UDP:127.0.0.1", ("udp", "127.0.0.1", 5060)),
-        ("127.0.0.1:5070", ("udp", "127.0.0.1", 5070)),
-        ("127.0.0.1", ("udp", "127.0.0.1", 5060)),
-        ("udp:sip.example.com:0", ("udp", "sip.example.com", 0)),
-        ("udp:[::1]:5070", ("udp", "::1", 5070)),
-        ("[2001:db8::1]", ("udp", "2001:db8::1", 5060)),
+        ("udp:127.0.0.1:5070", Listener("udp", "127.0.0.1", 5070)),
+        ("UDP:127.0.0.1", Listener("udp", "127.0.0.1", 5060)),
+        ("127.0.0.1:5070", Listener("udp", "127.0.0.1", 5070)),
+        ("127.0.0.1", Listener("udp", "127.0.0.1", 5060)),
+        ("udp:sip.Example.com:0", Listener("udp", "sip.example.com", 0)),
+        ("udp:[::1]:5070", Listener("udp", "::1", 5070)),
+        ("[2001:DB8:0::1]", Listener("udp", "2001:db8::1", 5060)),
+        ("udp:[::]", Listener("udp", "::", 5060)),
+        ("tcp:127.0.0.1", Listener("tcp", "127.0.0.1", 5060)),
+        ("tls:[::1]", Listener("tls", "::1", 5061)),
+        ("ws:127.0.0.1", Listener("tcp", "127.0.0.1", 80)),
+        ("wss:127.0.0.1:8443", Listener("tls", "127.0.0.1", 8443)),
+        ("127.0.0.1 advertise 203.0.113.5", Listener("udp", "127.0.0.1", 5060, "203.0.113.5")),
+        ('tcp:[::1]:5070 advertise "[2001:DB8::5]:5080"', Listener("tcp", "::1", 5070, "2001:db8::5", 5080)),
+        ('127.0.0.1 name "inside"', Listener("udp", "127.0.0.1", 5060, name="inside")),
+        ("127.0.0.1 name inside advertise sip.test", Listener("udp", "127.0.0.1", 5060, "sip.test", name="inside")),
     ],
 )
-def test_a_listen_address_is_taken(text: str, listener: tuple[str, str, int]) -> None:
+def test_a_listen_address_is_taken(text: str, listener: Listener) -> None:
     assert config.parse_listen(text) == listener
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "expected udp:HOST:PORT or tcp:HOST:PORT, got ''"),
-        ("udp:", "expected udp:HOST:PORT or tcp:HOST:PORT, got 'udp:'"),
-        ("ws:127.0.0.1:80", "WebSocket comes over a tcp listener: see the module websocket"),
-        ("tls:127.0.0.1:5061", "tls is not supported yet, expected udp:HOST:PORT"),
+        ("", "expected udp:HOST:PORT (or tcp:, tls:, ws:, wss:), got ''"),
+        ("udp:", "expected udp:HOST:PORT (or tcp:, tls:, ws:, wss:), got 'udp:'"),
+        ("sctp:127.0.0.1:5060", "sctp is not supported, expected udp:HOST:PORT"),
+        ("udp:127.0.0.1 advertise", "expected udp:HOST:PORT (or tcp:, tls:, ws:, wss:) [advertise HOST:PORT] [name NA"),
+        ("udp:127.0.0.1 advertize 192.0.2.1", "expected udp:HOST:PORT"),
+        ("udp:127.0.0.1 name a name b", "expected udp:HOST:PORT"),
+        ("udp:127.0.0.1 advertise 192.0.2.256", "expected advertise HOST:PORT, got 'udp:127.0.0.1 advertise 192.0.2.2"),
+        ("udp:127.0.0.1 name a,b", "expected name and a word, got 'udp:127.0.0.1 name a,b'"),
         ("udp:127.0.0.1:sip", "expected a port from 0 to 65535, got 'sip'"),
         ("udp:127.0.0.1:65536", "expected a port from 0 to 65535, got '65536'"),
         ("udp:127.0.0.1:", "expected a port from 0 to 65535, got ''"),
         ("udp:127.0.0.1:\u0661", "expected a port from 0 to 65535"),
-        ("udp:256.0.0.1:5060", "expected udp:HOST:PORT or tcp:HOST:PORT, got 'udp:256.0.0.1:5060'"),
-        ("udp:::1", "expected udp:HOST:PORT or tcp:HOST:PORT, got 'udp:::1' (an IPv6 address stands in brackets)"),
+        ("udp:256.0.0.1:5060", "expected udp:HOST:PORT (or tcp:, tls:, ws:, wss:), got 'udp:256.0.0.1:5060'"),
+        (
+            "udp:::1",
+            "expected udp:HOST:PORT (or tcp:, tls:, ws:, wss:), got 'udp:::1' (an IPv6 address stands in brackets)",
+        ),
         ("udp:[::1:5060", "expected udp:HOST:PORT"),
         ("udp:[localhost]:5060", "expected udp:HOST:PORT"),
         ("udp:[::1]5060", "expected udp:HOST:PORT"),
@@ -338,7 +360,7 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ("metrics = true", "1: metrics: expected a table, got true"),
         (
             "listen = [\n  'udp:127.0.0.1',\n  'udp:?',\n]",
-            "1: listen: expected udp:HOST:PORT or tcp:HOST:PORT, got 'udp:?'",
+            "1: listen: expected udp:HOST:PORT (or tcp:, tls:, ws:, wss:), got 'udp:?'",
         ),
         ("data = 'x'\n\n# a note\nlisten = [\n  5]", "4: listen: expected a text, got 5"),
     ],
@@ -418,3 +440,86 @@ def test_a_wrong_parameter_without_a_file_is_named_too() -> None:
     with pytest.raises(ConfigError) as raised:
         config.typed_params(Registrar, {"max_contact": 1})
     assert str(raised.value) == "polykemi.toml: [modules.registrar] max_contact: unknown, did you mean max_contacts?"
+
+
+# ---- TLS
+def test_profiles_of_tls(tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    pki.issue("other", "DNS:other.test")
+    text = """
+    listen = ["tls:127.0.0.1:5061"]
+    [tls]
+    certificate = "server.pem"
+    key = "server.key"
+    method = "TLSv1.3+"
+    [tls.server."[::1]:5071"]
+    verify_client = "optional"
+    ca = "ca.pem"
+    [tls.server.other]
+    certificate = "other.pem"
+    key = "other.key"
+    server_name = "Other.test"
+    server_name_mode = 1
+    [tls.client]
+    ca = "ca.pem"
+    [tls.client."192.0.2.1:5061"]
+    verify_certificate = false
+    server_id = "lab"
+    """
+    script = tmp_path / "a.lua"
+    tls = load(tmp_path, text, script=script).tls
+    default = TlsProfile(
+        "", tmp_path / "server.pem", tmp_path / "server.key", ca=None, method="TLSv1.3+", verify="none"
+    )
+    assert tls.servers == (
+        default,
+        replace(default, name="server.[::1]:5071", address="::1:5071", verify="optional", ca=pki.ca),
+        replace(
+            default,
+            name="server.other",
+            certificate=tmp_path / "other.pem",
+            key=tmp_path / "other.key",
+            server_name="other.test",
+            server_name_mode=1,
+        ),
+    )
+    called = TlsProfile("client", verify="require", ca=pki.ca)
+    lab = replace(called, name="client.192.0.2.1:5061", address="192.0.2.1:5061", verify="none", server_id="lab")
+    assert tls.clients == (called, lab)
+    assert config.load_tls(tmp_path / "polykemi.toml", [Listener("tls", "127.0.0.1", 5061)]) == tls
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[tls]\nkey = 'a'", "2: [tls] key: expected a certificate beside it"),
+        ("[tls]\ncertificate = 'a.pem'", "2: [tls] certificate: {}/a.pem: No such file or directory"),
+        ("[tls]\nmethod = 'SSLv3'", '2: [tls] method: expected TLSv1.2, TLSv1.2+, TLSv1.3 or TLSv1.3+, got "SSLv3"'),
+        ("[tls]\nverify_client = 'yes'", '2: [tls] verify_client: expected none, optional or require, got "yes"'),
+        ("[tls]\nverify_client = 'require'", "2: [tls] verify_client: expected a ca beside it"),
+        ("[tls]\nca_list = 'a'", "2: [tls] ca_list: unknown"),
+        ("[tls]\nserver_name_mode = 3", "2: [tls] server_name_mode: expected 0 (the name), 1 (subdomains too)"),
+        ("[tls.server.x]\ncertificate = 'a'", "1: [tls.server.x]: expected a server_name, or a table named HOST:PORT"),
+        ("[tls.server.x]\nserver_name = 'a'", "1: [tls.server.x]: expected a certificate, here or in [tls]"),
+        (
+            "[tls.client]\nverify_client = 'none'",
+            "2: [tls.client] verify_client: unknown, did you mean verify_certific",
+        ),
+        ("[tls.client.x]\nserver_name = 'a'", "1: [tls.client.x]: expected a server_id, or a table named HOST:PORT"),
+        (
+            "[tls.client.'a:1']\nca = 'a'\n[tls]\ncertificate = 'server.pem'",
+            "2: [tls.client.a:1] ca: {}/a: No",
+        ),
+    ],
+)
+def test_a_wrong_profile_is_named(tmp_path: Path, text: str, says: str) -> None:
+    if "server.pem" in text:
+        Pki(tmp_path)
+        (tmp_path / "server.pem").write_bytes(
+            (tmp_path / "server.pem").read_bytes() + (tmp_path / "server.key").read_bytes()
+        )
+    file = tmp_path / "polykemi.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        config.load(file, script=tmp_path / "a.lua", listen=["tls:127.0.0.1:5061"])
+    assert str(raised.value).startswith(f"{file}:{says.format(tmp_path)}")

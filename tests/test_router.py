@@ -117,7 +117,7 @@ def test_a_response_of_no_transaction_goes_to_its_second_via(server: ServerUnder
 
 
 def test_a_draining_server_takes_no_new_work_but_knows_its_dialogs(server: ServerUnderTest) -> None:
-    server.node.router.draining = True
+    server.node.router.drain()
     assert lines(server, request("INVITE")) == ["SIP/2.0 503 Service Unavailable"]
     assert lines(server, request("BYE", To="<sip:b@example.test>;tag=b")) == ["SIP/2.0 200 OK"]
 

@@ -22,7 +22,8 @@ from polykemi.kemi.rpc import Command
 from polykemi.pv.accessor import Accessor
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, Listener, is_at, listener_for
+from polykemi.sip.grammar import canonical_host
 from polykemi.sip.message import Response
 from polykemi.sip.reply_path import response_target
 from polykemi.storage.location import LocationStore
@@ -99,23 +100,23 @@ class Services:
 
     def __post_init__(self) -> None:
         for listener in self.listeners:
-            self._listeners_at.setdefault(listener.host, []).append(listener)
+            for host in {listener.host, listener.advertised_host or listener.host}:
+                self._listeners_at.setdefault(host, []).append(listener)
 
     def is_myself(self, host: str, port: int = 0, proto: str = "") -> bool:
-        """Tell whether ``host`` is one of our domains or listeners; port 0 matches every port (Kamailio's check_self)."""
-        host = host.lower()
-        if host[:1] == "[":
-            host = host.strip("[]")
+        """Tell whether ``host`` is one of our domains or listeners, by their own address or the advertised one.
+
+        Port 0 matches every port (Kamailio's check_self).
+        """
+        host = canonical_host(host)
         for x in self._listeners_at.get(host, ()):
-            if (not port or port == x.port) and (not proto or proto == x.proto):
+            if (not port or is_at(x, host, port)) and (not proto or proto == x.proto):
                 return True
         return host in self.domains
 
-    def listener_of(self, proto: str, listener: Listener) -> Listener | None:
-        """Return ``listener``, or the first one of the transport ``proto`` when it has another; None when there is none."""
-        if proto == listener.proto:
-            return listener
-        return next((other for other in self.listeners if other.proto == proto), None)
+    def listener_of(self, proto: str, host: str, listener: Listener) -> Listener | None:
+        """Return ``listener``, or the first other one from which ``host`` is reached over ``proto``; None without any."""
+        return listener_for(proto, host, listener, self.listeners)
 
     def response_target(self, response: Response, listener: Listener) -> Flow | None:
         """Return where a response that belongs to no transaction goes, None when it does not say that.

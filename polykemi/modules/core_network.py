@@ -10,7 +10,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
 from polykemi.modules.local_via import ONWARD, wishing
-from polykemi.sip.flow import LastFlow, OpenFlow
+from polykemi.sip.flow import WEBSOCKETS, LastFlow, OpenFlow
 from polykemi.sip.grammar import ip4_octets
 from polykemi.sip.header import Via
 from polykemi.sip.message import Response
@@ -111,7 +111,7 @@ class CoreNetwork(Module):
         return self._alias(ctx, ctx.message.via.port or 5060)
 
     def _alias(self, ctx: RouteContext, port: int) -> int:
-        if ctx.flow.listener.proto != "tcp":
+        if ctx.flow.listener.proto not in WEBSOCKETS:
             return 1
         if not self.services.connections.alias(ctx.flow, port):
             log.error("add_tcp_alias: no connection, or too many aliases")

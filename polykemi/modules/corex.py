@@ -19,6 +19,7 @@ from polykemi.modules.corex_files import Files
 from polykemi.modules.local_via import wishing
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import expanded
+from polykemi.pv.classes.network import socket_text
 from polykemi.sip.flow import Flow, Listener, find_listener, parse_socket
 from polykemi.sip.grammar import to_ip
 from polykemi.sip.uri import parse_uri
@@ -31,7 +32,7 @@ MAX_BRANCHES: Final = 31  # besides the Request-URI, as Kamailio's max_branches 
 
 @dataclass(frozen=True, slots=True)
 class CorexParams:
-    """``socket_name``: a name for a listener each, ``name=proto:host:port`` (Kamailio: ``listen=... name "..."``).
+    """``socket_name``: a name for a listener each, ``name=proto:host:port``, besides those that ``listen`` gives.
 
     ``file_directory``: where file_read and file_write may work; "": nowhere. Both are polykemi's own.
     """
@@ -55,7 +56,7 @@ class Corex(Module):
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
         self._files = Files(self.params.file_directory)
-        self._named: dict[str, Listener] = {}
+        self._named = {listener.name: listener for listener in reversed(services.listeners) if listener.name}
 
     def start(self, now: float) -> None:
         """Find the listeners that have names. Raise DataError for one that is not there."""
@@ -67,7 +68,7 @@ class Corex(Module):
             self._named[name] = listener
 
     def pv_classes(self) -> Mapping[str, Factory]:
-        """``$lsock(match/value/field)``: a field of the listener that matches; none has an advertised address."""
+        """``$lsock(match/value/field)``: a field of the listener that matches, for fields n, l, a, i."""
 
         def find(ctx: RouteContext, expression: str) -> Xval:
             match, _, rest = expression.partition("/")
@@ -77,8 +78,9 @@ class Corex(Module):
                 return None
             names = {listener: name for name, listener in self._named.items()}
             for number, listener in enumerate(self.services.listeners):
-                fields: dict[str, Xval] = {"n": names.get(listener, ""), "l": str(listener), "a": "", "i": number}
-                if match != "a" and value and value == str(fields[match]):
+                shown = socket_text(listener.proto, *listener.advertised) if listener.advertised_host else ""
+                fields: dict[str, Xval] = {"n": names.get(listener, ""), "l": str(listener), "a": shown, "i": number}
+                if value and value == str(fields[match]):
                     return fields[field[0]]
             return None
 
@@ -172,7 +174,7 @@ class Corex(Module):
 
     @export()
     def set_send_socket_name(self, ctx: RouteContext, name: str) -> int:
-        """Send from the listener that ``socket_name`` gives this name, "" for any. Answers 1, also for an unknown name."""
+        """Send from the listener that has this name, "" for any. Answers 1, also for an unknown name."""
         return self._set_socket(ctx, name, received=False, by_name=True)
 
     @export()
@@ -205,7 +207,7 @@ class Corex(Module):
 
     @export()
     def is_socket_name(self, ctx: RouteContext, sockname: str) -> int:
-        """Tell whether ``socket_name`` gives a listener this name: 1 or -1."""
+        """Tell whether a listener has this name: 1 or -1."""
         return 1 if sockname in self._named else -1
 
     @export()

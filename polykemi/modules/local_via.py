@@ -34,10 +34,11 @@ class LocalVia:
             port = item["port"][0]
         if not address and not port:
             return listener.sent_by
+        own_address, own_port = listener.advertised
         if not address:
-            address = bracketed(listener.host)
-        if not port and listener.port != 5060:
-            port = str(listener.port)
+            address = bracketed(own_address)
+        if not port and own_port != 5060:
+            port = str(own_port)
         return f"{address}:{port}" if port else address
 
     def value(self, ctx: RouteContext, listener: Listener, branch: str) -> str:

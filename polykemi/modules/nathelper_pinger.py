@@ -140,10 +140,10 @@ class Pinger:
 
     def _request(self, binding: Binding, listener: Listener) -> bytes:
         self._count += 1
-        host = bracketed(listener.host)
+        host, port = listener.advertised
         lines = [
             f"{self._params.sipping_method} {binding.uri} SIP/2.0",
-            f"Via: SIP/2.0/UDP {host}:{listener.port};branch={self._services.ids.branch()}",
+            f"Via: SIP/2.0/UDP {bracketed(host)}:{port};branch={self._services.ids.branch()}",
             *([f"Route: {binding.path}"] if binding.path else []),
             f"From: <{self._params.sipping_from}>;tag={binding.ruid}-{self._count:x}",
             f"To: <{binding.uri}>",

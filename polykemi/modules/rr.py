@@ -14,7 +14,8 @@ from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module, Services
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import Listener, is_at
+from polykemi.sip.grammar import canonical_host
 from polykemi.sip.header import parse_name_addr, parse_params, split_quoted
 from polykemi.sip.message import Edits, Message
 from polykemi.sip.uri import Uri, parse_uri
@@ -289,9 +290,9 @@ class Rr(Module):
 
     def _leave_from(self, ctx: RouteContext, uri: Uri) -> None:
         """Send from the listener that the second of our two Routes names: the request came in by the other one."""
-        host, port, proto = uri.host.lower().strip("[]"), uri.effective_port, uri.transport or "udp"
+        host, proto = canonical_host(uri.host), uri.transport or "udp"
         for listener in self.services.listeners:
-            if listener == (proto, host, port):
+            if listener.proto == proto and is_at(listener, host, uri.effective_port):
                 ctx.force_listener = listener
 
     @export(routes=_ON_REQUESTS)

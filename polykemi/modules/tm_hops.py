@@ -9,7 +9,7 @@ from typing import Any, Final
 from polykemi.errors import ParseError
 from polykemi.modules.base import Services
 from polykemi.sip.constants import PORT
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import SECURE, Flow, Listener, NamedFlow
 from polykemi.sip.grammar import to_ip
 from polykemi.sip.header import parse_name_addr, split_quoted
 from polykemi.sip.locate import Destination, Place, Usable, protos
@@ -108,8 +108,7 @@ class Hops:
                 return E_BAD_URI
             destination = destination_of(uri)
             if to_ip(destination.host) is not None:
-                proto = "tls" if destination.secure else destination.transport or "udp"
-                flow = self.hop_to(proto, destination.host, uri.effective_port, listener, now)
+                flow = self.hop_to(uri.proto, destination.host, uri.effective_port, listener, now)
                 if isinstance(flow, Flow) and len(text) <= 256:
                     if len(hops) >= _MAX_HOPS:  # URIs come from the network
                         hops.clear()
@@ -127,7 +126,7 @@ class Hops:
         if to_ip(host) is None:
             return self.way_to(Destination(host.lower(), port, proto), listener, now)
         proto, port = proto or "udp", port or PORT
-        own = self._services.listener_of(proto, listener)
+        own = self._services.listener_of(proto, host, listener)
         if own is None:
             log.warning("t_relay: no listener for %s, wanted for %s:%d", proto, host, port)
             return E_NO_SOCKET
@@ -146,7 +145,7 @@ class Hops:
         if not places and not protos(destination, usable):
             log.warning("t_relay: no listener for %s", destination.transport or "sips")
             return E_NO_SOCKET
-        flows = self.flows_to(places or [], listener, now)
+        flows = self.flows_to(destination, places or [], listener, now)
         if isinstance(flows, int):
             return flows
         if len(flows) == 1:
@@ -155,15 +154,19 @@ class Hops:
         way.flows = flows if self._services.dns_failover else flows[:1]
         return way
 
-    def flows_to(self, places: list[Place], listener: Listener, now: float) -> list[Flow] | int:
+    def flows_to(
+        self, destination: Destination, places: list[Place], listener: Listener, now: float
+    ) -> list[Flow] | int:
         """Return the flows to ``places`` but those on the blocklist; a negative number says why there is none."""
         if not places:
             return E_BAD_ADDRESS
-        flows = []
+        flows: list[Flow] = []
         for proto, host, port in places:
-            own = self._services.listener_of(proto, listener)
+            own = self._services.listener_of(proto, host, listener)
             if own is not None:
                 flow = Flow(own, host, port)
+                if proto in SECURE:  # it has to be who the URI names, whatever DNS says (RFC 5922 section 4)
+                    flow = NamedFlow.to(flow, destination.host)
                 if not self.blocklist.blocks(flow, now):
                     flows.append(flow)
         return flows or E_SEND
@@ -172,7 +175,7 @@ class Hops:
         """Ask DNS for ``way``; ``answer`` gets the flows, or why there are none, and the time."""
 
         def take(places: list[Place], now: float) -> None:
-            answer(self.flows_to(places, way.listener, now), now)
+            answer(self.flows_to(way.destination, places, way.listener, now), now)
 
         self._services.locator.ask(way.destination, way.usable, take)
 

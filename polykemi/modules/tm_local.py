@@ -24,6 +24,7 @@ from polykemi.transaction.machine import ClientTransaction, Timings
 
 LOCAL_REQUEST: Final = "tm:local-request"
 _MADE: Final = frozenset(("via", "from", "to", "cseq", "call-id", "max-forwards", "content-length"))
+_MOST_ACKS: Final = 16  # of one INVITE of ours, whose 2xx come from so many forks
 FIRST_CSEQ: Final = 10  # of a request outside of dialogs, as Kamailio counts
 
 
@@ -307,7 +308,8 @@ class Locals:
             data = self._build(ack, self._hops.via(flow.listener) + self._services.ids.branch())
         except ParseError:
             return False
-        client.acks[tag] = (data, flow)
+        if len(client.acks) < _MOST_ACKS:
+            client.acks[tag] = (data, flow)
         client.response = None
         self._services.outbox.send(data, flow)
         return True

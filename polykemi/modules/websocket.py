@@ -20,7 +20,7 @@ from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import plain
-from polykemi.sip.flow import Flow, Listener, bracketed
+from polykemi.sip.flow import WEBSOCKETS, Flow, Listener, bracketed
 from polykemi.sip.http import HttpRequest, Upgraded, parse_upgraded
 
 log = logging.getLogger("polykemi.websocket")
@@ -116,8 +116,8 @@ class WebSocketModule(Module):
         if not self._enabled:
             return self._refuse(ctx, 503, "Service Unavailable")
         ident, request = connections.ident(ctx.flow), ctx.message
-        if ident < 0 or ctx.flow.listener.proto != "tcp" or not isinstance(request, HttpRequest):
-            log.error("handle_handshake: the request is not HTTP over TCP")
+        if ident < 0 or ctx.flow.listener.proto not in WEBSOCKETS or not isinstance(request, HttpRequest):
+            log.error("handle_handshake: the request is not HTTP over TCP or TLS")
             return self._refuse(ctx, 500, "Internal Server Error")
         values = {name: request.all(name) for name in ("sec-websocket-key", "sec-websocket-version", "origin")}
         if any(len(found) > 1 for found in values.values()):
@@ -156,7 +156,7 @@ class WebSocketModule(Module):
     # ---- handshakes of our own
     @export()
     def connect(self, ctx: RouteContext, host: str, port: int, path: str, subproto: str, cmode: int) -> int:
-        """Begin a WebSocket to a server; ``cmode`` 0: over TCP. Answers 1, or -1: there is one already, or it cannot be.
+        """Begin a WebSocket to a server; ``cmode`` 0: over TCP, 1: over TLS. Answers 1, or -1: there is one already, or it cannot be.
 
         ``subproto`` is sip. The handshake is over some time later.
         """
@@ -180,9 +180,8 @@ class WebSocketModule(Module):
             return -1
         calling = self._calling.get(flow)
         if calling is None:
-            as_websocket = Flow(flow.listener._replace(proto="ws"), flow.host, flow.port)
-            if self.services.connections.ident(as_websocket) >= 0:
-                self.services.outbox.send(ctx.message.raw, as_websocket)
+            if self.services.connections.ident(_in_frames(flow)) >= 0:
+                self.services.outbox.send(ctx.message.raw, _in_frames(flow))
                 return 1
             calling = self._call(flow, path)
         if len(calling.waiting) >= _MOST_WAITING:
@@ -192,20 +191,18 @@ class WebSocketModule(Module):
         return 1
 
     def _flow_to(self, ctx: RouteContext, host: str, port: int, subproto: str, cmode: int) -> Flow | None:
-        listener = self._tcp_listener(ctx)
+        listener = self._listener(ctx, "tls" if cmode else "tcp")
         if not self._enabled or not host or subproto.lower() != "sip":
             log.error("expected a host and the sub-protocol sip, and websocket to be enabled")
-        elif cmode:
-            log.error("WebSocket over TLS is not supported")
         elif listener is None:
-            log.error("there is no tcp listener")
+            log.error("there is no %s listener", "tls" if cmode else "tcp")
         elif port <= 65535:
-            return Flow(listener, host.strip("[]"), port if port > 0 else 80)
+            return Flow(listener, host.strip("[]"), port if port > 0 else 443 if cmode else 80)
         return None
 
-    def _tcp_listener(self, ctx: RouteContext) -> Listener | None:
+    def _listener(self, ctx: RouteContext, proto: str) -> Listener | None:
         listeners = [ctx.force_listener or ctx.flow.listener, *self.services.listeners]
-        return next((one for one in listeners if one.proto == "tcp"), None)
+        return next((one for one in listeners if one.proto == proto), None)
 
     def _call(self, flow: Flow, path: str) -> _Calling:
         key = base64.b64encode(self.services.ids.octets(16)).decode()
@@ -234,7 +231,7 @@ class WebSocketModule(Module):
             return True
         self._opened(ident, flow, now)
         for message in calling.waiting:
-            self.services.outbox.send(message, Flow(flow.listener._replace(proto="ws"), flow.host, flow.port))
+            self.services.outbox.send(message, _in_frames(flow))
         return True
 
     # ---- the life of a connection
@@ -320,9 +317,10 @@ class WebSocketModule(Module):
 
     def _shown(self, ident: int, peer: _Peer) -> str:
         flow = peer.flow
+        proto = WEBSOCKETS[flow.listener.proto]
         state = "CLOSING" if peer.is_closing else "OPEN"
         return (
-            f"{ident}: ws:{flow.host}:{flow.port} -> ws:{flow.listener.host}:{flow.listener.port} "
+            f"{ident}: {proto}:{flow.host}:{flow.port} -> {proto}:{flow.listener.host}:{flow.listener.port} "
             f"(state: {state}, sub-protocol: sip)"
         )
 
@@ -360,6 +358,11 @@ class WebSocketModule(Module):
         """Refuse handshakes with 503; what is open stays."""
         self._enabled = False
         return {}
+
+
+def _in_frames(flow: Flow) -> Flow:
+    """Return the flow of a connection as it is named once it carries frames."""
+    return Flow(flow.listener._replace(proto=WEBSOCKETS[flow.listener.proto]), flow.host, flow.port)
 
 
 def _is_handshake(request: HttpRequest) -> bool:

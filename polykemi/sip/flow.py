@@ -8,9 +8,11 @@ from typing import Final, NamedTuple
 
 from mypy_extensions import mypyc_attr
 
-from polykemi.sip.grammar import is_host, to_port
+from polykemi.sip.grammar import canonical_host, ip4_octets, is_host, to_port
 
 TRANSPORT_NUMBERS: Final = {"udp": 1, "tcp": 2, "tls": 3, "sctp": 4, "ws": 5, "wss": 6}  # Kamailio's, on the wire too
+SECURE: Final = ("tls", "wss")
+WEBSOCKETS: Final = {"tcp": "ws", "tls": "wss"}  # what is spoken over a connection once it has become a WebSocket
 TRANSPORTS: Final = {number: transport for transport, number in TRANSPORT_NUMBERS.items()}
 
 _SOCKET: Final = re.compile(r"(?:(udp|tcp|tls|sctp|wss?):)?(\[[^\]]+\]|[^:]+)(?::([0-9]+))?", re.IGNORECASE)
@@ -22,17 +24,25 @@ def bracketed(host: str) -> str:
 
 
 class Listener(NamedTuple):
-    """A socket that the server listens on."""
+    """A socket that the server listens on, and how its peers know it (Kamailio: ``listen=... advertise ... name``)."""
 
     proto: str  # lower case: udp
     host: str  # IPv6 without brackets
     port: int
+    advertised_host: str = ""  # "": as ``host``
+    advertised_port: int = 0  # 0: as ``port``
+    name: str = ""
+
+    @property
+    def advertised(self) -> tuple[str, int]:
+        """Host and port that messages of ours name."""
+        return self.advertised_host or self.host, self.advertised_port or self.port
 
     @property
     def sent_by(self) -> str:
-        """``host:port`` as Via writes it, the port left out when it is 5060."""
-        host = bracketed(self.host)
-        return host if self.port == 5060 else f"{host}:{self.port}"
+        """``host:port`` of the advertised address as Via writes it, the port left out when it is 5060 and that is meant then."""
+        host, port = self.advertised
+        return bracketed(host) if port == 5060 and self.proto not in SECURE else f"{bracketed(host)}:{port}"
 
     @property
     def route(self) -> str:
@@ -68,6 +78,20 @@ class LastFlow(Flow):
     __slots__ = ()
 
 
+@mypyc_attr(native_class=False)
+class NamedFlow(Flow):
+    """A flow to an IP address that was found for a name: over TLS the peer has to prove that it is ``name``."""
+
+    name: str = ""
+
+    @classmethod
+    def to(cls, flow: Flow, name: str) -> NamedFlow:
+        """Return ``flow``, to be taken for one to ``name``."""
+        named = cls(*flow)
+        named.name = name
+        return named
+
+
 def parse_socket(text: str) -> tuple[str, str, int]:
     """Split ``[proto:]host[:port]``, IPv6 in brackets: proto in lower case, host without brackets.
 
@@ -80,10 +104,48 @@ def parse_socket(text: str) -> tuple[str, str, int]:
 
 
 def find_listener(text: str, listeners: Iterable[Listener], default_port: int = 0) -> Listener | None:
-    """Return the listener ``[proto:]host[:port]``, None when there is none; a port of 0 is any."""
+    """Return the listener ``[proto:]host[:port]``, by its own address or the advertised one; None when there is none.
+
+    A port of 0 is any.
+    """
     proto, host, port = parse_socket(text)
-    host, port = host.lower(), port or default_port
+    host, port = canonical_host(host), port or default_port
     for listener in listeners:
-        if host == listener.host.lower() and port in (0, listener.port) and proto in ("", listener.proto):
+        if proto in ("", listener.proto) and is_at(listener, host, port):
             return listener
     return None
+
+
+def named(name: str, listeners: Iterable[Listener]) -> Listener | None:
+    """Return the first listener that the configuration gives ``name``, None when there is none."""
+    for listener in listeners:
+        if name and name == listener.name:
+            return listener
+    return None
+
+
+def reaches(listener: Listener, host: str) -> bool:
+    """Tell whether ``host`` is no IP address, or one of the family of ``listener``."""
+    if ":" in listener.host:
+        return not ip4_octets(host)
+    return ":" not in host
+
+
+def listener_for(proto: str, host: str, listener: Listener, others: Iterable[Listener]) -> Listener | None:
+    """Return what ``host`` is sent to from over ``proto``: ``listener`` when it will do, else the first other that does."""
+    if proto == listener.proto and reaches(listener, host):
+        return listener
+    for other in others:
+        if proto == other.proto and reaches(other, host):
+            return other
+    return None
+
+
+def is_at(listener: Listener, host: str, port: int) -> bool:
+    """Tell whether ``host``, in canonical form, and ``port`` (0: any) are those of ``listener``.
+
+    As in Kamailio an advertised host goes with the port of the socket too.
+    """
+    if host == listener.host:
+        return port in (0, listener.port)
+    return host != "" and host == listener.advertised_host and port in (0, listener.advertised_port, listener.port)

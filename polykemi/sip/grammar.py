@@ -40,6 +40,20 @@ def to_ip(host: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
+def canonical_host(host: str) -> str:
+    """Return ``host`` in the one spelling that it is compared in: lower case, IPv6 without brackets and as RFC 5952 has it."""
+    return _canonical_ip6(host) if ":" in host else host.lower()
+
+
+@lru_cache(maxsize=4096)
+def _canonical_ip6(host: str) -> str:
+    host = host.strip("[]")
+    try:
+        return str(IPv6Address(host))
+    except ValueError:
+        return host.lower()
+
+
 def ip4_octets(text: str) -> list[int]:
     """Return the four octets of an IPv4 address, leading zeros taken, [] for another text."""
     parts = text.split(".")

@@ -21,7 +21,6 @@ _NAPTR_SERVICES: Final = {
     "SIPS+D2T": "tls",
     "SIP+D2S": "sctp",
 }  # not D2W: none is called
-_OVER_TLS: Final = {"tcp": "tls", "tls": "tls", "": "tls", "ws": "wss", "wss": "wss"}  # what sips makes of a transport
 _PREFERRED: Final = ("udp", "tcp")  # of a sip URI that leaves it open, when DNS does not say
 
 
@@ -83,7 +82,7 @@ def protos(destination: Destination, usable: Usable) -> list[str]:
     """Return the transports that may be used, by the URI and by what we listen on; the first one when DNS says nothing."""
     transport = destination.transport
     if destination.secure:
-        wanted: Sequence[str] = (_OVER_TLS.get(transport, ""),)
+        wanted: Sequence[str] = ("wss" if transport in ("ws", "wss") else "tls",)  # as Uri.proto
     elif transport:
         wanted = (transport,)
     elif destination.port or to_ip(destination.host) is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from polykemi.errors import ParseError
-from polykemi.sip.constants import PORT
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.constants import PORT, TLS_PORT
+from polykemi.sip.flow import SECURE, Flow, Listener, listener_for
 from polykemi.sip.grammar import ip4_octets, to_ip, to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
@@ -42,7 +42,8 @@ def reply_path(request: Request, flow: Flow, force_rport: bool = False) -> tuple
 def response_target(response: Response, listener: Listener, others: Iterable[Listener] = ()) -> Flow | None:
     """Return where a response goes by its second Via, sent from ``listener``; None when there is no usable second Via.
 
-    Where that Via names another transport, the first of ``others`` that has it takes the place of ``listener``.
+    Where that Via names another transport or address family, the first of ``others`` that has it takes the place of
+    ``listener``.
     Its ``received`` and ``rport`` are what the proxy or we wrote there (RFC 3261 section 18.2.2, RFC 3581 section 4).
     """
     vias = response.list("via")
@@ -52,14 +53,12 @@ def response_target(response: Response, listener: Listener, others: Iterable[Lis
         via = Via(vias[1])
     except ParseError:
         return None
-    proto = via.transport.lower()
-    if proto != listener.proto:
-        listener = next((other for other in others if other.proto == proto), listener)
     host = (via.param("received") or via.host).strip("[]")
     port = max(0, to_port(via.param("rport") or "")) or via.port
+    proto = via.transport.lower()
     if not port and to_ip(host) is not None:
-        port = PORT  # of a name DNS says it (RFC 3263 section 5)
-    return Flow(listener, host, port)
+        port = TLS_PORT if proto in SECURE else PORT  # of a name DNS says it (RFC 3263 section 5)
+    return Flow(listener_for(proto, host, listener, others) or listener, host, port)
 
 
 def _is_multicast(address: str) -> bool:

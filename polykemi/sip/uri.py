@@ -54,6 +54,14 @@ class Uri:
         return (self.param("transport") or "").lower()
 
     @property
+    def proto(self) -> str:
+        """What a request to it goes over (RFC 3261 section 19.1.2): udp unless it says something else, always TLS for sips."""
+        transport = self.transport
+        if self.scheme == "sips":
+            return "wss" if transport in ("ws", "wss") else "tls"
+        return transport or "udp"
+
+    @property
     def effective_port(self) -> int:
         """The port, or the default of the scheme and transport (RFC 3261 section 19.1.2)."""
         return self.port or (TLS_PORT if self.scheme == "sips" or self.transport == "tls" else PORT)

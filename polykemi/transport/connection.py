@@ -1,4 +1,7 @@
-"""One connection of ``stream``: octets to messages and back, over TCP or in the frames of WebSocket; what waits is bounded."""
+"""One connection of ``stream``: octets to messages and back, over TCP or TLS, by themselves or in the frames of WebSocket.
+
+What waits is bounded.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import WEBSOCKETS, Flow, Listener, bracketed
 from polykemi.sip.framing import PING, PONG, Framer, is_http
+from polykemi.transport.tls import Tls
 from polykemi.transport.websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -26,8 +30,10 @@ _PASS: Final = 1 << 14  # octets that one connection gets in at a time
 class Connection:
     """One connection: the protocol (asyncio's word) of a transport. ``flow`` has no peer until it is made."""
 
-    def __init__(self, streams: Streams, listener: Listener) -> None:
+    def __init__(self, streams: Streams, listener: Listener, tls: Tls | None = None) -> None:
         self._streams = streams
+        self.tls = tls
+        self._handshake: Any = None  # the timer that ends one which takes too long
         self._transport: Any = None  # uvloop's transports are not derived from asyncio's
         self._framer = Framer(streams.limits.longest_message)
         self._waiting: deque[tuple[bytes, Flow]] = deque()  # until the connection is made
@@ -36,12 +42,14 @@ class Connection:
         self._now = 0.0
         self.flow = Flow(listener, "", 0)
         self.names: list[Flow] = []  # what it is known by: its flow, that as a WebSocket, aliases
+        self.carried: set[Flow] = set()  # what else was sent to over it
         self.ident = 0
         self.is_accepted = False  # the peer has made it
         self._is_waited_for = False
         self.used = time.time()
         self.is_last = False  # close when something has been sent
         self.websocket: WebSocket | None = None
+        self.sought = ""  # the name of the server that was called over TLS, which it has proved; "" when it has none
 
     # ---- called by the loop
     def connection_made(self, transport: Any) -> None:
@@ -56,9 +64,17 @@ class Connection:
                 transport.abort()
                 return
         self._streams.count("established")
-        while self._waiting:
-            self.send(*self._waiting.popleft())
+        if self.tls is None:
+            self._send_waiting()
+            return
+        self._handshake = self._streams.loop.call_later(self._streams.limits.connect_timeout, self._too_slow)
+        self._flush(self.tls)
+
+    def _send_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, deque()
         self._unsent = 0
+        for data, flow in waiting:
+            self.send(data, flow)
 
     def data_received(self, data: bytes) -> None:
         """Take octets; more than one pass takes wait, and no more are read meanwhile: other connections have their turn."""
@@ -87,6 +103,11 @@ class Connection:
     def _pass(self, data: bytes) -> None:
         """Take octets; all messages that are complete with them are one pass."""
         self._now = time.time()
+        tls = self.tls
+        if tls is not None:
+            data = self._decrypted(tls, data)
+            if not data:
+                return
         websocket = self.websocket  # were the attribute itself tested, mypyc would take it for None further down
         if websocket is not None:
             self._frames_received(data)
@@ -107,10 +128,50 @@ class Connection:
             self._streams.done()
         if pings:
             self.write(PONG * pings)
+        if self._framer.to_send:
+            self.write(self._framer.to_send)
+            self._framer.to_send = b""
         if self._framer.error:
             self._streams.count("unreadable")
-            log.info("closed tcp:%s:%d: %s", self.flow.host, self.flow.port, self._framer.error)
+            self._tell("closed", self._framer.error)
             self.end()
+
+    def _decrypted(self, tls: Tls, data: bytes) -> bytes:
+        """Return what the peer has encrypted; see to what the protocol wants done besides."""
+        was_open = tls.is_open
+        plain = tls.receive(data)
+        self._flush(tls)
+        if tls.is_open and not was_open:
+            self._open(tls)
+        if tls.error:
+            self._streams.count("tls_not_spoken" if tls.is_plain else "tls_failed" if not tls.is_open else "con_reset")
+            self._tell("closed", tls.error)
+            self._transport.close()  # behind the alert that says why
+            self.end_soon()
+        elif tls.is_closed:
+            self.end()
+        return plain
+
+    def _open(self, tls: Tls) -> None:
+        """Let go out what has waited for the handshake."""
+        self._handshake.cancel()
+        self._handshake = None
+        self._streams.count("tls_opened")
+        self._send_waiting()
+
+    def _too_slow(self) -> None:
+        self._streams.count("tls_timeout")
+        self._tell("dropped", "its handshake is not over")
+        self.abort()
+
+    def _flush(self, tls: Tls) -> None:
+        """Send what the protocol wants sent."""
+        if tls.to_send:
+            data, tls.to_send = tls.to_send, b""
+            self._put(data)
+
+    def _tell(self, what: str, why: str) -> None:
+        log.info("%s %s:%s:%d: %s", what, self.flow.listener.proto, bracketed(self.flow.host), self.flow.port, why)
 
     def eof_received(self) -> bool:
         """Close as the peer has."""
@@ -130,6 +191,9 @@ class Connection:
     def connection_lost(self, error: Exception | None) -> None:
         """Forget the peer."""
         self.resume_writing()
+        if self._handshake is not None:
+            self._handshake.cancel()
+            self._handshake = None
         if self.ident == 0:
             return
         if error is not None:
@@ -138,9 +202,12 @@ class Connection:
         ident, self.ident = self.ident, 0
         while self._waiting:
             self._streams.failed(*self._waiting.popleft())
+        now = time.time()
+        for flow in (self.flow, *self.carried):
+            self._streams.lost(flow, now)
         if self.websocket is not None:
-            self._streams.closed(as_websocket(self.flow), ident, time.time())
-            self._streams.done()
+            self._streams.closed(as_websocket(self.flow), ident, now)
+        self._streams.done()
 
     # ---- what comes
     def _frames_received(self, data: bytes) -> None:
@@ -164,7 +231,8 @@ class Connection:
     # ---- what goes
     def send(self, data: bytes, flow: Flow) -> None:
         """Send one message to ``flow``, which says in which protocol."""
-        if self._transport is None:
+        tls = self.tls
+        if self._transport is None or (tls is not None and not tls.is_open and not self._transport.is_closing()):
             self._unsent += len(data)
             if self._unsent > MOST_UNSENT:
                 self._streams.failed(data, flow)
@@ -175,26 +243,37 @@ class Connection:
             self._streams.failed(data, flow)
             return
         self.used = time.time()
-        if flow.listener.proto == "ws" and self.websocket is not None:
+        if self.websocket is not None and flow.listener.proto in ("ws", "wss"):
             data = self.websocket.frame(data)
         self.write(data)
         if self.is_last:
             self.end()
 
     def write(self, data: bytes) -> None:
-        """Send octets; a peer that takes none for too long loses its connection."""
+        """Send octets, encrypted where that is what is spoken."""
+        tls = self.tls
+        if tls is None:
+            self._put(data)
+        elif tls.is_open:
+            self._put(tls.send(data))
+
+    def _put(self, data: bytes) -> None:
+        """Send octets as they are; a peer that takes none for too long loses its connection."""
         if self._transport.is_closing():
             return
         unsent = self._transport.get_write_buffer_size()
         if unsent and unsent + len(data) > min(MOST_UNSENT, MOST_UNSENT_IN_ALL // (self._streams.waiting or 1)):
             self._streams.count("sendq_full")
-            log.warning("dropped tcp:%s:%d: it does not take what it is sent", self.flow.host, self.flow.port)
+            proto, host = self.flow.listener.proto, bracketed(self.flow.host)
+            log.warning("dropped %s:%s:%d: it does not take what it is sent", proto, host, self.flow.port)
             self.abort()
         else:
             self._transport.write(data)
 
     def end(self) -> None:
         """Close when the peer has taken what is there; in a few seconds, if it does not."""
+        if self.tls is not None:
+            self._put(self.tls.close())
         self._transport.close()
         self.end_soon()
 
@@ -210,4 +289,7 @@ class Connection:
 
 def as_websocket(flow: Flow) -> Flow:
     """Return the flow of a connection as it is named once it carries WebSocket frames."""
-    return Flow(flow.listener._replace(proto="ws"), flow.host, flow.port)
+    listener = flow.listener
+    if listener.proto in WEBSOCKETS:
+        listener = listener._replace(proto=WEBSOCKETS[listener.proto])
+    return Flow(listener, flow.host, flow.port)

@@ -10,13 +10,16 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from ipaddress import IPv6Address
+from pathlib import Path
 from typing import Final
 
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.sip.grammar import to_ip
 from polykemi.sip.locate import Destination, Place
-from polykemi.transport.resolver import Resolver
+from polykemi.transport.resolver import Reply, Resolver
 from polykemi.transport.stream import StreamLimits, Streams
+from polykemi.transport.tls_profiles import TlsSettings
 from polykemi.transport.udp import UdpListener
 
 MAX_WAYS: Final = 10_000
@@ -27,48 +30,58 @@ class Transports:
 
     def __init__(
         self,
-        addresses: Iterable[tuple[str, str, int]],
+        wanted: Iterable[Listener],
         receive: Callable[[bytes, Flow, float], None],
         done: Callable[[], None],
         failed: Callable[[bytes, Flow], None],
         closed: Callable[[Flow, int, float], None] = lambda *_: None,
         limits: StreamLimits | None = None,
+        tls: TlsSettings | None = None,
+        lost: Callable[[Flow, float], None] = lambda *_: None,
         resolver: Resolver | None = None,
     ) -> None:
-        """Bind all ``addresses`` (proto, host, port), or none: raises UsageError for the first that cannot be bound.
+        """Bind all that is ``wanted``, or nothing: raises UsageError for the first that cannot be bound.
 
-        ``closed`` and ``limits`` are about connections: ``transport/stream.py``. Without a ``resolver`` no name is known.
+        The hosts 0.0.0.0 and :: stand for all addresses of this machine, each a listener of its own. ``closed``, ``limits``,
+        ``tls`` and ``lost`` are about connections: ``transport/stream.py``. Without a ``resolver`` the names of
+        /etc/hosts are known.
         """
         self.bound: list[Listener] = []
-        self.streams = Streams(receive, done, failed, closed, limits)
+        self.streams = Streams(receive, done, failed, closed, limits, tls, lost)
         self._by_listener: dict[Listener, UdpListener] = {}
         self._ways: dict[Flow, tuple[UdpListener, tuple[str, int]]] = {}  # flows to IP addresses
-        self.resolver = resolver
+        self.resolver = resolver or Resolver(_ask_nobody)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._calls = receive, done, failed
         self._failed, self._done = failed, done
         try:
-            for proto, host, port in addresses:
-                for one in local_addresses() if host == "0.0.0.0" else [host]:
-                    if proto == "tcp":
-                        self.bound.append(self.streams.listen(one, port))
-                    else:
-                        udp = UdpListener(one, port, receive, done, failed)
-                        self._by_listener[udp.listener] = udp
-                        self.bound.append(udp.listener)
+            for listener in wanted:
+                for host in addresses_of(listener.host):
+                    self._bind(listener._replace(host=host))
         except Exception:
             self.close()
             raise
 
+    def _bind(self, wanted: Listener) -> None:
+        if wanted.proto != "udp":
+            self.bound.append(self.streams.listen(wanted))
+            return
+        udp = UdpListener(wanted, *self._calls)
+        self._by_listener[udp.listener] = udp
+        self.bound.append(udp.listener)
+
     @property
     def listeners(self) -> tuple[Listener, ...]:
-        """The listeners in the order of the configuration, then what those of TCP are once WebSocket is spoken on them."""
-        return (*self.bound, *(one._replace(proto="ws") for one in self.bound if one.proto == "tcp"))
+        """The listeners in the order of the configuration, then what some of them are once WebSocket is spoken there."""
+        return (
+            *self.bound,
+            *(one._replace(proto=WEBSOCKETS[one.proto]) for one in self.bound if one.proto in WEBSOCKETS),
+        )
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start reading from all sockets."""
         self._loop = loop
-        if self.resolver is not None:
-            self.resolver.loop = loop
+        self.resolver.loop = loop
         for udp in self._by_listener.values():
             udp.open(loop)
         self.streams.open(loop)
@@ -105,9 +118,6 @@ class Transports:
 
     def _locate(self, data: bytes, flow: Flow, udp: UdpListener | None, family: int) -> None:
         """Send to a host name; its port is 0 when DNS is to say it (RFC 3263 section 5)."""
-        if self.resolver is None:
-            self._failed(data, flow)
-            return
         destination = Destination(flow.host.lower(), flow.port, flow.listener.proto)
         usable = {flow.listener.proto: (family,)}
         places = self.resolver.locate(destination, usable, time.time())
@@ -120,8 +130,8 @@ class Transports:
         if not places:
             self._failed(data, flow)
             return
-        _, host, port = places[0]
-        self._to(host, data, type(flow)(flow.listener, host, port), udp)
+        _, address, port = places[0]
+        self._to(address, data, flow if flow.port else type(flow)(flow.listener, flow.host, port), udp)
 
     def _to(self, address: str, data: bytes, flow: Flow, udp: UdpListener | None) -> None:
         if udp is None:
@@ -129,11 +139,30 @@ class Transports:
         else:
             udp.send(data, flow, (address, flow.port))
 
+    def backlog(self, now: float) -> tuple[float, int]:
+        """Return the seconds that the oldest datagram has waited, and how many were lost since the last call."""
+        waited, lost = 0.0, 0
+        for udp in self._by_listener.values():
+            waited = max(waited, udp.waited(now))
+            lost += udp.lost()
+        return waited, lost
+
     def close(self) -> None:
         """Close all sockets."""
         self.streams.close()
         for udp in self._by_listener.values():
             udp.close()
+
+
+async def _ask_nobody(name: str, kind: str) -> Reply | None:
+    return None
+
+
+def addresses_of(host: str) -> list[str]:
+    """Return the addresses that the host of a listener stands for."""
+    if host == "0.0.0.0":
+        return local_addresses()
+    return local_addresses_6() if host == "::" else [host]
 
 
 def local_addresses() -> list[str]:
@@ -146,3 +175,13 @@ def local_addresses() -> list[str]:
     data = buffer.tobytes()
     found = {socket.inet_ntoa(data[i + 20 : i + 24]) for i in range(0, used, record)}
     return sorted(found, key=lambda a: (not a.startswith("127."), a)) or ["127.0.0.1"]
+
+
+def local_addresses_6() -> list[str]:
+    """Return the IPv6 addresses of this machine's interfaces, loopback first, without those that hold on one link alone."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text("ascii").splitlines()
+    except OSError:
+        lines = []
+    found = {IPv6Address(bytes.fromhex(line[:32])) for line in lines}
+    return [str(one) for one in sorted(found, key=lambda a: (not a.is_loopback, a)) if not one.is_link_local] or ["::1"]

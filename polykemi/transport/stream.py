@@ -1,4 +1,4 @@
-"""TCP: listeners, the connections that peers have made and those that we make, and WebSockets on them.
+"""TCP and TLS: listeners, the connections that peers have made and those that we make, and WebSockets on them.
 
 A connection is kept as long as it is used; a reply goes back over the one that its request came on. What a peer can make the
 server hold is bounded: the number of connections, the length of a message, what waits to be sent, the time without a message.
@@ -17,10 +17,13 @@ from functools import partial
 from typing import Any, Final
 
 from polykemi.errors import ParseError, UsageError
-from polykemi.sip.flow import Flow, LastFlow, Listener, OpenFlow
+from polykemi.sip.flow import SECURE, WEBSOCKETS, Flow, LastFlow, Listener, NamedFlow, OpenFlow
 from polykemi.sip.framing import LONGEST
+from polykemi.sip.grammar import to_ip
 from polykemi.sip.message import parse
 from polykemi.transport.connection import Connection, as_websocket
+from polykemi.transport.tls import Tls, accepting, calling
+from polykemi.transport.tls_profiles import TlsContexts, TlsSettings
 from polykemi.transport.websocket import WebSocket
 
 log = logging.getLogger("polykemi.transport")
@@ -38,7 +41,7 @@ class StreamLimits:
     connection_lifetime: float = 120.0  # seconds without a message
     max_connections: int = 2048
     accept_iplimit: int = 1024  # connections that one address may open to us
-    connect_timeout: float = 10.0  # seconds
+    connect_timeout: float = 10.0  # seconds; a TLS handshake may take so long too
     longest_message: int = LONGEST  # octets
 
 
@@ -55,16 +58,21 @@ COUNTERS: Final = tuple(
         "local_reject",
         "passive_open",
         "sendq_full",
+        "tls_failed",  # handshakes: these four are ours
+        "tls_not_spoken",  # something else was
+        "tls_opened",
+        "tls_timeout",
         "unreadable",  # what came could not be followed: ours
     )
 )
 
 
 class Streams:
-    """All TCP connections of a server.
+    """All TCP and TLS connections of a server.
 
     ``receive(data, flow, now)`` is called for each message and ``done()`` when those that came together are through;
-    ``failed(data, flow)`` for what could not be sent, ``closed(flow, ident, now)`` when a WebSocket has ended.
+    ``failed(data, flow)`` for what could not be sent, ``closed(flow, ident, now)`` when a WebSocket has ended, and
+    ``lost(flow, now)`` for each flow that was sent to over a connection that has ended.
     """
 
     def __init__(
@@ -74,14 +82,20 @@ class Streams:
         failed: Callable[[bytes, Flow], None],
         closed: Callable[[Flow, int, float], None] = lambda *_: None,
         limits: StreamLimits | None = None,
+        tls: TlsSettings | None = None,
+        lost: Callable[[Flow, float], None] = lambda *_: None,
     ) -> None:
-        self.receive, self.done, self.failed, self.closed = receive, done, failed, closed
+        self.receive, self.done, self.failed, self.closed, self.lost = receive, done, failed, closed, lost
         self.limits = limits or StreamLimits()
+        self._tls = tls or TlsSettings()
+        self.contexts: TlsContexts | None = None  # as soon as there is a listener for TLS
+        self.server_id = ""  # of the profile that TLS connections which we make are to have; "": by the address
         self.loop: Any = None
         self._listening: list[tuple[Listener, socket.socket]] = []
         self._servers: list[asyncio.AbstractServer] = []
         self._by_flow: dict[Flow, Connection] = {}
         self._by_peer: dict[tuple[str, str, int], Connection] = {}  # protocol, address and port: whichever our side is
+        self._by_name: dict[tuple[str, str, str, int], Connection] = {}  # as before with the name of a TLS server
         self._accepted: dict[str, int] = {}  # connections that an address has opened
         self.waiting = 0  # connections whose peers take less than they are sent
         self._refused = 0  # connections since the last line about them
@@ -93,8 +107,11 @@ class Streams:
         self._sweep: asyncio.TimerHandle | None = None
 
     # ---- life
-    def listen(self, host: str, port: int) -> Listener:
-        """Bind. Raise UsageError."""
+    def listen(self, wanted: Listener) -> Listener:
+        """Bind ``wanted``, over TCP or TLS; its port may be 0: any. Raise UsageError, BadProfile for the first of TLS."""
+        if wanted.proto == "tls" and self.contexts is None:
+            self.contexts = TlsContexts(self._tls)
+        host, port = wanted.host, wanted.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)  # noqa: FBT003
@@ -104,8 +121,8 @@ class Streams:
             sock.listen(_BACKLOG)
         except OSError as error:
             sock.close()
-            raise UsageError(f"cannot listen on tcp:{host}:{port}: {error.strerror}") from None
-        listener = Listener("tcp", host, sock.getsockname()[1])
+            raise UsageError(f"cannot listen on {wanted}: {error.strerror}") from None
+        listener = wanted._replace(port=sock.getsockname()[1])
         self._listening.append((listener, sock))
         return listener
 
@@ -115,8 +132,14 @@ class Streams:
         if self._listening:
             self._make_room()
         for listener, sock in self._listening:
-            factory: Any = partial(Connection, self, listener)
+            factory: Any = partial(self._accept, listener)
             self._servers.append(loop.run_until_complete(loop.create_server(factory, sock=sock, backlog=_BACKLOG)))
+
+    def _accept(self, listener: Listener) -> Connection:
+        contexts = self.contexts
+        if listener.proto != "tls" or contexts is None:
+            return Connection(self, listener)
+        return Connection(self, listener, accepting(partial(contexts.server, listener)))
 
     def _make_room(self) -> None:
         """Let the process have as many descriptors as there may be connections, or take less of these."""
@@ -150,24 +173,41 @@ class Streams:
         Nobody can be called over WebSocket: without a connection that has failed. A reply whose connection is gone goes
         where the top Via says (RFC 3261 section 18.2.2).
         """
-        connection = self._of(flow, address)
+        name = _sought(flow) if flow.listener.proto in SECURE else ""
+        connection = self._of(flow, address, name)
         if connection is None and data[:8] == b"SIP/2.0 " and not isinstance(flow, OpenFlow):
             flow = _by_via(data, flow)
-            address = flow.host
-            connection = self._of(flow, address)
+            address, name = flow.host, ""
+            connection = self._of(flow, address, name)
         if connection is None:
-            is_possible = not isinstance(flow, OpenFlow) and flow.listener.proto == "tcp" and self.loop is not None
+            is_possible = not isinstance(flow, OpenFlow) and flow.listener.proto in WEBSOCKETS and self.loop is not None
             if not is_possible or len(self._by_ident) >= self.limits.max_connections:
                 self.failed(data, flow)
                 return
             connection = Connection(self, flow.listener)
+            if flow.listener.proto == "tls":
+                connection.tls, connection.sought = self._calling(name, address, flow.port), name
             self._connect(connection, address, flow.port)
         if isinstance(flow, LastFlow):
             connection.is_last = True
+        if flow != connection.flow and len(connection.carried) < _MOST_NAMES:
+            connection.carried.add(flow)
         connection.send(data, flow)
 
-    def _of(self, flow: Flow, address: str) -> Connection | None:
-        """Return the connection of ``flow``; as in Kamailio one that the same peer has with another listener will do."""
+    def _calling(self, name: str, address: str, port: int) -> Tls:
+        """Begin TLS with the server ``name``, "" when it has none but its address."""
+        assert self.contexts is not None  # there is a listener
+        hosts = (name, address) if name else (address,)
+        context, expected = self.contexts.client(hosts, port, self.server_id)
+        return calling(context, expected or name or address)
+
+    def _of(self, flow: Flow, address: str, name: str) -> Connection | None:
+        """Return the connection of ``flow``; as in Kamailio one that the same peer has with another listener will do.
+
+        With a ``name`` that is one with a peer which has proved to have that name.
+        """
+        if name:
+            return self._by_name.get((flow.listener.proto, name, address, flow.port))
         connection = self._by_flow.get(flow)
         if connection is None:
             connection = self._by_peer.get((flow.listener.proto, address, flow.port))
@@ -189,7 +229,6 @@ class Streams:
             log.info("cannot connect to %s:%d: %s", host, port, str(error) or "no answer")
             self.count("connect_failed")
             connection.connection_lost(None)
-            self.done()
 
     # ---- the connections that there are
     def count(self, name: str) -> None:
@@ -232,8 +271,14 @@ class Streams:
     def _name(self, connection: Connection, flow: Flow) -> None:
         """Let ``connection`` be that of ``flow``."""
         connection.names.append(flow)
-        self._by_flow[flow] = connection
-        self._by_peer[flow.listener.proto, flow.host, flow.port] = connection
+        peer = (flow.listener.proto, flow.host, flow.port)
+        if connection.sought:  # not in place of one with the same peer that may have proved another name
+            self._by_name[flow.listener.proto, connection.sought, flow.host, flow.port] = connection
+            self._by_flow.setdefault(flow, connection)
+            self._by_peer.setdefault(peer, connection)
+        else:
+            self._by_flow[flow] = connection
+            self._by_peer[peer] = connection
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection."""
@@ -245,6 +290,9 @@ class Streams:
                 del self._by_flow[flow]
             if self._by_peer.get(peer) is connection:
                 del self._by_peer[peer]
+            name = (flow.listener.proto, connection.sought, flow.host, flow.port)
+            if connection.sought and self._by_name.get(name) is connection:
+                del self._by_name[name]
         connection.names.clear()
         if connection.is_accepted:
             host = connection.flow.host
@@ -344,4 +392,12 @@ def _by_via(reply: bytes, flow: Flow) -> Flow:
         via = parse(reply).via
     except ParseError:
         return flow
-    return Flow(flow.listener, (via.param("received") or via.host).strip("[]"), via.port or 5060)
+    port = via.port or (5061 if flow.listener.proto in SECURE else 5060)
+    return Flow(flow.listener, (via.param("received") or via.host).strip("[]"), port)
+
+
+def _sought(flow: Flow) -> str:
+    """Return the name that a TLS server has to prove to have, "" for one that is known by its address alone."""
+    if isinstance(flow, NamedFlow):
+        return flow.name
+    return "" if to_ip(flow.host) is not None else flow.host.lower()

@@ -31,9 +31,9 @@ class StreamPhone:
 
     transport = "TCP"
 
-    def __init__(self, user: str, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(self, user: str, port: int, host: str = "127.0.0.1", source: str = "") -> None:
         self.user = user
-        self.socket = socket.create_connection((host, port))
+        self.socket = socket.create_connection((host, port), source_address=(source, 0))
         self.socket.settimeout(5)
         self.sent_by = "{}:{}".format(*self.socket.getsockname())
         self.contact = f"<sip:{user}@{self.sent_by};transport=tcp>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from polykemi.sip.flow import Listener, find_listener, parse_socket
+from polykemi.sip.flow import Listener, find_listener, listener_for, named, parse_socket
 
 UDP, TCP, SIX = (
     Listener("udp", "192.0.2.1", 5060),
@@ -52,6 +52,59 @@ def test_a_listener_is_found_by_what_is_given_of_its_address(
     text: str, default_port: int, expected: Listener | None
 ) -> None:
     assert find_listener(text, (UDP, TCP, SIX), default_port) == expected
+
+
+SHOWN = Listener("udp", "192.0.2.3", 5080, "203.0.113.5", 5070, "edge")
+BARE = Listener("tcp", "2001:db8::3", 5081, "edge.example.net")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("udp:203.0.113.5:5070", SHOWN),
+        ("udp:203.0.113.5:5080", SHOWN),  # as in Kamailio: the port of the socket goes with both
+        ("udp:192.0.2.3:5080", SHOWN),
+        ("udp:192.0.2.3:5070", None),
+        ("udp:203.0.113.5:5060", None),
+        ("tcp:Edge.example.net:5081", BARE),
+        ("tcp:[2001:db8:0::3]", BARE),
+        ("tcp:203.0.113.5:5070", None),
+    ],
+)
+def test_a_listener_is_found_by_its_advertised_address_too(text: str, expected: Listener | None) -> None:
+    assert find_listener(text, (UDP, SHOWN, BARE)) == expected
+
+
+def test_messages_name_the_advertised_address_and_logs_the_real_one() -> None:
+    assert (SHOWN.sent_by, SHOWN.route, str(SHOWN)) == ("203.0.113.5:5070", "203.0.113.5:5070", "udp:192.0.2.3:5080")
+    assert (BARE.sent_by, BARE.route) == ("edge.example.net:5081", "edge.example.net:5081;transport=tcp")
+
+
+def test_a_listener_has_the_name_that_it_was_given() -> None:
+    assert named("edge", (UDP, SHOWN)) is SHOWN
+    assert named("", (UDP, SHOWN)) is None
+    assert named("other", (UDP, SHOWN)) is None
+
+
+@pytest.mark.parametrize(
+    ("proto", "host", "expected"),
+    [
+        ("udp", "192.0.2.9", UDP),
+        ("udp", "phone.example.net", UDP),
+        ("udp", "2001:db8::9", SIX),
+        ("udp", "[2001:db8::9]", SIX),
+        ("tcp", "192.0.2.9", TCP),
+        ("tcp", "2001:db8::9", None),
+        ("tls", "192.0.2.9", None),
+    ],
+)
+def test_the_way_to_a_host_begins_at_a_listener_of_its_family(proto: str, host: str, expected: Listener | None) -> None:
+    assert listener_for(proto, host, UDP, (UDP, TCP, SIX)) == expected
+
+
+def test_a_listener_of_ipv6_gives_way_to_one_that_reaches_ipv4() -> None:
+    assert listener_for("udp", "192.0.2.9", SIX, (SIX, TCP, UDP)) is UDP
+    assert listener_for("udp", "phone.example.net", SIX, (UDP, SIX)) is SIX
 
 
 def test_a_listener_stands_in_a_route_with_its_transport_unless_that_is_udp() -> None:

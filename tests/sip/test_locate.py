@@ -213,7 +213,7 @@ def test_the_families_of_our_listeners_decide(families: tuple[int, ...], hosts: 
     "destination",
     [
         Destination("192.0.2.1", transport="sctp"),
-        Destination("example.com", transport="udp", secure=True),
+        Destination("example.com", transport="ws", secure=True),
         Destination("2001:db8::1"),
         Destination("example.com", transport="x"),
     ],

@@ -10,17 +10,12 @@ import pytest
 import uvloop
 
 from polykemi.errors import UsageError
-from polykemi.sip.flow import Flow
-from polykemi.transport.manager import Transports, local_addresses
-from polykemi.transport.resolver import Reply, Resolver
+from polykemi.sip.flow import Flow, Listener
+from polykemi.transport.manager import Transports, local_addresses, local_addresses_6
 
 
 def _ignore(*_: object) -> None:
     pass
-
-
-async def _knows_nothing(name: str, kind: str) -> Reply | None:
-    return None
 
 
 class Network:
@@ -34,11 +29,7 @@ class Network:
         self.failed: list[tuple[bytes, Flow]] = []
         self.passes = 0
         self.transports = Transports(
-            [("udp", "127.0.0.1", 0), ("udp", "127.0.0.1", 0)],
-            self._receive,
-            self._done,
-            self._failed,
-            resolver=Resolver(_knows_nothing, done=self._done),
+            [Listener("udp", "127.0.0.1", 0), Listener("udp", "127.0.0.1", 0)], self._receive, self._done, self._failed
         )
         self.transports.open(self.loop)
 
@@ -107,13 +98,27 @@ def test_a_taken_port_is_one_line_and_leaves_nothing_open() -> None:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
         with pytest.raises(UsageError, match=f"cannot listen on udp:127.0.0.1:{port}: Address already in use"):
-            Transports([("udp", "127.0.0.1", 0), ("udp", "127.0.0.1", port)], _ignore, _ignore, _ignore)
+            Transports([Listener("udp", "127.0.0.1", 0), Listener("udp", "127.0.0.1", port)], _ignore, _ignore, _ignore)
 
 
 def test_the_wildcard_address_means_every_address_of_the_machine() -> None:
     assert "127.0.0.1" in local_addresses()
-    transports = Transports([("udp", "0.0.0.0", 0)], _ignore, _ignore, _ignore)
+    transports = Transports([Listener("udp", "0.0.0.0", 0)], _ignore, _ignore, _ignore)
     assert [listener.host for listener in transports.listeners] == local_addresses()
+    transports.close()
+
+
+@pytest.mark.skipif("::1" not in local_addresses_6(), reason="this machine has no IPv6")
+def test_several_listeners_of_all_kinds_are_bound_with_what_is_said_of_them() -> None:
+    shown = Listener("udp", "::", 0, "2001:db8::5", 5070, "outside")
+    transports = Transports(
+        [Listener("udp", "127.0.0.1", 0), shown, Listener("tcp", "::1", 0)], _ignore, _ignore, _ignore
+    )
+    first, *six, tcp, ws = transports.listeners
+    assert (first.host, tcp[:2], ws) == ("127.0.0.1", ("tcp", "::1"), tcp._replace(proto="ws"))
+    assert [one.host for one in six] == local_addresses_6()
+    assert {one._replace(host="::", port=0) for one in six} == {shown}
+    assert all(one.port for one in transports.listeners)
     transports.close()
 
 

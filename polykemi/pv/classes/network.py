@@ -11,7 +11,7 @@ from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Route
 from polykemi.pv.accessor import Accessor, Factory, Getter
 from polykemi.pv.classes.factories import keyed, no_index, of_environment, plain, required
-from polykemi.sip.flow import TRANSPORT_NUMBERS, Flow, bracketed, find_listener
+from polykemi.sip.flow import TRANSPORT_NUMBERS, Flow, bracketed, find_listener, named
 
 if TYPE_CHECKING:
     from polykemi.pv.compiler import Variables
@@ -52,6 +52,14 @@ def _received_at(shape: Callable[[str, str, int], str]) -> Factory:
     return plain(get)
 
 
+def _advertised(shape: Callable[[str, str, int], str]) -> Factory:
+    def get(ctx: RouteContext) -> Xval:
+        listener = ctx.flow.listener
+        return shape(listener.proto, *listener.advertised)
+
+    return plain(get)
+
+
 def _is_ipv6(ctx: RouteContext) -> bool:
     return ":" in ctx.flow.host
 
@@ -74,6 +82,24 @@ def _forced_socket(variables: Variables) -> Accessor:
         return True
 
     return Accessor(lambda ctx: None if ctx.force_listener is None else str(ctx.force_listener), put)
+
+
+def _forced_name(variables: Variables) -> Accessor:
+    """``$fsn``: the name of the socket that is sent from; a name sets it, null takes it away (Kamailio: ``$fsn``)."""
+    listeners = variables.environment.listeners
+
+    def put(ctx: RouteContext, value: Xval) -> bool:
+        if value is None:
+            ctx.force_listener = None
+            return True
+        listener = named(value, listeners) if isinstance(value, str) else None
+        if listener is None:
+            log.warning("$fsn: no listener has the name %s; it stays as it was", value)
+            return False
+        ctx.force_listener = listener
+        return True
+
+    return Accessor(lambda ctx: ctx.force_listener.name or None if ctx.force_listener is not None else None, put)
 
 
 def _forced_port(ctx: RouteContext) -> Xval:
@@ -176,14 +202,14 @@ CLASSES: Final[dict[str, Factory]] = {
     "sut": _source(full_address_uri),
     "sas": _source(socket_text),
     "Ri": _ARRIVAL_IP,
-    "RAi": _ARRIVAL_IP,
+    "RAi": plain(lambda ctx: ctx.flow.listener.advertised[0]),
     "Rp": _ARRIVAL_PORT,
-    "RAp": _ARRIVAL_PORT,
-    "Rn": plain(lambda ctx: None),  # listeners have no names
+    "RAp": plain(lambda ctx: ctx.flow.listener.advertised[1]),
+    "Rn": plain(lambda ctx: ctx.flow.listener.name or None),
     "Ru": _received_at(address_uri),
-    "RAu": _received_at(address_uri),
+    "RAu": _advertised(address_uri),
     "Rut": _received_at(full_address_uri),
-    "RAut": _received_at(full_address_uri),
+    "RAut": _advertised(full_address_uri),
     "Ras": _received_at(socket_text),
     "pr": _PROTOCOL,
     "proto": _PROTOCOL,
@@ -198,7 +224,7 @@ CLASSES: Final[dict[str, Factory]] = {
     "recv": _received,
     "conid": plain(lambda ctx: None),  # of a connection: UDP has none
     "fs": of_environment(_forced_socket),
-    "fsn": plain(lambda ctx: None),
+    "fsn": of_environment(_forced_name),
     "fsp": plain(_forced_port),
     "sndto": keyed(_TO),
     "snd": keyed(_TO),
