@@ -72,11 +72,12 @@ class Failover:
         ctx: RouteContext = way.ctx
         t = ctx.transaction
         assert t is not None
+        assert way.request is not None
         assert way.edits is not None
         if way.onward is not None:
             flow = way.onward(*flow)
         try:
-            self._relayer.build(ctx, branch, way.edits, flow)
+            self._relayer.build(ctx, way.request, branch, way.edits, flow)
         except ParseError as error:
             log.warning("a request that cannot be copied: %s", error)
             return False

@@ -33,7 +33,18 @@ class Way:
     What is needed to build the request for the next flow is kept with it.
     """
 
-    __slots__ = ("ctx", "data", "destination", "edits", "flows", "listener", "onward", "replicates", "usable")
+    __slots__ = (
+        "ctx",
+        "data",
+        "destination",
+        "edits",
+        "flows",
+        "listener",
+        "onward",
+        "replicates",
+        "request",
+        "usable",
+    )
 
     def __init__(self, destination: Destination, listener: Listener, usable: Usable) -> None:
         self.destination = destination
@@ -41,6 +52,7 @@ class Way:
         self.usable = usable
         self.flows: list[Flow] = []
         self.ctx: Any = None  # the RouteContext that the request is built by
+        self.request: Request | None = None
         self.edits: Edits | None = None
         self.onward: Any = None  # local_via.ONWARD
         self.replicates = False

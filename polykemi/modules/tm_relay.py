@@ -296,26 +296,24 @@ class Relayer:
         branch.arm(t)
         if isinstance(flow, Way):
             way = branch.way = flow.copy()
-            way.ctx, way.edits, way.replicates = block or ctx, edits.copy(), fork.replicate
+            way.ctx, way.request, way.edits, way.replicates = block or ctx, request, edits.copy(), fork.replicate
             way.onward = ctx.cache.get(ONWARD)
             if not way.flows:
                 return 0  # DNS has to be asked
             flow = way.flows.pop(0)
         if ONWARD in ctx.cache:
             flow = ctx.cache[ONWARD](*flow)
-        self.build(block or ctx, branch, edits, flow)
+        self.build(block or ctx, request, branch, edits, flow)
         return 0
 
-    def build(self, ctx: RouteContext, branch: Branch, edits: Edits, flow: Flow) -> None:
+    def build(self, ctx: RouteContext, request: Request, branch: Branch, edits: Edits, flow: Flow) -> None:
         """Make what is sent over ``flow``. Raise ParseError for a request that cannot be copied."""
-        t = ctx.transaction
-        assert t is not None
         branch.flow = flow
         came_in, goes_out = ctx.flow.listener, flow.listener
         if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
             edits = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
         path = [branch.path] if branch.path else []  # one Route line, as the Path was written
-        branch.data = self._request_for(ctx, t.request, edits, branch.uri, branch.key, goes_out, path)
+        branch.data = self._request_for(ctx, request, edits, branch.uri, branch.key, goes_out, path)
 
     def _request_for(
         self,
