@@ -152,7 +152,7 @@ def assemble(
         connections=NoConnections() if connections is None else connections,
         peers=peers or Offline(),
         dns=dns or Offline(),
-        locator=locator or Unlocated(),
+        locator=Unlocated() if locator is None else locator,
         blocklist=Blocklist(enabled=settings.dns.use_dst_blocklist, expire=settings.dns.dst_blocklist_expire),
         dns_failover=settings.dns.use_failover,
     )
@@ -287,6 +287,8 @@ class Server:
         if any(listener.proto in WEBSOCKETS for listener in self.transports.bound):
             self.node.services.counters.update(self.transports.streams.counters)
             self.transports.streams.counters = self.node.services.counters
+        self.node.services.counters.update(self.resolver.counters)
+        self.resolver.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
         self.router = self.node.router
         # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it

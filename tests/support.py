@@ -77,7 +77,7 @@ def services(
         routes=routes or NoRoutes(),
         peers=peers or Offline(),
         dns=dns or Offline(),
-        locator=locator or Unlocated(),
+        locator=Unlocated() if locator is None else locator,
         **more,
     )
     instances: dict[str, Any] = {}

@@ -50,7 +50,7 @@ class Transports:
         self.streams = Streams(receive, done, failed, closed, limits, tls, lost)
         self._by_listener: dict[Listener, UdpListener] = {}
         self._ways: dict[Flow, tuple[UdpListener, tuple[str, int]]] = {}  # flows to IP addresses
-        self.resolver = resolver or Resolver(_ask_nobody)
+        self.resolver = Resolver(_ask_nobody) if resolver is None else resolver
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls = receive, done, failed
         self._failed, self._done = failed, done

@@ -20,7 +20,7 @@ from polykemi.transport.hosts import Hosts
 
 log = logging.getLogger("polykemi.dns")
 
-_MOST: Final = 10_000  # answers, and ways found by them: names come from the network
+MOST: Final = 10_000  # answers, and ways found by them: names come from the network
 _MOST_AT_ONCE: Final = 1_000  # questions on their way
 _MOST_STEPS: Final = 8  # rounds of questions for one destination: NAPTR, SRV, addresses
 _KEEP_HOSTS: Final = 10.0  # seconds that what /etc/hosts says is used without looking again
@@ -87,7 +87,7 @@ class Resolver:
         """``done`` is called when answers have been given out; ``random(n)`` gives a number from 0 to n."""
         self.settings = settings or DnsSettings()
         self.loop: asyncio.AbstractEventLoop | None = None  # set before the first question
-        self.counters = {"asked": 0, "cached": 0, "failed": 0}
+        self.counters = {"dns.requests": 0, "dns.failed_dns_request": 0}
         self._ask_servers = ask
         self._hosts = hosts or Hosts()
         self._done = done
@@ -164,7 +164,7 @@ class Resolver:
             return [(name.lower().rstrip("."), kind) for name, kind in missing]
         way = _Way(candidates, min(untils))
         if way.until > now:
-            if len(self._ways) >= _MOST:
+            if len(self._ways) >= MOST:
                 self._ways.clear()
             self._ways[(destination, *usable.items())] = way
         return way
@@ -186,7 +186,6 @@ class Resolver:
         answer = self._answers.get(question)
         if answer is None or answer.until <= now:
             return None
-        self.counters["cached"] += 1
         return answer
 
     def _want(self, question: Question, told: Callable[[], None]) -> None:
@@ -197,7 +196,7 @@ class Resolver:
             return
         assert self.loop is not None
         if len(self._waiting) >= _MOST_AT_ONCE:
-            self.counters["failed"] += 1
+            self.counters["dns.failed_dns_request"] += 1
             told()
             return
         self._waiting[question] = [told]
@@ -206,7 +205,7 @@ class Resolver:
         task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, question: Question) -> None:
-        self.counters["asked"] += 1
+        self.counters["dns.requests"] += 1
         reply = await self._ask_servers(*question)
         self.put(question, reply, self._clock())
         for told in self._waiting.pop(question):
@@ -216,7 +215,7 @@ class Resolver:
         """Keep what was answered to ``question``, for as long as it says and the settings allow; None: no usable answer."""
         settings = self.settings
         if reply is None:
-            self.counters["failed"] += 1
+            self.counters["dns.failed_dns_request"] += 1
             log.info("no answer about %s %s", question[1], question[0])
             answer = Answer((), now + min(settings.cache_negative_ttl, 5.0))  # RFC 2308 section 7: not for long
         elif reply.records:
@@ -224,7 +223,7 @@ class Resolver:
             answer = Answer(reply.records, now + ttl)
         else:
             answer = Answer((), now + min(reply.ttl, settings.cache_negative_ttl))
-        if len(self._answers) >= _MOST and question not in self._answers:
+        if len(self._answers) >= MOST and question not in self._answers:
             self._make_room(now)
         self._answers[question] = answer
 
@@ -232,7 +231,7 @@ class Resolver:
         """Drop what has expired, else what was asked first."""
         answers = self._answers
         expired = [question for question, answer in answers.items() if answer.until <= now]
-        for question in expired or list(answers)[: _MOST // 8]:
+        for question in expired or list(answers)[: MOST // 8]:
             del answers[question]
 
     # ---- for the control plane

@@ -264,7 +264,7 @@ def test_weights_are_drawn_for_each_request_unless_srv_lb_is_off(make: Callable[
 
 @pytest.mark.pure
 def test_what_is_kept_is_bounded(make: Callable[..., Names], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolver_module, "_MOST", 16)
+    monkeypatch.setattr(resolver_module, "MOST", 16)
     names = make()
     for i in range(100):
         names.resolver.put((f"h{i}.test", "A"), Reply(("192.0.2.1",), 300.0), names.now)
