@@ -284,8 +284,10 @@ class Router:
         services = self.services
         services.count("core.rcv_requests")
         try:
-            if request.shape.missing:
-                raise ParseError(f"Missing {request.shape.missing.title()}")
+            if request.shape.fault:
+                raise ParseError(request.shape.fault)
+            if not request.has_whole_body:  # RFC 3261 section 18.3
+                raise ParseError("Content-Length Does Not Match")
             if request.cseq[1] != request.method:
                 raise ParseError("CSeq method does not match")
             callbacks = services.callbacks
@@ -361,6 +363,8 @@ class Router:
         services = self.services
         services.count("core.rcv_replies")
         try:
+            if not response.has_whole_body:
+                raise ParseError("Content-Length does not match")
             via = response.via
             branch = self._tm.client_of(response) if self._tm is not None else None
             if branch is None and not services.is_myself(via.host, via.port or 5060):  # a script may write any address
@@ -416,8 +420,8 @@ class Router:
             return
         try:
             request = parse(b"INVALID sip:invalid SIP/2.0\r\n" + rest)
-            if not isinstance(request, Request) or request.shape.missing:
-                raise error
+            assert isinstance(request, Request)
+            request.believe_first_via()
             received, rport, target = reply_path(request, flow)
             reply = build.response(
                 request,

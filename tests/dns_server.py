@@ -34,10 +34,8 @@ class DnsServer:
         self.broken: set[str] = set()
         self.truncated: set[str] = set()
         self.ttl = 300
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind((host, 0))
+        self._udp, self._tcp = _bind(host)
         self.host, self.port = self._udp.getsockname()
-        self._tcp = socket.create_server((host, self.port))
         self._threads = [threading.Thread(target=target) for target in (self._serve_udp, self._serve_tcp)]
         for thread in self._threads:
             thread.start()
@@ -115,3 +113,14 @@ class DnsServer:
             thread.join(5)
         self._udp.close()
         self._tcp.close()
+
+
+def _bind(host: str) -> tuple[socket.socket, socket.socket]:
+    """Return a socket for datagrams and one for connections, with the same port."""
+    while True:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind((host, 0))
+        try:
+            return udp, socket.create_server(udp.getsockname())
+        except OSError:  # somebody has that port over TCP
+            udp.close()

@@ -158,7 +158,7 @@ class _Search:
             servers = self.ask(name, "SRV") if name and proto in _SERVICES else ()
             any_srv = any_srv or bool(servers)
             priority = -1
-            for server in sorted(servers, key=lambda srv: srv.priority)[:_MOST_SRV]:
+            for server in sorted(servers)[:_MOST_SRV]:  # by priority
                 if server.priority != priority:
                     self.rank += 1
                     priority = server.priority

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from polykemi.errors import ParseError
 from polykemi.sip.constants import PORT, TLS_PORT
 from polykemi.sip.flow import SECURE, Flow, Listener, listener_for
-from polykemi.sip.grammar import ip4_octets, to_ip, to_port
+from polykemi.sip.grammar import canonical_host, ip4_octets, is_host, to_ip, to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
 
@@ -26,7 +26,7 @@ def reply_path(request: Request, flow: Flow, force_rport: bool = False) -> tuple
         return source, flow.port, flow  # RFC 3581 section 4: received comes with rport, also when it says nothing new
     sent_by = via.host
     if sent_by[:1] == "[":
-        sent_by = sent_by[1:-1]
+        sent_by = canonical_host(sent_by)
     received = source if sent_by != source or (not is_plain and via.param("received") is not None) else ""
     if force_rport:
         return received, flow.port, flow
@@ -43,7 +43,7 @@ def response_target(response: Response, listener: Listener, others: Iterable[Lis
     """Return where a response goes by its second Via, sent from ``listener``; None when there is no usable second Via.
 
     Where that Via names another transport or address family, the first of ``others`` that has it takes the place of
-    ``listener``.
+    ``listener``. A response never goes to many: not to broadcast and multicast addresses (RFC 4475 section 3.3.13).
     Its ``received`` and ``rport`` are what the proxy or we wrote there (RFC 3261 section 18.2.2, RFC 3581 section 4).
     """
     vias = response.list("via")
@@ -54,11 +54,23 @@ def response_target(response: Response, listener: Listener, others: Iterable[Lis
     except ParseError:
         return None
     host = (via.param("received") or via.host).strip("[]")
+    if (not is_host(host) and ":" not in host) or is_for_many(host):
+        return None
     port = max(0, to_port(via.param("rport") or "")) or via.port
     proto = via.transport.lower()
     if not port and to_ip(host) is not None:
         port = TLS_PORT if proto in SECURE else PORT  # of a name DNS says it (RFC 3263 section 5)
     return Flow(listener_for(proto, host, listener, others) or listener, host, port)
+
+
+def is_for_many(host: str) -> bool:
+    """Tell whether ``host`` is a multicast or broadcast address, or the one that means every address (0.0.0.0, ::)."""
+    address = to_ip(host)
+    if address is None:
+        return False
+    if address.version == 6:
+        address = address.ipv4_mapped or address
+    return address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255"
 
 
 def _is_multicast(address: str) -> bool:

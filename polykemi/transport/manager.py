@@ -17,6 +17,7 @@ from typing import Final
 from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.sip.grammar import to_ip
 from polykemi.sip.locate import Destination, Place
+from polykemi.sip.reply_path import is_for_many
 from polykemi.transport.resolver import Reply, Resolver
 from polykemi.transport.stream import StreamLimits, Streams
 from polykemi.transport.tls_profiles import TlsSettings
@@ -127,7 +128,7 @@ class Transports:
             self._located(data, flow, udp, places, 0.0)
 
     def _located(self, data: bytes, flow: Flow, udp: UdpListener | None, places: list[Place], _now: float) -> None:
-        if not places:
+        if not places or (data[:8] == b"SIP/2.0 " and is_for_many(places[0].host)):
             self._failed(data, flow)
             return
         _, address, port = places[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,7 +12,9 @@ import uvloop
 
 from polykemi.errors import UsageError
 from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.locate import Srv
 from polykemi.transport.manager import Transports, local_addresses, local_addresses_6
+from polykemi.transport.resolver import Reply
 
 
 def _ignore(*_: object) -> None:
@@ -160,3 +163,18 @@ def test_an_error_of_something_else_does_not_keep_a_datagram_from_leaving(networ
     assert network.failed == [(b"in vain", nobody)]
     network.transports.send([(b"third", there)])
     network.until(lambda: len(network.received) == 3)
+
+
+def test_a_reply_goes_by_dns_where_the_name_of_its_via_leads(network: Network) -> None:
+    one, two = network.transports.listeners
+    resolver = network.transports.resolver
+    resolver.put(("_sip._udp.via.test", "SRV"), Reply((Srv(1, 1, two.port, "localhost"),), 60.0), time.time())
+    network.transports.send([(b"SIP/2.0 200 OK", Flow(one, "via.test", 0))])
+    network.until(lambda: len(network.received) == 1)
+
+
+def test_a_reply_never_goes_to_many_whatever_dns_says(network: Network) -> None:
+    one, _ = network.transports.listeners
+    network.transports.resolver.put(("many.test", "A"), Reply(("255.255.255.255",), 60.0), time.time())
+    network.transports.send([(b"SIP/2.0 200 OK", Flow(one, "many.test", 5060))])
+    network.until(lambda: len(network.failed) == 1)
