@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
+from polykemi.modules.base import Services
 from polykemi.modules.core_events import CoreEvents
 from polykemi.modules.local_via import ONWARD, wish_for
+from polykemi.modules.tm_hops import Hops, Way
 from polykemi.pv.classes.message import METHOD_IDS
 from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow, Listener
@@ -78,6 +80,10 @@ class Core(CoreEvents):
     """The functions of KSR itself."""
 
     name = ""
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)
+        self._hops = Hops(services)
 
     # ---- log
     @export()
@@ -335,16 +341,32 @@ class Core(CoreEvents):
 
     def forward_to(self, ctx: RouteContext, to: str, *, as_client: bool = False, index: int = 0) -> Process[int]:
         """Forward statelessly to the URI ``to``; as a client without the Vias that came. ``index`` changes our branch."""
-        request, services = ctx.message, self.services
+        request = ctx.message
         if not isinstance(request, Request):
             return -1
-        uri = parse_uri(to)
-        if uri.scheme not in ("sip", "sips"):
+        parse_uri(to)
+        hop = self._hops.hop(to, ctx.force_listener or ctx.flow.listener, ctx.now)
+        if isinstance(hop, int):
+            log.error("forward: no way to %s", to)
             return -1
-        listener = services.listener_of(uri.proto, uri.host, ctx.force_listener or ctx.flow.listener)
-        if listener is None:
-            log.error("forward: no listener for %s", to)
-            return -1
+        if not isinstance(hop, Way):
+            return (yield from self._forward_over(ctx, request, hop, as_client, index))
+        if hop.flows:
+            return (yield from self._forward_over(ctx, request, hop.flows[0], as_client, index))
+
+        def found(flows: list[Flow] | int, now: float) -> None:
+            if isinstance(flows, int):
+                log.error("forward: no way to %s", to)
+            else:
+                self.services.work.append(_ended(self._forward_over(ctx, request, flows[0], as_client, index)))
+
+        self._hops.ask(hop, found)
+        return 1
+
+    def _forward_over(
+        self, ctx: RouteContext, request: Request, flow: Flow, as_client: bool, index: int
+    ) -> Process[int]:
+        services = self.services
         received, rport, edits = "", 0, ctx.edits
         if as_client:
             edits = edits.copy()
@@ -354,11 +376,11 @@ class Core(CoreEvents):
         branch = _stateless_branch(request, index)
         if ctx.flow.listener.proto != "udp" and not as_client:
             branch += f";i={services.connections.ident(ctx.flow):x}"  # the reply is to find back
-        target: Flow | None = Flow(listener, uri.host.strip("[]"), uri.effective_port)
-        while target is not None:  # a second time when it is too long for UDP
-            flow, via = target, _via(ctx, target.listener, branch)
+        way: Flow | None = flow
+        while way is not None:  # a second time when it is too long for UDP
+            flow, via = way, _via(ctx, way.listener, branch)
             data = forward_request(request, edits, uri=ctx.ruri, via=via, received=received, rport=rport)
-            target = services.instead_of_udp(flow, len(data))
+            way = services.instead_of_udp(flow, len(data))
         if ONWARD in ctx.cache:
             flow = ctx.cache[ONWARD](*flow)
         if services.routes.defines(Route.ONSEND, services.callbacks.onsend):
@@ -462,6 +484,11 @@ def _via(ctx: RouteContext, listener: Listener, branch: str) -> str:
     if wish is not None:
         return wish.value(ctx, listener, branch)
     return f"SIP/2.0/{listener.proto.upper()} {listener.sent_by};branch={branch}"
+
+
+def _ended(process: Process[int]) -> Process[None]:
+    """Run ``process``; nobody asks how it ended."""
+    yield from process
 
 
 def _stateless_branch(request: Request, index: int) -> str:
