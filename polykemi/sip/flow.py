@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from mypy_extensions import mypyc_attr
 
@@ -110,11 +110,13 @@ class UdpSettings:
     """Kamailio's core parameters without ``udp_``: requests of more than ``mtu`` octets go over ``mtu_try_proto``, 0: none."""
 
     mtu: int = 0
-    mtu_try_proto: Literal["tcp", "tls"] = "tcp"
+    mtu_try_proto: str = "tcp"  # or tls; no Literal, which is lost when this file is compiled
 
     def __post_init__(self) -> None:
         if self.mtu < 0:
             raise ValueError(f"mtu: expected 0 or more octets, got {self.mtu}")
+        if self.mtu_try_proto not in ("tcp", "tls"):
+            raise ValueError(f"mtu_try_proto: expected tcp or tls, got {self.mtu_try_proto}")
 
 
 def parse_socket(text: str) -> tuple[str, str, int]:
