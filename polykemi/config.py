@@ -450,7 +450,8 @@ def _udp(table: _Table) -> UdpSettings:
     try:
         return UdpSettings(**values)
     except ValueError as error:
-        table.fail("", str(error))
+        key, _, cause = str(error).partition(": ")
+        table.fail(key, cause)
 
 
 def _tcp(table: _Table) -> StreamLimits:
