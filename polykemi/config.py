@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener
 from polykemi.sip.grammar import canonical_host, is_token
 from polykemi.transport.stream import StreamLimits
@@ -29,7 +30,20 @@ DATA: Final = Path("polykemi.data")
 ENGINES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}  # name -> suffix of its scripts
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
-_TABLES: Final = ("listen", "domains", "data", "engines", "ksr", "routes", "modules", "log", "metrics", "tcp", "tls")
+_TABLES: Final = (
+    "listen",
+    "domains",
+    "data",
+    "engines",
+    "ksr",
+    "routes",
+    "modules",
+    "log",
+    "metrics",
+    "tcp",
+    "tls",
+    "overload",
+)
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
 _PROTOCOLS: Final = {  # as written -> what is listened on, default port
     "udp": ("udp", 5060),
@@ -99,6 +113,7 @@ class Settings:
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
     tcp: StreamLimits = field(default_factory=StreamLimits)
     tls: TlsSettings = field(default_factory=TlsSettings)
+    overload: OverloadLimits = field(default_factory=OverloadLimits)
     file: Path | None = None
 
 
@@ -141,6 +156,7 @@ def load(
         metrics=_metrics(root.table("metrics")),
         tcp=_tcp(root.table("tcp")),
         tls=_tls(root.table("tls"), listening if serving else ()),
+        overload=_overload(root.table("overload")),
         file=path,
     )
 
@@ -518,6 +534,16 @@ def _address(text: str) -> str | None:
     except ValueError:
         return None
     return f"{host}:{port}"
+
+
+def _overload(table: _Table) -> OverloadLimits:
+    hints = get_type_hints(OverloadLimits)
+    table.only([f.name for f in fields(OverloadLimits)])
+    values = {key: _size(table, key) if key == "memory" else table.get(key, hints[key]) for key in table.content}
+    for key, value in values.items():
+        if not value >= 0:  # nan too
+            table.fail(key, f"expected 0 or more, got {value}")
+    return OverloadLimits(**values)
 
 
 def _flags(flag: str, given: Iterable[str], parse: Callable[[str], T]) -> tuple[T, ...]:

@@ -32,6 +32,35 @@ class LineFormatter(logging.Formatter):
         return super().formatMessage(record)
 
 
+class Few(logging.Filter):
+    """Lets ``MOST`` lines of one kind through in a second: who sends rubbish, or what goes wrong for each message, does
+    not fill the disk. The next line of the kind tells how many were left out. What scripts and acc write is theirs.
+    """
+
+    MOST: Final = 100
+    _KINDS: Final = 1000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[tuple[str, object], list[int]] = {}  # logger and format -> second, lines in it
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether ``record`` is written."""
+        if record.msg == "%s":
+            return True
+        if len(self._seen) >= self._KINDS:
+            self._seen.clear()
+        second = int(record.created)
+        seen = self._seen.setdefault((record.name, record.msg), [second, 0])
+        if seen[0] != second:
+            left_out = seen[1] - self.MOST
+            seen[:] = second, 0
+            if left_out > 0:
+                record.msg, record.args = f"{record.getMessage()} (and {left_out} more like this before)", None
+        seen[1] += 1
+        return seen[1] <= self.MOST
+
+
 JOURNAL: Final = "/run/systemd/journal/socket"
 
 
@@ -71,6 +100,7 @@ def to_stderr(level: str) -> None:
     """Write the log to standard error from ``level`` (debug, info, warning, error, critical) up."""
     logging.addLevelName(NOTICE, "NOTICE")
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Few())
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=level.upper())
     if Path(JOURNAL).is_socket():

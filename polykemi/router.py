@@ -26,8 +26,9 @@ from polykemi.modules.base import Services
 from polykemi.modules.sl import Sl
 from polykemi.modules.tm import Tm
 from polykemi.modules.xhttp import TakesHttp
-from polykemi.sip import build
-from polykemi.sip.flow import Flow
+from polykemi.overload import Overload, OverloadLimits
+from polykemi.sip import build, http
+from polykemi.sip.flow import Flow, LastFlow
 from polykemi.sip.message import Request, Response, parse
 from polykemi.sip.reply_path import reply_path
 
@@ -56,10 +57,13 @@ class Router:
         send: Callable[[list[tuple[bytes, Flow]]], None],
         ended: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
+        overload: Overload | None = None,
     ) -> None:
         self.services = services
         self.stats = RouteStats(table.engine_for)
+        self.overload = overload or Overload(OverloadLimits())
         self.draining = False
+        self.refusing = False  # draining, or some of the new requests are refused
         self.engines: Mapping[str, Engine] = {}
         self.scripts: Mapping[str, Path] = {}  # by engine
         self._send = send
@@ -107,7 +111,13 @@ class Router:
         try:
             message = parse(data)
         except ParseError as error:
-            if not any(requests.take(data, flow, now) for requests in self._http):
+            if any(requests.take(data, flow, now) for requests in self._http):
+                return
+            refusal = http.refusal(data, flow)
+            if refusal:
+                self.services.count("core.bad_requests")
+                self.services.outbox.send(refusal, LastFlow(*flow))
+            else:
                 self._refuse(data, flow, error)
             return
         if isinstance(message, Request):
@@ -274,8 +284,10 @@ class Router:
         services = self.services
         services.count("core.rcv_requests")
         try:
-            if request.shape.missing:
-                raise ParseError(f"Missing {request.shape.missing.title()}")
+            if request.shape.fault:
+                raise ParseError(request.shape.fault)
+            if not request.has_whole_body:  # RFC 3261 section 18.3
+                raise ParseError("Content-Length Does Not Match")
             if request.cseq[1] != request.method:
                 raise ParseError("CSeq method does not match")
             callbacks = services.callbacks
@@ -290,7 +302,8 @@ class Router:
         except ParseError as error:
             self._refuse(request.raw, flow, error)
             return
-        if self.draining and request.method not in ("ACK", "CANCEL") and request.to.tag is None:
+        if self.refusing and self._refuses_new(request):
+            ctx.reply_headers.append(f"Retry-After: {self.overload.retry_after()}")
             self._reply(ctx, 503, "Service Unavailable")
             return
         yield ctx
@@ -298,6 +311,35 @@ class Router:
             self._reply(ctx, 500, "Server Internal Error")
         if ctx.transaction is not None and tm is not None:
             tm.finish(ctx, now)
+
+    def _refuses_new(self, request: Request) -> bool:
+        """Tell whether ``request`` begins something new that is refused; what belongs to a dialog or a transaction goes on."""
+        if request.method == "ACK" or request.method == "CANCEL":
+            return False
+        try:
+            if request.to.tag is not None:
+                return False
+        except ParseError:  # a To that cannot be read is of no dialog
+            pass
+        if self.draining:
+            return True
+        if not self.overload.refuses(request.uri):
+            return False
+        self.services.count("core.overload_refused")
+        return True
+
+    def drain(self) -> None:
+        """Refuse all new requests from now on."""
+        self.draining = self.refusing = True
+
+    def beat(self, waited: float, lost: int, memory: int, now: float) -> None:
+        """Look how far behind the server is (``Overload.beat``); called every ``BEAT`` seconds."""
+        overload = self.overload
+        overload.beat(waited, lost, len(self._tm.layer) if self._tm is not None else 0, memory, now)
+        self.refusing = self.draining or overload.level > 0
+        if overload.episodes:
+            self.services.counters["core.overload_episodes"] = overload.episodes
+            self.services.counters["core.overload_level"] = round(100 * overload.level)
 
     def _pre_routing(self, ctx: RouteContext) -> Process[bool]:
         """Run the block in front of a message's route block, with the same context; tell whether it dropped the message."""
@@ -321,6 +363,8 @@ class Router:
         services = self.services
         services.count("core.rcv_replies")
         try:
+            if not response.has_whole_body:
+                raise ParseError("Content-Length does not match")
             via = response.via
             branch = self._tm.client_of(response) if self._tm is not None else None
             if branch is None and not services.is_myself(via.host, via.port or 5060):  # a script may write any address
@@ -376,8 +420,8 @@ class Router:
             return
         try:
             request = parse(b"INVALID sip:invalid SIP/2.0\r\n" + rest)
-            if not isinstance(request, Request) or request.shape.missing:
-                raise error
+            assert isinstance(request, Request)
+            request.believe_first_via()
             received, rport, target = reply_path(request, flow)
             reply = build.response(
                 request,

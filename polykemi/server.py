@@ -20,7 +20,7 @@ from typing import Any
 
 import uvloop
 
-from polykemi import __version__, compiled, logs
+from polykemi import __version__, compiled, logs, memory
 from polykemi.config import Settings, load_tls, typed_params
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import ControlPlane, make_rpc
@@ -35,6 +35,7 @@ from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
+from polykemi.overload import BEAT, Overload
 from polykemi.pv.accessor import Environment
 from polykemi.pv.compiler import Variables
 from polykemi.router import Router
@@ -49,6 +50,8 @@ from polykemi.transport.peers import PeerSockets
 log = logging.getLogger("polykemi.server")
 
 _ALWAYS_LOADED = ("core", "pv", "hdr", "x")  # as in Kamailio
+
+_GIVE_BACK = 5.0  # seconds between two attempts to free memory: it stops everything for a while
 
 DRAIN_SECONDS = 5.0  # how long a stopping server waits for open transactions
 
@@ -148,7 +151,7 @@ def assemble(
         peers=peers or Offline(),
         dns=dns or Offline(),
     )
-    router = Router(services, settings.routes, send, ended)
+    router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router
     services.variables.where = router.where
     modules = _modules(settings, services)
@@ -230,16 +233,26 @@ class Server:
     """A node on the network: sockets, timers, signals."""
 
     def __init__(self, settings: Settings) -> None:
+        if settings.overload.memory is None:
+            settings = replace(settings, overload=replace(settings.overload, memory=memory.limit()))
         self.settings = settings
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._armed: float | None = None  # when the loop's timer fires, seconds since the epoch
         self._timer: asyncio.TimerHandle | None = None
         self._stop_at: float | None = None  # set while draining
+        self._give_back_at = 0.0  # next, on the monotonic clock
         self._started = time.time()
         with ExitStack() as undo:
             undo.callback(self.loop.close)
             self.transports = Transports(
-                settings.listen, self._receive, self._turn, self._failed, self._closed, settings.tcp, settings.tls
+                settings.listen,
+                self._receive,
+                self._turn,
+                self._failed,
+                self._closed,
+                settings.tcp,
+                settings.tls,
+                self._lost,
             )
             undo.callback(self.transports.close)
             self.transports.streams.read_tls = partial(load_tls, settings.file, settings.listen)
@@ -286,6 +299,13 @@ class Server:
         if process is not None:
             self.router.put(process)
 
+    def _lost(self, flow: Flow, now: float) -> None:
+        """Tell the transaction layer that a connection has ended."""
+        tm: Any = self.node.modules.get("tm")
+        process = tm.lost(flow, now) if tm is not None else None
+        if process is not None:
+            self.router.put(process)
+
     def _closed(self, flow: Flow, ident: int, now: float) -> None:
         """Tell the websocket module that a WebSocket has ended."""
         websocket: Any = self.node.modules.get("websocket")
@@ -308,6 +328,19 @@ class Server:
         self.node.timers(time.time())
         self._turn()
 
+    def _beat(self, due: float) -> None:
+        """Look how long messages wait: datagrams in their sockets, those of connections until the loop comes round."""
+        began = time.monotonic()
+        now = time.time()
+        waited, lost = self.transports.backlog(now)
+        if lost:
+            self.node.services.count("core.lost_datagrams", lost)
+        self.router.beat(max(waited, began - due), lost, memory.in_use(), now)
+        if self.router.overload.is_out_of_memory and began >= self._give_back_at:
+            memory.give_back()
+            self._give_back_at = began + _GIVE_BACK
+        self.loop.call_later(BEAT, self._beat, began + BEAT)
+
     # ---- life
     def open(self) -> None:
         """Get ready for ``run``: from now on signals end it, and what comes in is answered then."""
@@ -319,6 +352,7 @@ class Server:
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then let open transactions finish."""
         self._arm()
+        self._beat(time.monotonic())
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)  # messages leave no cycles behind; looking for some costs 5 % of a call
@@ -337,7 +371,7 @@ class Server:
             self._end()
             return
         self._stop_at = time.time() + DRAIN_SECONDS
-        self.router.draining = True
+        self.router.drain()
         self._end_when_idle()
 
     def _end_when_idle(self) -> None:

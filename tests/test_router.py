@@ -76,9 +76,15 @@ def test_a_script_that_fails_after_its_reply_sends_no_second_one(server: ServerU
 
 
 @pytest.mark.parametrize("header", ["From", "To", "Call-ID", "CSeq"])
-def test_a_request_without_a_mandatory_header_is_dropped_and_counted(server: ServerUnderTest, header: str) -> None:
-    assert lines(server, request(**{header.replace("-", "_"): ""})) == []
-    assert server.node.services.counters["core.dropped"] == 1
+def test_a_request_without_a_mandatory_header_gets_400_and_is_counted(server: ServerUnderTest, header: str) -> None:
+    assert lines(server, request(**{header.replace("-", "_"): ""})) == [f"SIP/2.0 400 Missing {header.title()}"]
+    assert server.node.services.counters["core.bad_requests"] == 1
+
+
+@pytest.mark.parametrize("line", ["From: <sip:c@d>", "f: <sip:c@d>;tag=x", "To: <sip:c@d>", "i: x", "CSeq: 2 OPTIONS"])
+def test_a_request_that_says_twice_who_sends_what_gets_400(server: ServerUnderTest, line: str) -> None:
+    (answer,) = lines(server, request().replace(b"\r\n\r\n", f"\r\n{line}\r\n\r\n".encode(), 1))
+    assert answer.startswith("SIP/2.0 400 More Than One ")
 
 
 @pytest.mark.parametrize("cseq", ["x OPTIONS", "4294967296 OPTIONS", "1", "1 INVITE"])
@@ -117,7 +123,7 @@ def test_a_response_of_no_transaction_goes_to_its_second_via(server: ServerUnder
 
 
 def test_a_draining_server_takes_no_new_work_but_knows_its_dialogs(server: ServerUnderTest) -> None:
-    server.node.router.draining = True
+    server.node.router.drain()
     assert lines(server, request("INVITE")) == ["SIP/2.0 503 Service Unavailable"]
     assert lines(server, request("BYE", To="<sip:b@example.test>;tag=b")) == ["SIP/2.0 200 OK"]
 

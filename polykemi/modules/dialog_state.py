@@ -32,6 +32,9 @@ REQ_BYE: Final = "a BYE"
 REQ_PRACK: Final = "a PRACK"
 REQ: Final = "another request"
 
+MOST_DIALOGS: Final = 500_000
+MOST_OF_CALL_ID: Final = 64  # they are looked through one by one
+
 _NEXT: Final = {  # (state, what happens) -> state; all else changes nothing (Kamailio: next_state_dlg)
     (UNCONFIRMED, RPL_1XX): EARLY,
     (UNCONFIRMED, RPL_2XX): CONFIRMED_NA,
@@ -94,6 +97,7 @@ class Dialog:
     ended: float = 0.0
     deadline: float = 0.0  # when the timer looks at it, 0 never
     keepalive: float = 0.0  # when it is asked whether it is alive, 0 never
+    ack_until: float = 0.0  # when its ACK has to be there, 0 before the answer
     failures: list[int] = field(default_factory=lambda: [0, 0])  # keep-alives without answer, of each leg
     from_routes: int = 0  # Record-Route values in the INVITE as it came
 
@@ -148,6 +152,10 @@ class DialogTable:
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def has_room(self, call_id: str) -> bool:
+        """Tell whether there may be one more dialog with this Call-ID."""
+        return len(self._by_id) < MOST_DIALOGS and len(self._by_call_id.get(call_id, ())) < MOST_OF_CALL_ID
 
     def new_id(self, call_id: str) -> tuple[int, int]:
         """Return h_entry and h_id for a dialog to come."""
@@ -204,6 +212,19 @@ class DialogTable:
         """Let the timer look at ``dialog`` at ``when`` too."""
         self._serial += 1
         heapq.heappush(self._due, (when, self._serial, dialog))
+        if len(self._due) > 4 * len(self._by_id) + 64:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Forget the times of dialogs that are gone, and those that do not hold any more: each dialog has three at most."""
+        kept: dict[tuple[float, int], tuple[float, int, Dialog]] = {}
+        for entry in self._due:
+            when, _, dialog = entry
+            if when in (dialog.deadline, dialog.keepalive, dialog.ack_until):
+                if self._by_id.get((dialog.h_entry, dialog.h_id)) is dialog:
+                    kept[when, id(dialog)] = entry
+        self._due = list(kept.values())
+        heapq.heapify(self._due)
 
     def next_timeout(self) -> float | None:
         """Return when the timer has something to do."""

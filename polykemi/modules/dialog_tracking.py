@@ -62,6 +62,7 @@ class DialogTracking(DialogClock):
         super().__init__(services, params)
         self._watcher = _Watch(self)
         self._hooked = False
+        self._is_full = False  # and the log says so
 
     def start(self, now: float) -> None:
         """Compile what parameters say; watch all transactions when dlg_flag says so. Raise DataError."""
@@ -149,6 +150,13 @@ class DialogTracking(DialogClock):
         if len(contacts) != 1:
             log.error("no dialog is made: expected one Contact, got %d", len(contacts))
             return False
+        if not self.table.has_room(request.call_id):
+            self.services.count("dialog.failed_dialogs")
+            if not self._is_full:
+                self._is_full = True
+                log.error("no dialog is made: there are %d, or too many with this Call-ID", len(self.table))
+            return False
+        self._is_full = False
         dialog = self._made(ctx, request, parse_name_addr(contacts[0]).uri)
         if self.params.dlg_match_mode != NO_ID and "rr" in self.services.modules:
             self.services.modules["rr"].add_rr_param(ctx, f";{self.params.rr_param}={dialog.rr_param}")
@@ -255,7 +263,8 @@ class DialogTracking(DialogClock):
             except ParseError as error:
                 log.error("dialog %s: the answer says too little: %s", dialog.rr_param, error)
         self.table.schedule(dialog, now + dialog.lifetime)
-        self.table.wake(dialog, now + self.params.noack_timeout)
+        dialog.ack_until = now + self.params.noack_timeout
+        self.table.wake(dialog, dialog.ack_until)
         self.services.count("dialog.active_dialogs")
         self.changed(dialog)
 

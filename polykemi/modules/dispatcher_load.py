@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from polykemi.modules.dispatcher_sets import Destination, DestinationSet
+
+MOST_CALLS: Final = 500_000  # that are counted at a time
 
 log = logging.getLogger("polykemi.dispatcher")
 
@@ -41,6 +44,9 @@ class Loads:
             return False
         if not self.is_on:
             log.error("calls are not counted: [modules.dispatcher] ds_hash_size is 0")
+            return False
+        if len(self._calls) >= MOST_CALLS:
+            log.error("the call is not counted: %d are", len(self._calls))
             return False
         if call_id in self._calls:
             log.warning("the call is counted already: %s", call_id)

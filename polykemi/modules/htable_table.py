@@ -14,6 +14,7 @@ log = logging.getLogger("polykemi.htable")
 
 NEVER: Final = float("inf")
 _HALF: Final = 1 << 31
+MAXSIZE: Final = 1_000_000  # items, where the definition does not say
 Value = int | str
 Matcher = Callable[[str], object]
 
@@ -233,7 +234,7 @@ def parse_definition(text: str) -> Table:
         autoexpire=numbers.get("autoexpire", 0),
         initval=numbers.get("initval"),
         updateexpire=bool(numbers.get("updateexpire", 1)),
-        maxsize=numbers.get("maxsize", 0),
+        maxsize=numbers.get("maxsize", MAXSIZE),
         dbtable=dbtable,
         columns=columns,
         dbmode=bool(numbers.get("dbmode", 0)),

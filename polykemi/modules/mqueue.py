@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,6 +19,7 @@ from polykemi.sip.header import parse_params
 
 log = logging.getLogger("polykemi.script")
 
+SIZE: Final = 100_000  # items, where a queue is given no size
 _MODES: Final = ("0", "1", "2")
 _FAILED: Final = 500
 _NOT_FOUND: Final = 404
@@ -25,12 +27,12 @@ _NOT_FOUND: Final = 404
 
 @dataclass(slots=True)
 class Queue:
-    """One queue. ``size``: how many items it keeps, the newest (0: all); ``addmode``: 1 the oldest of a key, 2 the newest."""
+    """One queue. ``size``: how many items it keeps, the newest (0: SIZE); ``addmode``: 1 the oldest of a key, 2 the newest."""
 
     name: str
     size: int = 0
     addmode: int = 0
-    items: list[tuple[str, str]] = field(default_factory=list)
+    items: deque[tuple[str, str]] = field(default_factory=deque)
     fetched: tuple[str, str] | None = None
 
     def add(self, key: str, value: str) -> None:
@@ -42,12 +44,12 @@ class Queue:
             if at >= 0:
                 del self.items[at]
         self.items.append((key, value))
-        if self.size and len(self.items) > self.size:
-            del self.items[0]
+        if len(self.items) > (self.size or SIZE):
+            self.items.popleft()
 
     def fetch(self) -> bool:
         """Take the first item out; tell whether there was one."""
-        self.fetched = self.items.pop(0) if self.items else None
+        self.fetched = self.items.popleft() if self.items else None
         return self.fetched is not None
 
 
@@ -201,5 +203,5 @@ class Mqueue(Module):
         queue = self._asked(name)
         if not queue.items:
             raise RpcError(_NOT_FOUND, "Empty queue")
-        key, value = queue.items.pop(0)
+        key, value = queue.items.popleft()
         return {"key": key, "val": value}

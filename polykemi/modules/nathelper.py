@@ -238,11 +238,15 @@ def _first_contact(message: Message) -> NameAddr | None:
     return parse_name_addr(split_quoted(value, ",")[0] if "," in value else value)
 
 
-@lru_cache(maxsize=4096)
 def is_private(address: str) -> bool:
     """Tell whether ``address`` is a private IPv4 address: of RFC 1918 (10/8, 172.16/12, 192.168/16), RFC 6598
     (100.64/10) or RFC 7335 (192.0.0/24).
     """
+    return len(address) <= 15 and _is_private(address)
+
+
+@lru_cache(maxsize=4096)
+def _is_private(address: str) -> bool:
     octets = ip4_octets(address)
     if not octets:
         return False

@@ -18,6 +18,8 @@ from polykemi.modules.ratelimit_pipe import ALGORITHMS, CpuLoad, Feedback, Pipe
 
 log = logging.getLogger("polykemi.script")
 
+MOST_PIPES: Final = 100_000  # their names come from scripts, which may make them of what phones send
+
 _NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 _BAD_REQUEST: Final = 400
 _REPLYING: Final = Route.REQUEST | Route.BRANCH | Route.FAILURE | Route.ONSEND
@@ -63,6 +65,7 @@ class Pipelimit(Module):
         self._pipes: dict[str, Pipe] = {}
         self._feedback = Feedback(0.0)
         self._cpu = CpuLoad()
+        self._is_full = False  # and the log says so
         self._due: float | None = None
 
     def start(self, now: float) -> None:
@@ -105,11 +108,23 @@ class Pipelimit(Module):
         elif alg not in ALGORITHMS:
             log.error("pipelimit.pl_check_limit: cannot find algorithm [%s]", alg)
             return -2
+        elif len(self._pipes) >= MOST_PIPES and not self._make_room():
+            return -2
         else:
             self._add(pipeid, alg, limit)
             if self._due is None:
                 self._due = ctx.now + self.params.timer_interval
         return self.pl_check(ctx, pipeid)
+
+    def _make_room(self) -> bool:
+        """Remove the pipes that were not used in the last interval; tell whether there were any."""
+        unused = [name for name, pipe in self._pipes.items() if pipe.unused and not pipe.counter]
+        for name in unused:
+            del self._pipes[name]
+        if not unused and not self._is_full:
+            log.error("pipelimit.pl_check_limit: there are %d pipes, all in use", len(self._pipes))
+        self._is_full = not unused
+        return bool(unused)
 
     @export()
     def pl_active(self, ctx: RouteContext, pipeid: str) -> int:

@@ -12,19 +12,14 @@ from polykemi.kemi.faked import event_context
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module, Services
-from polykemi.modules.registration import (
-    RegistrarParams,
-    Registration,
-    Rejected,
-    first_uri,
-    lower,
-    methods_of,
-    parse_q,
-)
+from polykemi.modules.registrar_contacts import Rejected, first_uri, lower, methods_of, parse_q
+from polykemi.modules.registrar_gruu import Gruus
+from polykemi.modules.registrar_params import FILTER_BFLAGS, FILTER_CONNECTIONS, RegistrarParams
+from polykemi.modules.registration import Registration
 from polykemi.modules.ulc import Profile, ulc_class
 from polykemi.modules.usrloc import Usrloc
 from polykemi.pv.accessor import Factory
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.grammar import is_token
 from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Request
@@ -53,6 +48,7 @@ class Registrar(Module):
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
+        self._gruus: Gruus | None = None
         self._use(Usrloc(services))
         self._listeners: dict[str, Listener] = {str(x): x for x in services.listeners}
         self._profiles: dict[str, Profile] = {}
@@ -60,6 +56,8 @@ class Registrar(Module):
 
     def start(self, now: float) -> None:
         """Work with the usrloc module that is loaded; without one its defaults hold."""
+        if self.params.gruu_enabled:
+            self._gruus = Gruus(self.services.database.secret("registrar.gruu"))
         self._use(self.services.modules.get("usrloc") or self._usrloc)
         if self.params.event_callback:
             self._usrloc.on_expired.append(self._contact_expired)
@@ -67,7 +65,7 @@ class Registrar(Module):
     def _use(self, usrloc: Usrloc) -> None:
         self._usrloc = usrloc
         self._tables = frozenset(usrloc.params.preload)
-        self._registration = Registration(self.services, self.params, usrloc)
+        self._registration = Registration(self.services, self.params, usrloc, self._gruus)
 
     def pv_classes(self) -> Mapping[str, Factory]:
         """Return $ulc."""
@@ -242,13 +240,17 @@ class Registrar(Module):
         """Return the usable contacts of an AoR by preference, or the negative result of ``lookup``."""
         if not self._has_table(table):
             return -1
+        is_gruu = False
         try:
-            aor = self._aor(uri)
+            if ";gr" in uri and self._gruus is not None:
+                is_gruu = parse_uri(uri).param("gr") is not None
+            found = self._of_gruu(ctx, table, uri) if is_gruu else self._valid(ctx, table, self._aor(uri))
         except Rejected:
             return -1
         except ParseError:
             return -3
-        found = self._valid(ctx, table, aor)
+        if self.params.lookup_filter_mode and not is_gruu:
+            found = [b for b in found if self._passes(ctx, b)]
         if not found:
             return -1
         if self.params.method_filtering and ctx.request.to.tag is None:
@@ -256,10 +258,35 @@ class Registrar(Module):
             found = [b for b in found if b.methods & method]
             if not found:
                 return -2
-        return self._usrloc.in_order(found)
+        found = self._usrloc.in_order(found)
+        return found[:1] if is_gruu else found
+
+    def _of_gruu(self, ctx: RouteContext, table: str, text: str) -> list[Binding]:
+        """Return the valid bindings of the phone that a GRUU stands for. Raise Rejected, ParseError."""
+        assert self._gruus is not None
+        uri = parse_uri(text)
+        aor = self._aor(text) if uri.param("gr") else ""
+        return self._usable(ctx, self._gruus.find(uri, lambda aor: self.services.location.get(table, aor), aor))
+
+    def _passes(self, ctx: RouteContext, binding: Binding) -> bool:
+        """Tell whether ``lookup_filter_mode`` lets the contact be called."""
+        mode = self.params.lookup_filter_mode
+        if mode & FILTER_BFLAGS:
+            wanted = self._registration.configured(ctx, "rlf_bflags", 0)
+            if isinstance(wanted, int) and wanted and not binding.bflags & wanted:
+                return False
+        if mode & FILTER_CONNECTIONS:
+            listener = self._listeners.get(binding.listener)
+            if listener is not None and listener.proto != "udp":
+                place = parse_uri(binding.received or binding.uri)
+                flow = Flow(listener, place.host.strip("[]"), place.effective_port)
+                return self.services.connections.ident(flow) >= 0
+        return True
 
     def _valid(self, ctx: RouteContext, table: str, aor: str) -> list[Binding]:
-        bindings = self.services.location.get(table, aor)
+        return self._usable(ctx, self.services.location.get(table, aor))
+
+    def _usable(self, ctx: RouteContext, bindings: list[Binding]) -> list[Binding]:
         if self.params.use_expired_contacts:
             return bindings
         now = ctx.now

@@ -15,7 +15,7 @@ from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import keyed
 from polykemi.sip import http
 from polykemi.sip.build import forward_response, response
-from polykemi.sip.flow import Flow, OpenFlow
+from polykemi.sip.flow import Flow, LastFlow, OpenFlow
 from polykemi.sip.http import HttpRequest
 from polykemi.sip.message import Request, Response
 from polykemi.sip.reply_path import reply_path
@@ -117,9 +117,8 @@ class Sl(Module):
         services = self.services
         body = body or ctx.cache.get("reply_body", b"")
         headers = ctx.reply_headers
-        services.outbox.send(
-            http.response(request, code, reason, headers=headers, body=body, server=services.server_header), ctx.flow
-        )
+        data = http.response(request, code, reason, headers=headers, body=body, server=services.server_header)
+        services.outbox.send(data, LastFlow(*ctx.flow) if http.is_last(request, code, headers) else ctx.flow)
         ctx.replied = True
         return 1
 

@@ -105,6 +105,16 @@ class Tm(TmSettings):
             return None
         return self.responses.failed(client, 503, now)
 
+    def lost(self, flow: Flow, now: float) -> Process[None] | None:
+        """Take the news that the connection of ``flow`` has ended: what waits for an answer over it has failed with 503."""
+        self._now = now
+        clients = self.layer.lost(flow, now)
+        return self._lost(clients, now) if clients else None
+
+    def _lost(self, clients: list[ClientTransaction], now: float) -> Process[None]:
+        for client in clients:
+            yield from self.responses.failed(client, 503, now)
+
     def finish(self, ctx: RouteContext, now: float) -> None:
         """End a request route: answer what t_relay failed to forward, forget what the script left without an answer."""
         t = ctx.transaction

@@ -23,6 +23,7 @@ from polykemi.transaction.machine import ClientTransaction, Timings
 
 LOCAL_REQUEST: Final = "tm:local-request"
 _MADE: Final = frozenset(("via", "from", "to", "cseq", "call-id", "max-forwards", "content-length"))
+_MOST_ACKS: Final = 16  # of one INVITE of ours, whose 2xx come from so many forks
 FIRST_CSEQ: Final = 10  # of a request outside of dialogs, as Kamailio counts
 
 
@@ -230,7 +231,8 @@ class Locals:
             data = self._build(ack, self._hops.via(hop.listener) + self._services.ids.branch())
         except ParseError:
             return False
-        client.acks[response.to.tag or ""] = (data, hop)
+        if len(client.acks) < _MOST_ACKS:
+            client.acks[response.to.tag or ""] = (data, hop)
         client.response = None
         self._services.outbox.send(data, hop)
         return True

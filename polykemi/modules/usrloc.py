@@ -50,17 +50,22 @@ class Usrloc(Module):
         super().__init__(services, params)
         self.on_expired: list[Callable[[str, str, Binding, float], None]] = []  # called with table, AoR, contact, now
         self._due: float | None = None
+        self.nat_flag: int = 1 << self.params.nat_bflag if self.params.nat_bflag >= 0 else 0  # a bit of Binding.bflags
 
     def find(self, bindings: list[Binding], new: Binding) -> int:
         """Return the index of the binding that ``new`` would replace, -1 when there is none (matching_mode).
 
-        Bindings of one instance and reg-id are the same whatever their URIs (RFC 5626 section 6). URIs are compared by
-        RFC 3261 section 19.1.4.
+        A binding with an instance is the same as another with that instance and reg-id, whatever their URIs (RFC 5626
+        section 6), and no other. URIs are compared by RFC 3261 section 19.1.4.
         """
+        if new.instance:
+            wanted = plain_instance(new.instance)
+            for i, old in enumerate(bindings):
+                if old.instance and old.reg_id == new.reg_id and plain_instance(old.instance) == wanted:
+                    return i
+            return -1
         mode = self.params.matching_mode
         for i, old in enumerate(bindings):
-            if new.reg_id and old.reg_id == new.reg_id and new.instance and old.instance == new.instance:
-                return i
             if mode == CALLID_ONLY:
                 if old.call_id == new.call_id:
                     return i
@@ -119,6 +124,11 @@ class Usrloc(Module):
                 self.services.count("usrloc.location-expires")
                 for call in self.on_expired:
                     call(table, aor, binding, now)
+
+
+def plain_instance(instance: str) -> str:
+    """Return an instance (the value of ``+sip.instance``) without its angle brackets."""
+    return instance[1:-1] if instance[:1] == "<" and instance[-1:] == ">" else instance
 
 
 def is_valid(binding: Binding, now: float) -> bool:

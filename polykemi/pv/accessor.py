@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from mypy_extensions import mypyc_attr
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.registry import Xval
 from polykemi.sip.flow import Listener
 from polykemi.transaction.target import Target
+
+log = logging.getLogger("polykemi.script")
 
 if TYPE_CHECKING:
     from polykemi.pv.compiler import Variables
@@ -34,6 +39,25 @@ class Accessor:
 Factory = Callable[["str | None", "str | None", "Variables"], Accessor]
 
 
+MOST_VARIABLES: Final = 100_000  # of a kind
+
+
+@mypyc_attr(native_class=False)
+class Store(dict[str, int | str]):
+    """Values of variables that live as long as the server. Bounded: a script may make names of what phones send."""
+
+    _is_full = False  # and the log says so
+
+    def __setitem__(self, name: str, value: int | str) -> None:
+        """Set a variable; a new one beyond MOST_VARIABLES stays unset, and is told of once."""
+        if len(self) >= MOST_VARIABLES and name not in self:
+            if not self._is_full:
+                self._is_full = True
+                log.error("there are %d variables, %r is not kept; is a name made of what changes?", len(self), name)
+        else:
+            super().__setitem__(name, value)
+
+
 @dataclass(slots=True)
 class Environment:
     """What variables need of the server besides the route context. One for all route blocks."""
@@ -49,7 +73,7 @@ class Environment:
     process: Mapping[str, str] = field(default_factory=dict)  # $env: the environment of the process
     pid: int = 0  # $pp
     messages: int = 0  # $mi
-    variables: dict[str, int | str] = field(default_factory=dict)  # $var
-    null_variables: dict[str, int | str] = field(default_factory=dict)  # $vn
-    shared: dict[str, int | str] = field(default_factory=dict)  # $shv
+    variables: dict[str, int | str] = field(default_factory=Store)  # $var
+    null_variables: dict[str, int | str] = field(default_factory=Store)  # $vn
+    shared: dict[str, int | str] = field(default_factory=Store)  # $shv
     static_branch: Target = field(default_factory=lambda: Target(""))  # $sbranch

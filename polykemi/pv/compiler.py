@@ -18,6 +18,7 @@ from polykemi.pv.transformations.shape import Step
 log = logging.getLogger("polykemi.pv")
 
 NULL: Final = "<null>"  # what null looks like in text
+_MAX_KEPT: Final = 4096  # octets of a text that is kept compiled
 _MAX_DEPTH: Final = 32  # of variables inside of names
 
 
@@ -35,7 +36,8 @@ class Getters(dict[str, Getter]):
     def __missing__(self, name: str) -> Getter:
         accessor = self._variables.compile(name)
         getter = accessor.get if accessor is not None else _null
-        self[name] = getter
+        if len(name) <= _MAX_KEPT:
+            self[name] = getter
         return getter
 
 
@@ -89,8 +91,9 @@ class Variables:
         except ValueError as error:
             log.error("%r is no variable: %s%s", name, error, self._at())
             accessor = None
-        self._make_room(self._accessors)
-        self._accessors[name] = accessor
+        if len(name) <= _MAX_KEPT:
+            self._make_room(self._accessors)
+            self._accessors[name] = accessor
         return accessor
 
     def setter(self, name: str) -> Setter | None:
@@ -132,8 +135,9 @@ class Variables:
         except KeyError:
             pass
         expand = self._expander(parse_text(source))
-        self._make_room(self._texts)
-        self._texts[source] = expand
+        if len(source) <= _MAX_KEPT:
+            self._make_room(self._texts)
+            self._texts[source] = expand
         return expand
 
     def accessor(self, reference: Reference) -> Accessor:

@@ -9,6 +9,7 @@ from polykemi.sip.constants import MAX_FORWARDS
 from polykemi.sip.grammar import LWS
 from polykemi.sip.header import canonical_names, first_value, split_exact, unfold
 from polykemi.sip.message import Edits, Message, Request, Response, join_folded
+from polykemi.sip.uri import without_headers
 
 
 def response(
@@ -85,12 +86,15 @@ def forward_request(
     rport: int = 0,
     routes: Iterable[str] = (),
 ) -> bytes:
-    """Build the copy of ``request`` that goes downstream. Raise ParseError for a bad Content-Length or a missing Via.
+    """Build the copy of ``request`` that goes downstream. Raise ParseError for a bad URI or Content-Length, or a missing Via.
 
+    The headers part of ``uri`` stays behind: none may stand in a Request-URI (RFC 3261 section 19.1.1).
     ``via`` is the value of our own Via; ``routes`` are Route values put on top (Path, loose routes). Max-Forwards is
     in ``edits`` like every other change.
     """
     lines = request.lines
+    if "?" in uri or "<" in uri:
+        uri = without_headers(uri)
     top = _top_via(request)
     if received or rport:
         lines = lines.copy()

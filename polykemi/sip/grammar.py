@@ -33,9 +33,15 @@ def _is_host(text: str) -> bool:
 
 
 def to_ip(host: str) -> IPv4Address | IPv6Address | None:
-    """Return the IP address that ``host`` is, IPv6 with brackets or without, None for a name."""
+    """Return the IP address that ``host`` is, IPv6 with brackets or without, None for a name.
+
+    ``::`` may be ``:::`` before an IPv4 address, as the grammar of RFC 3261 has it (RFC 5118 section 4.10).
+    """
+    host = host.strip("[]")
+    if ":::" in host and "." in host:
+        host = host.replace(":::", "::")
     try:
-        return ip_address(host.strip("[]"))
+        return ip_address(host)
     except ValueError:
         return None
 

@@ -244,7 +244,7 @@ def _sent_protocol(head: str) -> tuple[str, str]:
     """Read ``SIP / 2.0 / UDP sent-by``, as it is seldom written, to transport and sent-by."""
     name, _, rest = head.partition("/")
     version, _, rest = rest.partition("/")
-    if name.strip(LWS).upper() != "SIP" or version.strip(LWS) != "2.0":
+    if name.strip(LWS).upper() != "SIP" or not is_token(version.strip(LWS)):  # of another version too: a 505 goes there
         raise ParseError("Bad Via")
     transport, *sent_by = _WHITE_SPACE.split(rest.strip(LWS), maxsplit=1)
     if not sent_by or not is_token(transport):

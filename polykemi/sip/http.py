@@ -41,6 +41,32 @@ def parse_request(data: bytes, flow: Flow) -> HttpRequest | None:
         return None
 
 
+def refusal(data: bytes, flow: Flow) -> bytes:
+    """Return the answer to an HTTP request over a connection that is malformed; b"" for what is none."""
+    if (
+        flow.listener.proto not in ("tcp", "tls")
+        or not is_http(data)
+        or data[:5] == b"HTTP/"
+        or parse_request(data, flow)
+    ):
+        return b""
+    return b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+def is_last(request: HttpRequest, status: int, headers: Iterable[str]) -> bool:
+    """Tell whether the connection ends behind the response to ``request`` (RFC 9112 section 9.3)."""
+    options = _options(request.all("connection"))
+    if status < 200 or "close" in options:
+        return status >= 200
+    if "close" in _options(line[11:] for line in headers if line[:11].lower() == "connection:"):
+        return True
+    return request.version == "HTTP/1.0" and "keep-alive" not in options
+
+
+def _options(values: Iterable[str]) -> list[str]:
+    return [option.strip(" \t").lower() for option in ",".join(values).split(",")]
+
+
 def response(
     request: HttpRequest, status: int, reason: str, *, headers: Iterable[str] = (), body: bytes = b"", server: str = ""
 ) -> bytes:

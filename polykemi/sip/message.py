@@ -43,6 +43,13 @@ class ReplyLines:
 _IN_ALL: Final = frozenset(("via", "to", "from", "call-id", "cseq"))  # RFC 3261 section 8.2.6.2
 _IN_EARLY: Final = _IN_ALL | {"record-route"}  # replies that make a dialog, early or not: section 12.1.1
 _MANDATORY: Final = ("via", "from", "to", "call-id", "cseq")
+_SINGLE: Final = (
+    "from",
+    "to",
+    "call-id",
+    "cseq",
+    "max-forwards",
+)  # section 7.3.1: twice they mean two different things
 
 
 class Shape:
@@ -50,14 +57,17 @@ class Shape:
 
     ``names``: long and in lower case, ``first``: name -> the number of its first line, ``starts``: where in each line the
     value begins, ``repeated``: the names that stand there more than once, ``missing``: the first header that every message
-    must have and this has not, "" for none.
+    must have and this has not, "" for none, ``fault``: why a request with these headers is none, "" for nothing,
+    ``length``: the number of the only Content-Length, -1 where there is none, -2 for several.
     """
 
     __slots__ = (
+        "fault",
         "first",
         "in_early_reply",
         "in_reply",
         "is_folded",
+        "length",
         "missing",
         "names",
         "repeated",
@@ -75,7 +85,12 @@ class Shape:
         for i, name in enumerate(names):
             self.first.setdefault(name, i)
         self.repeated = frozenset([name for i, name in enumerate(names) if self.first[name] != i])
+        self.length = -2 if "content-length" in self.repeated else self.first.get("content-length", -1)
         self.missing = next((name for name in _MANDATORY if name not in self.first), "")
+        self.fault = f"Missing {self.missing.title()}" if self.missing else ""
+        for name in _SINGLE:
+            if name in self.repeated and not self.fault:
+                self.fault = f"More Than One {name.title()}"
         self.in_reply = ReplyLines(names, _IN_ALL)
         self.in_early_reply = ReplyLines(names, _IN_EARLY)
 
@@ -185,8 +200,16 @@ class Message:
             value = self.get("via")
             if not value:
                 raise ParseError("Missing Via")
-            via = self._via = Via(first_value(value).rstrip(LWS))
+            if "," in value:
+                value, *others = split_quoted(value, ",")
+                if "" in others:
+                    raise ParseError("Bad Via")
+            via = self._via = Via(value)
         return via
+
+    def believe_first_via(self) -> None:
+        """Let ``via`` be good whatever stands behind the first value of its line: that is answered. Raise ParseError."""
+        self._via = Via(first_value(self.get("via") or "").rstrip(LWS))
 
     @property
     def from_(self) -> NameAddr:
@@ -253,7 +276,10 @@ class Message:
 
     @property
     def has_whole_body(self) -> bool:
-        """Whether all of the Content-Length arrived."""
+        """Whether all of the Content-Length arrived. Raise ParseError when there is no telling."""
+        at = self.shape.length
+        if at == -1 or (at >= 0 and self.lines[at].endswith(" 0")):  # nearly always
+            return True
         return (self.content_length or 0) <= len(self.raw) - self._body_at
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from polykemi.errors import ParseError
 from polykemi.sip.flow import SECURE, Flow, Listener, listener_for
-from polykemi.sip.grammar import ip4_octets, to_port
+from polykemi.sip.grammar import ip4_octets, is_host, to_ip, to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
 
@@ -42,7 +42,7 @@ def response_target(response: Response, listener: Listener, others: Iterable[Lis
     """Return where a response goes by its second Via, sent from ``listener``; None when there is no usable second Via.
 
     Where that Via names another transport or address family, the first of ``others`` that has it takes the place of
-    ``listener``.
+    ``listener``. A response never goes to many: not to broadcast and multicast addresses (RFC 4475 section 3.3.13).
     Its ``received`` and ``rport`` are what the proxy or we wrote there (RFC 3261 section 18.2.2, RFC 3581 section 4).
     """
     vias = response.list("via")
@@ -53,10 +53,22 @@ def response_target(response: Response, listener: Listener, others: Iterable[Lis
     except ParseError:
         return None
     host = (via.param("received") or via.host).strip("[]")
+    if (not is_host(host) and ":" not in host) or is_for_many(host):
+        return None
     port = max(0, to_port(via.param("rport") or "")) or via.port
     proto = via.transport.lower()
     port = port or (5061 if proto in SECURE else 5060)
     return Flow(listener_for(proto, host, listener, others) or listener, host, port)
+
+
+def is_for_many(host: str) -> bool:
+    """Tell whether ``host`` is a multicast or broadcast address, or the one that means every address (0.0.0.0, ::)."""
+    address = to_ip(host)
+    if address is None:
+        return False
+    if address.version == 6:
+        address = address.ipv4_mapped or address
+    return address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255"
 
 
 def _is_multicast(address: str) -> bool:

@@ -142,6 +142,12 @@ def _parse_sip(text: str, scheme: str, rest: str) -> Uri:
     return Uri(text, scheme, user, password, host, number, params, headers)
 
 
+def without_headers(text: str) -> str:
+    """Return a SIP URI without its headers part, another URI as it is. Raise ParseError."""
+    uri = parse_uri(text)
+    return text[: len(text) - len(uri.headers)].removesuffix("?") if uri.scheme in ("sip", "sips") else text
+
+
 def unescape(text: str) -> str:
     """Undo %-escapes (RFC 3261 section 19.1.2); wrong ones stay as they are."""
     return _ESCAPE.sub(_decoded, text) if "%" in text else text

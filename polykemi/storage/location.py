@@ -11,6 +11,9 @@ from polykemi.errors import DataError
 
 MAX_AOR: Final = 480  # octets; LMDB holds keys of up to 511
 NEVER: Final = float("inf")
+MEMORY_ONLY: Final = (
+    1  # a flag of bindings that SQL databases do not get (Kamailio's FL_MEM): registrar.save with flag 1
+)
 
 
 @final

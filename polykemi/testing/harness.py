@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings
 from polykemi.kemi.ids import Ids
-from polykemi.kemi.network import Dns, Peers
+from polykemi.kemi.network import Connections, Dns, Peers
 from polykemi.server import assemble
 from polykemi.sip.flow import Flow, Listener
 from polykemi.storage.location import MemoryLocation
@@ -66,13 +66,15 @@ class ServerUnderTest:
         seed: int = 0,
         peers: Peers | None = None,
         dns: Dns | None = None,
+        connections: Connections | None = None,
     ) -> None:
         """``scripts``: engine -> script; the first engine runs all route blocks unless ``routes`` says otherwise.
 
         ``modules``: parameters by module; ``load``: the modules to load, all by default; ``database``: what is provisioned
         before the server starts, as permissions needs it.
         ``database``: what modules find provisioned when they start; it is closed with the server. ``peers`` and ``dns``:
-        who answers when exports ask other servers (media relays) and DNS; nobody by default.
+        who answers when exports ask other servers (media relays) and DNS; nobody by default. ``connections``: those that
+        the server is to have; messages come over the first of ``listeners``.
         """
         self.now = START
         self.calls: list[Call] = []
@@ -95,6 +97,7 @@ class ServerUnderTest:
             ids=Ids(random.Random(seed)),
             peers=peers,
             dns=dns,
+            connections=connections,
             trace=lambda path, arguments, result: self.calls.append(Call(path, arguments, result)),
         )
 
@@ -113,6 +116,14 @@ class ServerUnderTest:
         """
         host, _, port = source.rpartition(":")
         self.node.router.receive(data, Flow(at or self._listeners[0], host.strip("[]"), int(port)), self.now)
+        return self._turn()
+
+    def lose(self, flow: Flow) -> list[Sent]:
+        """Let the connection of ``flow`` end now; return what leaves."""
+        tm: Any = self.node.modules.get("tm")
+        process = tm.lost(flow, self.now) if tm is not None else None
+        if process is not None:
+            self.node.router.put(process)
         return self._turn()
 
     def advance(self, seconds: float) -> list[Sent]:

@@ -71,13 +71,14 @@ def dialog_key(request: Request) -> str:
 class TransactionLayer:
     """All transactions of a server, by key."""
 
-    __slots__ = ("_clients", "_key", "_keyed", "_send", "_servers", "_timers", "timings")
+    __slots__ = ("_clients", "_connected", "_key", "_keyed", "_send", "_servers", "_timers", "timings")
 
     def __init__(self, send: Callable[[bytes, Flow], None], timings: Timings | None = None) -> None:
         self.timings = timings or Timings()
         self._send = send
         self._servers: dict[str, ServerTransaction] = {}
         self._clients: dict[str, ClientTransaction] = {}
+        self._connected: dict[Flow, dict[str, ClientTransaction]] = {}  # those that went over a connection
         self._timers = Timers(self.timings.all_lengths())
         self._keyed: Request | None = None  # the request that was asked for last, and its key
         self._key = ""
@@ -148,7 +149,10 @@ class TransactionLayer:
         self._clients[client.key] = client
         self._send(client.data, client.flow)
         is_invite = client.method == "INVITE"
-        self._resend_after(client, client.timings.t1, TIMER_A if is_invite else TIMER_E, now)
+        if client.flow.listener.proto == "udp":
+            self._resend_after(client, client.timings.t1, TIMER_A if is_invite else TIMER_E, now)
+        else:
+            self._connected.setdefault(client.flow, {})[client.key] = client
         self._start(client, TIMER_B if is_invite else TIMER_F, now)
 
     def client_of(self, response: Response) -> ClientTransaction | None:
@@ -185,6 +189,21 @@ class TransactionLayer:
     def transport_error(self, client: ClientTransaction, now: float) -> bool:
         """Take the news that the last thing sent could not go out; True when the transaction user is to be told."""
         return self._fire(client, TRANSPORT_ERROR, now) == FAIL
+
+    def lost(self, flow: Flow, now: float) -> list[ClientTransaction]:
+        """Take the news that the connection of ``flow`` has ended; return the clients that have failed by that.
+
+        An INVITE that has a provisional response has not: its peer may bring the final one over another connection
+        (section 18.2.2). From a WebSocket none can come (RFC 7118 section 5).
+        """
+        failed = []
+        for client in list(self._connected.get(flow, {}).values()):
+            if self._fire(client, TRANSPORT_ERROR, now) == FAIL:
+                failed.append(client)
+            elif client.state == PROCEEDING and flow.listener.proto in ("ws", "wss"):
+                self.close(client)
+                failed.append(client)
+        return failed
 
     def canceled(self, client: ClientTransaction, now: float) -> None:
         """Note that a CANCEL was sent: a client without a final response ends after 64*T1 (section 9.1)."""
@@ -270,3 +289,12 @@ class TransactionLayer:
                 self._servers.pop(alias, None)
         else:
             self._clients.pop(machine.key, None)
+            if self._connected:
+                self._disconnect(machine)
+
+    def _disconnect(self, machine: Machine) -> None:
+        clients = self._connected.get(machine.flow)
+        if clients is not None:
+            clients.pop(machine.key, None)
+            if not clients:
+                del self._connected[machine.flow]

@@ -42,6 +42,7 @@ class Connection:
         self._now = 0.0
         self.flow = Flow(listener, "", 0)
         self.names: list[Flow] = []  # what it is known by: its flow, that as a WebSocket, aliases
+        self.carried: set[Flow] = set()  # what else was sent to over it
         self.ident = 0
         self.is_accepted = False  # the peer has made it
         self._is_waited_for = False
@@ -127,6 +128,9 @@ class Connection:
             self._streams.done()
         if pings:
             self.write(PONG * pings)
+        if self._framer.to_send:
+            self.write(self._framer.to_send)
+            self._framer.to_send = b""
         if self._framer.error:
             self._streams.count("unreadable")
             self._tell("closed", self._framer.error)
@@ -196,12 +200,13 @@ class Connection:
             self._streams.count("con_reset")
         self._streams.remove(self)
         ident, self.ident = self.ident, 0
-        if self.websocket is not None:
-            self._streams.closed(as_websocket(self.flow), ident, time.time())
-        elif not self._waiting:
-            return
         while self._waiting:
             self._streams.failed(*self._waiting.popleft())
+        now = time.time()
+        for flow in (self.flow, *self.carried):
+            self._streams.lost(flow, now)
+        if self.websocket is not None:
+            self._streams.closed(as_websocket(self.flow), ident, now)
         self._streams.done()
 
     # ---- what comes

@@ -34,14 +34,15 @@ class Transports:
         closed: Callable[[Flow, int, float], None] = lambda *_: None,
         limits: StreamLimits | None = None,
         tls: TlsSettings | None = None,
+        lost: Callable[[Flow, float], None] = lambda *_: None,
     ) -> None:
         """Bind all that is ``wanted``, or nothing: raises UsageError for the first that cannot be bound.
 
-        The hosts 0.0.0.0 and :: stand for all addresses of this machine, each a listener of its own. ``closed``, ``limits``
-        and ``tls`` are about connections: ``transport/stream.py``.
+        The hosts 0.0.0.0 and :: stand for all addresses of this machine, each a listener of its own. ``closed``, ``limits``,
+        ``tls`` and ``lost`` are about connections: ``transport/stream.py``.
         """
         self.bound: list[Listener] = []
-        self.streams = Streams(receive, done, failed, closed, limits, tls)
+        self.streams = Streams(receive, done, failed, closed, limits, tls, lost)
         self._by_listener: dict[Listener, UdpListener] = {}
         self._ways: dict[Flow, tuple[UdpListener, tuple[str, int]]] = {}  # flows to IP addresses
         self._resolver = Resolver()
@@ -120,6 +121,14 @@ class Transports:
             self.streams.send(data, flow, address)
         else:
             udp.send(data, flow, (address, flow.port))
+
+    def backlog(self, now: float) -> tuple[float, int]:
+        """Return the seconds that the oldest datagram has waited, and how many were lost since the last call."""
+        waited, lost = 0.0, 0
+        for udp in self._by_listener.values():
+            waited = max(waited, udp.waited(now))
+            lost += udp.lost()
+        return waited, lost
 
     def close(self) -> None:
         """Close all sockets."""

@@ -72,7 +72,8 @@ class Streams:
     """All TCP and TLS connections of a server.
 
     ``receive(data, flow, now)`` is called for each message and ``done()`` when those that came together are through;
-    ``failed(data, flow)`` for what could not be sent, ``closed(flow, ident, now)`` when a WebSocket has ended.
+    ``failed(data, flow)`` for what could not be sent, ``closed(flow, ident, now)`` when a WebSocket has ended, and
+    ``lost(flow, now)`` for each flow that was sent to over a connection that has ended.
     """
 
     def __init__(
@@ -83,8 +84,9 @@ class Streams:
         closed: Callable[[Flow, int, float], None] = lambda *_: None,
         limits: StreamLimits | None = None,
         tls: TlsSettings | None = None,
+        lost: Callable[[Flow, float], None] = lambda *_: None,
     ) -> None:
-        self.receive, self.done, self.failed, self.closed = receive, done, failed, closed
+        self.receive, self.done, self.failed, self.closed, self.lost = receive, done, failed, closed, lost
         self.limits = limits or StreamLimits()
         tls = tls or TlsSettings()
         self.read_tls: Callable[[], TlsSettings] = lambda: tls  # anew, when they are to be loaded again
@@ -190,6 +192,8 @@ class Streams:
             self._connect(connection, address, flow.port)
         if isinstance(flow, LastFlow):
             connection.is_last = True
+        if flow != connection.flow and len(connection.carried) < _MOST_NAMES:
+            connection.carried.add(flow)
         connection.send(data, flow)
 
     def _calling(self, name: str, address: str, port: int) -> Tls:
@@ -230,7 +234,6 @@ class Streams:
             log.info("cannot connect to %s:%d: %s", host, port, str(error) or "no answer")
             self.count("connect_failed")
             connection.connection_lost(None)
-            self.done()
 
     # ---- the connections that there are
     def count(self, name: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from polykemi.errors import UsageError
 from polykemi.sip.flow import Flow, Listener
@@ -19,6 +21,12 @@ _new = tuple.__new__  # what Flow() does as well, but one Python call later
 BATCH = 64  # datagrams taken in one pass, so that timers and other sockets get their turn
 BUFFER = 4 << 20  # octets asked of the kernel for received and for sent datagrams
 BACKLOG = 4096  # datagrams kept when the kernel takes no more
+
+_LONG: Final = 0.1  # seconds; the pass after one that took as long takes half as many
+_SO_TIMESTAMP: Final = 29  # Linux; the module socket does not name them
+_SO_MEMINFO: Final = 55
+_DROPS: Final = 8  # its place among the numbers of SO_MEMINFO
+_TIMEVAL: Final = struct.Struct("@ll")
 
 
 class UdpListener:
@@ -47,10 +55,13 @@ class UdpListener:
         except OSError as error:
             self._socket.close()
             raise UsageError(f"cannot listen on {wanted}: {error.strerror}") from None
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMP, 1)
         self.listener = wanted._replace(port=self._socket.getsockname()[1])
         self.ipv6 = family == socket.AF_INET6
         self._receive, self._done, self._failed = receive, done, failed
         self._unsent: deque[tuple[bytes, Flow, tuple[str, int]]] = deque()
+        self._batch = BATCH
+        self._lost = 0
         self._loop: Any = None  # uvloop's: it does not return all that asyncio's types promise
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -62,7 +73,7 @@ class UdpListener:
         recvfrom, receive, listener = self._socket.recvfrom, self._receive, self.listener
         now = time.time()
         try:
-            for _ in range(BATCH):
+            for _ in range(self._batch):
                 data, address = recvfrom(65535)
                 receive(data, _new(Flow, (listener, address[0], address[1])), now)
         except BlockingIOError:
@@ -70,6 +81,28 @@ class UdpListener:
         except OSError as error:
             log.warning("udp:%s:%d: %s", listener.host, listener.port, error.strerror)
         self._done()
+        if time.time() - now > _LONG:
+            self._batch = max(1, self._batch // 2)
+        elif self._batch < BATCH:
+            self._batch *= 2
+
+    def waited(self, now: float) -> float:
+        """Return the seconds that the first datagram which waits has waited, 0.0 when none does."""
+        try:
+            _, control, _, _ = self._socket.recvmsg(0, 64, socket.MSG_PEEK)
+        except OSError:  # none, above all
+            return 0.0
+        for _, kind, data in control:
+            if kind == _SO_TIMESTAMP and len(data) == _TIMEVAL.size:
+                seconds, micro = _TIMEVAL.unpack(data)
+                return max(0.0, now - float(seconds) - float(micro) / 1e6)
+        return 0.0
+
+    def lost(self) -> int:
+        """Return how many datagrams the kernel had no room for since the last call."""
+        numbers = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_DROPS + 1))
+        before, self._lost = self._lost, int.from_bytes(numbers[4 * _DROPS :], sys.byteorder)
+        return (self._lost - before) % (1 << 32)
 
     def send(self, data: bytes, flow: Flow, address: tuple[str, int]) -> None:
         """Send ``data`` to ``address``: an IP address and a port."""

@@ -8,6 +8,9 @@ var FLB_NATB = 6; // branch flag: the receiver is behind NAT
 
 var SCANNERS = ["friendly-scanner", "sipvicious", "sipcli", "VaxSIPUserAgent"];
 
+// Web sites whose pages may connect over WebSocket, as "https://phone.example.com". None: those of our own domains.
+var ORIGINS = [];
+
 function ksr_request_route() {
     if (refuse_bad_request()) return;
     detect_nat();
@@ -69,9 +72,9 @@ function refuse_bad_request() {
     return false;
 }
 
-// Remember where a phone behind NAT really is: its Contact does not say so.
+// Remember where a phone behind NAT, or a browser, really is: its Contact does not say so.
 function detect_nat() {
-    if (!KSR.nathelper || KSR.nathelper.nat_uac_test(19) < 0) return;
+    if (!KSR.nathelper || KSR.nathelper.nat_uac_test(83) < 0) return;
     if (KSR.is_REGISTER()) {
         KSR.nathelper.fix_nated_register();
     } else if (KSR.siputils.is_first_hop() > 0) {
@@ -188,4 +191,30 @@ function ksr_failure_manage() {
     if (KSR.tm.t_check_status("408|480|486|600|603") > 0) {
         KSR.info("call to " + KSR.pv.gete("$ru") + " was not answered\n");
     }
+}
+
+// HTTP on a port of SIP, when [modules.xhttp] event_callback names this function: browsers that are to speak SIP (RFC 7118).
+function ksr_xhttp_event(event) {
+    KSR.set_reply_close();
+    KSR.set_reply_no_connect();
+    if (!KSR.websocket || KSR.hdr.gete("Upgrade").toLowerCase() != "websocket") {
+        KSR.xhttp.xhttp_reply(404, "Not Found", "", "");
+    } else if (!is_welcome_page()) {
+        KSR.xhttp.xhttp_reply(403, "Forbidden", "", "");
+    } else {
+        KSR.websocket.handle_handshake();
+    }
+}
+
+// A page calls us by one of our names, and is of a site that may use us. Other programs than browsers send no Origin.
+function is_welcome_page() {
+    if (!is_our_name(KSR.hdr.gete("Host"))) return false;
+    var origin = KSR.hdr.gete("Origin");
+    if (origin == "" || ORIGINS.indexOf(origin) >= 0) return true;
+    return ORIGINS.length == 0 && is_our_name(origin.replace(/^https?:\/\//, ""));
+}
+
+function is_our_name(authority) {
+    var host = authority.replace(/:\d*$/, "");
+    return host != "" && KSR.is_myself("sip:" + host);
 }

@@ -8,6 +8,9 @@ FLB_NATB = 6 -- branch flag: the receiver is behind NAT
 
 SCANNERS = { "friendly-scanner", "sipvicious", "sipcli", "VaxSIPUserAgent" }
 
+-- Web sites whose pages may connect over WebSocket, as "https://phone.example.com". None: those of our own domains.
+ORIGINS = {}
+
 function ksr_request_route()
     if refuse_bad_request() then return end
     detect_nat()
@@ -69,9 +72,9 @@ function refuse_bad_request()
     return false
 end
 
--- Remember where a phone behind NAT really is: its Contact does not say so.
+-- Remember where a phone behind NAT, or a browser, really is: its Contact does not say so.
 function detect_nat()
-    if not KSR.nathelper or KSR.nathelper.nat_uac_test(19) < 0 then return end
+    if not KSR.nathelper or KSR.nathelper.nat_uac_test(83) < 0 then return end
     if KSR.is_REGISTER() then
         KSR.nathelper.fix_nated_register()
     elseif KSR.siputils.is_first_hop() > 0 then
@@ -191,4 +194,33 @@ function ksr_failure_manage()
     if KSR.tm.t_check_status("408|480|486|600|603") > 0 then
         KSR.info("call to " .. KSR.pv.gete("$ru") .. " was not answered\n")
     end
+end
+
+-- HTTP on a port of SIP, when [modules.xhttp] event_callback names this function: browsers that are to speak SIP (RFC 7118).
+function ksr_xhttp_event(event)
+    KSR.set_reply_close()
+    KSR.set_reply_no_connect()
+    if not KSR.websocket or string.lower(KSR.hdr.gete("Upgrade")) ~= "websocket" then
+        KSR.xhttp.xhttp_reply(404, "Not Found", "", "")
+    elseif not is_welcome_page() then
+        KSR.xhttp.xhttp_reply(403, "Forbidden", "", "")
+    else
+        KSR.websocket.handle_handshake()
+    end
+end
+
+-- A page calls us by one of our names, and is of a site that may use us. Other programs than browsers send no Origin.
+function is_welcome_page()
+    if not is_our_name(KSR.hdr.gete("Host")) then return false end
+    local origin = KSR.hdr.gete("Origin")
+    for _, welcome in ipairs(ORIGINS) do
+        if origin == welcome then return true end
+    end
+    if origin == "" then return true end
+    return #ORIGINS == 0 and is_our_name(string.gsub(origin, "^https?://", ""))
+end
+
+function is_our_name(authority)
+    local host = string.gsub(authority, ":%d*$", "")
+    return host ~= "" and KSR.is_myself("sip:" .. host)
 end

@@ -4,12 +4,17 @@ Runs in polykemi and in Kamailio (app_python3). Modules that are switched off ar
 Each step below answers true when it is done with the request; then the route ends.
 """
 
+import re
+
 import KSR
 
 FLT_NATS = 5  # message flag: the sender is behind NAT
 FLB_NATB = 6  # branch flag: the receiver is behind NAT
 
 SCANNERS = ("friendly-scanner", "sipvicious", "sipcli", "VaxSIPUserAgent")
+
+# Web sites whose pages may connect over WebSocket, as "https://phone.example.com". None: those of our own domains.
+ORIGINS = ()
 
 
 def mod_init():
@@ -39,6 +44,10 @@ class Server:
     def ksr_failure_manage(self, msg):
         if KSR.tm.t_is_canceled() <= 0:
             note_missed_call()
+        return 1
+
+    def ksr_xhttp_event(self, msg, event):
+        answer_http()
         return 1
 
 
@@ -103,8 +112,8 @@ def refuse_bad_request():
 
 
 def detect_nat():
-    """Remember where a phone behind NAT really is: its Contact does not say so."""
-    if not hasattr(KSR, "nathelper") or KSR.nathelper.nat_uac_test(19) < 0:
+    """Remember where a phone behind NAT, or a browser, really is: its Contact does not say so."""
+    if not hasattr(KSR, "nathelper") or KSR.nathelper.nat_uac_test(83) < 0:
         return
     if KSR.is_REGISTER():
         KSR.nathelper.fix_nated_register()
@@ -213,3 +222,31 @@ def note_missed_call():
     """The call was not taken: busy, no answer, declined. Without a new target here the caller gets the best reply."""
     if KSR.tm.t_check_status("408|480|486|600|603") > 0:
         KSR.info(f"call to {KSR.pv.gete('$ru')} was not answered\n")
+
+
+def answer_http():
+    """HTTP on a port of SIP, when [modules.xhttp] event_callback names ksr_xhttp_event: browsers that are to speak SIP
+    (RFC 7118)."""
+    KSR.set_reply_close()
+    KSR.set_reply_no_connect()
+    if not hasattr(KSR, "websocket") or KSR.hdr.gete("Upgrade").lower() != "websocket":
+        KSR.xhttp.xhttp_reply(404, "Not Found", "", "")
+    elif not is_welcome_page():
+        KSR.xhttp.xhttp_reply(403, "Forbidden", "", "")
+    else:
+        KSR.websocket.handle_handshake()
+
+
+def is_welcome_page():
+    """A page calls us by one of our names, and is of a site that may use us. Other programs than browsers send no Origin."""
+    if not is_our_name(KSR.hdr.gete("Host")):
+        return False
+    origin = KSR.hdr.gete("Origin")
+    if origin == "" or origin in ORIGINS:
+        return True
+    return not ORIGINS and is_our_name(re.sub("^https?://", "", origin))
+
+
+def is_our_name(authority):
+    host = re.sub(":[0-9]*$", "", authority)
+    return host != "" and KSR.is_myself(f"sip:{host}")

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -21,11 +22,11 @@ DOMAIN = "e2e.test"
 PASSWORDS = {"alice": "wonderland", "bob": "builder", "carol": "christmas"}
 
 
-def free_port() -> int:
+def free_port(host: str = "127.0.0.1") -> int:
     """Return a port that is free now, over UDP and TCP."""
     while True:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            udp.bind(("127.0.0.1", 0))
+            udp.bind((host, 0))
             try:
                 tcp.bind(udp.getsockname())
             except OSError:
@@ -33,19 +34,30 @@ def free_port() -> int:
             return int(udp.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    """Tell whether somebody listens on a TCP port."""
+    return re.search(rf":{port:04X} 00000000:0000 0A ", Path("/proc/net/tcp").read_text()) is not None
+
+
 def wait_for_listener(port: int) -> None:
     """Wait until somebody listens on a TCP port: who connects before is refused."""
-    wanted, until = re.compile(rf":{port:04X} 00000000:0000 0A "), time.monotonic() + 10
-    while not wanted.search(Path("/proc/net/tcp").read_text()):
+    until = time.monotonic() + 10
+    while not listens(port):
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+class HasPort(Protocol):
+    """A server that phones may use."""
+
+    port: int
 
 
 class ServerProcess:
     """A polykemi of its own: port, data directory, subscribers."""
 
-    def __init__(self, data: Path, arguments: list[str]) -> None:
-        self.data, self.port, self._arguments, self.engine = data, free_port(), arguments, ""
+    def __init__(self, data: Path, arguments: list[str], host: str = "127.0.0.1") -> None:
+        self.data, self._arguments, self.host, self.port, self.engine = data, arguments, host, free_port(host), ""
         self.start()
 
     def start(self) -> None:
@@ -53,7 +65,7 @@ class ServerProcess:
         with (self.data / "server.log").open("ab") as log:
             command = [sys.executable, "-m", "polykemi", "serve", *self._arguments]
             for proto in ("udp", "tcp"):
-                command += ["--listen", f"{proto}:127.0.0.1:{self.port}"]
+                command += ["--listen", f"{proto}:{self.host}:{self.port}"]
             command += ["--domain", DOMAIN, "--data", str(self.data)]
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
@@ -108,7 +120,7 @@ def phone(tmp_path: Path) -> Iterator[PhoneFactory]:
     running: list[Phone] = []
 
     def start(
-        server: ServerProcess,
+        server: HasPort,
         scenario: str,
         *,
         user: str = "alice",

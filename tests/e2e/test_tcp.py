@@ -94,3 +94,16 @@ def test_a_phone_whose_connection_is_gone_is_not_reached(server: ServerProcess) 
         failed = alice.expect("SIP/2.0 ")
         assert failed.startswith(("SIP/2.0 503", "SIP/2.0 500", "SIP/2.0 408")), failed
         alice.acknowledge(failed, f"sip:carol@{DOMAIN}")
+
+
+def test_a_phone_whose_connection_ends_while_it_is_called_is_given_up_at_once(
+    server: ServerProcess, phones: tuple[StreamPhone, StreamPhone]
+) -> None:
+    alice, _ = phones
+    with closing(StreamPhone("carol", server.port)) as carol:
+        carol.register()
+        call_id = alice.authorized("INVITE", f"sip:carol@{DOMAIN}", f"<sip:carol@{DOMAIN}>")
+        carol.expect("INVITE ")
+    failed = alice.expect("SIP/2.0 5")  # Timer B would take half a minute
+    assert values(failed, "Call-ID") == [call_id]
+    alice.acknowledge(failed, f"sip:carol@{DOMAIN}")

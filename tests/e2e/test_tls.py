@@ -19,10 +19,13 @@ import pytest
 
 from tests.e2e.conftest import DOMAIN, ROOT, SCRIPTS, ServerProcess, free_port, make_data
 from tests.e2e.stream_phone import SecureBrowser, SecurePhone, StreamPhone, values
-from tests.e2e.test_websocket import CONFIG, HANDSHAKES
 from tests.pki import Pki
 
-TLS = """
+CONFIG = """
+[modules.xhttp]
+event_callback = "ksr_xhttp_event"
+[modules.pike]
+reqs_density_per_unit = 10000
 [tls]
 certificate = "now.pem"
 key = "now.key"
@@ -38,12 +41,9 @@ class SecureServer:
         self.data, self.pki = make_data(data), Pki(data / "pki")
         self.pki.issue("new", "IP:127.0.0.1")
         self.use("server")
-        sample = Path(SCRIPTS[engine])
-        script = data / sample.name
-        script.write_text((ROOT / sample).read_text() + HANDSHAKES[engine])
-        (data / "polykemi.toml").write_text(CONFIG + TLS)
+        (data / "polykemi.toml").write_text(CONFIG)
         self.port = free_port()
-        arguments = ["--config", str(data / "polykemi.toml"), "--engine", engine, str(script)]
+        arguments = ["--config", str(data / "polykemi.toml"), "--engine", engine, SCRIPTS[engine]]
         self.process = ServerProcess(data, [*arguments, "--listen", f"tls:127.0.0.1:{self.port}"])
 
     def use(self, name: str) -> None:

@@ -13,32 +13,17 @@ from wsproto.frame_protocol import Opcode
 from tests.e2e.conftest import DOMAIN, ROOT, SCRIPTS, ServerProcess, make_data
 from tests.e2e.stream_phone import HANDSHAKE, Browser, StreamPhone, values
 
-HANDSHAKES = {
+ENDED = {  # what the tests add to the sample scripts
     "lua": """
-function ksr_xhttp_event(event)
-    KSR.set_reply_close()
-    KSR.set_reply_no_connect()
-    KSR.websocket.handle_handshake()
-end
 function ksr_ended(event) KSR.info("ended: " .. KSR.pv.gete("$ws_conid") .. "\\n") end
 """,
     "python": """
-def ksr_xhttp_event(server, msg, event):
-    KSR.set_reply_close()
-    KSR.set_reply_no_connect()
-    KSR.websocket.handle_handshake()
-    return 1
 def ksr_ended(server, msg, event):
     KSR.info(f"ended: {KSR.pv.gete('$ws_conid')}\\n")
     return 1
-Server.ksr_xhttp_event, Server.ksr_ended = ksr_xhttp_event, ksr_ended
+Server.ksr_ended = ksr_ended
 """,
     "js": """
-function ksr_xhttp_event(event) {
-    KSR.set_reply_close();
-    KSR.set_reply_no_connect();
-    KSR.websocket.handle_handshake();
-}
 function ksr_ended(event) { KSR.info("ended: " + KSR.pv.gete("$ws_conid") + "\\n"); }
 """,
 }
@@ -52,13 +37,13 @@ reqs_density_per_unit = 10000
 """
 
 
-@pytest.fixture(scope="module", params=list(HANDSHAKES))
+@pytest.fixture(scope="module", params=list(ENDED))
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with its engine's sample script, which takes handshakes as well."""
+    """A server with its engine's sample script."""
     data = make_data(tmp_path_factory.mktemp(f"websocket-{request.param}"))
     sample = Path(SCRIPTS[request.param])
     script = data / sample.name
-    script.write_text((ROOT / sample).read_text() + HANDSHAKES[request.param])
+    script.write_text((ROOT / sample).read_text() + ENDED[request.param])
     (data / "polykemi.toml").write_text(CONFIG)
     process = ServerProcess(data, ["--config", str(data / "polykemi.toml"), "--engine", request.param, str(script)])
     yield process
@@ -77,7 +62,8 @@ def test_the_handshake(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    ("without", "status"), [("Upgrade: websocket", "400"), ("Protocol: sip", "400"), ("Version: 13", "426")]
+    ("without", "status"),
+    [("Upgrade: websocket", "404"), ("Protocol: sip", "400"), ("Version: 13", "426"), (f"Host: {DOMAIN}", "403")],
 )
 def test_another_handshake_is_refused_and_the_connection_ends(server: ServerProcess, without: str, status: str) -> None:
     with socket.create_connection(("127.0.0.1", server.port), 5) as sock:

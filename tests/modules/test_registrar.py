@@ -14,7 +14,7 @@ from polykemi.errors import PolykemiError, SipError
 from polykemi.kemi.context import RouteContext
 from polykemi.modules.base import Services
 from polykemi.modules.registrar import Registrar
-from polykemi.modules.registration import parse_q, render_q
+from polykemi.modules.registrar_contacts import parse_q, render_q
 from polykemi.modules.sl import Sl
 from polykemi.modules.usrloc import Usrloc
 from polykemi.storage.lmdb_location import LmdbLocation

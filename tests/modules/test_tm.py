@@ -139,7 +139,6 @@ def test_max_forwards_is_added_when_it_is_missing() -> None:
         ("sip:bob@phone.example.net", ("phone.example.net", 5060)),
         ("sip:bob@192.0.2.20:5088", ("192.0.2.20", 5088)),
         ("sip:bob@example.net;maddr=192.0.2.99", ("192.0.2.99", 5060)),
-        ("sip:bob@[2001:db8::1]:5070", ("2001:db8::1", 5070)),
     ],
 )
 def test_the_request_goes_to_the_host_and_port_of_the_uri(uri: str, expected: tuple[str, int]) -> None:

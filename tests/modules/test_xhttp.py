@@ -10,7 +10,7 @@ import pytest
 
 from polykemi.modules.jsonrpcs import JsonrpcsParams
 from polykemi.modules.xhttp import XhttpParams
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import LastFlow, Listener
 from polykemi.testing import ServerUnderTest
 
 SCRIPT = """
@@ -92,6 +92,30 @@ def test_sip_goes_its_own_way(server: ServerUnderTest) -> None:
     (sent,) = server.receive(message.encode(), "192.0.2.10:4000")
     assert sent.start_line == "SIP/2.0 200 SIP"
     assert sent.to == "192.0.2.10:4000"  # the connection, not the port of the Via
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "is_last"),
+    [
+        ("HTTP/1.1", "", False),
+        ("HTTP/1.1", "Connection: keep-alive, Close\r\n", True),
+        ("HTTP/1.1", "Connection: keep-alive\r\n", False),
+        ("HTTP/1.0", "", True),
+        ("HTTP/1.0", "Connection: Keep-Alive\r\n", False),
+    ],
+)
+def test_a_connection_is_kept_for_the_next_request_unless_somebody_says_no(
+    server: ServerUnderTest, version: str, connection: str, is_last: bool
+) -> None:
+    data = f"GET / {version}\r\n{connection}\r\n"
+    (sent,) = server.receive(data.encode(), "192.0.2.10:4000")
+    assert isinstance(sent.flow, LastFlow) == is_last
+
+
+def test_a_malformed_request_is_refused_and_the_connection_closed(server: ServerUnderTest) -> None:
+    (sent,) = server.receive(b"GET / HTTP/1.1\r\n folded: x\r\n\r\n", "192.0.2.10:4000")
+    assert (sent.start_line, isinstance(sent.flow, LastFlow)) == ("HTTP/1.1 400 Bad Request", True)
+    assert server.receive(b"HTTP/1.1 200 OK\r\n folded: x\r\n\r\n", "192.0.2.10:4000") == []
 
 
 def test_without_a_callback_http_is_dropped(script: Path) -> None:

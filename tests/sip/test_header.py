@@ -219,7 +219,7 @@ def test_via_parameters() -> None:
         "SIP/2.0/UDP",
         "SIP/2.0/UDP ",
         "SIP/2.0/UDP ;branch=x",
-        "SIP/3.0/UDP host",
+        "SIP/3:0/UDP host",
         "HTTP/2.0/UDP host",
         "SIP/2.0/U=P host",
         "SIP/2.0/\xff host",

@@ -155,6 +155,48 @@ def test_an_expired_limit_fails_at_once() -> None:
     assert layer.run_timers(START) is blind
 
 
+CONNECTION = Flow(Listener("tcp", "192.0.2.1", 5060), "192.0.2.20", 5060)
+SOCKET = Flow(Listener("ws", "192.0.2.1", 80), "192.0.2.20", 49152)
+
+
+@pytest.mark.parametrize(
+    ("method", "flow", "statuses", "fails"),
+    [
+        ("INVITE", CONNECTION, (), True),
+        ("INVITE", CONNECTION, (180,), False),  # its peer may call us to answer
+        ("INVITE", CONNECTION, (486,), False),
+        ("MESSAGE", CONNECTION, (), True),
+        ("MESSAGE", CONNECTION, (100,), True),
+        ("MESSAGE", CONNECTION, (200,), False),
+        ("INVITE", SOCKET, (180,), True),  # a browser cannot
+        ("INVITE", SOCKET, (180, 200), False),
+    ],
+)
+def test_clients_fail_with_their_connection(method: str, flow: Flow, statuses: tuple[int, ...], fails: bool) -> None:
+    layer, _ = layer_and_sent()
+    t = transaction(message(method), layer)
+    branch = Branch(t, "z9hG4bKx", method, flow, layer.timings, Target("sip:b@x"))
+    branch.data = message(method, "SIP/2.0/TCP 192.0.2.1;branch=z9hG4bKx").raw
+    layer.open_client(branch, START)
+    for status in statuses:
+        layer.receive(branch, reply(status, "z9hG4bKx", method), START)
+    other = Flow(flow.listener, flow.host, flow.port + 1)
+    assert layer.lost(other, START) == []
+    assert layer.lost(flow, START) == ([branch] if fails else [])
+    assert branch.is_terminated or not fails
+    assert layer.lost(flow, START) == []
+
+
+def test_nothing_is_kept_of_connections_whose_clients_have_ended() -> None:
+    layer, _ = layer_and_sent()
+    t = transaction(message("MESSAGE"), layer)
+    for n in range(3):
+        branch = Branch(t, f"z9hG4bK{n}", "MESSAGE", CONNECTION, layer.timings, Target("sip:b@x"))
+        layer.open_client(branch, START)
+        layer.close(branch)
+    assert not layer._connected
+
+
 def test_the_order_of_preference_among_final_responses() -> None:
     statuses = [503, 500, 487, 404, 407, 302, 603, 408]
     assert sorted(statuses, key=preference) == [603, 302, 407, 404, 487, 408, 500, 503]

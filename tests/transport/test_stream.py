@@ -28,9 +28,16 @@ class Network:
         self.received: list[tuple[bytes, Flow]] = []
         self.failed: list[bytes] = []
         self.closed: list[int] = []
+        self.lost: list[Flow] = []
         self.upgrade = False  # take WebSocket frames from the next message on
         self.transports = Transports(
-            [Listener("tcp", "127.0.0.1", 0)], self._receive, lambda: None, self._failed, self._closed, limits
+            [Listener("tcp", "127.0.0.1", 0)],
+            self._receive,
+            lambda: None,
+            self._failed,
+            self._closed,
+            limits,
+            lost=lambda flow, _: self.lost.append(flow),
         )
         self.transports.open(self.loop)
         self.streams = self.transports.streams
@@ -445,3 +452,31 @@ def test_a_connection_ends_behind_the_last_flow(network: Network) -> None:
     flow = heard(network, peer)
     network.transports.send([(b"last", LastFlow(*flow))])
     assert network.from_peer(peer, 99) == b"last"
+
+
+def test_the_end_of_a_connection_is_told_for_all_that_was_sent_over_it(network: Network) -> None:
+    peer = network.peer()
+    peer.sendall(MESSAGE)
+    network.until(lambda: bool(network.received))
+    flow = network.received[0][1]
+    other = Flow(flow.listener, "localhost", flow.port)  # the same peer by its name
+    for way in (flow, other, flow):
+        network.transports.send([(MESSAGE, way)])
+    network.from_peer(peer, 3 * len(MESSAGE))
+    assert not network.lost
+    peer.close()
+    network.until(lambda: len(network.lost) == 2)
+    assert set(network.lost) == {flow, other}
+
+
+def test_the_end_of_a_websocket_is_told_as_such_too(network: Network) -> None:
+    network.upgrade = True
+    peer = network.peer()
+    peer.sendall(GET)
+    network.until(lambda: bool(network.received))
+    flow = as_websocket(network.received[0][1])
+    network.transports.send([(MESSAGE, flow)])
+    network.from_peer(peer, len(MESSAGE))
+    peer.close()
+    network.until(lambda: bool(network.closed))
+    assert flow in network.lost
