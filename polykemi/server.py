@@ -123,6 +123,7 @@ def assemble(
     """
     domains = frozenset(d.lower() for d in settings.domains)
     ids = ids or Ids()
+    connections = NoConnections() if connections is None else connections
     counters: dict[str, int] = {}
     environment = Environment(
         listeners=listeners,
@@ -134,6 +135,7 @@ def assemble(
         counters=counters,
         process=os.environ,
         pid=os.getpid(),
+        ident=connections.ident,
     )
     services = Services(
         listeners=listeners,
@@ -146,7 +148,7 @@ def assemble(
         location=location,
         database=database,
         routes=None,  # type: ignore[arg-type]  # the router, two lines below
-        connections=NoConnections() if connections is None else connections,
+        connections=connections,
         tls=NoTls() if tls is None else tls,
         peers=peers or Offline(),
         dns=dns or Offline(),

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
+from polykemi.sip.flow import bracketed
 from polykemi.sip.framing import Framer
 from tests.e2e.conftest import DOMAIN, PASSWORDS
 
@@ -45,7 +46,8 @@ class StreamPhone:
         if context is not None:
             self.socket = context.wrap_socket(self.socket, server_hostname=host)
         self.socket.settimeout(5)
-        self.sent_by = "{}:{}".format(*self.socket.getsockname())
+        own, own_port, *_ = self.socket.getsockname()
+        self.sent_by = f"{bracketed(own)}:{own_port}"
         self.contact = f"<sip:{user}@{self.sent_by};transport={self.transport.lower()}>"
         self._framer, self._waiting = Framer(), list[bytes]()
 
