@@ -174,6 +174,7 @@ def phone(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PhoneFacto
         secret = PASSWORDS.get(user, "") if password is None else password
         (directory / "users.csv").write_text(f"SEQUENTIAL\n{user};[authentication username={user} password={secret}]\n")
         port, remote, text = port or free_port(host), server.port, (SCENARIOS / f"{scenario}.xml").read_text()
+        shown = bracketed(host)
         if transport[0] == "l":
             pki: Pki = request.getfixturevalue("pki")
             remote = tunnel(free_port(), server.tls_port, makes=pki.client())
@@ -181,7 +182,6 @@ def phone(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PhoneFacto
             contact, port, transport = contact or port, free_port(), f"t{transport[1:]}"
             tunnel(contact, port, takes=pki.server())
         (directory / "scenario.xml").write_text(text)
-        shown = bracketed(host)
         command = ["sipp", f"{shown}:{remote}", "-sf", "scenario.xml", "-i", shown]
         command += ["-p", str(port), "-inf", "users.csv", "-key", "domain", DOMAIN, "-key", "callee", callee]
         parameter = f";transport={contact_transport}" if contact_transport else ""

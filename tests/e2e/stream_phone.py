@@ -42,7 +42,7 @@ class StreamPhone:
         context: ssl.SSLContext | None = None,
     ) -> None:
         self.user = user
-        self.socket = socket.create_connection((host, port), 5, (source, 0))
+        self.socket = socket.create_connection((host, port), 5, source_address=(source, 0))
         if context is not None:
             self.socket = context.wrap_socket(self.socket, server_hostname=host)
         self.socket.settimeout(5)
@@ -166,15 +166,8 @@ class Browser(StreamPhone):
 
     transport = "WS"
 
-    def __init__(
-        self,
-        user: str,
-        port: int,
-        host: str = "127.0.0.1",
-        source: str = "",
-        context: ssl.SSLContext | None = None,
-    ) -> None:
-        super().__init__(user, port, host, source, context)
+    def __init__(self, user: str, port: int, host: str = "127.0.0.1", context: ssl.SSLContext | None = None) -> None:
+        super().__init__(user, port, host, context=context)
         self.sent_by = f"{user}.invalid"
         self.contact = f"<sip:{user}@{user}.invalid;transport=ws>"
         self.frames = FrameProtocol(True, [])
