@@ -45,6 +45,7 @@ class Connection:
         self.carried: set[Flow] = set()  # what else was sent to over it
         self.ident = 0
         self.is_accepted = False  # the peer has made it
+        self.is_silent = False  # and has brought nothing yet
         self._is_waited_for = False
         self.used = time.time()
         self.is_last = False  # close when something has been sent
@@ -113,6 +114,8 @@ class Connection:
             self._frames_received(data)
             return
         found, pings = self._framer.feed(data), 0
+        if found and self.is_silent:
+            self._streams.heard(self)
         for i, message in enumerate(found):
             if message == PING:
                 pings += 1
