@@ -43,6 +43,7 @@ class Connection:
         self.carried: set[Flow] = set()  # what else was sent to over it
         self.ident = 0
         self.is_accepted = False  # the peer has made it
+        self.is_silent = False  # and has brought nothing yet
         self.stuck_at = 0.0  # when the peer stopped taking what it is sent, 0.0: it takes it
         self.due = 0.0  # when the message that has begun is to be complete, 0.0: none has begun
         self.used = time.time()
@@ -112,6 +113,8 @@ class Connection:
             self._frames_received(data)
             return
         found, pings = self._framer.feed(data), 0
+        if found and self.is_silent:
+            self._streams.heard(self)
         for i, message in enumerate(found):
             if message == PING:
                 pings += 1

@@ -67,6 +67,7 @@ COUNTERS: Final = tuple(
         "passive_open",
         "send_timeout",
         "sendq_full",
+        "silent_dropped",  # connections that made room for others: ours
         "tls_failed",  # handshakes: these four are ours
         "tls_not_spoken",  # something else was
         "tls_opened",
@@ -107,6 +108,7 @@ class Streams:
         self._by_peer: dict[tuple[str, str, int], Connection] = {}  # protocol, address and port: whichever our side is
         self._by_name: dict[tuple[str, str, str, int], Connection] = {}  # as before with the name of a TLS server
         self._accepted: dict[str, int] = {}  # connections that an address has opened
+        self._silent: dict[int, Connection] = {}  # those of these that have brought nothing yet, the oldest first
         self.waiting = 0  # connections whose peers take less than they are sent
         self._refused = 0  # connections since the last line about them
         self._told_at = 0.0  # when that was written
@@ -196,7 +198,7 @@ class Streams:
             connection = self._of(flow, address, name)
         if connection is None:
             is_possible = not isinstance(flow, OpenFlow) and flow.listener.proto in WEBSOCKETS and self.loop is not None
-            if not is_possible or len(self._by_ident) >= self.limits.max_connections:
+            if not is_possible or not self._has_room():
                 self.failed(data, flow)
                 return
             connection = Connection(self, flow.listener)
@@ -271,15 +273,35 @@ class Streams:
     def admit(self, connection: Connection, host: str, port: int) -> bool:
         """Take a connection that a peer has made; False when there are as many as there may be."""
         of_host = self._accepted.get(host, 0)
-        if len(self._by_ident) >= self.limits.max_connections or of_host >= self.limits.accept_iplimit:
+        if of_host >= self.limits.accept_iplimit or not self._has_room():
             self.count("local_reject")
             self._tell_of_refused(host, port, of_host)
             return False
-        connection.is_accepted = True
+        connection.is_accepted = connection.is_silent = True
         self._accepted[host] = of_host + 1
         self.add(connection, host, port)
+        self._silent[connection.ident] = connection
         self.count("passive_open")
         return True
+
+    def _has_room(self) -> bool:
+        """Tell whether there may be one more connection; when all are taken, one that has brought nothing yet is dropped.
+
+        So who opens connections and says nothing keeps nobody out who has something to say.
+        """
+        if len(self._by_ident) < self.limits.max_connections:
+            return True
+        oldest = next(iter(self._silent), None)
+        if oldest is None:
+            return False
+        self.count("silent_dropped")
+        self._silent.pop(oldest).abort()
+        return True
+
+    def heard(self, connection: Connection) -> None:
+        """Note that a peer has said something."""
+        connection.is_silent = False
+        self._silent.pop(connection.ident, None)
 
     def _tell_of_refused(self, host: str, port: int, of_host: int) -> None:
         """Write one line now and then: who makes thousands of connections does not fill the disk."""
@@ -316,6 +338,7 @@ class Streams:
     def remove(self, connection: Connection) -> None:
         """Forget a connection."""
         self._by_ident.pop(connection.ident, None)
+        self._silent.pop(connection.ident, None)
         self.counters["tcp.current_opened_connections"] = len(self._by_ident)
         for flow in connection.names:
             peer = (flow.listener.proto, flow.host, flow.port)

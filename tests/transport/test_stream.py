@@ -172,12 +172,28 @@ def test_a_connection_closes_behind_the_reply_when_it_is_asked_for(network: Netw
 
 def test_there_are_no_more_connections_than_allowed() -> None:
     network = limited(max_connections=1)
-    first, second = network.peer(), network.peer()
-    assert network.from_peer(second, 1) == b""
-    first.sendall(MESSAGE)
-    network.until(lambda: len(network.received) == 1)
+    first = network.peer()
+    heard(network, first)
+    assert network.from_peer(network.peer(), 1) == b""
+    heard(network, first)
     network.transports.send([(b"x", Flow(network.listener, "127.0.0.1", 9))])
     assert network.failed == [b"x"]
+    network.close()
+
+
+def test_who_says_nothing_makes_room_for_who_does() -> None:
+    network = limited(max_connections=3)
+    talker = network.peer()
+    heard(network, talker)
+    silent = [network.peer() for _ in range(6)]
+    network.until(lambda: network.streams.counters["tcp.silent_dropped"] == 4)
+    for peer in silent[:4]:
+        assert network.from_peer(peer, 1) == b""
+    heard(network, network.peer())  # in place of the fifth
+    heard(network, talker)
+    heard(network, silent[5])
+    assert network.from_peer(network.peer(), 1) == b""  # all have something to say
+    assert not network.streams._silent
     network.close()
 
 
