@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
+from polykemi.transport.limits import StreamLimits
 from polykemi.transport.resolver import Resolver, literal
-from polykemi.transport.stream import StreamLimits, Streams
+from polykemi.transport.stream import Streams
 from polykemi.transport.tls_profiles import TlsSettings
 from polykemi.transport.udp import UdpListener
 

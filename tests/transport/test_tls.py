@@ -16,8 +16,8 @@ from wsproto.frame_protocol import FrameProtocol, Opcode
 from polykemi.errors import ParseError
 from polykemi.sip.flow import Flow, Listener, NamedFlow
 from polykemi.transport.connection import as_websocket
+from polykemi.transport.limits import StreamLimits
 from polykemi.transport.manager import Transports
-from polykemi.transport.stream import StreamLimits
 from polykemi.transport.tls import client_hello
 from polykemi.transport.tls_profiles import SUBDOMAINS, WITH_SUBDOMAINS, BadProfile, TlsProfile, TlsSettings
 from tests.pki import Pki
@@ -479,7 +479,7 @@ def test_a_name_is_asked_for_and_has_to_be_proved(pki: Pki, made: Make) -> None:
         assert network.from_peer(first, 5) == b"known"
     first.close()
     network.until(lambda: len(network.streams) == 0)
-    assert not network.streams._by_name
+    assert not network.streams.known._by_name
 
 
 def test_a_host_name_of_the_resolver_is_proved(pki: Pki, made: Make) -> None:
