@@ -168,7 +168,8 @@ def told(error: ssl.SSLError) -> str:
     """Say what has happened, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate: {error.verify_message}"
-    return (error.reason or str(error)).lower().replace("_", " ")
+    reason: str | None = getattr(error, "reason", None)  # which may be None, though its type does not say so
+    return (reason or str(error)).lower().replace("_", " ")
 
 
 def client_hello(data: bytes) -> str | None:

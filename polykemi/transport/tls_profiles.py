@@ -163,7 +163,7 @@ def _load_certificate(context: ssl.SSLContext, profile: TlsProfile, certificate:
     try:
         context.load_cert_chain(certificate, key, password)
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if "KEY_VALUES_MISMATCH" in str(error):
             raise BadProfile(profile, at_key, f"{key} is not the key of {certificate}") from None
         raise BadProfile(profile, "certificate", f"{certificate}, {key}: {told(error)}") from None
     except OSError as error:
