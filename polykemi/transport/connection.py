@@ -148,8 +148,21 @@ class Connection:
 
     def _decrypted(self, tls: Tls, data: bytes) -> bytes:
         """Return what the peer has encrypted; see to what the protocol wants done besides."""
-        was_open = tls.is_open
+        was_open, was_waiting = tls.is_open, tls.is_waiting
         plain = tls.receive(data)
+        if tls.is_waiting and not was_waiting:
+            self._streams.wait_for_turn(self)
+        self._see_to(tls, was_open=was_open)
+        return plain
+
+    def shake_hands(self) -> None:
+        """Answer the peer's ClientHello: it is this connection's turn."""
+        tls = self.tls
+        if tls is not None and not self._transport.is_closing():
+            tls.proceed()
+            self._see_to(tls, was_open=False)
+
+    def _see_to(self, tls: Tls, *, was_open: bool) -> None:
         self._flush(tls)
         if tls.is_open and not was_open:
             self._open(tls)
@@ -160,7 +173,6 @@ class Connection:
             self.end_soon()
         elif tls.is_closed:
             self.end()
-        return plain
 
     def _open(self, tls: Tls) -> None:
         """Let go out what has waited for the handshake."""

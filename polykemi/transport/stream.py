@@ -11,6 +11,7 @@ import logging
 import resource
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -64,6 +65,7 @@ class Streams:
         self._listening: list[tuple[Listener, socket.socket]] = []
         self._servers: list[asyncio.AbstractServer] = []
         self.known = Known()
+        self._handshakes: deque[Connection] = deque()  # whose ClientHello is to be answered
         self._accepted: dict[str, int] = {}  # connections that an address has opened
         self._silent: dict[int, Connection] = {}  # those of these that have brought nothing yet, the oldest first
         self.waiting = 0  # connections whose peers take less than they are sent
@@ -107,6 +109,18 @@ class Streams:
         if listener.proto != "tls" or contexts is None:
             return Connection(self, listener)
         return Connection(self, listener, accepting(partial(contexts.server, listener)))
+
+    def wait_for_turn(self, connection: Connection) -> None:
+        """Let a handshake go on as soon as others had their turn: when thousands of phones come back, messages still flow."""
+        self._handshakes.append(connection)
+        if len(self._handshakes) == 1:
+            self.loop.call_soon(self._shake_hands)
+
+    def _shake_hands(self) -> None:
+        connection = self._handshakes.popleft()
+        if self._handshakes:
+            self.loop.call_soon(self._shake_hands)
+        connection.shake_hands()
 
     def _make_room(self) -> None:
         """Let the process have as many descriptors as there may be connections, or take less of these."""

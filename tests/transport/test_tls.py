@@ -270,6 +270,34 @@ def test_one_that_is_open_outlives_the_limit_of_handshakes(pki: Pki, made: Make)
     network.until(lambda: bool(network.received))
 
 
+def test_handshakes_take_turns_with_all_else(pki: Pki, made: Make) -> None:
+    network = made(settings(pki))
+    for _ in range(3):
+        network.connect()
+    network.until(lambda: len(network.streams) == 3)
+    connections = list(network.streams.known.by_ident.values())
+    for one in connections:
+        one.data_received(hello(NAME))  # all at once
+    begun = []
+    for _ in range(4):
+        network.loop.call_soon(network.loop.stop)
+        network.loop.run_forever()  # once around
+        begun.append(sum(one.tls is not None and not one.tls.is_waiting for one in connections))
+    assert begun == [1, 2, 3, 3]
+
+
+def test_who_does_not_wait_for_the_answer_is_dropped(pki: Pki, made: Make) -> None:
+    network = made(settings(pki))
+    network.connect()
+    network.until(lambda: len(network.streams) == 1)
+    (connection,) = network.streams.known.by_ident.values()
+    connection.data_received(hello(NAME) + b"x" * 10_000)
+    for _ in range(2):
+        connection.data_received(b"x" * 16_000)
+    network.until(lambda: len(network.streams) == 0)
+    assert network.counted("tls_not_spoken") == 1
+
+
 def test_octets_that_cannot_be_decrypted_end_it(pki: Pki, made: Make) -> None:
     network = made(settings(pki))
     peer = network.peer(pki.client())
@@ -379,6 +407,17 @@ def test_a_certificate_of_another_ca_is_refused(pki: Pki, made: Make, tmp_path: 
     context.load_verify_locations(pki.ca)
     with pytest.raises(ssl.SSLError, match="UNKNOWN_CA"):
         network.peer(context)
+
+
+def test_a_certificate_that_was_revoked_is_refused(made: Make, tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    for name in ("good", "stolen"):
+        pki.issue(name, f"DNS:{name}.test")
+    crl = pki.revoke("stolen")
+    network = made(settings(pki, profile(pki, verify="require", ca=pki.ca, crl=crl, method="TLSv1.2")))
+    network.peer(pki.client("good"))
+    with pytest.raises(ssl.SSLError, match="CERTIFICATE_REVOKED"):
+        network.peer(pki.client("stolen"))
 
 
 def test_version_and_ciphers(pki: Pki, made: Make) -> None:
