@@ -419,6 +419,6 @@ def _by_via(reply: bytes, flow: Flow) -> Flow:
 
 def _sought(flow: Flow) -> str:
     """Return the name that a TLS server has to prove to have, "" for one that is known by its address alone."""
-    if isinstance(flow, NamedFlow):
+    if isinstance(flow, NamedFlow) and flow.name:
         return flow.name
     return "" if to_ip(flow.host) is not None else flow.host.lower()

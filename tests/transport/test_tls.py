@@ -14,7 +14,7 @@ import pytest
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from polykemi.errors import ParseError
-from polykemi.sip.flow import Flow, Listener, NamedFlow
+from polykemi.sip.flow import Flow, Listener, NamedFlow, OpenFlow, onward
 from polykemi.transport.connection import as_websocket
 from polykemi.transport.limits import StreamLimits
 from polykemi.transport.manager import Transports
@@ -514,6 +514,9 @@ def test_a_name_is_asked_for_and_has_to_be_proved(pki: Pki, made: Make) -> None:
             network.from_peer(network.called(server, context), 6)
         network.until(lambda: network.failed == [b"secret"])
         assert asked == [NAME, "other.test"]
+        network.transports.send([(b"closed", onward(OpenFlow, wrong)), (b"here", onward(OpenFlow, named))])
+        assert network.from_peer(first, 4) == b"here"
+        assert network.failed == [b"secret", b"closed"]
         network.transports.send([(b"known", flow)])  # by its address alone any connection will do
         assert network.from_peer(first, 5) == b"known"
     first.close()
