@@ -64,9 +64,10 @@ def test_a_request_that_goes_on(
 @pytest.mark.parametrize(
     ("via", "expected"),
     [
-        ("TLS phone.test", Flow(TLS, "phone.test", 5061)),
+        ("TLS 192.0.2.9", Flow(TLS, "192.0.2.9", 5061)),
+        ("TLS phone.test", Flow(TLS, "phone.test", 0)),  # DNS says it
         ("TLS phone.test:99;received=192.0.2.9", Flow(TLS, "192.0.2.9", 99)),
-        ("UDP phone.test", Flow(UDP, "phone.test", 5060)),
+        ("UDP 192.0.2.9", Flow(UDP, "192.0.2.9", 5060)),
     ],
 )
 def test_where_a_stateless_reply_goes_by_its_via(via: str, expected: Flow) -> None:
