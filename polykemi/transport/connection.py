@@ -136,7 +136,7 @@ class Connection:
             self._framer.to_send = b""
         if self._framer.error:
             self._streams.count("unreadable")
-            self._tell("closed", self._framer.error)
+            self._streams.told.of_closed("closed", self.flow, self._framer.error)
             self.end()
 
     def _wait_for_rest(self, *, is_whole: bool, has_come: bool) -> None:
@@ -168,7 +168,7 @@ class Connection:
             self._open(tls)
         if tls.error:
             self._streams.count("tls_not_spoken" if tls.is_plain else "tls_failed" if not tls.is_open else "con_reset")
-            self._tell("closed", tls.error)
+            self._streams.told.of_closed("closed", self.flow, tls.error)
             self._transport.close()  # behind the alert that says why
             self.end_soon()
         elif tls.is_closed:
@@ -183,7 +183,7 @@ class Connection:
 
     def _too_slow(self) -> None:
         self._streams.count("tls_timeout")
-        self._tell("dropped", "its handshake is not over")
+        self._streams.told.of_closed("dropped", self.flow, "its handshake is not over")
         self.abort()
 
     def _flush(self, tls: Tls) -> None:
@@ -191,9 +191,6 @@ class Connection:
         if tls.to_send:
             data, tls.to_send = tls.to_send, b""
             self._put(data)
-
-    def _tell(self, what: str, why: str) -> None:
-        log.info("%s %s:%s:%d: %s", what, self.flow.listener.proto, bracketed(self.flow.host), self.flow.port, why)
 
     def eof_received(self) -> bool:
         """Close as the peer has."""

@@ -28,13 +28,13 @@ from polykemi.transport.known import MOST_NAMES, Known
 from polykemi.transport.limits import COUNTERS, StreamLimits
 from polykemi.transport.tls import Tls, accepting, calling
 from polykemi.transport.tls_profiles import TlsContexts, TlsSettings
+from polykemi.transport.told import Told
 from polykemi.transport.websocket import WebSocket
 
 log = logging.getLogger("polykemi.transport")
 
 _OTHER_FILES: Final = 128  # descriptors kept free of connections: databases, sockets, scripts
 _BACKLOG: Final = 1024  # connections that wait to be taken
-_QUIET: Final = 10.0  # seconds between two lines in the log about refused connections
 
 
 class Streams:
@@ -69,8 +69,7 @@ class Streams:
         self._accepted: dict[str, int] = {}  # connections that an address has opened
         self._silent: dict[int, Connection] = {}  # those of these that have brought nothing yet, the oldest first
         self.waiting = 0  # connections whose peers take less than they are sent
-        self._refused = 0  # connections since the last line about them
-        self._told_at = 0.0  # when that was written
+        self.told = Told()
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -80,6 +79,7 @@ class Streams:
         """Bind ``wanted``, over TCP or TLS; its port may be 0: any. Raise UsageError, BadProfile for the first of TLS."""
         if wanted.proto == "tls" and self.contexts is None:
             self.contexts = TlsContexts(self.read_tls())
+            self.contexts.tell_of_ends(time.time())
         host, port = wanted.host, wanted.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -229,7 +229,7 @@ class Streams:
         of_host = self._accepted.get(host, 0)
         if of_host >= self.limits.accept_iplimit or not self._has_room():
             self.count("local_reject")
-            self._tell_of_refused(host, port, of_host)
+            self.told.of_refused(host, port, len(self.known), of_host)
             return False
         connection.is_accepted = connection.is_silent = True
         self._accepted[host] = of_host + 1
@@ -256,15 +256,6 @@ class Streams:
         """Note that a peer has said something."""
         connection.is_silent = False
         self._silent.pop(connection.ident, None)
-
-    def _tell_of_refused(self, host: str, port: int, of_host: int) -> None:
-        """Write one line now and then: who makes thousands of connections does not fill the disk."""
-        self._refused += 1
-        now = time.time()
-        if now - self._told_at >= _QUIET:
-            text = "refused %d connections, the last from %s:%d: there are %d, of these %d from there"
-            log.warning(text, self._refused, host, port, len(self.known), of_host)
-            self._refused, self._told_at = 0, now
 
     def add(self, connection: Connection, host: str, port: int) -> None:
         """Make a connection with the peer ``host:port`` known."""
@@ -404,6 +395,7 @@ class Streams:
         if self.contexts is None:
             raise ConfigError("there is no listener for TLS")
         self.contexts.use(self.read_tls())
+        self.contexts.tell_of_ends(time.time())
         log.info("TLS profiles and certificates have been read anew")
 
 

@@ -246,6 +246,15 @@ def test_a_handshake_that_fails_is_counted(pki: Pki, made: Make, caplog: pytest.
     assert "unknown ca" in caplog.text
 
 
+def test_those_who_try_and_fail_do_not_fill_the_disk(pki: Pki, made: Make, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    network = made(settings(pki))
+    for i in range(30):
+        network.connect().sendall(MESSAGE)
+        network.until(lambda n=i: network.counted("tls_not_spoken") == n + 1)  # type: ignore[misc]
+    assert sum("closed tls:127.0.0.1:" in record.message for record in caplog.records) == 20
+
+
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01", b"hello"])
 def test_a_handshake_that_never_ends_is_dropped(pki: Pki, made: Make, sent: bytes) -> None:
     network = made(settings(pki), connect_timeout=0.05)
@@ -479,6 +488,15 @@ def test_a_profile_that_cannot_be_used_is_told(pki: Pki, bad: dict[str, Any], me
     fields: dict[str, Any] = {"certificate": pki.path("server.pem"), "key": pki.path("server.key"), **values}
     with pytest.raises(BadProfile, match=message):
         Network(TlsSettings((TlsProfile(**fields),)))
+
+
+@pytest.mark.parametrize(("days", "says"), [(3, " ends on "), (60, "")])
+def test_a_certificate_that_ends_soon(
+    pki: Pki, made: Make, caplog: pytest.LogCaptureFixture, days: int, says: str
+) -> None:
+    pki.issue(f"short{days}", "DNS:a.test", days=days)
+    made(settings(pki, profile(pki, f"short{days}")))
+    assert [f"short{days}.pem{says}" in record.message for record in caplog.records] == [True] * bool(says)
 
 
 # ---- connections that we make
