@@ -24,16 +24,15 @@ from polykemi.sip import message
 
 LATE = 5.0  # seconds that a timer may be late under load
 
-_node: list[Any] = []
+_servers: list[server.Server] = []  # the one that runs
 _first: list[tracemalloc.Snapshot] = []
 
-
-def _assemble(*arguments: Any, **more: Any) -> Any:
-    _node[:] = [_ASSEMBLE(*arguments, **more)]
-    return _node[0]
+_open = server.Server.open
 
 
-_ASSEMBLE = server.assemble
+def _remember(one: server.Server) -> None:
+    _servers[:] = [one]
+    _open(one)
 
 
 def stuck(layer: Any, now: float) -> list[str]:
@@ -57,8 +56,8 @@ def report() -> dict[str, Any]:
     message._shapes.clear()
     message._likely.clear()
     gc.collect()
-    modules = _node[0].modules
-    connections = _node[0].services.connections
+    modules: Any = _servers[0].node.modules
+    connections: Any = _servers[0].node.services.connections
     held: dict[str, Any] = {
         "transactions": len(modules["tm"].layer),
         "timers": len(modules["tm"].layer._timers),
@@ -91,15 +90,18 @@ def main() -> None:
     """Serve."""
     path = Path(sys.argv[1])
 
-    def write(number: int, frame: object) -> None:
+    def write(number: int) -> None:
         if number == signal.SIGUSR2:
             keep()
         with path.open("a") as file:
             file.write(json.dumps(report()) + "\n")
 
-    signal.signal(signal.SIGUSR1, write)
-    signal.signal(signal.SIGUSR2, write)
-    server.assemble = _assemble
+    def between_messages(number: int, frame: object) -> None:
+        _servers[0].loop.call_soon_threadsafe(write, number)
+
+    signal.signal(signal.SIGUSR1, between_messages)
+    signal.signal(signal.SIGUSR2, between_messages)
+    server.Server.open = _remember  # type: ignore[method-assign, assignment]
     if os.environ.get("SOAK_TRACE") == "1":
         tracemalloc.start(1)
     sys.argv[:] = ["polykemi", *sys.argv[2:]]

@@ -22,9 +22,9 @@ from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener, UdpSettings
 from polykemi.sip.grammar import canonical_host, is_token
+from polykemi.transport.limits import StreamLimits
 from polykemi.transport.name_servers import parse_server
 from polykemi.transport.resolver import DnsSettings
-from polykemi.transport.stream import StreamLimits
 from polykemi.transport.tls_profiles import METHODS, VERIFY, BadProfile, TlsContexts, TlsProfile, TlsSettings
 
 FILE_NAME: Final = "polykemi.toml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,16 @@ from typing import Any
 import pytest
 
 from polykemi.modules import dialog_state, mqueue, pipelimit
+from polykemi.modules.auth import AuthParams, Nonces
 from polykemi.modules.dialog_state import CONFIRMED_NA, Dialog, DialogTable
 from polykemi.modules.dispatcher_load import Loads
 from polykemi.modules.htable_table import MAXSIZE, parse_definition
 from polykemi.pv import accessor
+from polykemi.sip import message
+from polykemi.sip.digest import parse_credentials
+from polykemi.sip.message import Request, parse
+from polykemi.storage.lmdb_location import LmdbLocation
+from polykemi.storage.location import Binding
 from polykemi.testing import ServerUnderTest
 from tests.test_router import PEER, request
 
@@ -170,3 +177,46 @@ def test_long_texts_are_not_kept_compiled(server: ServerUnderTest) -> None:
     assert not any(
         len(text) > 4096 for cache in (variables._texts, variables.getters, variables._accessors) for text in cache
     )
+
+
+def test_very_many_names_take_no_memory_of_the_process(tmp_path: Path) -> None:
+    location = LmdbLocation(tmp_path)
+    binding = Binding("sip:a@h", 2e9, -1, "call", 1, "ua", "", "", "udp:h:5060", 0, 0, 0)
+
+    def register(first: int, last: int) -> None:
+        for n in range(first, last):
+            location.put("location", f"user{n}@example.test", [binding])
+            if n % 50 == 49:
+                location.commit()
+
+    register(0, 1000)
+    tracemalloc.start()
+    register(1000, 40_000)
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 200_000
+    assert len(location.get("location", "user39999@example.test")) == 1
+    location.close()
+
+
+@pytest.mark.pure
+def test_used_nonces_are_forgotten(tmp_path: Path) -> None:
+    nonces = Nonces(b"k" * 32, 1, AuthParams(nonce_count=1, nc_array_size=100))
+    data = parse(request("REGISTER"))
+    assert isinstance(data, Request)
+    for n in range(1000):
+        nonce = nonces.make("", 1000.0 + n / 100)
+        credentials = parse_credentials(
+            f'Digest username="a", realm="r", nonce="{nonce}", uri="sip:h", response="{"0" * 32}", qop=auth, nc=00000001, cnonce=c'
+        )
+        assert nonces.check(credentials, "", data, 1000.0 + n / 100) > 0
+        nonces.use(credentials, data, 1000.0 + n / 100)
+    assert len(nonces) == 100
+
+
+def test_a_cached_message_shape_is_small() -> None:
+    for n in range(3000):
+        names = "".join(f"X-{n}-{i}: y\r\n" for i in range(n % 60))
+        parse(request().replace(b"Content-Length", f"{names}Content-Length".encode()))
+    assert len(message._shapes) <= 1024
+    assert len(message._likely) <= 65

@@ -22,7 +22,7 @@ from polykemi.kemi.rpc import Command
 from polykemi.pv.accessor import Accessor
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
-from polykemi.sip.flow import Flow, Listener, UdpSettings, is_at, listener_for
+from polykemi.sip.flow import Flow, Listener, UdpSettings, is_at, listener_for, moved
 from polykemi.sip.grammar import canonical_host
 from polykemi.sip.message import Response
 from polykemi.sip.reply_path import response_target
@@ -125,7 +125,7 @@ class Services:
         if not 0 < self.udp.mtu < size or flow.listener.proto != "udp":
             return None
         listener = self.listener_of(self.udp.mtu_try_proto, flow.host, flow.listener)
-        return None if listener is None else Flow(listener, flow.host, flow.port)
+        return None if listener is None else moved(flow, listener)
 
     def response_target(self, response: Response, listener: Listener) -> Flow | None:
         """Return where a response that belongs to no transaction goes, None when it does not say that.

@@ -16,7 +16,7 @@ from polykemi.modules.local_via import ONWARD, wish_for
 from polykemi.modules.tm_hops import Hops, Way
 from polykemi.pv.classes.message import METHOD_IDS
 from polykemi.sip.build import forward_request
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, Listener, onward
 from polykemi.sip.message import Request
 from polykemi.sip.reply_path import reply_path
 from polykemi.sip.uri import parse_uri
@@ -382,7 +382,7 @@ class Core(CoreEvents):
             data = forward_request(request, edits, uri=ctx.ruri, via=via, received=received, rport=rport)
             way = services.instead_of_udp(flow, len(data))
         if ONWARD in ctx.cache:
-            flow = ctx.cache[ONWARD](*flow)
+            flow = onward(ctx.cache[ONWARD], flow)
         if services.routes.defines(Route.ONSEND, services.callbacks.onsend):
             onsend = RouteContext(Route.ONSEND, services.callbacks.onsend, request, ctx.flow, ctx.now)
             onsend.ruri, onsend.dst_uri = ctx.ruri, ctx.dst_uri

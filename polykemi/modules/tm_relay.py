@@ -16,7 +16,7 @@ from polykemi.modules.tm_reply import Replier
 from polykemi.modules.tm_responses import Responses
 from polykemi.sip.build import forward_request
 from polykemi.sip.constants import REASONS
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, Listener, onward
 from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Edits, Request
 from polykemi.sip.reply_path import reply_path
@@ -306,7 +306,7 @@ class Relayer:
                 return 0  # DNS has to be asked
             flow = way.flows.pop(0)
         if ONWARD in ctx.cache:
-            flow = ctx.cache[ONWARD](*flow)
+            flow = onward(ctx.cache[ONWARD], flow)
         self.build(block or ctx, request, branch, edits, flow)
         return 0
 
@@ -387,7 +387,7 @@ class Relayer:
     def send_ack(self, ctx: RouteContext, request: Request, flow: Flow) -> Process[int] | int:
         """Send an ACK over ``flow``."""
         if ONWARD in ctx.cache:
-            flow = ctx.cache[ONWARD](*flow)
+            flow = onward(ctx.cache[ONWARD], flow)
         path, branch = [ctx.path] if ctx.path else [], self._services.ids.branch()
         data = self._request_for(ctx, request, ctx.edits, ctx.ruri, branch, flow.listener, path)
         other = self._services.instead_of_udp(flow, len(data)) if self._mtu else None

@@ -19,8 +19,9 @@ from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.sip.grammar import to_ip
 from polykemi.sip.locate import Destination, Place
 from polykemi.sip.reply_path import is_for_many
+from polykemi.transport.limits import StreamLimits
 from polykemi.transport.resolver import Reply, Resolver
-from polykemi.transport.stream import StreamLimits, Streams
+from polykemi.transport.stream import Streams
 from polykemi.transport.tls_profiles import TlsSettings
 from polykemi.transport.udp import UdpListener
 
