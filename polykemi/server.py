@@ -177,7 +177,8 @@ def assemble(
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
     """Make the modules that the configuration loads; core, pv, hdr and x are always there, as in Kamailio."""
     names = settings.modules.load
-    loaded = [name for name in MODULES if names is None or name in names or name in _ALWAYS_LOADED]
+    wanted = _default_modules(settings) if names is None else {*names, *_ALWAYS_LOADED}
+    loaded = [name for name in MODULES if name in wanted]
     modules: dict[str, Module] = {}
     for name, module_class in MODULES.items():
         if name in loaded:
@@ -190,6 +191,11 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
             modules[name] = module_class(services, params)
             services.variables.add(modules[name].pv_classes(), modules[name].transformations())
     return modules
+
+
+def _default_modules(settings: Settings) -> set[str]:
+    """Return the modules that are loaded when the configuration has no list of them."""
+    return {name for name, one in MODULES.items() if one.by_default or name in settings.modules.params}
 
 
 def _engines(settings: Settings, router: Router, trace: Trace | None) -> dict[str, Engine]:

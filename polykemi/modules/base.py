@@ -151,6 +151,7 @@ class Module:
     name: ClassVar[str] = ""
     Params: ClassVar[type[Any]] = NoParams
     requires: ClassVar[tuple[str, ...]] = ()  # the modules that this one cannot do without
+    by_default: ClassVar[bool] = True  # False: not loaded unless the configuration names it
     events: ClassVar[Mapping[str, str]] = {}  # evname of its event route blocks -> when they run and what they know
 
     def __init__(self, services: Services, params: Any = None) -> None:
