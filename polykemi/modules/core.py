@@ -13,7 +13,7 @@ from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
 from polykemi.modules.core_events import CoreEvents
 from polykemi.modules.local_via import ONWARD, wish_for
-from polykemi.modules.tm_hops import Hops, Way
+from polykemi.modules.tm_hops import Draws, Hops, Way
 from polykemi.pv.classes.message import METHOD_IDS
 from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow, Listener, onward
@@ -345,26 +345,33 @@ class Core(CoreEvents):
         if not isinstance(request, Request):
             return -1
         parse_uri(to)
-        hop = self._hops.hop(to, ctx.force_listener or ctx.flow.listener, ctx.now)
+        branch, listener = _stateless_branch(request, index), ctx.force_listener or ctx.flow.listener
+
+        def find(now: float) -> Flow | Way | int:
+            # a retransmission, and the CANCEL, go where the request went: the same numbers are drawn (RFC 3261 section 16.11)
+            return self._hops.hop(to, listener, now, Draws(branch).draw)
+
+        def found(flows: list[Flow] | int, now: float) -> None:
+            hop = find(now)
+            if isinstance(hop, Way) and not isinstance(flows, int):  # otherwise for what does not hold for a second
+                hop = (hop.flows or flows)[0]
+            if isinstance(hop, Flow):
+                self.services.work.append(_ended(self._forward_over(ctx, request, hop, branch, as_client)))
+            else:
+                log.error("forward: no way to %s", to)
+
+        hop = find(ctx.now)
+        if isinstance(hop, Way) and not hop.flows:
+            self._hops.ask(hop, found)
+            return 1
         if isinstance(hop, int):
             log.error("forward: no way to %s", to)
             return -1
-        if not isinstance(hop, Way):
-            return (yield from self._forward_over(ctx, request, hop, as_client, index))
-        if hop.flows:
-            return (yield from self._forward_over(ctx, request, hop.flows[0], as_client, index))
-
-        def found(flows: list[Flow] | int, now: float) -> None:
-            if isinstance(flows, int):
-                log.error("forward: no way to %s", to)
-            else:
-                self.services.work.append(_ended(self._forward_over(ctx, request, flows[0], as_client, index)))
-
-        self._hops.ask(hop, found)
-        return 1
+        target = hop.flows[0] if isinstance(hop, Way) else hop
+        return (yield from self._forward_over(ctx, request, target, branch, as_client))
 
     def _forward_over(
-        self, ctx: RouteContext, request: Request, flow: Flow, as_client: bool, index: int
+        self, ctx: RouteContext, request: Request, flow: Flow, branch: str, as_client: bool
     ) -> Process[int]:
         services = self.services
         received, rport, edits = "", 0, ctx.edits
@@ -373,7 +380,6 @@ class Core(CoreEvents):
             edits.removed.update(request.indexes("via"))
         else:
             received, rport, _ = reply_path(request, ctx.flow, ctx.force_rport)
-        branch = _stateless_branch(request, index)
         if ctx.flow.listener.proto != "udp" and not as_client:
             branch += f";i={services.connections.ident(ctx.flow):x}"  # the reply is to find back
         way: Flow | None = flow
