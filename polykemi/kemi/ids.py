@@ -16,9 +16,11 @@ class Ids:
 
     def __init__(self, source: random.Random | None = None) -> None:
         self._bits = (source or random.SystemRandom()).getrandbits
-        if source is None:  # one read of the system's randomness seeds a fast generator
-            self._bits = random.Random(random.SystemRandom().getrandbits(256)).getrandbits
         self.secret = self._bits(256).to_bytes(32, "big")  # keys the module's HMACs (nonces)
+        if source is None:  # one read of the system's randomness seeds a fast generator: what that gives is not secret,
+            self._bits = random.Random(
+                random.SystemRandom().getrandbits(256)
+            ).getrandbits  # and tells what it gave before
         self._coming = ""
         self._tag_prefix = f"{self._bits(48):012x}."
 

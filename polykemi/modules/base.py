@@ -6,6 +6,7 @@ A module file holds one class. Its parameters are a frozen dataclass with Kamail
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -141,6 +142,10 @@ class Services:
             if flow is not None:
                 return flow
         return response_target(response, listener, self.listeners)
+
+    def lasting_secret(self, name: str) -> bytes:
+        """Return 32 octets that nobody else knows, the same after a restart with the same database. Raise DataError."""
+        return self.database.secret(name, hmac.digest(self.ids.secret, name.encode("ascii"), "sha256"))
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to the counter ``name`` (``group.name``)."""
