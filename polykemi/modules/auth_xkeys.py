@@ -13,6 +13,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
+from polykemi.sip.grammar import is_token
 from polykemi.sip.header import parse_params
 
 log = logging.getLogger("polykemi.script")
@@ -70,7 +71,7 @@ class AuthXkeys(Module):
         ``salg``: sha256, sha384 or sha512.
         """
         chain = self._chain(skey, salg)
-        if not chain:
+        if not chain or not is_token(shdr):
             return -1
         line = f"{shdr}: {_signed(salg, chain[0], sdata)}"
         ctx.edits.inserts.append((len(ctx.message.lines), line))
