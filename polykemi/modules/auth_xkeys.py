@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any, Final
@@ -36,8 +37,13 @@ def parse_key(definition: str) -> tuple[str, Key]:
     kid, name, value = (given.get(field) or "" for field in ("id", "name", "value"))
     expires = given.get("expires") or "0"
     if not (kid and name and value and expires.isdecimal()):
-        raise ValueError(f"xkey: expected id=...;name=...;value=...;expires=seconds, got {definition!r}")
+        raise ValueError(f"xkey: expected id=...;name=...;value=...;expires=seconds, got {_hidden(definition)!r}")
     return kid.lower(), Key(name, value, int(expires))
+
+
+def _hidden(definition: str) -> str:
+    """Return a definition without its key, for the log."""
+    return re.sub(r"(value[ \t]*=)[^;]*", r"\1***", definition, flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

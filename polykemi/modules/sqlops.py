@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -47,16 +48,22 @@ class SqlopsParams:
             raise ValueError(f"tr_buf_size: expected 4 or more, got {self.tr_buf_size}")
 
 
+def without_password(url: str) -> str:
+    """Return a database URL as it may stand in a log."""
+    return re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)
+
+
 def parse_connection(definition: str) -> tuple[str, str]:
     """Return name and path ("" for the server's own database) of a definition. Raise ValueError."""
     name, arrow, url = (part.strip(_SPACES) for part in definition.partition("=>"))
     if not arrow or not name or not url:
-        raise ValueError(f"sqlcon: expected name=>sqlite:///path, got {definition!r}")
+        raise ValueError(f"sqlcon: expected name=>sqlite:///path, got {without_password(definition)!r}")
     if url == OWN:
         return name, ""
     path = url.removeprefix(_SCHEME)
     if path == url or not path:
-        raise ValueError(f"sqlcon: {name}: expected sqlite:///path or {OWN}, got {url!r}; there are no other drivers")
+        shown = without_password(url)
+        raise ValueError(f"sqlcon: {name}: expected sqlite:///path or {OWN}, got {shown!r}; there are no other drivers")
     return name, path
 
 
