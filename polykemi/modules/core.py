@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -351,7 +350,7 @@ class Core(CoreEvents):
             edits.removed.update(request.indexes("via"))
         else:
             received, rport, _ = reply_path(request, ctx.flow, ctx.force_rport)
-        branch, wish = _stateless_branch(request, index), wish_for(ctx)
+        branch, wish = services.ids.stateless_branch(request, index), wish_for(ctx)
         if wish is not None:
             via = wish.value(ctx, listener, branch)
         else:
@@ -455,14 +454,3 @@ class Core(CoreEvents):
     def is_dst_port(self, ctx: RouteContext, port: int) -> bool:
         """Tell whether the message came in on our ``port``."""
         return ctx.flow.listener.port == port
-
-
-def _stateless_branch(request: Request, index: int) -> str:
-    """Return the branch of a stateless proxy: the same for a retransmission and for the CANCEL (section 16.11)."""
-    via = request.via
-    if via.branch.startswith("z9hG4bK"):
-        seed = f"{via.branch} {via.host} {via.port}"
-    else:
-        seed = f"{via.text} {request.call_id} {request.from_.tag} {request.cseq[0]} {request.uri}"
-    branch = "z9hG4bK" + hashlib.blake2b(seed.encode("latin-1"), digest_size=12).hexdigest()
-    return f"{branch}.{index}" if index else branch
