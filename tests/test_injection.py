@@ -36,6 +36,7 @@ LINES: Final = frozenset(
         # these change the text of the header, in which headers are lines
         *((f"KSR.textops.{name}", 1) for name in ("search_append", "replace", "replace_all", "replace_hdrs")),
         *((f"KSR.textops.{name}", 1) for name in ("replace_str", "replace_hdrs_str")),
+        ("KSR.tm.t_uac_send", 4),
     )
 )
 # what has the octets of the message, or of what leaves, in its hands
