@@ -62,7 +62,7 @@ canonical_names: Final = _Names()
 
 # one or more whole header lines, folded ones included, parted by CRLF; there is nothing to try again
 _HEADER_LINES: Final = re.compile(
-    r"(?:[!-9;-~]++[ \t]*+:[^\r\n]*+(?:\r\n[ \t]++[^\r\n]*+)*+(?:\r\n(?=[!-~])|\Z))++", re.DOTALL
+    r"(?:[!-9;-~]++(?:[ \t]|\r\n(?=[ \t]))*+:[^\r\n]*+(?:\r\n[ \t]++[^\r\n]*+)*+(?:\r\n(?=[!-~])|\Z))++", re.DOTALL
 )
 
 
