@@ -225,13 +225,21 @@ def typed_params(module_class: type[Any], given: Mapping[str, Any], file: Path |
         try:
             values[key] = converted = _convert(value, hints[key])
         except ValueError as error:
-            table.fail(key, str(error))
+            table.fail(key, _without_secrets(key, str(error)))
         if isinstance(converted, Path) and file is not None:
             values[key] = file.parent / converted
     try:
         return module_class.Params(**values)
     except ValueError as error:  # the module's own check
         table.fail("", str(error))
+
+
+_SECRETS = ("secret", "password", "xkey", "url", "sqlcon")  # parts of names of parameters
+
+
+def _without_secrets(key: str, cause: str) -> str:
+    """Return why a parameter is wrong, without what stands there when that may be nobody's business: it goes into logs."""
+    return cause.partition(", got ")[0] if any(part in key for part in _SECRETS) else cause
 
 
 def unknown(name: str, known: Collection[str]) -> str:

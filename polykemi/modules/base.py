@@ -134,7 +134,7 @@ class Services:
         By its second Via; over a connection where our own tells its number (``;i=``, as Kamailio's do).
         """
         ident = response.via.param("i")
-        if ident and len(ident) <= 8:
+        if ident and len(ident) <= 8 and self.ids.is_stateless_branch(response):  # anybody could name a connection
             try:
                 flow = self.connections.flow_of(int(ident, 16))
             except ValueError:

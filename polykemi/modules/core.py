@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -345,7 +344,7 @@ class Core(CoreEvents):
         if not isinstance(request, Request):
             return -1
         parse_uri(to)
-        branch, listener = _stateless_branch(request, index), ctx.force_listener or ctx.flow.listener
+        branch, listener = self.services.ids.stateless_branch(request, index), ctx.force_listener or ctx.flow.listener
 
         def find(now: float) -> Flow | Way | int:
             # a retransmission, and the CANCEL, go where the request went: the same numbers are drawn (RFC 3261 section 16.11)
@@ -495,14 +494,3 @@ def _via(ctx: RouteContext, listener: Listener, branch: str) -> str:
 def _ended(process: Process[int]) -> Process[None]:
     """Run ``process``; nobody asks how it ended."""
     yield from process
-
-
-def _stateless_branch(request: Request, index: int) -> str:
-    """Return the branch of a stateless proxy: the same for a retransmission and for the CANCEL (section 16.11)."""
-    via = request.via
-    if via.branch.startswith("z9hG4bK"):
-        seed = f"{via.branch} {via.host} {via.port}"
-    else:
-        seed = f"{via.text} {request.call_id} {request.from_.tag} {request.cseq[0]} {request.uri}"
-    branch = "z9hG4bK" + hashlib.blake2b(seed.encode("latin-1"), digest_size=12).hexdigest()
-    return f"{branch}.{index}" if index else branch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Generator
 from typing import Any
 
@@ -363,6 +364,23 @@ def test_a_retransmission_is_forwarded_to_the_same_server_of_many() -> None:
             went.append(made.outbox.items.pop()[1].host)
     assert went[::2] == went[1::2]
     assert len(set(went)) > 10
+
+
+def test_a_response_names_no_connection_unless_its_request_came_over_it() -> None:
+    """Else anybody could send responses over the connections of others, by counting."""
+    made = services(listeners=(LISTENER, TCP))
+    run(Core(made).forward_uri(over_tcp(made), "sip:192.0.2.7"))
+    good = made.outbox.items[0][0].replace(INVITE.encode(), b"SIP/2.0 200 OK")
+    ours = re.findall(rb"branch=(z9hG4bK\w+);i=1a", good)[0]
+    for forged in (b"z9hG4bK" + b"0" * 24, ours[:-1], b"z9hG4bK", b"\xff"):
+        response = parse(good.replace(ours, forged))
+        assert isinstance(response, Response)
+        assert made.response_target(response, LISTENER) == Flow(TCP, "192.0.2.10", 5070)
+    for data in (good.replace(b"10.0.0.1", b"10.0.0.2"), good.replace(b"SIP/2.0/TCP 10.0.0.1", b"SIP/2.0/TCP")):
+        response = parse(data)
+        assert isinstance(response, Response)
+        target = made.response_target(response, LISTENER)
+        assert target is None or target.host != "192.0.2.10" or target.port != 40000
 
 
 def test_forward_needs_a_listener_of_the_transport() -> None:
