@@ -74,6 +74,10 @@ soak: $(STAMP) $(RUNNING) ## mixed load for ten minutes: nothing leaks, nothing 
 reference: $(STAMP) ## write docs/reference anew from the sources
 	$(BIN)/python -m polykemi.reference
 
+.PHONY: fuzz
+fuzz: $(STAMP) ## change messages until something breaks: a running server, then the parsers; longer: make fuzz ARGS="--seconds 600"
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 .PHONY: format
 format: $(STAMP) ## format the sources and repair what ruff can
 	$(BIN)/ruff check --fix-only --quiet .

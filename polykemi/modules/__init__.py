@@ -54,6 +54,7 @@ from polykemi.modules.sqlops import Sqlops
 from polykemi.modules.statistics import Statistics
 from polykemi.modules.textops import TextOps
 from polykemi.modules.textopsx import TextOpsX
+from polykemi.modules.tls import TlsModule
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
 from polykemi.modules.uac import Uac
@@ -124,6 +125,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "jsonrpcs": Jsonrpcs,
     "xmlrpc": Xmlrpc,
     "websocket": WebSocketModule,
+    "tls": TlsModule,
     "rtpengine": Rtpengine,
     "rtpproxy": Rtpproxy,
     "enum": Enum,

@@ -15,7 +15,7 @@ from mypy_extensions import mypyc_attr
 from polykemi.errors import DataError
 from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
-from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
+from polykemi.kemi.network import Connections, Dns, NoConnections, NoTls, Offline, Peers, Tls
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Callbacks, Route
 from polykemi.kemi.rpc import Command
@@ -89,6 +89,7 @@ class Services:
     server_header: str = "polykemi"
     callbacks: Callbacks = field(default_factory=Callbacks)  # set by the core before the first message
     connections: Connections = field(default_factory=NoConnections)
+    tls: Tls = field(default_factory=NoTls)
     rpc: Mapping[str, Command] = field(default_factory=dict)  # the commands of the control plane, filled before run
     peers: Peers = field(default_factory=Offline)  # other servers that exports may ask, and DNS
     dns: Dns = field(default_factory=Offline)
@@ -106,7 +107,7 @@ class Services:
         """
         host = canonical_host(host)
         for x in self._listeners_at.get(host, ()):
-            if (not port or is_at(x, host, port)) and (not proto or proto == x.proto):
+            if (not port or is_at(x, host, port)) and (not proto or proto in (x.proto, x.transport)):
                 return True
         return host in self.domains
 

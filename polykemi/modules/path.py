@@ -140,7 +140,7 @@ class PathModule(Module):
         message = ctx.message
         place = message.shape.first.get("path", len(message.lines))
         for listener in sides:
-            where = f"{address};transport={listener.proto}" if address else listener.route
+            where = f"{address};transport={listener.transport}" if address else listener.route
             ctx.edits.inserts.append((place, f"Path: <sip:{user}{'@' if user else ''}{where}{suffix}>"))
         return 1
 

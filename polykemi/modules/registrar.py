@@ -20,7 +20,7 @@ from polykemi.modules.ulc import Profile, ulc_class
 from polykemi.modules.usrloc import Usrloc
 from polykemi.pv.accessor import Factory
 from polykemi.sip.flow import Flow, Listener
-from polykemi.sip.grammar import is_token
+from polykemi.sip.grammar import canonical_host, is_token
 from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Request
 from polykemi.sip.uri import parse_uri, unescape
@@ -390,9 +390,9 @@ class Registrar(Module):
         for binding in self.services.location.get(table, self._aor(uri)):
             place = parse_uri(binding.received or binding.uri)
             if (
-                place.host.strip("[]").lower() == ctx.flow.host
+                canonical_host(place.host) == ctx.flow.host
                 and (not mode & 1 or place.effective_port == ctx.flow.port)
-                and (not mode & 2 or (place.transport or "udp") == ctx.flow.listener.proto)
+                and (not mode & 2 or (place.transport or "udp") == ctx.flow.listener.transport)
             ):
                 return 1
         return -1

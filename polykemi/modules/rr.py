@@ -93,7 +93,7 @@ class Rr(Module):
     @export(routes=_ON_REQUESTS)
     def record_route_advertised_address(self, ctx: RouteContext, address: str) -> int:
         """Add a Record-Route with ``address`` (host and port) in place of our own. Answers 1 or -1."""
-        proto = ctx.flow.listener.proto
+        proto = ctx.flow.listener.transport
         transport = "" if proto == "udp" else f";transport={proto}"
         return self._preset(ctx, (address + transport,))
 

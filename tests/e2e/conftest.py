@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+
+from polykemi.sip.flow import bracketed
+from tests.e2e.tunnel import Tunnel
+from tests.pki import Pki
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -24,8 +29,9 @@ PASSWORDS = {"alice": "wonderland", "bob": "builder", "carol": "christmas"}
 
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a port that is free now, over UDP and TCP."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
+        with socket.socket(family, socket.SOCK_DGRAM) as udp, socket.socket(family) as tcp:
             udp.bind((host, 0))
             try:
                 tcp.bind(udp.getsockname())
@@ -36,7 +42,8 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 def listens(port: int) -> bool:
     """Tell whether somebody listens on a TCP port."""
-    return re.search(rf":{port:04X} 00000000:0000 0A ", Path("/proc/net/tcp").read_text()) is not None
+    tables = [table.read_text() for table in Path("/proc/net").glob("tcp*")]  # tcp6 where the machine has IPv6
+    return any(re.search(rf":{port:04X} 0+:0000 0A ", text) for text in tables)
 
 
 def wait_for_listener(port: int) -> None:
@@ -51,13 +58,16 @@ class HasPort(Protocol):
     """A server that phones may use."""
 
     port: int
+    tls_port: int
 
 
 class ServerProcess:
     """A polykemi of its own: port, data directory, subscribers."""
 
-    def __init__(self, data: Path, arguments: list[str], host: str = "127.0.0.1") -> None:
+    def __init__(self, data: Path, arguments: list[str], host: str = "127.0.0.1", *, tls: bool = False) -> None:
+        """``tls``: listen on ``tls_port`` too; the certificates are the configuration's."""
         self.data, self._arguments, self.host, self.port, self.engine = data, arguments, host, free_port(host), ""
+        self.tls_port = free_port(host) if tls else 0
         self.start()
 
     def start(self) -> None:
@@ -65,7 +75,9 @@ class ServerProcess:
         with (self.data / "server.log").open("ab") as log:
             command = [sys.executable, "-m", "polykemi", "serve", *self._arguments]
             for proto in ("udp", "tcp"):
-                command += ["--listen", f"{proto}:{self.host}:{self.port}"]
+                command += ["--listen", f"{proto}:{bracketed(self.host)}:{self.port}"]
+            if self.tls_port:
+                command += ["--listen", f"tls:{bracketed(self.host)}:{self.tls_port}"]
             command += ["--domain", DOMAIN, "--data", str(self.data)]
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
@@ -90,10 +102,10 @@ class ServerProcess:
 
 
 class Phone:
-    """A running sipp."""
+    """A running sipp; ``port`` is where it listens itself."""
 
-    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
-        self._process, self._directory = process, directory
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path, port: int) -> None:
+        self._process, self._directory, self.port = process, directory, port
 
     def done(self, seconds: float = 40) -> None:
         """Wait until the scenario has succeeded."""
@@ -112,12 +124,29 @@ class Phone:
 PhoneFactory = Callable[..., Phone]
 
 
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    """The CA that all peers trust, and the certificate that the servers and the phones have."""
+    return Pki(tmp_path_factory.mktemp("pki"))
+
+
+def tls_tables(pki: Pki) -> str:
+    """Return what a configuration says of them."""
+    files = f'certificate = "{pki.path("server.pem")}"\nkey = "{pki.path("server.key")}"\n'
+    return f'[tls]\n{files}[tls.client]\nca = "{pki.ca}"\n'
+
+
 @pytest.fixture
-def phone(tmp_path: Path) -> Iterator[PhoneFactory]:
+def phone(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PhoneFactory]:
     """Start sipp with one of the scenarios."""
     if shutil.which("sipp") is None:
         pytest.skip("sipp is not installed (Debian: sip-tester)")
     running: list[Phone] = []
+    tunnels: list[Tunnel] = []
+
+    def tunnel(port: int, to: int, **contexts: ssl.SSLContext) -> int:
+        tunnels.append(Tunnel(port, to, **contexts))
+        return port
 
     def start(
         server: HasPort,
@@ -133,32 +162,44 @@ def phone(tmp_path: Path) -> Iterator[PhoneFactory]:
         lost: int = 0,
         transport: str = "u1",
         contact_transport: str = "",
+        host: str = "127.0.0.1",
     ) -> Phone:
         """Run ``scenario`` as ``user``; ``contact`` is the port that it registers, ``lost`` a percentage of its packets.
 
-        ``transport``: sipp's ``-t``; t1 is TCP over one connection, tn one for each call.
+        ``transport``: sipp's ``-t``; t1 is TCP over one connection, tn one for each call; l1 and ln are those of TLS, for
+        which it gets tunnels, as Debian's has no TLS. ``host``: where both sides are.
         """
         directory = tmp_path / f"sipp{len(running)}"
         directory.mkdir()
         secret = PASSWORDS.get(user, "") if password is None else password
         (directory / "users.csv").write_text(f"SEQUENTIAL\n{user};[authentication username={user} password={secret}]\n")
-        port = port or free_port()
-        command = ["sipp", f"127.0.0.1:{server.port}", "-sf", str(SCENARIOS / f"{scenario}.xml"), "-i", "127.0.0.1"]
+        port, remote, text = port or free_port(host), server.port, (SCENARIOS / f"{scenario}.xml").read_text()
+        shown = bracketed(host)
+        if transport[0] == "l":
+            pki: Pki = request.getfixturevalue("pki")
+            remote = tunnel(free_port(), server.tls_port, makes=pki.client())
+            text = text.replace("[transport]", "TLS").replace("[local_port]", str(port))
+            contact, port, transport = contact or port, free_port(), f"t{transport[1:]}"
+            tunnel(contact, port, takes=pki.server())
+        (directory / "scenario.xml").write_text(text)
+        command = ["sipp", f"{shown}:{remote}", "-sf", "scenario.xml", "-i", shown]
         command += ["-p", str(port), "-inf", "users.csv", "-key", "domain", DOMAIN, "-key", "callee", callee]
         parameter = f";transport={contact_transport}" if contact_transport else ""
-        command += ["-key", "contact", f"127.0.0.1:{contact or port}{parameter}", "-m", str(calls), "-r", str(rate)]
+        command += ["-key", "contact", f"{shown}:{contact or port}{parameter}", "-m", str(calls), "-r", str(rate)]
         command += ["-t", transport, "-max_socket", "100"]
         command += ["-nostdin", "-timeout", "35", "-timeout_error", "-trace_err", "-error_file", "sipp.err"]
         command += ["-default_behaviors", "none", "-cp", str(free_port())] + (["-lost", str(lost)] if lost else [])
         process = subprocess.Popen(
             command, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        running.append(Phone(process, directory))
+        running.append(Phone(process, directory, port))
         return running[-1]
 
     yield start
     for one in running:
         one.kill()
+    for other in tunnels:
+        other.close()
 
 
 def make_data(directory: Path) -> Path:
@@ -189,8 +230,11 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """One server for each engine, with its sample script."""
     data = make_data(tmp_path_factory.mktemp(f"data-{request.param}"))
     config = data / "polykemi.toml"
-    config.write_text("[modules.tm]\nfr_inv_timer = 1500\n[modules.pike]\nreqs_density_per_unit = 10000\n")
-    process = ServerProcess(data, ["--config", str(config), "--engine", request.param, SCRIPTS[request.param]])
+    text = "[modules.tm]\nfr_inv_timer = 1500\n[modules.pike]\nreqs_density_per_unit = 10000\n"
+    has_tls = shutil.which("openssl") is not None  # which makes the certificates
+    config.write_text(text + (tls_tables(request.getfixturevalue("pki")) if has_tls else ""))
+    arguments = ["--config", str(config), "--engine", request.param, SCRIPTS[request.param]]
+    process = ServerProcess(data, arguments, tls=has_tls)
     yield process
     assert process.stop() == 0
     assert "Traceback" not in process.log()

@@ -9,6 +9,7 @@ from bench.kamailio_server import modules_directory
 from polykemi.storage.provisioned import FILE_NAME
 from tests.e2e.conftest import ROOT, SCRIPTS, free_port, listens
 from tests.e2e.peers import PeerProcess, missing, tool
+from tests.pki import Pki
 
 _CONFIGS: Final = Path(__file__).parent / "kamailio"
 _PACKAGES: Final = {  # by module
@@ -29,8 +30,9 @@ class Kamailio(PeerProcess):
         for one in needed:
             if modules is None or not (modules / f"{one}.so").exists():
                 missing(f"Kamailio's {one} is not installed (Debian: {_PACKAGES[one]})")
-        self.port = free_port()
-        defines |= {f"LISTEN_{proto.upper()}": f"{proto}:127.0.0.1:{self.port}" for proto in ("udp", "tcp")}
+        self.port, self.tls_port = free_port(), free_port()
+        for proto, port in (("udp", self.port), ("tcp", self.port), ("tls", self.tls_port)):
+            defines[f"LISTEN_{proto.upper()}"] = f"{proto}:127.0.0.1:{port}"
         defines["MODULES"] = f'"{modules}/"'
         command = [program, "-f", str(_CONFIGS / config), "-DD", "-E", "-m", "64", "-M", "8"]
         command += ["-P", str(directory / "kamailio.pid"), "-Y", str(directory), "-w", str(directory)]
@@ -38,17 +40,26 @@ class Kamailio(PeerProcess):
         self.wait(lambda: listens(self.port), "listener")  # it forks the receivers of UDP before
 
 
-def proxy(directory: Path, *, phone: str, server: str) -> Kamailio:
-    """Start a proxy that relays what is for itself to ``phone`` and all else to ``server``, SIP URIs both."""
-    return Kamailio("proxy.cfg", directory, PHONE=f'"{phone}"', SERVER=f'"{server}"')
+def proxy(directory: Path, *, phone: str, server: str, pki: Pki | None = None) -> Kamailio:
+    """Start a proxy that relays what is for itself to ``phone`` and all else to ``server``, SIP URIs both.
+
+    With ``pki`` it speaks TLS too, on ``tls_port``.
+    """
+    routes = {"PHONE": f'"{phone}"', "SERVER": f'"{server}"'}
+    if pki is None:
+        return Kamailio("proxy.cfg", directory, **routes)
+    files = {"CERTIFICATE": f'"{pki.path("server.pem")}"', "KEY": f'"{pki.path("server.key")}"', "CA": f'"{pki.ca}"'}
+    return Kamailio("proxy.cfg", directory, "tls", WITH_TLS="1", **routes, **files)
 
 
-def registrar(data: Path) -> Kamailio:
+def registrar(data: Path, pki: Pki) -> Kamailio:
     """Start a registrar with the Lua sample script and the subscribers in the data directory ``data``."""
     return Kamailio(
         "registrar.cfg",
         data,
-        *("app_lua", "db_sqlite", "kemix", "websocket"),
+        *("app_lua", "db_sqlite", "kemix", "tls", "websocket"),
+        CERTIFICATE=f'"{pki.path("server.pem")}"',
+        KEY=f'"{pki.path("server.key")}"',
         DATABASE=f'"sqlite:///{data / FILE_NAME}"',
         SCRIPT=f'"{ROOT / SCRIPTS["lua"]}"',
     )

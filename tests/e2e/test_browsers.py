@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from tests.e2e.chromium import Chromium, Page, web_site
-from tests.e2e.conftest import DOMAIN, PASSWORDS, SCRIPTS, HasPort, ServerProcess, make_data
+from tests.e2e.conftest import DOMAIN, PASSWORDS, SCRIPTS, HasPort, ServerProcess, make_data, tls_tables
 from tests.e2e.kamailio_peer import registrar
 
 CONFIG = """
@@ -26,13 +26,13 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A server that takes HTTP, for each engine; and Kamailio with the sample script, which has to do the same."""
     data = make_data(tmp_path_factory.mktemp(f"browsers-{request.param}"))
     if request.param == "kamailio":
-        kamailio = registrar(data)
+        kamailio = registrar(data, request.getfixturevalue("pki"))
         yield kamailio
         kamailio.stop()
         return
-    (data / "polykemi.toml").write_text(CONFIG)
+    (data / "polykemi.toml").write_text(CONFIG + tls_tables(request.getfixturevalue("pki")))
     arguments = ["--config", str(data / "polykemi.toml"), "--engine", request.param, SCRIPTS[request.param]]
-    process = ServerProcess(data, arguments)
+    process = ServerProcess(data, arguments, tls=True)
     yield process
     assert process.stop() == 0
     assert "Traceback" not in process.log()
@@ -62,14 +62,15 @@ def pages(browser: Chromium, site: str) -> Iterator[tuple[Page, Page]]:
             page.run("phone.ua && phone.ua.isRegistered() && (phone.ua.unregister(), phone.until('unregistered'))")
 
 
-def start(page: Page, server: HasPort, user: str, password: str) -> None:
+def start(page: Page, server: HasPort, user: str, password: str, scheme: str = "ws") -> None:
     """Start the phone of a page."""
-    page.run(f"phone.start('ws://127.0.0.1:{server.port}', '{user}', '{DOMAIN}', '{password}')")
+    port = server.port if scheme == "ws" else server.tls_port
+    page.run(f"phone.start('{scheme}://127.0.0.1:{port}', '{user}', '{DOMAIN}', '{password}')")
 
 
-def register(page: Page, server: HasPort, user: str) -> None:
+def register(page: Page, server: HasPort, user: str, scheme: str = "ws") -> None:
     """Start the phone of a page and wait until it has registered, with digest credentials."""
-    start(page, server, user, PASSWORDS[user])
+    start(page, server, user, PASSWORDS[user], scheme)
     page.until("registered")
 
 
@@ -79,10 +80,11 @@ def sdp(page: Page, originator: str, kind: str) -> str:
     return str(found["sdp"])
 
 
-def test_a_call_between_two_pages(server: HasPort, pages: tuple[Page, Page]) -> None:
+@pytest.mark.parametrize("schemes", [("ws", "ws"), ("wss", "wss"), ("wss", "ws"), ("ws", "wss")], ids="-".join)
+def test_a_call_between_two_pages(server: HasPort, pages: tuple[Page, Page], schemes: tuple[str, str]) -> None:
     alice, bob = pages
-    register(alice, server, "alice")
-    register(bob, server, "bob")
+    register(alice, server, "alice", schemes[0])
+    register(bob, server, "bob", schemes[1])
     bob.run("phone.answers = true, 0")
     alice.run(f"phone.call('sip:bob@{DOMAIN}')")
     for page in (alice, bob):

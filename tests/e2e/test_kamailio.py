@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import PhoneFactory, ServerProcess, free_port
-from tests.e2e.kamailio_peer import proxy
+from tests.e2e.kamailio_peer import Kamailio, proxy
 
-TRANSPORTS = ["udp", "tcp"]
+NOBODY = "sip:127.0.0.1:9"
+Starts = Callable[..., Kamailio]
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_call_to_a_phone_of_kamailio(
-    server: ServerProcess, phone: PhoneFactory, transport: str, tmp_path: Path
+@pytest.fixture
+def kamailio(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Starts]:
+    """Start a proxy for a transport."""
+    with ExitStack() as stack:
+
+        def start(transport: str, *, phone: str = NOBODY, server: str = NOBODY) -> Kamailio:
+            pki = request.getfixturevalue("pki") if transport == "tls" else None
+            made = proxy(tmp_path / "kamailio", phone=phone, server=server, pki=pki)
+            stack.callback(made.stop)
+            return made
+
+        yield start
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp", "tls"])
+def test_calls_to_a_phone_of_kamailio(
+    server: ServerProcess, phone: PhoneFactory, kamailio: Starts, transport: str
 ) -> None:
     callee = free_port()
-    with ExitStack() as stack:
-        kamailio = proxy(tmp_path / "kamailio", phone=f"sip:bob@127.0.0.1:{callee}", server="sip:127.0.0.1:9")
-        stack.callback(kamailio.stop)
-        phone(server, "register", user="bob", contact=kamailio.port, contact_transport=transport).done()
-        answers = phone(server, "answer", port=callee, calls=5)
-        phone(server, "call", callee="bob", calls=5).done()
-        answers.done()
-        phone(server, "register_cycle", user="bob").done()
+    other = kamailio(transport, phone=f"sip:bob@127.0.0.1:{callee}")
+    contact = other.tls_port if transport == "tls" else other.port
+    phone(server, "register", user="bob", contact=contact, contact_transport=transport).done()
+    answers = phone(server, "answer", port=callee, calls=3)
+    phone(server, "call", callee="bob", calls=3).done()
+    answers.done()
+    phone(server, "register_cycle", user="bob").done()
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_call_that_comes_through_kamailio(
-    server: ServerProcess, phone: PhoneFactory, transport: str, tmp_path: Path
+@pytest.mark.parametrize("transport", ["udp", "tcp", "tls"])
+def test_calls_that_come_through_kamailio(
+    server: ServerProcess, phone: PhoneFactory, kamailio: Starts, transport: str
 ) -> None:
-    bob = free_port()
-    with ExitStack() as stack:
-        next_hop = f"sip:127.0.0.1:{server.port};transport={transport}"
-        kamailio = proxy(tmp_path / "kamailio", phone="sip:127.0.0.1:9", server=next_hop)
-        stack.callback(kamailio.stop)
-        phone(server, "register", user="bob", contact=bob).done()
-        answers = phone(server, "answer", port=bob, calls=5)
-        phone(kamailio, "call", callee="bob", calls=5).done()
-        answers.done()
-        phone(server, "register_cycle", user="bob").done()
+    bob, port = free_port(), server.tls_port if transport == "tls" else server.port
+    other = kamailio(transport, server=f"sip:127.0.0.1:{port};transport={transport}")
+    phone(server, "register", user="bob", contact=bob).done()
+    answers = phone(server, "answer", port=bob, calls=3)
+    phone(other, "call", callee="bob", calls=3).done()
+    answers.done()
+    phone(server, "register_cycle", user="bob").done()
