@@ -344,6 +344,8 @@ def run(options: argparse.Namespace, directory: Path) -> list[str]:
     print(", ".join(f"{name} {n}" for name, n in statistics.items() if n))
     for line in last["grown"]:
         print("grown:", line)
+    for path, size in last["sizes"].items():
+        print(f"holds: {size} {path}, before {first['sizes'].get(path, 'few')}")
     return wrong
 
 

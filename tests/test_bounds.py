@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from polykemi.errors import DataError
 from polykemi.modules import dialog_state, mqueue, pipelimit
 from polykemi.modules.auth import AuthParams, Nonces
 from polykemi.modules.dialog_state import CONFIRMED_NA, Dialog, DialogTable
@@ -220,3 +221,25 @@ def test_a_cached_message_shape_is_small() -> None:
         parse(request().replace(b"Content-Length", f"{names}Content-Length".encode()))
     assert len(message._shapes) <= 1024
     assert len(message._likely) <= 65
+
+
+@pytest.mark.pure
+def test_a_full_disk_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polykemi.storage.lmdb_location.MOST_STAGED", 100)
+    location = LmdbLocation(tmp_path)
+    binding = Binding("sip:a@h", 2e9, -1, "call", 1, "ua", "", "", "udp:h:5060", 0, 0, 0)
+
+    def full(action: object) -> None:
+        raise DataError("cannot grow: No space left on device")
+
+    assert location.get("location", "nobody") == []  # the table is there
+    with monkeypatch.context() as disk:
+        disk.setattr(location._file, "retrying", full)
+        for n in range(250):
+            location.put("location", f"user{n}", [binding])
+            with pytest.raises(DataError, match="No space left"):
+                location.commit()
+            assert sum(map(len, location._staged.values())) <= 101
+    location.commit()
+    assert [aor for aor, _ in location.items("location")] == sorted(f"user{n}" for n in range(202, 250))
+    location.close()

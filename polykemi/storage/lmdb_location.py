@@ -22,6 +22,7 @@ from polykemi.storage.location import MAX_AOR, NEVER, Binding, check_aor, decode
 FORMAT: Final = b"polykemi location 1"
 _ABOUT: Final = b"#about"  # the named database that tells whose file this is
 _MAX_TABLES: Final = 64
+MOST_STAGED: Final = 100_000  # AoRs that wait for a disk which takes nothing; beyond that nothing is kept for it
 _TIME: Final = Struct(">d")  # times after 1970 sort as their octets do
 _NEVER: Final = _TIME.pack(NEVER)
 
@@ -45,7 +46,7 @@ class LmdbLocation:
     the death of the process in any way (``kill -9`` included). After a power failure or a crash of the operating system
     the last seconds may be missing, and in the worst case the file cannot be opened any more (DataError); it can be
     removed then, for phones register again. ``sync`` waits for the disk. When the disk is full, ``commit`` raises
-    DataError and what was staged stays so.
+    DataError and what was staged stays so, but no more than MOST_STAGED.
 
     ``map_size`` (octets) is what the file has at first; it grows when it is full.
     """
@@ -167,7 +168,12 @@ class LmdbLocation:
         """Write what is staged. The next read sees what other processes have committed."""
         self._file.end_reading()
         if self._staged:
-            self._file.retrying(self._write)
+            try:
+                self._file.retrying(self._write)
+            except DataError:  # nobody has been told that what is staged is there
+                if sum(map(len, self._staged.values())) > MOST_STAGED:
+                    self._staged.clear()
+                raise
             self._staged.clear()
 
     def _write(self) -> None:
