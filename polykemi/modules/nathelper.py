@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from polykemi.errors import ParseError
+from polykemi.errors import ParseError, RpcError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
+from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.modules.nathelper_pinger import NatHelperParams, Pinger
 from polykemi.modules.nathelper_sdp import fix_sdp
@@ -55,6 +56,14 @@ class NatHelper(Module):
     def handle_timer(self, now: float) -> None:
         """Ping phones."""
         self._pinger.run(now)
+
+    @rpc("nathelper.enable_ping")
+    def enable_ping(self, value: int) -> dict[str, Any]:
+        """Go on pinging phones (1), or pause (0)."""
+        if not self.params.natping_interval:
+            raise RpcError(500, "NATping disabled")
+        self._pinger.enabled = bool(value)
+        return {}
 
     def pv_classes(self) -> Mapping[str, Factory]:
         """``$rr_count``: how many Record-Route values; ``$rr_top_count``: how many of them the topmost proxy has made."""

@@ -45,6 +45,10 @@ class TmParams:
     e2e_cancel_reason: int = 1  # the Reason of a received CANCEL goes along
     remap_503_500: int = 1  # a 503 goes upstream as 500 (RFC 3261 section 16.7 step 6)
     relay_100: int = 0  # 1: a 100 of a branch goes upstream
+    blst_503: int = 0  # 1: who answers 503 is put on the blocklist ([dns] use_dst_blocklist), by its Retry-After
+    blst_503_def_timeout: int = 0  # without one for so many seconds; 0: not at all
+    blst_503_min_timeout: int = 0  # seconds
+    blst_503_max_timeout: int = 3600
     event_callback: str = ""  # the script's function for the events of tm, "" for none
     contact_flows_avp: str = ""  # name of the XAVP that keeps more flows to one phone, "": all are called
 
@@ -109,11 +113,17 @@ class Replier:
     def send(self, t: Transaction, status: int, data: bytes, now: float, reply: Response | None = None) -> bool:
         """Send the response ``data`` upstream; a final one cancels what is still pending (RFC 3261 section 16.7 step 10)."""
         before = t.status
-        if before >= 200 and not (before < 300 and 200 <= status < 300):
+        if before >= 200 and not 200 <= status < 300:
             return False
+        if before >= 300:
+            if reply is None or t.method != "INVITE":
+                return False
+            self.services.outbox.send(data, t.flow)  # whatever went before it (RFC 3261 section 16.7 step 5)
+            self.counters["tmx.rpl_sent"] += 1
+            return True
         if not self.layer.respond(t, status, data, now):
             return False
-        if t.relayed and t.state == ACCEPTED:
+        if reply is not None and t.state == ACCEPTED:
             t.data = b""  # the callee sends its 2xx again, not we (RFC 6026 section 7.1)
         self.counters["tmx.rpl_sent"] += 1
         if t.watchers:
@@ -127,7 +137,10 @@ class Replier:
         t.status = status
         if status < 300 and t.method == "INVITE":
             try:
-                self.layer.add_alias(t, dialog_key(t.request))
+                alias = dialog_key(t.request)
+                self.layer.add_alias(t, alias)
+                if reply is None:
+                    self.layer.resend_2xx(t, alias, now)
             except ParseError:  # From and To are read by nobody else on this way
                 pass
         self.active -= 1
@@ -200,11 +213,15 @@ class Replier:
 
     def cancel(self, branch: Branch, now: float, reason: str = "") -> None:
         """Cancel one branch: at once when it has answered provisionally, else as cancel_b_method says (section 9.1)."""
+        if not branch.data and branch.way is not None:  # DNS is being asked: nothing was sent
+            branch.status = 487
+            return
         if branch.canceled or branch.method != "INVITE":
             return
         if branch.state == CALLING:
             if self.params.cancel_b_method == 1:
                 branch.cancel_wanted = True
+                branch.cancel_reason = reason
                 return
             if self.params.cancel_b_method == 0:
                 self.layer.close(branch)
@@ -217,6 +234,7 @@ class Replier:
             self.layer.close(earlier)
         branch.canceled = True
         branch.cancel_wanted = branch.state == CALLING  # may be ignored: once more when something comes
+        branch.cancel_reason = reason
         data = branch.make_cancel()
         if reason:
             data = data[:-2] + f"Reason: {reason}\r\n\r\n".encode("latin-1")

@@ -77,6 +77,13 @@ class OpenFlow(Flow):
 
 
 @mypyc_attr(native_class=False)
+class TokenFlow(OpenFlow):
+    """The flow that a flow token names: what cannot be sent over it has failed with 430 (RFC 5626 section 5.3.1)."""
+
+    __slots__ = ()
+
+
+@mypyc_attr(native_class=False)
 class LastFlow(Flow):
     """A flow for the last that is sent over its connection."""
 

@@ -44,6 +44,7 @@ _NEEDS: Final = {  # loaded before
     "websocket": ("xhttp",),
     "auth_xkeys": ("auth",),
     "auth_ephemeral": ("auth",),
+    "uac_redirect": ("acc",),
 }
 # where polykemi's defaults are others than Kamailio's on purpose, and what Kamailio needs to see the same data
 _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
