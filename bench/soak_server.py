@@ -21,7 +21,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from polykemi import cli, server
+from polykemi import cli, memory, server
 from polykemi.sip import message
 
 SMALL = 300  # items of a container that is not worth a line
@@ -83,12 +83,14 @@ def attributes(one: object) -> list[str]:
 
 def report() -> dict[str, Any]:
     """Return what the server holds, without what caches hold."""
-    for one in gc.get_objects():
-        if isinstance(one, functools._lru_cache_wrapper):
-            one.cache_clear()
+    for name, module in list(sys.modules.items()):
+        for one in list(vars(module).values()) if name.startswith("polykemi.") else ():
+            if isinstance(one, functools._lru_cache_wrapper):
+                one.cache_clear()
     message._shapes.clear()
     message._likely.clear()
     gc.collect()
+    memory.give_back()
     modules: Any = _servers[0].node.modules
     connections: Any = _servers[0].node.services.connections
     held: dict[str, Any] = {
