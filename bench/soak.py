@@ -78,10 +78,13 @@ timer_interval = 2
 max_contacts = 5
 [modules.pike]
 reqs_density_per_unit = 1000000
+[overload]
+delay = 5.0 # to look into it takes a second
 [tcp]
 connection_lifetime = 20.0
 accept_iplimit = 2000
 """
+CONNECTIONS: Final = ("websockets", "connections")
 CHECKED: Final = (
     "REGISTER 200",
     "INVITE 200",
@@ -255,12 +258,11 @@ async def load(server: Server, network: Network, phones: int, pace: float, rate:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def silence(server: Server, seconds: float) -> dict[str, Any]:
+async def silence(server: Server, seconds: float, names: tuple[str, ...]) -> dict[str, Any]:
     """Wait until nothing is open any more, but only so long, and return what is left and how much memory that takes."""
     until = time.monotonic() + seconds
     while True:
         held = await server.report()
-        names = ("transactions", "dialogs", "websockets", "connections")
         if not any(held[name] for name in names) or time.monotonic() > until:
             return held
         await asyncio.sleep(1)
@@ -269,7 +271,7 @@ async def silence(server: Server, seconds: float) -> dict[str, Any]:
 def verdict(server: Server, network: Network, first: dict[str, Any], last: dict[str, Any], *, quick: bool) -> list[str]:
     """Return what is wrong; nothing, if all is well. ``quick``: the silences were shorter than timers are."""
     wrong = [f"a transaction is stuck: {one}" for one in [*first["stuck"], *last["stuck"]]]
-    names = ("websockets", "connections") if quick else ("transactions", "dialogs", "websockets", "connections")
+    names = CONNECTIONS if quick else (*CONNECTIONS, "transactions", "dialogs")
     wrong += [f"{last[name]} {name} are left" for name in names if last[name]]
     wrong += [f"{last[name]} {name} are left" for name in ("timers", "dialog_timers") if last[name] > 200 and not quick]
     if last["files"] > first["files"] + 2:
@@ -296,10 +298,10 @@ def verdict(server: Server, network: Network, first: dict[str, Any], last: dict[
 async def soak(server: Server, network: Network, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Warm up, be silent, load, be silent; return what the server held in the two silences."""
     warm = options.seconds / 4
-    limit = 4.0 if options.seconds < QUICK else 120.0
+    end = (12.0, CONNECTIONS) if options.seconds < QUICK else (120.0, (*CONNECTIONS, "transactions", "dialogs"))
     shape = options.phones, options.pace, options.rate
     await load(server, network, *shape, warm)
-    await silence(server, limit)
+    await silence(server, *end)
     first = await server.report(signal.SIGUSR2)
     print("first silence", _shown(first), flush=True)
     watching = asyncio.create_task(_watch(server, options.seconds / 10))
@@ -307,7 +309,7 @@ async def soak(server: Server, network: Network, options: argparse.Namespace) ->
     watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await watching
-    last = await silence(server, limit)
+    last = await silence(server, *end)
     print("last silence ", _shown(last), flush=True)
     return first, last
 
