@@ -20,7 +20,8 @@ from polykemi.sip import message
 from polykemi.sip.digest import parse_credentials
 from polykemi.sip.message import Request, parse
 from polykemi.storage.lmdb_location import LmdbLocation
-from polykemi.storage.location import Binding
+from polykemi.storage.location import Binding, MemoryLocation
+from polykemi.storage.sql_location import WRITE_THROUGH, MirroredLocation, SqlLocation
 from polykemi.testing import ServerUnderTest
 from tests.test_router import PEER, request
 
@@ -243,3 +244,23 @@ def test_a_full_disk_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytes
     location.commit()
     assert [aor for aor, _ in location.items("location")] == sorted(f"user{n}" for n in range(202, 250))
     location.close()
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize("kind", ["mirrored", "alone"])
+def test_a_database_that_takes_nothing_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr("polykemi.storage.sql_location.MOST_STAGED", 100)
+
+    class Rows:
+        """A database that is gone."""
+
+        def write(self, rows: object) -> None:
+            raise DataError("database is locked")
+
+    rows: Any = Rows()
+    location: Any = MirroredLocation(MemoryLocation(), rows, WRITE_THROUGH) if kind == "mirrored" else SqlLocation(rows)
+    for n in range(250):
+        location.put("location", f"user{n}", [])
+        with pytest.raises(DataError, match="locked"):
+            location.commit()
+        assert len(location._changed if kind == "mirrored" else location._staged) <= 100

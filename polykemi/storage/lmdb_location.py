@@ -17,12 +17,11 @@ import lmdb
 
 from polykemi.errors import DataError
 from polykemi.storage.lmdb_file import MIN_STEP, LmdbFile
-from polykemi.storage.location import MAX_AOR, NEVER, Binding, check_aor, decode, earliest_expiry, encode
+from polykemi.storage.location import MAX_AOR, MOST_STAGED, NEVER, Binding, check_aor, decode, earliest_expiry, encode
 
 FORMAT: Final = b"polykemi location 1"
 _ABOUT: Final = b"#about"  # the named database that tells whose file this is
 _MAX_TABLES: Final = 64
-MOST_STAGED: Final = 100_000  # AoRs that wait for a disk which takes nothing; beyond that nothing is kept for it
 _TIME: Final = Struct(">d")  # times after 1970 sort as their octets do
 _NEVER: Final = _TIME.pack(NEVER)
 
@@ -178,9 +177,13 @@ class LmdbLocation:
                 self._file.retrying(self._write)
             except DataError:  # nobody has been told that what is staged is there
                 if sum(map(len, self._staged.values())) > MOST_STAGED:
-                    self._staged.clear()
+                    self.discard()
                 raise
             self._staged.clear()
+
+    def discard(self) -> None:
+        """Forget what is staged."""
+        self._staged.clear()
 
     def _write(self) -> None:
         with self._file.env.begin(write=True) as txn:
