@@ -12,6 +12,7 @@ import pytest
 from polykemi.errors import DataError
 from polykemi.modules import dialog_state, mqueue, pipelimit
 from polykemi.modules.auth import AuthParams, Nonces
+from polykemi.modules.dialog_profiles import Profiles
 from polykemi.modules.dialog_state import CONFIRMED_NA, Dialog, DialogTable
 from polykemi.modules.dispatcher_load import Loads
 from polykemi.modules.htable_table import MAXSIZE, parse_definition
@@ -151,6 +152,23 @@ def test_a_call_id_has_no_more_dialogs_than_can_be_looked_through(tmp_path: Path
         assert server.node.services.counters["dialog.failed_dialogs"] == 36
         server.advance(400)
         assert len(server.node.modules["dialog"].table) == 0  # type: ignore[attr-defined]
+
+
+def test_profiles_count_their_dialogs() -> None:
+    profiles = Profiles(["caller"], ["all"])
+    dialogs = [dialog(n) for n in range(50)]
+    for one in dialogs:
+        profiles.join(one, "caller", one.call_id)
+        profiles.join(one, "caller", "same")
+        profiles.join(one, "all", "")
+    assert (profiles.size("caller", None), profiles.size("caller", "same"), profiles.size("all", None)) == (100, 50, 50)
+    for one in dialogs[:20]:
+        profiles.leave_all(one)
+    assert (profiles.size("caller", None), profiles.size("caller", "same"), profiles.size("all", None)) == (60, 30, 30)
+    assert profiles.size("nothing", None) == 0
+    for one in dialogs:
+        profiles.leave_all(one)
+    assert not profiles._counts
 
 
 @pytest.mark.pure
