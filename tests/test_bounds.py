@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,20 +11,25 @@ from typing import Any
 import pytest
 
 from polykemi.errors import DataError
-from polykemi.modules import dialog_state, mqueue, pipelimit
+from polykemi.kemi import pattern
+from polykemi.logs import Few
+from polykemi.modules import dialog_state, dispatcher_load, mqueue, pipelimit, registrar_contacts, registration
 from polykemi.modules.auth import AuthParams, Nonces
 from polykemi.modules.dialog_profiles import Profiles
 from polykemi.modules.dialog_state import CONFIRMED_NA, Dialog, DialogTable
 from polykemi.modules.dispatcher_load import Loads
 from polykemi.modules.htable_table import MAXSIZE, parse_definition
+from polykemi.overload import OverloadLimits
 from polykemi.pv import accessor
 from polykemi.sip import message
 from polykemi.sip.digest import parse_credentials
 from polykemi.sip.message import Request, parse
 from polykemi.storage.lmdb_location import LmdbLocation
-from polykemi.storage.location import Binding, MemoryLocation
+from polykemi.storage.location import MOST_STAGED, Binding, MemoryLocation
 from polykemi.storage.sql_location import WRITE_THROUGH, MirroredLocation, SqlLocation
 from polykemi.testing import ServerUnderTest
+from polykemi.transport import resolver
+from polykemi.transport.stream import StreamLimits
 from tests.test_router import PEER, request
 
 SCRIPT = """
@@ -282,3 +288,31 @@ def test_a_database_that_takes_nothing_does_not_fill_the_memory(monkeypatch: pyt
         with pytest.raises(DataError, match="locked"):
             location.commit()
         assert len(location._changed if kind == "mirrored" else location._staged) <= 100
+
+
+def test_the_page_tells_the_limits_that_hold() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "limits.md").read_text()
+    limits = StreamLimits()
+    for what, limit in {
+        "transactions": OverloadLimits().transactions,
+        "dialogs": dialog_state.MOST_DIALOGS,
+        "dialogs |": dialog_state.MOST_OF_CALL_ID,
+        "items of a hash table": MAXSIZE,
+        "items of a queue": mqueue.SIZE,
+        "pipes": pipelimit.MOST_PIPES,
+        "calls that count as load": dispatcher_load.MOST_CALLS,
+        "variables `$var`": accessor.MOST_VARIABLES,
+        "header lines": message.MAX_HEADERS,
+        "contacts in a REGISTER": registrar_contacts.MOST_CONTACTS,
+        "contacts of an address of record": registration.MOST_OF_AOR,
+        "contacts |": MOST_STAGED,
+        "connections |": limits.max_connections,
+        "connections that one address opens": limits.accept_iplimit,
+        "a message over TCP": limits.longest_message,
+        "log lines": Few.MOST,
+        "answers of DNS": resolver.MOST,
+        "a regular expression of a script": pattern.MAX_SOURCE,
+        "one use of a regular expression": int(pattern.SECONDS * 1000),
+    }.items():
+        (row,) = re.findall(rf"^\| {re.escape(what)}.*", page, re.MULTILINE)
+        assert re.search(rf"\b{limit:,}\b", row), (what, limit)
