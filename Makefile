@@ -11,7 +11,7 @@ ARGS ?=
 # once it has been built, the compiled form is what runs; it is built anew when a source has changed
 ifneq ($(wildcard $(COMPILED)/.made),)
 RUNNING := $(COMPILED)/.made
-serve bench: export PYTHONPATH := $(CURDIR)/$(COMPILED)
+serve bench soak: export PYTHONPATH := $(CURDIR)/$(COMPILED)
 endif
 
 .DEFAULT_GOAL := help
@@ -66,9 +66,17 @@ guard: $(STAMP) ## count the instructions of the REGISTER path, and fail when th
 scale: $(STAMP) ## measure what a million contacts and 10,000 open calls cost; options through ARGS
 	$(BIN)/python bench/scale.py $(ARGS)
 
+.PHONY: soak
+soak: $(STAMP) $(RUNNING) ## mixed load for ten minutes: nothing leaks, nothing is stuck; longer: make soak ARGS="--minutes 60"
+	$(BIN)/python -m bench.soak $(ARGS)
+
 .PHONY: reference
 reference: $(STAMP) ## write docs/reference anew from the sources
 	$(BIN)/python -m polykemi.reference
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## change messages until something breaks: a running server, then the parsers; longer: make fuzz ARGS="--seconds 600"
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 .PHONY: format
 format: $(STAMP) ## format the sources and repair what ruff can

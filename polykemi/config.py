@@ -441,7 +441,7 @@ def _tcp(table: _Table) -> StreamLimits:
     values = {}
     for key in table.content:
         values[key] = table.get(key, hints[key])
-        if values[key] <= 0:
+        if not isinstance(values[key], bool) and values[key] <= 0:
             table.fail(key, f"expected more than 0, got {values[key]}")
     return StreamLimits(**values)
 

@@ -355,7 +355,8 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ("[metrics]\nlisten = '::1'", "2: [metrics] listen: expected HOST:PORT, got '::1' (an IPv6 address stands in"),
         ("[metrics]\nlisten = 'http://a:1'", "2: [metrics] listen: expected a port from 0 to 65535, got '//a:1'"),
         ("[tcp]\nmax_connections = 0", "2: [tcp] max_connections: expected more than 0, got 0"),
-        ("[tcp]\nlifetime = 1", "2: [tcp] lifetime: unknown, expected connection_lifetime, max_connections"),
+        ("[tcp]\nlifetime = 1", "2: [tcp] lifetime: unknown"),
+        ("[tcp]\nconection_lifetime = 1", "2: [tcp] conection_lifetime: unknown, did you mean connection_lifetime?"),
         ("[metrics]\nport = 9090", "2: [metrics] port: unknown, expected listen"),
         ("metrics = true", "1: metrics: expected a table, got true"),
         (

@@ -16,6 +16,7 @@ NEEDS = {
     "auth_ephemeral": "auth",
     "registrar": "sl",
     "uac": "tm",
+    "uac_redirect": "tm",
     "pipelimit": "sl",
     "xhttp": "sl",
     "xmlrpc": "sl",

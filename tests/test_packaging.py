@@ -47,8 +47,8 @@ def test_a_lock_names_no_registry_and_no_path(lock: str) -> None:
 
 def test_the_locks_hold_what_the_project_declares() -> None:
     assert names(project()["dependencies"]) <= set(pins("requirements.txt"))
-    for extra in project()["optional-dependencies"].values():
-        assert names(extra) <= set(pins("requirements-dev.txt"))
+    for extra in ("dev", "peers"):
+        assert names(project()["optional-dependencies"][extra]) <= set(pins("requirements-dev.txt"))
 
 
 def test_development_runs_on_the_versions_that_users_get() -> None:

@@ -262,3 +262,18 @@ def test_the_headers_of_a_contact_come_back_as_they_were_registered(server: Serv
     assert b"<sip:user@example.com?Route=%3Csip:sip.example.com%3E>" in reply.data
     assert b"\r\nRoute:" not in reply.data
     server.advance(4000)
+
+
+def test_a_port_without_end_in_a_description_is_no_port(tmp_path: Path) -> None:
+    script = tmp_path / "script.lua"
+    script.write_text("function ksr_request_route() KSR.is_method(KSR.pv.gete('$sdp(m0:rtcp:port)')) end")
+    with ServerUnderTest({"lua": script}) as one:
+        for port, expected in (("4000", "4001"), ("65535", ""), ("4" * 5000, "")):
+            body = f"v=0\r\no=a 1 1 IN IP4 192.0.2.10\r\nc=IN IP4 192.0.2.10\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\n"
+            data = message(
+                "INVITE sip:h SIP/2.0", "Content-Type: application/sdp", body=body, call_id=port[:9] + expected
+            )
+            one.receive(data.replace(b"z9hG4bKtest", b"z9hG4bK%d" % len(body)), SOURCE)
+            assert one.calls.pop(0).result in (expected, None)
+            assert one.calls.pop(0).arguments == (expected,)
+        assert one.node.services.counters.get("core.script_errors") is None

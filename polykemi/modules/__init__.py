@@ -33,6 +33,7 @@ from polykemi.modules.log_systemd import LogSystemd
 from polykemi.modules.maxfwd import MaxFwd
 from polykemi.modules.mqueue import Mqueue
 from polykemi.modules.nathelper import NatHelper
+from polykemi.modules.outbound import Outbound
 from polykemi.modules.path import PathModule
 from polykemi.modules.permissions import Permissions
 from polykemi.modules.pike import Pike
@@ -54,9 +55,11 @@ from polykemi.modules.sqlops import Sqlops
 from polykemi.modules.statistics import Statistics
 from polykemi.modules.textops import TextOps
 from polykemi.modules.textopsx import TextOpsX
+from polykemi.modules.tls import TlsModule
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
 from polykemi.modules.uac import Uac
+from polykemi.modules.uac_redirect import UacRedirect
 from polykemi.modules.usrloc import Usrloc
 from polykemi.modules.uuid import Uuid
 from polykemi.modules.websocket import WebSocketModule
@@ -83,6 +86,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "textops": TextOps,
     "usrloc": Usrloc,
     "uac": Uac,
+    "uac_redirect": UacRedirect,
     "registrar": Registrar,
     "auth": Auth,
     "auth_db": AuthDb,
@@ -99,6 +103,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "xlog": Xlog,
     "dispatcher": Dispatcher,
     "sqlops": Sqlops,
+    "outbound": Outbound,
     "path": PathModule,
     "acc": Acc,
     "dialog": DialogModule,
@@ -124,6 +129,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "jsonrpcs": Jsonrpcs,
     "xmlrpc": Xmlrpc,
     "websocket": WebSocketModule,
+    "tls": TlsModule,
     "rtpengine": Rtpengine,
     "rtpproxy": Rtpproxy,
     "enum": Enum,

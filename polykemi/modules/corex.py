@@ -21,7 +21,7 @@ from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import expanded
 from polykemi.pv.classes.network import socket_text
 from polykemi.sip.flow import Flow, Listener, find_listener, parse_socket
-from polykemi.sip.grammar import to_ip
+from polykemi.sip.grammar import canonical_host, to_ip
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
 
@@ -217,7 +217,7 @@ class Corex(Module):
         if to_ip(host) is None:
             log.error("corex.set_source_address: %r is no address", saddr)
             return -1
-        ctx.flow = Flow(ctx.flow.listener, host.lower(), port or 5060)
+        ctx.flow = Flow(ctx.flow.listener, canonical_host(host), port or 5060)
         return 1
 
     # ---- our Via

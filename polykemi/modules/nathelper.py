@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from polykemi.errors import ParseError
+from polykemi.errors import ParseError, RpcError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
+from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.modules.nathelper_pinger import NatHelperParams, Pinger
 from polykemi.modules.nathelper_sdp import fix_sdp
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import plain
 from polykemi.sip.flow import TRANSPORT_NUMBERS, Flow, bracketed
-from polykemi.sip.grammar import ip4_octets, to_port
+from polykemi.sip.grammar import canonical_host, ip4_octets, to_port
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted
 from polykemi.sip.message import Message
 from polykemi.sip.rewrite import alias_uri, contact_alias, rewrite_uris, with_uri, with_uri_param, without_alias
@@ -56,6 +57,14 @@ class NatHelper(Module):
         """Ping phones."""
         self._pinger.run(now)
 
+    @rpc("nathelper.enable_ping")
+    def enable_ping(self, value: int) -> dict[str, Any]:
+        """Go on pinging phones (1), or pause (0)."""
+        if not self.params.natping_interval:
+            raise RpcError(500, "NATping disabled")
+        self._pinger.enabled = bool(value)
+        return {}
+
     def pv_classes(self) -> Mapping[str, Factory]:
         """``$rr_count``: how many Record-Route values; ``$rr_top_count``: how many of them the topmost proxy has made."""
         return {
@@ -90,7 +99,7 @@ class NatHelper(Module):
                     return 1
         if flags & 264:
             for address in _sdp_addresses(message):
-                if (flags & 8 and is_private(address)) or (flags & 256 and address != flow.host):
+                if (flags & 8 and is_private(address)) or (flags & 256 and canonical_host(address) != flow.host):
                     return 1
         return -1
 
@@ -127,8 +136,8 @@ class NatHelper(Module):
         if contact is None:
             return 2
         uri, flow = parse_uri(contact.uri), ctx.flow
-        same = uri.host.strip("[]") == flow.host and uri.effective_port == flow.port
-        if same and (uri.transport or "udp") == flow.listener.proto:
+        same = canonical_host(uri.host) == flow.host and uri.effective_port == flow.port
+        if same and (uri.transport or "udp") == flow.listener.transport:
             return 2
         return self._alias(ctx, contact_alias(flow))
 
@@ -228,7 +237,7 @@ def _via_tells_nat(message: Message, flow: Flow, flags: int) -> bool:
     if flags & 16 and (via.port or 5060) != flow.port:
         return True
     host = via.host
-    return bool((flags & 2 and host.strip("[]") != flow.host) or (flags & 4 and is_private(host)))
+    return bool((flags & 2 and canonical_host(host) != flow.host) or (flags & 4 and is_private(host)))
 
 
 def _first_contact(message: Message) -> NameAddr | None:
@@ -275,5 +284,5 @@ def _sdp_addresses(message: Message) -> list[str]:
 
 def source_uri(flow: Flow) -> str:
     """Return the SIP URI of where a message came from; the transport stands in it unless it is UDP."""
-    transport = "" if flow.listener.proto == "udp" else f";transport={flow.listener.proto}"
+    transport = "" if flow.listener.proto == "udp" else f";transport={flow.listener.transport}"
     return f"sip:{bracketed(flow.host)}:{flow.port}{transport}"

@@ -19,7 +19,7 @@ from polykemi.modules.base import Module, Services
 from polykemi.modules.textopsx_iterators import LineIterators
 from polykemi.pv.accessor import Accessor, Factory, Setter
 from polykemi.pv.classes.factories import keyed, named
-from polykemi.sip.grammar import LWS
+from polykemi.sip.grammar import LWS, to_port
 from polykemi.sip.multipart import media_type
 from polykemi.sip.sdp import Media, Sdp, line_start, parse_sdp
 
@@ -399,9 +399,10 @@ def _connection(sdp: Sdp) -> tuple[str, int]:
 
 
 def _rtcp_port(media: Media) -> str | None:
-    if media.rtcp_port or not media.port.isdecimal() or int(media.port) >= 65535:
-        return media.rtcp_port or None
-    return str(int(media.port) + 1)
+    if media.rtcp_port:
+        return media.rtcp_port
+    port = to_port(media.port)
+    return str(port + 1) if 0 <= port < 65535 else None
 
 
 def _bandwidth(kind: str) -> Callable[[RouteContext], Xval]:

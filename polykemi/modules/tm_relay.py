@@ -168,8 +168,12 @@ class Relayer:
             t = self.open(ctx)
             if t is None:
                 return 0
-        if t.status >= 200 or (t.canceled and not t.suspended):
-            return E_UNSPEC
+        if t.status >= 200 or t.canceled or (t.expires and ctx.now >= t.expires):
+            return (
+                E_UNSPEC  # what would be sent after max_inv_lifetime would be given up at once, and ring all the same
+            )
+        if ctx.kind is Route.BRANCH_FAILURE and self._responses.is_refused(t):
+            return E_UNSPEC  # no branch is made any more (section 16.7 step 5); a failure route may still go on
         targets = _targets(ctx)
         if not targets:
             log.warning("t_relay: the destination set is empty")
@@ -238,7 +242,6 @@ class Relayer:
         if ctx.kind in _ON_FAILURE and self._params.failure_reply_mode and "tm.keep_replies" not in ctx.cache:
             drop_replies(t, "l" if self._params.failure_reply_mode == 2 else "a")
         t.new_branches = fork.start
-        t.relayed = True
         if fork.replicate:  # what comes back is nobody's
             del t.branches[fork.start :]
         for branch in branches:

@@ -109,11 +109,17 @@ class Replier:
     def send(self, t: Transaction, status: int, data: bytes, now: float, reply: Response | None = None) -> bool:
         """Send the response ``data`` upstream; a final one cancels what is still pending (RFC 3261 section 16.7 step 10)."""
         before = t.status
-        if before >= 200 and not (before < 300 and 200 <= status < 300):
+        if before >= 200 and not 200 <= status < 300:
             return False
+        if before >= 300:
+            if reply is None or t.method != "INVITE":
+                return False
+            self.services.outbox.send(data, t.flow)  # whatever went before it (RFC 3261 section 16.7 step 5)
+            self.counters["tmx.rpl_sent"] += 1
+            return True
         if not self.layer.respond(t, status, data, now):
             return False
-        if t.relayed and t.state == ACCEPTED:
+        if reply is not None and t.state == ACCEPTED:
             t.data = b""  # the callee sends its 2xx again, not we (RFC 6026 section 7.1)
         self.counters["tmx.rpl_sent"] += 1
         if t.watchers:
@@ -127,7 +133,10 @@ class Replier:
         t.status = status
         if status < 300 and t.method == "INVITE":
             try:
-                self.layer.add_alias(t, dialog_key(t.request))
+                alias = dialog_key(t.request)
+                self.layer.add_alias(t, alias)
+                if reply is None:
+                    self.layer.resend_2xx(t, alias, now)
             except ParseError:  # From and To are read by nobody else on this way
                 pass
         self.active -= 1
@@ -205,6 +214,7 @@ class Replier:
         if branch.state == CALLING:
             if self.params.cancel_b_method == 1:
                 branch.cancel_wanted = True
+                branch.cancel_reason = reason
                 return
             if self.params.cancel_b_method == 0:
                 self.layer.close(branch)
@@ -217,6 +227,7 @@ class Replier:
             self.layer.close(earlier)
         branch.canceled = True
         branch.cancel_wanted = branch.state == CALLING  # may be ignored: once more when something comes
+        branch.cancel_reason = reason
         data = branch.make_cancel()
         if reason:
             data = data[:-2] + f"Reason: {reason}\r\n\r\n".encode("latin-1")

@@ -50,7 +50,7 @@ class Responses:
             branch.status = status
             if branch.cancel_wanted:
                 branch.canceled = False
-                self._replier.cancel(branch, now)
+                self._replier.cancel(branch, now, branch.cancel_reason)
             if branch.canceled:
                 counters["tmx.rpl_absorbed"] += 1
                 return ()  # nobody waits for it any more
@@ -97,10 +97,16 @@ class Responses:
         elif pending:
             edits = ctx.edits
             branch.status, branch.reply, branch.reply_edits = status, response, edits if edits else None
-            if status >= 600 and not (t.disable_6xx or self._params.disable_6xx_block):
+            if status >= 600 and self.is_refused(t):
                 self._replier.cancel_branches(t, now, f"SIP;cause={status}")
             return self._failure(branch, t, ctx.flow, now)
         return ()
+
+    def is_refused(self, t: Transaction) -> bool:
+        """Whether a 6xx has come that speaks for all branches."""
+        if t.disable_6xx or self._params.disable_6xx_block:
+            return False
+        return any(branch.status >= 600 and not branch.dropped for branch in t.branches)
 
     def _failure(self, branch: Branch, t: Transaction, flow: Flow, now: float) -> Process[None]:
         yield from self._ended(branch, t, flow, now)

@@ -8,6 +8,7 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
+from polykemi.modules.tm_relay import MAX_BRANCHES
 from polykemi.sip.message import Request
 from polykemi.transaction.forking import Branch, Transaction
 from polykemi.transaction.target import Target
@@ -170,7 +171,8 @@ class Tmx(Module):
     def t_suspend(self, ctx: RouteContext) -> int:
         """Keep the transaction open until ``t_continue`` or fr_inv_timer; $T(id_index) and $T(id_label) name it.
 
-        An INVITE is answered with 100 as by t_relay. Answers 1, or -1 when there cannot be a transaction.
+        An INVITE is answered with 100 as by t_relay. Answers 1, or -1 when there cannot be a transaction and when the one
+        that there is has ended: it was answered, canceled, or has lived as long as it may.
         """
         t = ctx.transaction
         if t is None:
@@ -178,7 +180,7 @@ class Tmx(Module):
                 return -1
             t = ctx.transaction
         assert t is not None
-        if t.is_answered:
+        if t.is_answered or t.canceled or (t.expires and ctx.now >= t.expires) or len(t.branches) >= MAX_BRANCHES:
             return -1
         if t.suspended is not None:
             return 1

@@ -12,7 +12,7 @@ from mypy_extensions import mypyc_attr
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.registry import Xval
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import Flow, Listener
 from polykemi.transaction.target import Target
 
 log = logging.getLogger("polykemi.script")
@@ -72,6 +72,7 @@ class Environment:
     definitions: Mapping[str, str] = field(default_factory=dict)  # $def
     process: Mapping[str, str] = field(default_factory=dict)  # $env: the environment of the process
     pid: int = 0  # $pp
+    ident: Callable[[Flow], int] = lambda flow: -1  # $conid: the number of a connection, -1 when there is none
     messages: int = 0  # $mi
     variables: dict[str, int | str] = field(default_factory=Store)  # $var
     null_variables: dict[str, int | str] = field(default_factory=Store)  # $vn

@@ -231,6 +231,8 @@ class Via:
         self.text = text
         self.params = params  # "branch=z9hG4bK1;rport" without the first ";"
         self._parsed = parse_params(params)
+        if ('"' in params or "<" in params) and split_exact(params + ";", ";")[-1]:
+            raise ParseError("Bad Via")  # it is not closed, and would hide the received that is written behind it
         self.branch = self._parsed.get("branch") or ""
 
     def param(self, name: str) -> str | None:

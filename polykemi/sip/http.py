@@ -89,7 +89,7 @@ def parse_upgraded(data: bytes) -> Upgraded | None:
     """Return what an HTTP response says of a WebSocket handshake, None for what is no response."""
     head = str(data.partition(b"\r\n\r\n")[0], "latin-1").split("\r\n")
     status = head[0].split(" ")[1:2]
-    if not status or not status[0].isdecimal():
+    if not status or len(status[0]) != 3 or not status[0].isdecimal():
         return None
     headers = {
         name.strip(" \t").lower(): value.strip(" \t") for name, _, value in (line.partition(":") for line in head[1:])

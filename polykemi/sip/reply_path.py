@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from polykemi.errors import ParseError
 from polykemi.sip.flow import SECURE, Flow, Listener, listener_for
-from polykemi.sip.grammar import ip4_octets, is_host, to_ip, to_port
+from polykemi.sip.grammar import canonical_host, ip4_octets, is_host, to_ip, to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
 
@@ -25,7 +25,7 @@ def reply_path(request: Request, flow: Flow, force_rport: bool = False) -> tuple
         return source, flow.port, flow  # RFC 3581 section 4: received comes with rport, also when it says nothing new
     sent_by = via.host
     if sent_by[:1] == "[":
-        sent_by = sent_by[1:-1]
+        sent_by = canonical_host(sent_by)
     received = source if sent_by != source or (not is_plain and via.param("received") is not None) else ""
     if force_rport:
         return received, flow.port, flow

@@ -17,7 +17,7 @@ _MEDIA_LINE: Final = re.compile(r"([^ \r\n]+) +([^ \r\n]+) +([^ \r\n]+) *([^\r\n
 _ADDRESS: Final = re.compile(r"[^\r\n]* IP([46]) +([^ \r\n]+)")
 _HELD: Final = frozenset(("sendonly", "inactive"))
 _DIRECTION: Final = re.compile(r"^a=(sendrecv|recvonly|sendonly|inactive)", re.MULTILINE | re.IGNORECASE)
-_RTPMAP: Final = re.compile(r"^a=rtpmap:([^ \r\n]+) +([^/\r\n]+)/", re.MULTILINE | re.IGNORECASE)
+_RTPMAP: Final = re.compile(r"^a=rtpmap:([^ \r\n]+) ++([^/\r\n]+)/", re.MULTILINE | re.IGNORECASE)
 _TRICKLE: Final = re.compile(r"^a=ice-options:(?:[^\r\n]* )?trickle\b", re.MULTILINE)
 _RTCP: Final = re.compile(r"^a=rtcp:([0-9]+)", re.MULTILINE | re.IGNORECASE)
 _ORIGIN: Final = re.compile(r"[^ \r\n]* [^ \r\n]* ([^ \r\n]+)")

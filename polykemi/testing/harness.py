@@ -17,7 +17,7 @@ from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Setti
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.network import Connections, Dns, Peers
 from polykemi.server import assemble
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, Listener, bracketed
 from polykemi.storage.location import MemoryLocation
 from polykemi.storage.provisioned import Database
 
@@ -34,7 +34,7 @@ class Sent(NamedTuple):
     @property
     def to(self) -> str:
         """The destination as ``host:port``."""
-        return f"{self.flow.host}:{self.flow.port}"
+        return f"{bracketed(self.flow.host)}:{self.flow.port}"
 
     @property
     def start_line(self) -> str:

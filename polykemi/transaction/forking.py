@@ -11,7 +11,7 @@ from polykemi.errors import NoRequest
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import Edits, Request, Response, parse
 from polykemi.transaction.machine import ClientTransaction, ServerTransaction, Timings
-from polykemi.transaction.tables import ACCEPTED
+from polykemi.transaction.tables import ACCEPTED, PROCEEDING
 from polykemi.transaction.target import Shared, Target
 
 _PREFERRED_4XX: Final = frozenset((401, 407, 415, 420, 484))  # section 16.7 step 6: they tell how to go on
@@ -27,6 +27,7 @@ class Branch(ClientTransaction):
 
     __slots__ = (
         "bflags",
+        "cancel_reason",
         "cancel_wanted",
         "canceled",
         "dropped",
@@ -67,6 +68,7 @@ class Branch(ClientTransaction):
         self.timed_out = False
         self.dropped = False  # t_drop_replies: its response is not to be chosen
         self.cancel_wanted = False  # a CANCEL goes out as soon as there is a provisional response (section 9.1)
+        self.cancel_reason = ""  # of that CANCEL
         self.canceled = False  # it went out
 
     def arm(self, transaction: Transaction) -> None:
@@ -108,7 +110,6 @@ class Transaction(ServerTransaction):
         "path",
         "raw",
         "received",
-        "relayed",
         "reply_headers",
         "rport",
         "ruri",
@@ -141,7 +142,6 @@ class Transaction(ServerTransaction):
         self.new_branches = 0  # index of the first branch of the last t_relay
         self.status = 0  # of the last response sent upstream
         self.error: tuple[int, str] | None = None  # what to answer when the script does not
-        self.relayed = False  # t_relay has succeeded
         self.canceled = False  # a CANCEL came
         self.suspended: Branch | None = None  # t_suspend: stands for the script that is to go on
         self.disable_6xx = False
@@ -230,7 +230,7 @@ class Transaction(ServerTransaction):
         for branch in branches:
             branch.reply = branch.reply_edits = None
             branch.uri = branch.dst_uri = branch.path = branch.ruid = branch.instance = ""
-            if branch.state == ACCEPTED:  # more 2xx may come, and run the onreply route
+            if branch.state == ACCEPTED or branch.state == PROCEEDING:  # more 2xx may come, and run the onreply route
                 accepted = accepted or watched or branch.on_reply != ""
             else:
                 branch.transaction = None

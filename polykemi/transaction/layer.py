@@ -16,6 +16,7 @@ from polykemi.transaction.tables import (
     ACCEPTED,
     ACK,
     BACK_OFF,
+    CALLING,
     CANCELED,
     FAIL,
     PASS,
@@ -71,12 +72,15 @@ def dialog_key(request: Request) -> str:
 class TransactionLayer:
     """All transactions of a server, by key."""
 
-    __slots__ = ("_clients", "_connected", "_key", "_keyed", "_send", "_servers", "_timers", "timings")
+    __slots__ = ("_clients", "_connected", "_key", "_keyed", "_send", "_servers", "_timers", "_unacked", "timings")
 
     def __init__(self, send: Callable[[bytes, Flow], None], timings: Timings | None = None) -> None:
         self.timings = timings or Timings()
         self._send = send
         self._servers: dict[str, ServerTransaction] = {}
+        self._unacked: dict[
+            str, ServerTransaction
+        ] = {}  # those with a 2xx of our own that is sent again, by dialog_key
         self._clients: dict[str, ClientTransaction] = {}
         self._connected: dict[Flow, dict[str, ClientTransaction]] = {}  # those that went over a connection
         self._timers = Timers(self.timings.all_lengths())
@@ -101,6 +105,10 @@ class TransactionLayer:
     def absorb(self, request: Request, now: float) -> bool:
         """Take a retransmission or the ACK to a non-2xx; False for all that is new to the layer. Raise ParseError."""
         server = self._servers.get(self.key_of(request))
+        if self._unacked and request.method == "ACK":
+            acked = self._unacked.pop(dialog_key(request), None)
+            if acked is not None:
+                self._fire(acked, ACK, now)
         if server is None:
             return False
         if request.method != "ACK":
@@ -128,6 +136,11 @@ class TransactionLayer:
         """Let ``server`` be found by ``alias`` too, as long as it lives."""
         server.aliases += (alias,)
         self._servers[alias] = server
+
+    def resend_2xx(self, server: ServerTransaction, alias: str, now: float) -> None:
+        """Send the 2xx of our own to an INVITE again until its ACK comes, which has the ``alias`` (section 13.3.1.4)."""
+        self._unacked[alias] = server
+        self._start(server, TIMER_G, now)
 
     def by_alias(self, alias: str) -> ServerTransaction | None:
         """Return the server transaction that was given ``alias``."""
@@ -269,12 +282,16 @@ class TransactionLayer:
         if event == TIMER_C and machine.limit_at and machine.limit == TIMER_B:
             return  # a CANCEL was sent: what still comes does not lengthen the wait
         if machine.expires and event in (TIMER_B, TIMER_C, TIMER_F) and now + length > machine.expires:
-            length = max(machine.expires - now, 0.0)
+            if event != TIMER_B or machine.state == CALLING:  # else behind a CANCEL: its 487 wants an ACK
+                length = max(machine.expires - now, 0.0)
         self._timers.start_limit(machine, event, length, now)
 
     def _resend_after(self, machine: Machine, interval: float, event: int, now: float) -> None:
-        """Start Timer A, E or G: over UDP alone, other transports do not lose what is sent (RFC 3261 section 17)."""
-        if machine.flow.listener.proto != "udp":
+        """Start Timer A, E or G: over UDP alone, other transports do not lose what is sent (RFC 3261 section 17).
+
+        A 2xx of our own is sent again over all of them: its way may have UDP in it further on (section 13.3.1.4).
+        """
+        if machine.flow.listener.proto != "udp" and machine.state != ACCEPTED:
             return
         machine.interval = interval
         self._timers.start_resend(machine, event, interval, now)
@@ -287,6 +304,8 @@ class TransactionLayer:
             self._servers.pop(machine.key, None)
             for alias in machine.aliases:
                 self._servers.pop(alias, None)
+                if self._unacked:
+                    self._unacked.pop(alias, None)
         else:
             self._clients.pop(machine.key, None)
             if self._connected:

@@ -163,6 +163,9 @@ INVITE_SERVER: Final[Table] = {
         # RFC 6026 absorbs the INVITE here; a 2xx of our own is kept as data and sent again, in the UAS core's place
         REQUEST: Step(ACCEPTED, (SEND,)),
         SEND_2XX: Step(ACCEPTED, (SEND,)),
+        # and until the ACK to it comes (section 13.3.1.4): Timer G runs for that, see layer.resend_2xx
+        TIMER_G: Step(ACCEPTED, (SEND, BACK_OFF)),
+        ACK: Step(ACCEPTED, (STOP, START_L)),
         TIMER_L: Step(TERMINATED),
     },
     TERMINATED: {},

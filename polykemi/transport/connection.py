@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("polykemi.transport")
 
-MOST_UNSENT: Final = 1 << 20  # octets that wait for a peer to take them
-MOST_UNSENT_IN_ALL: Final = 64 << 20  # for all peers; those that let others wait share it
 _PAUSE: Final = 1 << 16  # octets that wait before a peer counts as one that lets others wait
 _LINGER: Final = 5.0  # seconds that a peer has to take the last octets
 _PASS: Final = 1 << 14  # octets that one connection gets in at a time
@@ -45,7 +43,8 @@ class Connection:
         self.carried: set[Flow] = set()  # what else was sent to over it
         self.ident = 0
         self.is_accepted = False  # the peer has made it
-        self._is_waited_for = False
+        self.stuck_at = 0.0  # when the peer stopped taking what it is sent, 0.0: it takes it
+        self.due = 0.0  # when the message that has begun is to be complete, 0.0: none has begun
         self.used = time.time()
         self.is_last = False  # close when something has been sent
         self.websocket: WebSocket | None = None
@@ -117,12 +116,13 @@ class Connection:
             if message == PING:
                 pings += 1
                 continue
-            self._streams.receive(message, self.flow, self._now)
+            self._streams.take(message, self.flow, self._now)
             if is_http(message):
                 self._streams.done()  # it may have been the last in this protocol
                 if self.websocket is not None:
                     self._frames_received(b"".join(found[i + 1 :]) + self._framer.take_rest())
                     return
+        self._wait_for_rest(is_whole=self._framer.is_empty, has_come=bool(found))
         if found:
             self.used = self._now
             self._streams.done()
@@ -135,6 +135,13 @@ class Connection:
             self._streams.count("unreadable")
             self._tell("closed", self._framer.error)
             self.end()
+
+    def _wait_for_rest(self, *, is_whole: bool, has_come: bool) -> None:
+        """Note until when the rest of a message has to come, unless what has come was whole; ``has_come``: one was complete."""
+        if is_whole:
+            self.due = 0.0
+        elif has_come or not self.due:
+            self.due = self._now + self._streams.limits.msg_read_timeout
 
     def _decrypted(self, tls: Tls, data: bytes) -> bytes:
         """Return what the peer has encrypted; see to what the protocol wants done besides."""
@@ -179,13 +186,13 @@ class Connection:
 
     def pause_writing(self) -> None:
         """Count it among those that let others wait; ``write`` bounds what waits."""
-        self._is_waited_for = True
+        self.stuck_at = time.time()
         self._streams.waiting += 1
 
     def resume_writing(self) -> None:
         """Count it no more."""
-        if self._is_waited_for:
-            self._is_waited_for = False
+        if self.stuck_at:
+            self.stuck_at = 0.0
             self._streams.waiting -= 1
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -216,11 +223,13 @@ class Connection:
             return
         self.used = self._now
         flow = as_websocket(self.flow)
-        for message in websocket.receive(data):
+        messages = websocket.receive(data)
+        self._wait_for_rest(is_whole=websocket.is_whole, has_come=bool(messages))
+        for message in messages:
             if message in (PING, PONG):  # RFC 7118 section 6; answered as Kamailio does
                 self.write(websocket.frame(PONG))
             else:
-                self._streams.receive(message, flow, self._now)
+                self._streams.take(message, flow, self._now)
         self._streams.done()
         if websocket.to_send:
             self.write(websocket.to_send)
@@ -234,7 +243,7 @@ class Connection:
         tls = self.tls
         if self._transport is None or (tls is not None and not tls.is_open and not self._transport.is_closing()):
             self._unsent += len(data)
-            if self._unsent > MOST_UNSENT:
+            if self._unsent > self._streams.limits.conn_wq_max:
                 self._streams.failed(data, flow)
             else:
                 self._waiting.append((data, flow))
@@ -262,13 +271,17 @@ class Connection:
         if self._transport.is_closing():
             return
         unsent = self._transport.get_write_buffer_size()
-        if unsent and unsent + len(data) > min(MOST_UNSENT, MOST_UNSENT_IN_ALL // (self._streams.waiting or 1)):
+        if unsent and unsent + len(data) > self._streams.share:
             self._streams.count("sendq_full")
             proto, host = self.flow.listener.proto, bracketed(self.flow.host)
             log.warning("dropped %s:%s:%d: it does not take what it is sent", proto, host, self.flow.port)
             self.abort()
         else:
             self._transport.write(data)
+
+    def unsent(self) -> int:
+        """Return how many octets wait for the peer to take them."""
+        return self._unsent + (0 if self._transport is None else int(self._transport.get_write_buffer_size()))
 
     def end(self) -> None:
         """Close when the peer has taken what is there; in a few seconds, if it does not."""

@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from polykemi.errors import ParseError, UsageError
+from polykemi.errors import ConfigError, ParseError, UsageError
+from polykemi.kemi.network import TlsConnection, TlsState
+from polykemi.sip.constants import PORT, TLS_PORT
 from polykemi.sip.flow import SECURE, WEBSOCKETS, Flow, LastFlow, Listener, NamedFlow, OpenFlow
 from polykemi.sip.framing import LONGEST
 from polykemi.sip.grammar import to_ip
@@ -42,7 +44,12 @@ class StreamLimits:
     max_connections: int = 2048
     accept_iplimit: int = 1024  # connections that one address may open to us
     connect_timeout: float = 10.0  # seconds; a TLS handshake may take so long too
+    msg_read_timeout: float = 20.0  # seconds for all of a message, from its first octet on
+    send_timeout: float = 10.0  # seconds that a peer may take nothing while something waits for it
+    conn_wq_max: int = 1 << 20  # octets that wait for a peer to take them
+    wq_max: int = 64 << 20  # the same for all peers; those that let others wait share it
     longest_message: int = LONGEST  # octets
+    accept_aliases: bool = False  # take the port of a Via with ``;alias`` for one of its connection (RFC 5923)
 
 
 # Kamailio's statistics group tcp
@@ -56,7 +63,9 @@ COUNTERS: Final = tuple(
         "current_opened_connections",
         "established",
         "local_reject",
+        "msg_read_timeout",  # messages that were not complete in time: ours
         "passive_open",
+        "send_timeout",
         "sendq_full",
         "tls_failed",  # handshakes: these four are ours
         "tls_not_spoken",  # something else was
@@ -87,9 +96,10 @@ class Streams:
     ) -> None:
         self.receive, self.done, self.failed, self.closed, self.lost = receive, done, failed, closed, lost
         self.limits = limits or StreamLimits()
-        self._tls = tls or TlsSettings()
+        tls = tls or TlsSettings()
+        self.read_tls: Callable[[], TlsSettings] = lambda: tls  # anew, when they are to be loaded again
         self.contexts: TlsContexts | None = None  # as soon as there is a listener for TLS
-        self.server_id = ""  # of the profile that TLS connections which we make are to have; "": by the address
+        self._server_id = ""  # of the profile that TLS connections which we make are to have; "": by the address
         self.loop: Any = None
         self._listening: list[tuple[Listener, socket.socket]] = []
         self._servers: list[asyncio.AbstractServer] = []
@@ -110,7 +120,7 @@ class Streams:
     def listen(self, wanted: Listener) -> Listener:
         """Bind ``wanted``, over TCP or TLS; its port may be 0: any. Raise UsageError, BadProfile for the first of TLS."""
         if wanted.proto == "tls" and self.contexts is None:
-            self.contexts = TlsContexts(self._tls)
+            self.contexts = TlsContexts(self.read_tls())
         host, port = wanted.host, wanted.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -167,6 +177,11 @@ class Streams:
             sock.close()
 
     # ---- sending
+    @property
+    def share(self) -> int:
+        """Octets that may wait for one peer, as things are."""
+        return min(self.limits.conn_wq_max, self.limits.wq_max // (self.waiting or 1))
+
     def send(self, data: bytes, flow: Flow, address: str) -> None:
         """Send ``data`` over the connection of ``flow``, over a new one to the IP ``address`` where there is none.
 
@@ -198,8 +213,8 @@ class Streams:
         """Begin TLS with the server ``name``, "" when it has none but its address."""
         assert self.contexts is not None  # there is a listener
         hosts = (name, address) if name else (address,)
-        context, expected = self.contexts.client(hosts, port, self.server_id)
-        return calling(context, expected or name or address)
+        credentials, expected = self.contexts.client(hosts, port, self._server_id)
+        return calling(credentials, expected or name or address)
 
     def _of(self, flow: Flow, address: str, name: str) -> Connection | None:
         """Return the connection of ``flow``; as in Kamailio one that the same peer has with another listener will do.
@@ -210,7 +225,10 @@ class Streams:
             return self._by_name.get((flow.listener.proto, name, address, flow.port))
         connection = self._by_flow.get(flow)
         if connection is None:
-            connection = self._by_peer.get((flow.listener.proto, address, flow.port))
+            proto = flow.listener.proto
+            connection = self._by_peer.get((proto, address, flow.port))
+            if connection is None and proto == "ws":  # as URIs name both
+                connection = self._by_peer.get(("wss", address, flow.port))
         return connection
 
     def _connect(self, connection: Connection, host: str, port: int) -> None:
@@ -229,6 +247,21 @@ class Streams:
             log.info("cannot connect to %s:%d: %s", host, port, str(error) or "no answer")
             self.count("connect_failed")
             connection.connection_lost(None)
+
+    # ---- what comes
+    def take(self, data: bytes, flow: Flow, now: float) -> None:
+        """Take a message from a connection."""
+        if self.limits.accept_aliases and b";alias" in data and data[:8] != b"SIP/2.0 ":
+            self._accept_alias(data, flow)
+        self.receive(data, flow, now)
+
+    def _accept_alias(self, data: bytes, flow: Flow) -> None:
+        try:
+            via = parse(data).via
+        except ParseError:
+            return
+        if via.param("alias") is not None:
+            self.alias(flow, via.port or (TLS_PORT if flow.listener.proto in SECURE else PORT))
 
     # ---- the connections that there are
     def count(self, name: str) -> None:
@@ -304,16 +337,25 @@ class Streams:
         return len(self._by_ident)
 
     def _sweep_later(self) -> None:
-        self._sweep = self.loop.call_later(max(self.limits.connection_lifetime / 8, 0.01), self._end_idle)
+        limits = self.limits
+        shortest = min(limits.connection_lifetime, limits.msg_read_timeout, limits.send_timeout)
+        self._sweep = self.loop.call_later(max(shortest / 8, 0.01), self._end_idle)
 
     def _end_idle(self) -> None:
         """Drop the connections that have brought and taken no message for too long; those of WebSockets are websocket's."""
         self._sweep = None
-        before = time.time() - self.limits.connection_lifetime
+        now = time.time()
+        unused, stuck = now - self.limits.connection_lifetime, now - self.limits.send_timeout
         for connection in list(self._by_ident.values()):
-            if connection.used < before and connection.websocket is None:
+            if connection.used < unused and connection.websocket is None:
                 self.count("con_timeout")
-                connection.abort()
+            elif 0 < connection.due < now:  # octet by octet: slowloris
+                self.count("msg_read_timeout")
+            elif 0 < connection.stuck_at < stuck:
+                self.count("send_timeout")
+            else:
+                continue
+            connection.abort()
         if self._by_ident:
             self._sweep_later()
 
@@ -353,6 +395,7 @@ class Streams:
             return False
         connection.is_last = False
         self._name(connection, as_websocket(flow))
+        connection.due = 0.0
         connection.websocket = WebSocket(client=client, longest=self.limits.longest_message)
         return True
 
@@ -385,6 +428,39 @@ class Streams:
         if connection is not None:
             connection.abort()
 
+    # ---- what modules ask of TLS (kemi.network.Tls)
+    def tls_state(self, flow: Flow) -> TlsState | None:
+        """Return what is known of the connection of ``flow``, None when it is gone or is none over TLS."""
+        connection = self._by_flow.get(flow)
+        return None if connection is None or connection.tls is None else connection.tls.state()
+
+    def tls_connections(self, now: float) -> list[TlsConnection]:
+        """Return all, those too that are WebSockets."""
+        lifetime = self.limits.connection_lifetime
+        return [
+            TlsConnection(
+                one.ident,
+                one.flow,
+                int(one.used + lifetime - now),
+                one.unsent(),
+                one.is_accepted,
+                one.tls.state(),
+            )
+            for one in self._by_ident.values()
+            if one.tls is not None
+        ]
+
+    def use_server_id(self, server_id: str) -> None:
+        """Make connections from now on with the client profile that has ``server_id``, "": with that of their address."""
+        self._server_id = server_id
+
+    def reload_tls(self) -> None:
+        """Read profiles and certificates anew, for connections that come. Raise ConfigError: all stays as it was."""
+        if self.contexts is None:
+            raise ConfigError("there is no listener for TLS")
+        self.contexts.use(self.read_tls())
+        log.info("TLS profiles and certificates have been read anew")
+
 
 def _by_via(reply: bytes, flow: Flow) -> Flow:
     """Return where a reply goes by its top Via; ``flow`` itself when that has no use."""
@@ -392,7 +468,7 @@ def _by_via(reply: bytes, flow: Flow) -> Flow:
         via = parse(reply).via
     except ParseError:
         return flow
-    port = via.port or (5061 if flow.listener.proto in SECURE else 5060)
+    port = via.port or (TLS_PORT if flow.listener.proto in SECURE else PORT)
     return Flow(flow.listener, (via.param("received") or via.host).strip("[]"), port)
 
 

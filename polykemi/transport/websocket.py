@@ -13,10 +13,11 @@ class WebSocket:
     """What has to be known of a connection after its handshake.
 
     ``to_send`` are octets that the protocol wants sent: pongs, the answer to a close. ``code`` and ``reason`` are those of
-    the peer's Close frame, or of ours when the peer has broken the rules; code 0: the connection is open.
+    the peer's Close frame, or of ours when the peer has broken the rules; code 0: the connection is open. ``is_whole``: no
+    message has begun that is not complete, as far as can be told.
     """
 
-    __slots__ = ("_frames", "_is_closing", "_longest", "_message", "code", "pongs", "reason", "to_send")
+    __slots__ = ("_frames", "_is_closing", "_longest", "_message", "code", "is_whole", "pongs", "reason", "to_send")
 
     def __init__(self, *, client: bool = False, longest: int = LONGEST) -> None:
         self._frames = FrameProtocol(client, [])
@@ -25,6 +26,7 @@ class WebSocket:
         self._is_closing = False  # we have sent a Close frame
         self.to_send = b""
         self.pongs = 0  # how many have come
+        self.is_whole = True
         self.code = 0
         self.reason = ""
 
@@ -32,10 +34,11 @@ class WebSocket:
         """Take octets; return the messages that are complete with them, texts and binary ones alike."""
         messages: list[bytes] = []
         to_send: list[bytes] = []
+        has_frame = False  # a frame's header alone gives none
         try:
             self._frames.receive_bytes(data)
             for frame in self._frames.received_frames():
-                opcode, payload = frame.opcode, frame.payload
+                has_frame, opcode, payload = True, frame.opcode, frame.payload
                 if isinstance(payload, tuple):  # of a Close frame
                     self._fail(int(payload[0]), payload[1] or "")
                     break
@@ -55,6 +58,7 @@ class WebSocket:
         except ParseFailed as error:
             self._fail(int(error.code), str(error))
         self.to_send = b"".join(to_send) + self.to_send
+        self.is_whole = has_frame and not self._message
         return messages
 
     def _fail(self, code: int, reason: str) -> None:

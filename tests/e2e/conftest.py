@@ -16,6 +16,7 @@ from typing import Protocol
 
 import pytest
 
+from polykemi.sip.flow import bracketed
 from tests.e2e.peers import tool
 from tests.e2e.tunnel import Tunnel
 from tests.pki import Pki
@@ -29,8 +30,9 @@ PASSWORDS = {"alice": "wonderland", "bob": "builder", "carol": "christmas"}
 
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a port that is free now, over UDP and TCP."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
+        with socket.socket(family, socket.SOCK_DGRAM) as udp, socket.socket(family) as tcp:
             udp.bind((host, 0))
             try:
                 tcp.bind(udp.getsockname())
@@ -41,7 +43,8 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 def listens(port: int) -> bool:
     """Tell whether somebody listens on a TCP port."""
-    return re.search(rf":{port:04X} 00000000:0000 0A ", Path("/proc/net/tcp").read_text()) is not None
+    tables = [table.read_text() for table in Path("/proc/net").glob("tcp*")]  # tcp6 where the machine has IPv6
+    return any(re.search(rf":{port:04X} 0+:0000 0A ", text) for text in tables)
 
 
 def wait_for_listener(port: int) -> None:
@@ -73,9 +76,9 @@ class ServerProcess:
         with (self.data / "server.log").open("ab") as log:
             command = [sys.executable, "-m", "polykemi", "serve", *self._arguments]
             for proto in ("udp", "tcp"):
-                command += ["--listen", f"{proto}:{self.host}:{self.port}"]
+                command += ["--listen", f"{proto}:{bracketed(self.host)}:{self.port}"]
             if self.tls_port:
-                command += ["--listen", f"tls:{self.host}:{self.tls_port}"]
+                command += ["--listen", f"tls:{bracketed(self.host)}:{self.tls_port}"]
             command += ["--domain", DOMAIN, "--data", str(self.data)]
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
@@ -159,17 +162,19 @@ def phone(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PhoneFacto
         lost: int = 0,
         transport: str = "u1",
         contact_transport: str = "",
+        host: str = "127.0.0.1",
     ) -> Phone:
         """Run ``scenario`` as ``user``; ``contact`` is the port that it registers, ``lost`` a percentage of its packets.
 
         ``transport``: sipp's ``-t``; t1 is TCP over one connection, tn one for each call; l1 and ln are those of TLS, for
-        which it gets tunnels, as Debian's has no TLS.
+        which it gets tunnels, as Debian's has no TLS. ``host``: where both sides are.
         """
         directory = tmp_path / f"sipp{len(running)}"
         directory.mkdir()
         secret = PASSWORDS.get(user, "") if password is None else password
         (directory / "users.csv").write_text(f"SEQUENTIAL\n{user};[authentication username={user} password={secret}]\n")
-        port, remote, text = port or free_port(), server.port, (SCENARIOS / f"{scenario}.xml").read_text()
+        port, remote, text = port or free_port(host), server.port, (SCENARIOS / f"{scenario}.xml").read_text()
+        shown = bracketed(host)
         if transport[0] == "l":
             pki: Pki = request.getfixturevalue("pki")
             remote = tunnel(free_port(), server.tls_port, makes=pki.client())
@@ -177,10 +182,10 @@ def phone(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PhoneFacto
             contact, port, transport = contact or port, free_port(), f"t{transport[1:]}"
             tunnel(contact, port, takes=pki.server())
         (directory / "scenario.xml").write_text(text)
-        command = ["sipp", f"127.0.0.1:{remote}", "-sf", "scenario.xml", "-i", "127.0.0.1"]
+        command = ["sipp", f"{shown}:{remote}", "-sf", "scenario.xml", "-i", shown]
         command += ["-p", str(port), "-inf", "users.csv", "-key", "domain", DOMAIN, "-key", "callee", callee]
         parameter = f";transport={contact_transport}" if contact_transport else ""
-        command += ["-key", "contact", f"127.0.0.1:{contact or port}{parameter}", "-m", str(calls), "-r", str(rate)]
+        command += ["-key", "contact", f"{shown}:{contact or port}{parameter}", "-m", str(calls), "-r", str(rate)]
         command += ["-t", transport, "-max_socket", "100"]
         command += ["-nostdin", "-timeout", "35", "-timeout_error", "-trace_err", "-error_file", "sipp.err"]
         command += ["-default_behaviors", "none", "-cp", str(free_port())] + (["-lost", str(lost)] if lost else [])

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from polykemi.modules.base import Services
+from polykemi.pv.accessor import Environment
+from polykemi.pv.compiler import Variables
 from polykemi.sip.flow import Flow, Listener
 from polykemi.testing import ServerUnderTest
-from tests.support import services
+from tests.support import message, request_context, services
 
 INSIDE = Listener("udp", "192.0.2.1", 5060, "203.0.113.5", 5070, "inside")
 OUTSIDE = Listener("udp", "192.0.2.2", 5062, "edge.example.net")
@@ -171,3 +173,12 @@ def parts() -> Services:
 )
 def test_is_myself_knows_all_our_addresses_in_every_spelling(parts: Services, host: str, port: int, ours: bool) -> None:
     assert parts.is_myself(host, port, "udp") is ours
+
+
+def test_a_connection_has_a_number_for_scripts() -> None:
+    environment = Environment(ident=lambda flow: 7 if flow.listener.proto == "tcp" else -1)
+    get = Variables(environment=environment).getters["$conid"]
+    assert get(request_context(message("OPTIONS sip:x SIP/2.0"))) is None
+    ctx = request_context(message("OPTIONS sip:x SIP/2.0"))
+    ctx.flow = ctx.flow._replace(listener=INSIDE._replace(proto="tcp"))
+    assert get(ctx) == 7

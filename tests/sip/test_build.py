@@ -6,7 +6,9 @@ import pytest
 
 from polykemi.errors import ParseError
 from polykemi.sip.build import ack, cancel, forward_request, forward_response, mark_via, response, with_edits
+from polykemi.sip.flow import Listener
 from polykemi.sip.message import Edits, Request, Response, parse
+from polykemi.sip.reply_path import response_target
 
 REGISTER = (
     b"REGISTER sip:h SIP/2.0\r\n"
@@ -311,3 +313,20 @@ def test_edits_can_be_applied_to_a_message() -> None:
     assert with_edits(r, edits, "OPTIONS sip:c@h SIP/2.0") == (
         b"OPTIONS sip:c@h SIP/2.0\r\nA: 1\r\nVia: SIP/2.0/UDP phone\r\nContent-Length: 11\r\nTo: x\r\n\r\nlonger body"
     )
+
+
+def test_no_headers_stand_in_a_request_uri() -> None:
+    sent = forward_request(request(), Edits(), uri="sip:b?c@h:5070;lr?Route=%3Csip:x%3E&a=b", via=OURS)
+    assert sent.startswith(b"REGISTER sip:b?c@h:5070;lr SIP/2.0\r\n")
+    for bad in ("<sip:b@h>", "sip:b@h>?a", "sip:@?"):
+        with pytest.raises(ParseError):
+            forward_request(request(), Edits(), uri=bad, via=OURS)
+
+
+@pytest.mark.parametrize(
+    "host", ["255.255.255.255", "224.0.0.1", "0.0.0.0", "[ff02::1]", "[::]", "[::ffff:255.255.255.255]"]
+)
+def test_a_response_is_forwarded_to_one_only(host: str) -> None:
+    reply = parse(f"SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP us\r\nVia: SIP/2.0/UDP {host}\r\n\r\n".encode())
+    assert isinstance(reply, Response)
+    assert response_target(reply, Listener("udp", "192.0.2.1", 5060)) is None

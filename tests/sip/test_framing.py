@@ -142,4 +142,5 @@ def test_the_answer_to_a_handshake_is_read() -> None:
     assert parse_upgraded(b"HTTP/1.1 101 x\r\nSEC-WebSocket-accept:  abc \r\n\r\n") == (101, "abc")
     assert parse_upgraded(b"HTTP/1.1 404 Not Found\r\n\r\n") == (404, "")
     assert parse_upgraded(b"HTTP/1.1\r\n\r\n") is None
+    assert parse_upgraded(b"HTTP/1.1 " + b"1" * 5000 + b" x\r\n\r\n") is None
     assert is_http(SWITCH)

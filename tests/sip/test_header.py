@@ -236,6 +236,8 @@ def test_via_parameters() -> None:
         "SIP/2.0/UDP [host]",
         "SIP/2.0/UDP \xe9",
         "SIP/2.0/UDP 1:2:3",
+        'SIP/2.0/UDP host;branch="z9hG4bK1;rport',  # received, written behind it, would stand inside of the quotes
+        "SIP/2.0/UDP host;branch=z9h<bK1;rport",
     ],
 )
 def test_malformed_via_is_refused_each_time_alike(text: str) -> None:

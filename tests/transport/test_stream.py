@@ -189,6 +189,68 @@ def test_a_connection_that_brings_no_message_is_dropped() -> None:
     network.close()
 
 
+@pytest.mark.parametrize(
+    "data", [b"OPTIONS", MESSAGE + b"O", b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n"]
+)
+def test_a_message_that_comes_octet_by_octet_is_not_waited_for(data: bytes) -> None:
+    network = limited(msg_read_timeout=0.2)
+    peer, quiet = network.peer(), network.peer()
+    quiet.sendall(MESSAGE)
+    peer.sendall(data)
+    end = network.loop.time() + 5
+
+    def trickled() -> bool:
+        try:
+            peer.send(b"x")
+            return network.loop.time() > end
+        except OSError:
+            return True
+
+    network.until(trickled)
+    assert network.loop.time() < end
+    assert network.streams.counters["tcp.msg_read_timeout"] == 1
+    assert len(network.streams) == 1  # the other one waits for nothing
+    network.close()
+
+
+@pytest.mark.parametrize("start", [b"\x81", b"\x81\xfe\x10\x00abcdef", b"\x01\x85abcdHELLO"])
+def test_a_frame_that_comes_octet_by_octet_is_not_waited_for(start: bytes) -> None:
+    network = limited(msg_read_timeout=0.05)
+    network.upgrade = True
+    peer = network.peer()
+    peer.sendall(GET)
+    network.until(lambda: bool(network.received))
+    peer.sendall(start)
+    assert network.from_peer(peer, 1) == b""
+    assert network.streams.counters["tcp.msg_read_timeout"] == 1
+    network.close()
+
+
+def test_a_peer_that_takes_nothing_for_too_long_loses_its_connection() -> None:
+    network = limited(send_timeout=0.05)
+    peer = network.peer()
+    peer.sendall(MESSAGE)
+    network.until(lambda: len(network.received) == 1)
+    flow = network.received[0][1]
+
+    def stuck() -> bool:
+        network.transports.send([(b"x" * 65536, flow)])
+        return network.streams.waiting > 0
+
+    network.until(stuck)
+    network.until(lambda: len(network.streams) == 0)
+    assert network.streams.counters["tcp.send_timeout"] == 1
+    network.close()
+
+
+def test_what_waits_for_one_peer_and_for_all_is_bounded_as_configured() -> None:
+    network = limited(conn_wq_max=1000, wq_max=1200)
+    assert network.streams.share == 1000
+    network.streams.waiting = 3
+    assert network.streams.share == 400
+    network.close()
+
+
 def test_a_peer_that_takes_nothing_loses_its_connection(network: Network) -> None:
     peer = network.peer()
     peer.sendall(MESSAGE)
@@ -339,6 +401,32 @@ def test_what_goes_to_an_alias_goes_over_the_connection(network: Network) -> Non
     assert not network.streams._by_peer
 
 
+def with_via(params: str, start: bytes = b"OPTIONS sip:x SIP/2.0") -> bytes:
+    via = f"Via: SIP/2.0/TCP 127.0.0.1:5070;branch=z9hG4bK1{params}\r\n".encode()
+    return start + b"\r\n" + via + b"CSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("accepts", "message", "is_known"),
+    [
+        (True, with_via(";alias"), True),
+        (True, with_via(""), False),
+        (True, with_via(";aliases"), False),
+        (True, with_via(";alias", b"SIP/2.0 200 OK"), False),
+        (True, with_via(";alias").replace(b"127.0.0.1:5070", b"127.0.0.1:x"), False),
+        (False, with_via(";alias"), False),
+    ],
+)
+def test_a_via_with_alias_names_another_port_of_the_connection(accepts: bool, message: bytes, is_known: bool) -> None:
+    network = limited(accept_aliases=accepts)
+    peer = network.peer()
+    peer.sendall(message)
+    network.until(lambda: bool(network.received))
+    flow = network.received[0][1]
+    assert (network.streams.ident(Flow(flow.listener, "127.0.0.1", 5070)) == network.streams.ident(flow)) is is_known
+    network.close()
+
+
 def test_a_peer_has_few_aliases(network: Network) -> None:
     flow = heard(network, network.peer())
     assert not all(network.streams.alias(flow, port) for port in range(1000, 1100))
@@ -480,3 +568,23 @@ def test_the_end_of_a_websocket_is_told_as_such_too(network: Network) -> None:
     peer.close()
     network.until(lambda: bool(network.closed))
     assert flow in network.lost
+
+
+# ---- HTTP
+def test_a_client_that_waits_for_100_sends_its_chunks_then(network: Network) -> None:
+    peer = network.peer()
+    peer.sendall(b"PUT /x HTTP/1.1\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert network.from_peer(peer, 25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert not network.received
+    peer.sendall(b"5\r\nhello\r\n0\r\n\r\n" + GET)
+    network.until(lambda: len(network.received) == 2)
+    expected = b"PUT /x HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello"
+    assert [data for data, _ in network.received] == [expected, GET]
+
+
+def test_http_that_cannot_be_followed_is_refused_before_the_connection_ends(network: Network) -> None:
+    peer = network.peer()
+    peer.sendall(b"POST / HTTP/1.1\r\nContent-Length: all\r\n\r\n")
+    answer = network.from_peer(peer, 1000)
+    assert answer == b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    assert network.streams.counters["tcp.unreadable"] == 1

@@ -102,6 +102,17 @@ def _forced_name(variables: Variables) -> Accessor:
     return Accessor(lambda ctx: ctx.force_listener.name or None if ctx.force_listener is not None else None, put)
 
 
+def _connection(variables: Variables) -> Accessor:
+    """``$conid``: the number of the connection that the message came over; null for UDP, and when it is gone."""
+    ident = variables.environment.ident
+
+    def get(ctx: RouteContext) -> Xval:
+        number = ident(ctx.flow)
+        return number if number >= 0 else None
+
+    return Accessor(get)
+
+
 def _forced_port(ctx: RouteContext) -> Xval:
     return 0 if ctx.force_listener is None else ctx.force_listener.port
 
@@ -222,7 +233,7 @@ CLASSES: Final[dict[str, Factory]] = {
     ),
     "rcv": _received,
     "recv": _received,
-    "conid": plain(lambda ctx: None),  # of a connection: UDP has none
+    "conid": of_environment(_connection),
     "fs": of_environment(_forced_socket),
     "fsn": of_environment(_forced_name),
     "fsp": plain(_forced_port),
