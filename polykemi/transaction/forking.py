@@ -46,6 +46,7 @@ class Branch(ClientTransaction):
         "timed_out",
         "transaction",
         "uri",
+        "way",
     )
 
     def __init__(
@@ -70,12 +71,28 @@ class Branch(ClientTransaction):
         self.cancel_wanted = False  # a CANCEL goes out as soon as there is a provisional response (section 9.1)
         self.cancel_reason = ""  # of that CANCEL
         self.canceled = False  # it went out
+        self.way: Any = None  # modules/tm_hops.Way: what else may be tried, or what DNS is asked for
 
     def arm(self, transaction: Transaction) -> None:
         """Take the route blocks that are set for the transaction now; those of branches to come may be others."""
         self.on_reply = transaction.on_reply
         self.on_failure = transaction.on_failure
         self.on_branch_failure = transaction.on_branch_failure
+
+    def again(self, branch: str, flow: Flow) -> Branch:
+        """Return what takes the place of this branch, whose server has not answered: another client transaction."""
+        t = self.transaction
+        assert t is not None
+        target = Target(
+            self.uri, self.dst_uri, path=self.path, flags=self.bflags, instance=self.instance, ruid=self.ruid
+        )
+        other = Branch(t, branch, self.method, flow, self.timings, target)
+        other.index, other.expires, other.way = self.index, self.expires, self.way
+        other.on_reply, other.on_failure = self.on_reply, self.on_failure
+        other.on_branch_failure = self.on_branch_failure
+        t.branches[t.branches.index(self)] = other
+        self.transaction = self.way = None
+        return other
 
     @property
     def is_pending(self) -> bool:
@@ -94,6 +111,7 @@ class Transaction(ServerTransaction):
         "contacts",
         "created",
         "disable_6xx",
+        "disable_failover",
         "dst_uri",
         "edits",
         "error",
@@ -145,6 +163,7 @@ class Transaction(ServerTransaction):
         self.canceled = False  # a CANCEL came
         self.suspended: Branch | None = None  # t_suspend: stands for the script that is to go on
         self.disable_6xx = False
+        self.disable_failover = False  # the first place that a name leads to is the only one
         self.no_internal_reply = False
         self.no_e2e_cancel_reason = False  # the Reason of a received CANCEL stays here
         self.on_branch = ""  # callbacks of the armed route blocks
@@ -228,7 +247,7 @@ class Transaction(ServerTransaction):
         branches, self.branches = self.branches, []
         accepted, watched = False, bool(self.watchers) and any(w.keeps_request for w in self.watchers)
         for branch in branches:
-            branch.reply = branch.reply_edits = None
+            branch.reply = branch.reply_edits = branch.way = None
             branch.uri = branch.dst_uri = branch.path = branch.ruid = branch.instance = ""
             if branch.state == ACCEPTED or branch.state == PROCEEDING:  # more 2xx may come, and run the onreply route
                 accepted = accepted or watched or branch.on_reply != ""
