@@ -35,7 +35,8 @@ const phone = {
   start(url, user, domain, password) {
     const socket = new JsSIP.WebSocketInterface(url);
     const account = { uri: `sip:${user}@${domain}`, password, session_timers: false };
-    this.ua = new JsSIP.UA({ ...account, sockets: [socket], connection_recovery_min_interval: 1 });
+    const patience = { connection_recovery_min_interval: 1, connection_recovery_max_interval: 1 };
+    this.ua = new JsSIP.UA({ ...account, ...patience, sockets: [socket] });
     for (const event of ["connected", "disconnected", "registered", "unregistered", "registrationFailed"]) {
       this.ua.on(event, () => this.note(event));
     }
