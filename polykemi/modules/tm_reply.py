@@ -46,6 +46,11 @@ class TmParams:
     remap_503_500: int = 1  # a 503 goes upstream as 500 (RFC 3261 section 16.7 step 6)
     relay_100: int = 0  # 1: a 100 of a branch goes upstream
     event_callback: str = ""  # the script's function for the events of tm, "" for none
+    loop_detection: int = 1  # a forked request that comes back the same way is answered 482 (RFC 5393; not in Kamailio)
+    max_breadth: int = (
+        60  # branches that a request without Max-Breadth may have in all servers at once (RFC 5393), else
+    )
+    # 440; forked requests carry their share. 0: Max-Breadth is not looked at (as Kamailio)
     contact_flows_avp: str = ""  # name of the XAVP that keeps more flows to one phone, "": all are called
 
 

@@ -27,6 +27,7 @@ class Branch(ClientTransaction):
 
     __slots__ = (
         "bflags",
+        "breadth",
         "cancel_reason",
         "cancel_wanted",
         "canceled",
@@ -68,6 +69,7 @@ class Branch(ClientTransaction):
         self.timed_out = False
         self.dropped = False  # t_drop_replies: its response is not to be chosen
         self.cancel_wanted = False  # a CANCEL goes out as soon as there is a provisional response (section 9.1)
+        self.breadth = 0  # its share of Max-Breadth, 0 when it was not shared out (RFC 5393)
         self.cancel_reason = ""  # of that CANCEL
         self.canceled = False  # it went out
 

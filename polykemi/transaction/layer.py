@@ -78,7 +78,9 @@ class TransactionLayer:
         self.timings = timings or Timings()
         self._send = send
         self._servers: dict[str, ServerTransaction] = {}
-        self._unacked: dict[str, ServerTransaction] = {}  # those with a 2xx of our own that is sent again, by dialog_key
+        self._unacked: dict[
+            str, ServerTransaction
+        ] = {}  # those with a 2xx of our own that is sent again, by dialog_key
         self._clients: dict[str, ClientTransaction] = {}
         self._connected: dict[Flow, dict[str, ClientTransaction]] = {}  # those that went over a connection
         self._timers = Timers(self.timings.all_lengths())
