@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from polykemi import __version__, compiled, logs, memory
-from polykemi.config import Settings, typed_params
+from polykemi.config import Settings, load_tls, typed_params
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import ControlPlane, make_rpc
 from polykemi.engines import make_engine
@@ -29,7 +30,7 @@ from polykemi.errors import ConfigError, DataError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import inspect
-from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
+from polykemi.kemi.network import Connections, Dns, NoConnections, NoTls, Offline, Peers, Tls
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.modules import MODULES
@@ -112,6 +113,7 @@ def assemble(
     ids: Ids | None = None,
     trace: Trace | None = None,
     connections: Connections | None = None,
+    tls: Tls | None = None,
     peers: Peers | None = None,
     dns: Dns | None = None,
 ) -> Node:
@@ -147,6 +149,7 @@ def assemble(
         database=database,
         routes=None,  # type: ignore[arg-type]  # the router, two lines below
         connections=connections,
+        tls=NoTls() if tls is None else tls,
         peers=peers or Offline(),
         dns=dns or Offline(),
     )
@@ -166,7 +169,8 @@ def assemble(
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
     """Make the modules that the configuration loads; core, pv, hdr and x are always there, as in Kamailio."""
     names = settings.modules.load
-    loaded = [name for name in MODULES if names is None or name in names or name in _ALWAYS_LOADED]
+    wanted = _default_modules(settings) if names is None else {*names, *_ALWAYS_LOADED}
+    loaded = [name for name in MODULES if name in wanted]
     modules: dict[str, Module] = {}
     for name, module_class in MODULES.items():
         if name in loaded:
@@ -179,6 +183,11 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
             modules[name] = module_class(services, params)
             services.variables.add(modules[name].pv_classes(), modules[name].transformations())
     return modules
+
+
+def _default_modules(settings: Settings) -> set[str]:
+    """Return the modules that are loaded when the configuration has no list of them."""
+    return {name for name, one in MODULES.items() if one.by_default or name in settings.modules.params}
 
 
 def _engines(settings: Settings, router: Router, trace: Trace | None) -> dict[str, Engine]:
@@ -254,6 +263,7 @@ class Server:
                 self._lost,
             )
             undo.callback(self.transports.close)
+            self.transports.streams.read_tls = partial(load_tls, settings.file, settings.listen)
             location, database = open_data(settings.data)
             undo.callback(location.close)
             undo.callback(database.close)
@@ -270,6 +280,7 @@ class Server:
                 ended=self._arm,
                 now=self._started,
                 connections=self.transports.streams,
+                tls=self.transports.streams,
                 peers=self._peers,
                 dns=DnsClient(),
             )

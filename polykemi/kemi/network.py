@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
+from polykemi.errors import ConfigError
 from polykemi.sip.flow import Flow
 
 
@@ -173,3 +174,62 @@ class NoConnections:
 
     def abort(self, ident: int) -> None:
         """Do nothing."""
+
+
+class TlsState(NamedTuple):
+    """What is known of a connection over TLS; certificates are DER, empty where there is none."""
+
+    version: str  # as OpenSSL names it: TLSv1.3
+    cipher: str
+    bits: int
+    description: str  # of the cipher, one line of OpenSSL
+    server_name: str  # that the client has asked for, "" for none
+    own: bytes
+    peer: bytes
+    is_verified: bool  # the peer has a certificate, and it was checked
+
+
+class TlsConnection(NamedTuple):
+    """One connection over TLS, for lists; ``state`` is None until its handshake is over."""
+
+    ident: int
+    flow: Flow
+    left: int  # seconds until it is dropped, when nothing comes
+    unsent: int  # octets that wait for the peer to take them
+    is_accepted: bool  # the peer has made it
+    state: TlsState | None
+
+
+class Tls(Protocol):
+    """The connections of a server over TLS."""
+
+    def tls_state(self, flow: Flow) -> TlsState | None:
+        """Return what is known of the connection of ``flow``, None when it is gone or is none over TLS."""
+
+    def tls_connections(self, now: float) -> list[TlsConnection]:
+        """Return all, those too that are WebSockets."""
+
+    def use_server_id(self, server_id: str) -> None:
+        """Make connections from now on with the client profile that has ``server_id``, "": with that of their address."""
+
+    def reload_tls(self) -> None:
+        """Read profiles and certificates anew, for connections that come. Raise ConfigError: all stays as it was."""
+
+
+class NoTls:
+    """A server without TLS."""
+
+    def tls_state(self, flow: Flow) -> TlsState | None:
+        """Return None."""
+        return None
+
+    def tls_connections(self, now: float) -> list[TlsConnection]:
+        """Return nothing."""
+        return []
+
+    def use_server_id(self, server_id: str) -> None:
+        """Do nothing."""
+
+    def reload_tls(self) -> None:
+        """Raise ConfigError."""
+        raise ConfigError("there is no listener for TLS")

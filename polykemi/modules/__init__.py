@@ -33,6 +33,7 @@ from polykemi.modules.log_systemd import LogSystemd
 from polykemi.modules.maxfwd import MaxFwd
 from polykemi.modules.mqueue import Mqueue
 from polykemi.modules.nathelper import NatHelper
+from polykemi.modules.outbound import Outbound
 from polykemi.modules.path import PathModule
 from polykemi.modules.permissions import Permissions
 from polykemi.modules.pike import Pike
@@ -54,6 +55,7 @@ from polykemi.modules.sqlops import Sqlops
 from polykemi.modules.statistics import Statistics
 from polykemi.modules.textops import TextOps
 from polykemi.modules.textopsx import TextOpsX
+from polykemi.modules.tls import TlsModule
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
 from polykemi.modules.uac import Uac
@@ -101,6 +103,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "xlog": Xlog,
     "dispatcher": Dispatcher,
     "sqlops": Sqlops,
+    "outbound": Outbound,
     "path": PathModule,
     "acc": Acc,
     "dialog": DialogModule,
@@ -126,6 +129,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "jsonrpcs": Jsonrpcs,
     "xmlrpc": Xmlrpc,
     "websocket": WebSocketModule,
+    "tls": TlsModule,
     "rtpengine": Rtpengine,
     "rtpproxy": Rtpproxy,
     "enum": Enum,

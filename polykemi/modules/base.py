@@ -15,7 +15,7 @@ from mypy_extensions import mypyc_attr
 from polykemi.errors import DataError
 from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
-from polykemi.kemi.network import Connections, Dns, NoConnections, Offline, Peers
+from polykemi.kemi.network import Connections, Dns, NoConnections, NoTls, Offline, Peers, Tls
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Callbacks, Route
 from polykemi.kemi.rpc import Command
@@ -89,6 +89,7 @@ class Services:
     server_header: str = "polykemi"
     callbacks: Callbacks = field(default_factory=Callbacks)  # set by the core before the first message
     connections: Connections = field(default_factory=NoConnections)
+    tls: Tls = field(default_factory=NoTls)
     rpc: Mapping[str, Command] = field(default_factory=dict)  # the commands of the control plane, filled before run
     peers: Peers = field(default_factory=Offline)  # other servers that exports may ask, and DNS
     dns: Dns = field(default_factory=Offline)
@@ -106,7 +107,7 @@ class Services:
         """
         host = canonical_host(host)
         for x in self._listeners_at.get(host, ()):
-            if (not port or is_at(x, host, port)) and (not proto or proto == x.proto):
+            if (not port or is_at(x, host, port)) and (not proto or proto in (x.proto, x.transport)):
                 return True
         return host in self.domains
 
@@ -146,6 +147,7 @@ class Module:
     name: ClassVar[str] = ""
     Params: ClassVar[type[Any]] = NoParams
     requires: ClassVar[tuple[str, ...]] = ()  # the modules that this one cannot do without
+    by_default: ClassVar[bool] = True  # False: not loaded unless the configuration names it
     events: ClassVar[Mapping[str, str]] = {}  # evname of its event route blocks -> when they run and what they know
 
     def __init__(self, services: Services, params: Any = None) -> None:

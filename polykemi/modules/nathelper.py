@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from polykemi.errors import ParseError
+from polykemi.errors import ParseError, RpcError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
+from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.modules.nathelper_pinger import NatHelperParams, Pinger
 from polykemi.modules.nathelper_sdp import fix_sdp
@@ -55,6 +56,14 @@ class NatHelper(Module):
     def handle_timer(self, now: float) -> None:
         """Ping phones."""
         self._pinger.run(now)
+
+    @rpc("nathelper.enable_ping")
+    def enable_ping(self, value: int) -> dict[str, Any]:
+        """Go on pinging phones (1), or pause (0)."""
+        if not self.params.natping_interval:
+            raise RpcError(500, "NATping disabled")
+        self._pinger.enabled = bool(value)
+        return {}
 
     def pv_classes(self) -> Mapping[str, Factory]:
         """``$rr_count``: how many Record-Route values; ``$rr_top_count``: how many of them the topmost proxy has made."""
@@ -128,7 +137,7 @@ class NatHelper(Module):
             return 2
         uri, flow = parse_uri(contact.uri), ctx.flow
         same = canonical_host(uri.host) == flow.host and uri.effective_port == flow.port
-        if same and (uri.transport or "udp") == flow.listener.proto:
+        if same and (uri.transport or "udp") == flow.listener.transport:
             return 2
         return self._alias(ctx, contact_alias(flow))
 
@@ -275,5 +284,5 @@ def _sdp_addresses(message: Message) -> list[str]:
 
 def source_uri(flow: Flow) -> str:
     """Return the SIP URI of where a message came from; the transport stands in it unless it is UDP."""
-    transport = "" if flow.listener.proto == "udp" else f";transport={flow.listener.proto}"
+    transport = "" if flow.listener.proto == "udp" else f";transport={flow.listener.transport}"
     return f"sip:{bracketed(flow.host)}:{flow.port}{transport}"

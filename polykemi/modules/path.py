@@ -11,6 +11,7 @@ from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
+from polykemi.modules.outbound import Outbound, is_neighbour
 from polykemi.sip.flow import TRANSPORT_NUMBERS, TRANSPORTS, bracketed
 from polykemi.sip.header import parse_params
 from polykemi.sip.uri import parse_uri, unescape
@@ -42,15 +43,19 @@ class PathModule(Module):
     Params = PathParams
 
     def start(self, now: float) -> None:
-        """Take part in loose routing when use_received says so."""
+        """Take part in loose routing when use_received says so; flow tokens are outbound's, where that is loaded."""
+        self._outbound: Outbound | None = self.services.modules.get("outbound")
         rr = self.services.modules.get("rr")
         if self.params.use_received and rr is not None:
             rr.on_routed.append(self._routed)
 
     @export()
     def add_path(self, ctx: RouteContext) -> int:
-        """Put our URI before the other Path values. Answers 1 or -1."""
-        return self._add(ctx)
+        """Put our URI before the other Path values. Answers 1 or -1.
+
+        With the module outbound, and when the phone asks for it, its user part is the token of the flow (RFC 5626).
+        """
+        return self._add_flow(ctx)
 
     @export()
     def add_path_user(self, ctx: RouteContext, user: str) -> int:
@@ -65,7 +70,7 @@ class PathModule(Module):
     @export()
     def add_path_received(self, ctx: RouteContext) -> int:
         """Do as ``add_path``, with the address that the request came from in the parameter ``received``."""
-        return self._add(ctx, received=True)
+        return self._add_flow(ctx, received=True)
 
     @export()
     def add_path_received_user(self, ctx: RouteContext, user: str) -> int:
@@ -109,6 +114,14 @@ class PathModule(Module):
         """Do as ``add_path_advertised_address_user_params``, with the address that the request came from in ``received``."""
         return self._advertise(ctx, address, user, params, received=True)
 
+    def _add_flow(self, ctx: RouteContext, *, received: bool = False) -> int:
+        """Insert the Path line, with a flow token where outbound says so; ``ob`` only in that of the first hop."""
+        outbound = self._outbound
+        if outbound is None or not outbound.use_outbound(ctx):
+            return self._add(ctx, received=received)
+        params = "ob" if is_neighbour(ctx.request) else ""
+        return self._add(ctx, outbound.token(ctx.flow), params, received=received)
+
     def _advertise(
         self, ctx: RouteContext, address: str, user: str = "", params: str = "", *, received: bool = False
     ) -> int:
@@ -140,7 +153,7 @@ class PathModule(Module):
         message = ctx.message
         place = message.shape.first.get("path", len(message.lines))
         for listener in sides:
-            where = f"{address};transport={listener.proto}" if address else listener.route
+            where = f"{address};transport={listener.transport}" if address else listener.route
             ctx.edits.inserts.append((place, f"Path: <sip:{user}{'@' if user else ''}{where}{suffix}>"))
         return 1
 

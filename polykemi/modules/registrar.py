@@ -12,26 +12,24 @@ from polykemi.kemi.faked import event_context
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module, Services
-from polykemi.modules.registrar_contacts import Rejected, first_uri, lower, methods_of, parse_q
+from polykemi.modules.registrar_contacts import Rejected, parse_q
 from polykemi.modules.registrar_gruu import Gruus
-from polykemi.modules.registrar_params import FILTER_BFLAGS, FILTER_CONNECTIONS, RegistrarParams
+from polykemi.modules.registrar_lookup import Lookup
+from polykemi.modules.registrar_params import RegistrarParams
 from polykemi.modules.registration import Registration
 from polykemi.modules.ulc import Profile, ulc_class
 from polykemi.modules.usrloc import Usrloc
 from polykemi.pv.accessor import Factory
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Listener
 from polykemi.sip.grammar import canonical_host, is_token
-from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Request
-from polykemi.sip.uri import parse_uri, unescape
+from polykemi.sip.uri import parse_uri
 from polykemi.storage.location import Binding
-from polykemi.transaction.target import Target
 
 log = logging.getLogger("polykemi.registrar")
 
 NO_REPLY: Final = 0x02  # a flag of save()
 
-MAX_AOR: Final = 256  # octets, as Kamailio's
 _MATCHES: Final = ((1, "match_callid", "call_id"), (2, "match_received", "received"), (4, "match_contact", "uri"))
 _MAX_PROFILES: Final = 64  # $ulc profiles kept; their names come from scripts
 
@@ -52,7 +50,6 @@ class Registrar(Module):
         self._use(Usrloc(services))
         self._listeners: dict[str, Listener] = {str(x): x for x in services.listeners}
         self._profiles: dict[str, Profile] = {}
-        self._unknown_tables: set[str] = set()
 
     def start(self, now: float) -> None:
         """Work with the usrloc module that is loaded; without one its defaults hold."""
@@ -64,8 +61,9 @@ class Registrar(Module):
 
     def _use(self, usrloc: Usrloc) -> None:
         self._usrloc = usrloc
-        self._tables = frozenset(usrloc.params.preload)
-        self._registration = Registration(self.services, self.params, usrloc, self._gruus)
+        services, params = self.services, self.params
+        self._registration = Registration(services, params, usrloc, self._gruus)
+        self._lookups = Lookup(services, params, usrloc, self._gruus, self._registration.configured)
 
     def pv_classes(self) -> Mapping[str, Factory]:
         """Return $ulc."""
@@ -92,13 +90,13 @@ class Registrar(Module):
         return self._save(ctx, table, flags, uri)
 
     def _save(self, ctx: RouteContext, table: str, flags: int, uri: str | None) -> int:
-        if not self._has_table(table):
+        if not self._lookups.has_table(table):
             return -1
         request = ctx.request
         counters = self.services.counters
         aor = ""
         try:
-            aor = self._aor(request.to.uri if uri is None else uri)
+            aor = self._lookups.aor(request.to.uri if uri is None else uri)
             result, headers = self._registration.update(ctx, request, table, aor, flags)
         except SipError as error:
             counters["registrar.rejected_regs"] = counters.get("registrar.rejected_regs", 0) + 1
@@ -171,10 +169,10 @@ class Registrar(Module):
     @export(routes=Route.REQUEST | Route.FAILURE)
     def lookup_to_dset(self, ctx: RouteContext, table: str, uri: str) -> int:
         """Append all contacts of the AoR in ``uri`` as branches and leave the Request-URI as it is."""
-        found = self._contacts(ctx, table, uri)
+        found = self._lookups.contacts(ctx, table, uri)
         if isinstance(found, int):
             return found
-        ctx.branches += [self._target(b) for b in found]
+        ctx.branches += [self._lookups.target(b) for b in found]
         return 1
 
     @export(routes=Route.REQUEST | Route.FAILURE)
@@ -186,11 +184,11 @@ class Registrar(Module):
             if branch.dst_uri or branch.path or branch.ruid or branch.listener is not None:
                 ctx.branches.append(branch)
                 continue
-            found = self._contacts(ctx, table, branch.uri)
+            found = self._lookups.contacts(ctx, table, branch.uri)
             if isinstance(found, int):
                 result = found if result < 0 else result
             else:
-                ctx.branches += [self._target(b) for b in found]
+                ctx.branches += [self._lookups.target(b) for b in found]
                 result = 1
         return result
 
@@ -201,9 +199,9 @@ class Registrar(Module):
         $xavp(rxname=>aor) and $xavp(rxname=>count) are of the AoR; $xavp(cxname[n]=>uri), =>socket and =>dsturi of its
         contacts, expired ones too.
         """
-        if not self._has_table(table):
+        if not self._lookups.has_table(table):
             return -1
-        aor = self._aor(uri)
+        aor = self._lookups.aor(uri)
         found = self._usrloc.in_order(self.services.location.get(table, aor))
         if not found:
             return -1
@@ -217,11 +215,11 @@ class Registrar(Module):
         return 1
 
     def _lookup(self, ctx: RouteContext, table: str, uri: str) -> int:
-        found = self._contacts(ctx, table, uri)
+        found = self._lookups.contacts(ctx, table, uri)
         if isinstance(found, int):
             return found
         best = found[0]
-        first = self._target(best)
+        first = self._lookups.target(best)
         ctx.ruri = first.uri
         ctx.dst_uri = first.dst_uri
         ctx.path = first.path
@@ -233,93 +231,8 @@ class Registrar(Module):
         ctx.force_listener = first.listener or ctx.force_listener
         self._record(ctx, best)
         if self.params.append_branches and len(found) > 1:
-            ctx.branches += [self._target(b) for b in found[1:]]
+            ctx.branches += [self._lookups.target(b) for b in found[1:]]
         return 1
-
-    def _contacts(self, ctx: RouteContext, table: str, uri: str) -> list[Binding] | int:
-        """Return the usable contacts of an AoR by preference, or the negative result of ``lookup``."""
-        if not self._has_table(table):
-            return -1
-        is_gruu = False
-        try:
-            if ";gr" in uri and self._gruus is not None:
-                is_gruu = parse_uri(uri).param("gr") is not None
-            found = self._of_gruu(ctx, table, uri) if is_gruu else self._valid(ctx, table, self._aor(uri))
-        except Rejected:
-            return -1
-        except ParseError:
-            return -3
-        if self.params.lookup_filter_mode and not is_gruu:
-            found = [b for b in found if self._passes(ctx, b)]
-        if not found:
-            return -1
-        if self.params.method_filtering and ctx.request.to.tag is None:
-            method = methods_of(ctx.method)
-            found = [b for b in found if b.methods & method]
-            if not found:
-                return -2
-        found = self._usrloc.in_order(found)
-        return found[:1] if is_gruu else found
-
-    def _of_gruu(self, ctx: RouteContext, table: str, text: str) -> list[Binding]:
-        """Return the valid bindings of the phone that a GRUU stands for. Raise Rejected, ParseError."""
-        assert self._gruus is not None
-        uri = parse_uri(text)
-        aor = self._aor(text) if uri.param("gr") else ""
-        return self._usable(ctx, self._gruus.find(uri, lambda aor: self.services.location.get(table, aor), aor))
-
-    def _passes(self, ctx: RouteContext, binding: Binding) -> bool:
-        """Tell whether ``lookup_filter_mode`` lets the contact be called."""
-        mode = self.params.lookup_filter_mode
-        if mode & FILTER_BFLAGS:
-            wanted = self._registration.configured(ctx, "rlf_bflags", 0)
-            if isinstance(wanted, int) and wanted and not binding.bflags & wanted:
-                return False
-        if mode & FILTER_CONNECTIONS:
-            listener = self._listeners.get(binding.listener)
-            if listener is not None and listener.proto != "udp":
-                place = parse_uri(binding.received or binding.uri)
-                flow = Flow(listener, place.host.strip("[]"), place.effective_port)
-                return self.services.connections.ident(flow) >= 0
-        return True
-
-    def _valid(self, ctx: RouteContext, table: str, aor: str) -> list[Binding]:
-        return self._usable(ctx, self.services.location.get(table, aor))
-
-    def _usable(self, ctx: RouteContext, bindings: list[Binding]) -> list[Binding]:
-        if self.params.use_expired_contacts:
-            return bindings
-        now = ctx.now
-        return [b for b in bindings if b.expires > now or not b.expires]
-
-    def _target(self, binding: Binding) -> Target:
-        """Return ``binding`` as an entry of the destination set; a Path goes before the address it came from (RFC 3327)."""
-        path, dst_uri = binding.path, binding.received
-        if path:
-            hops = split_quoted(path, ",")
-            if self.params.path_check_local and self._is_local(first_uri(path)):
-                del hops[0]
-                path = ",".join(hops)
-            if path:
-                dst_uri = first_uri(path)
-        return Target(
-            binding.uri,
-            dst_uri,
-            path=path,
-            q=binding.q,
-            flags=binding.bflags,
-            listener=self._listeners.get(binding.listener),
-            instance=binding.instance,
-            ruid=binding.ruid,
-            user_agent=binding.user_agent,
-        )
-
-    def _is_local(self, hop: str) -> bool:
-        try:
-            uri = parse_uri(hop)
-        except ParseError:
-            return False
-        return self.services.is_myself(uri.host, uri.effective_port)
 
     # ---- questions
     @export()
@@ -347,9 +260,9 @@ class Registrar(Module):
         return self._registered(ctx, table, uri, flags, aflags)
 
     def _registered(self, ctx: RouteContext, table: str, uri: str, flags: int, aflags: int = 0) -> int:
-        if not self._has_table(table):
+        if not self._lookups.has_table(table):
             return -1
-        found = self._valid(ctx, table, self._aor(uri))
+        found = self._lookups.valid(ctx, table, self._lookups.aor(uri))
         for bit, name, field in _MATCHES:
             wanted = self._registration.configured(ctx, name, "") if flags & bit else ""
             if wanted:  # what the xavp does not say is not looked at
@@ -385,14 +298,14 @@ class Registrar(Module):
         A contact is where its REGISTER came from, if fix_nated_register has kept that, else where its URI says. Addresses
         are compared; ``mode`` 1: ports too, 2: protocols too.
         """
-        if not self._has_table(table):
+        if not self._lookups.has_table(table):
             return -1
-        for binding in self.services.location.get(table, self._aor(uri)):
+        for binding in self.services.location.get(table, self._lookups.aor(uri)):
             place = parse_uri(binding.received or binding.uri)
             if (
                 canonical_host(place.host) == ctx.flow.host
                 and (not mode & 1 or place.effective_port == ctx.flow.port)
-                and (not mode & 2 or (place.transport or "udp") == ctx.flow.listener.proto)
+                and (not mode & 2 or (place.transport or "udp") == ctx.flow.listener.transport)
             ):
                 return 1
         return -1
@@ -401,17 +314,17 @@ class Registrar(Module):
     @export()
     def unregister(self, ctx: RouteContext, table: str, uri: str) -> int:
         """Remove all contacts of the AoR in ``uri``. Answers 1 (also when there were none), or -1."""
-        if not self._has_table(table):
+        if not self._lookups.has_table(table):
             return -1
-        self.services.location.put(table, self._aor(uri), [])
+        self.services.location.put(table, self._lookups.aor(uri), [])
         return 1
 
     @export()
     def unregister_ruid(self, ctx: RouteContext, table: str, uri: str, ruid: str) -> int:
         """Remove the contact ``ruid`` of the AoR in ``uri``. Answers 1, -1 for a bad URI, -3 when it is not there."""
-        if not self._has_table(table):
+        if not self._lookups.has_table(table):
             return -1
-        aor = self._aor(uri)
+        aor = self._lookups.aor(uri)
         bindings = self.services.location.get(table, aor)
         left = [b for b in bindings if b.ruid != ruid]
         if len(left) == len(bindings):
@@ -424,10 +337,10 @@ class Registrar(Module):
     def reg_fetch_contacts(self, ctx: RouteContext, table: str, uri: str, profile: str) -> int:
         """Fetch the contacts of the AoR in ``uri`` for $ulc(profile=>...). Answers 1, or -1 when there are none."""
         self._profiles.pop(profile, None)
-        if not self._has_table(table):
+        if not self._lookups.has_table(table):
             return -1
-        aor = self._aor(uri)
-        bindings = self._usrloc.in_order(self._valid(ctx, table, aor))
+        aor = self._lookups.aor(uri)
+        bindings = self._usrloc.in_order(self._lookups.valid(ctx, table, aor))
         if not bindings:
             return -1
         if len(self._profiles) >= _MAX_PROFILES:
@@ -460,30 +373,3 @@ class Registrar(Module):
         ctx = event_context(callback, "usrloc:contact-expired", listener, now)
         ctx.cache["registrar.expired"] = Profile(table, aor, [binding])
         self.services.events.append(ctx)
-
-    # ---- what all of them need
-    def _has_table(self, table: str) -> bool:
-        if table in self._tables:
-            return True
-        if table not in self._unknown_tables and len(self._unknown_tables) < 100:
-            self._unknown_tables.add(table)
-            log.error("there is no location table %r; tables are named in usrloc's parameter preload", table)
-        return False
-
-    def _aor(self, text: str) -> str:
-        """Return the key of the AoR in the URI ``text``. Raise Rejected for one without a user, ParseError for no URI."""
-        uri = parse_uri(text)
-        user = uri.user
-        if "%" in user:
-            user = unescape(user)
-        if not user:
-            raise Rejected(400, "Bad Request", "Address Of Record without a user")
-        if self._usrloc.params.use_domain:
-            domain = uri.host
-            prefix = self.params.realm_prefix
-            if prefix and lower(domain).startswith(lower(prefix)):
-                domain = domain[len(prefix) :]
-            user = f"{user}@{lower(domain)}"
-        if len(user) > MAX_AOR:
-            raise Rejected(400, "Bad Request", "Address Of Record too long")
-        return user if self.params.case_sensitive else lower(user)

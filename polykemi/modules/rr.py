@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from polykemi.errors import ParseError
+from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module, Services
+from polykemi.modules.outbound import NEW_TOKEN, SAME_TOKEN, Outbound
 from polykemi.sip.flow import Listener, is_at
 from polykemi.sip.grammar import canonical_host
 from polykemi.sip.header import parse_name_addr, parse_params, split_quoted
@@ -28,6 +29,8 @@ _ON_REQUESTS: Final = Route.REQUEST | Route.BRANCH | Route.FAILURE
 # URI parameters that need no parser: none has a separator in it, none is the transport
 _PLAIN_PARAMS: Final = re.compile(r"(?:(?![Tt][Rr])[A-Za-z0-9\-._!~*'()+%=]*+(?:;|\Z))*+")
 _MAX_KNOWN: Final = 4096
+
+FLOW_TOKEN_BROKEN: Final = -2
 
 _PENDING: Final = "rr.pending"  # ctx.cache: parameters given to add_rr_param before record_route
 
@@ -66,6 +69,13 @@ class Rr(Module):
         self._ours: dict[str, bool] = {}  # URI -> whether it names us
         # called with the parameters of our own Route when loose_route has taken it away (Kamailio: register_rrcb)
         self.on_routed: list[Callable[[RouteContext, str], None]] = []
+        self._outbound: Outbound | None = None
+
+    def start(self, now: float) -> None:
+        """Use flow tokens where outbound is loaded. Raise DataError."""
+        self._outbound = self.services.modules.get("outbound")
+        if self._outbound is not None and self.params.add_username:
+            raise DataError("rr: add_username: expected 0, for the user part is that of outbound's flow tokens")
 
     # ---- Record-Route
     @export(routes=_ON_REQUESTS)
@@ -93,7 +103,7 @@ class Rr(Module):
     @export(routes=_ON_REQUESTS)
     def record_route_advertised_address(self, ctx: RouteContext, address: str) -> int:
         """Add a Record-Route with ``address`` (host and port) in place of our own. Answers 1 or -1."""
-        proto = ctx.flow.listener.proto
+        proto = ctx.flow.listener.transport
         transport = "" if proto == "udp" else f";transport={proto}"
         return self._preset(ctx, (address + transport,))
 
@@ -106,11 +116,26 @@ class Rr(Module):
         if mode == 2 or (mode == 1 and goes_out is not came_in and goes_out != came_in):
             tail = ";r2=on" + tail
             both = (self._address(goes_out) + tail, self._address(came_in) + tail)
-            return self._insert(ctx, both, self._user(ctx) if self.params.add_username else "")
-        return self._insert(ctx, (self._address(came_in) + tail,), self._user(ctx) if self.params.add_username else "")
+            return self._insert(ctx, both, self._user(ctx))
+        return self._insert(ctx, (self._address(came_in) + tail,), self._user(ctx))
 
     def _user(self, ctx: RouteContext) -> str:
         """Return the user part that our Record-Route gets: ``user@``, or nothing."""
+        if self._outbound is not None:
+            return self._flow_token(ctx, self._outbound)
+        return self._username(ctx) if self.params.add_username else ""
+
+    def _flow_token(self, ctx: RouteContext, outbound: Outbound) -> str:
+        """Return the token of the flow that the request came on, or the one that it was routed by (RFC 5626 section 5.3)."""
+        use = outbound.use_outbound(ctx)
+        if use == NEW_TOKEN:
+            return f"{outbound.token(ctx.flow)}@"
+        if use == SAME_TOKEN:
+            return f"{parse_uri(parse_name_addr(ctx.message.list('route')[0]).uri).user}@"
+        return ""
+
+    def _username(self, ctx: RouteContext) -> str:
+        """Return the user part that add_username wants."""
         name = self.params.custom_user_avp
         user = self.services.variables.getters[name](ctx) if name else None
         if not isinstance(user, str) or not user:
@@ -129,7 +154,8 @@ class Rr(Module):
             return -1
         lr = ";lr=on" if self.params.enable_full_lr else ";lr"
         tail = self._from_tag(ctx) + str(ctx.cache.get(_PENDING, "")) + lr
-        return self._insert(ctx, tuple(address + tail for address in addresses))
+        token = self._flow_token(ctx, self._outbound) if self._outbound is not None else ""
+        return self._insert(ctx, tuple(address + tail for address in addresses), token)
 
     def _from_tag(self, ctx: RouteContext) -> str:
         """Return ``;ftag=`` with the tag of the dialog's caller: of From, in requests from the callee of To."""
@@ -203,7 +229,8 @@ class Rr(Module):
     def loose_route(self, ctx: RouteContext) -> int:
         """Route by the Route headers: remove our own on top and set the destination to the next (RFC 3261 section 16.4).
 
-        Answers 1 (routed by Route), -1 (no Route, or a malformed one), -3 (only our own, in a request outside of a dialog).
+        Answers 1 (routed by Route), -1 (no Route, or a malformed one), -2 (the flow token in our own is forged: RFC 5626
+        section 5.3 wants a 403), -3 (only our own, in a request outside of a dialog).
         """
         return self._loose_route(ctx, strict=True)
 
@@ -219,7 +246,7 @@ class Rr(Module):
 
     def _loose_route(self, ctx: RouteContext, *, strict: bool) -> int:
         result = self._route(ctx, strict=strict)
-        if self.on_routed and result != -1 and ctx.shared.route_params:
+        if self.on_routed and result not in (-1, FLOW_TOKEN_BROKEN) and ctx.shared.route_params:
             for call in self.on_routed:
                 call(ctx, ctx.shared.route_params)
         return result
@@ -261,18 +288,30 @@ class Rr(Module):
         if not routes:
             return -1
         uris = [parse_uri(text) for text in routes[:2]]
+        by_token = False
         first, last = 0, len(routes)  # what of the route set goes on: routes[first:last]
         ruri = ctx.ruri
         if strict and not preloaded and self._is_ours(parse_uri(ruri)):
             last -= 1  # the hop before us is a strict router: the target is the last Route (section 16.4)
             ruri = routes[last]
         if self._is_ours(uris[0]):
+            if self._outbound is not None and uris[0].user:
+                try:
+                    by_token = self._outbound.follow(ctx, uris[0].user)
+                except ParseError as error:
+                    log.error("rr.loose_route: %s", error)
+                    return FLOW_TOKEN_BROKEN
             ctx.shared.route_params = uris[0].params
             first = 1
             if len(uris) > 1 and uris[0].param("r2") is not None and self._is_ours(uris[1]):
                 first = 2
-                self._leave_from(ctx, uris[1])
+                if not by_token:
+                    self._leave_from(ctx, uris[1])
         next_hop = routes[first] if first < last else ""
+        if by_token:  # whatever else the Route says
+            ctx.ruri = ruri
+            _keep_routes(message, ctx.edits, first, last)
+            return -3 if preloaded and not next_hop else 1
         strict_next = bool(next_hop) and not parse_uri(next_hop).is_loose
         ctx.ruri, ctx.dst_uri = ruri, next_hop
         if not next_hop:
@@ -286,6 +325,8 @@ class Rr(Module):
         return 1
 
     def _is_ours(self, uri: Uri) -> bool:
+        if uri.params and uri.param("gr") is not None:
+            return False  # a GRUU of our domain (RFC 5627) is a phone
         return bool(uri.host) and self.services.is_myself(uri.host, uri.effective_port, uri.transport or "")
 
     def _leave_from(self, ctx: RouteContext, uri: Uri) -> None:

@@ -17,14 +17,11 @@ from polykemi.pv.classes.factories import no_index, required
 from polykemi.pv.compiler import Variables
 from polykemi.pv.grammar import parse_variable
 from polykemi.pv.transformations.shape import Step
-from polykemi.storage.sql import Answer, SqlConnection
+from polykemi.storage.sql import OWN, Answer, SqlConnection, sqlite_path
 
 log = logging.getLogger("polykemi.script")
 
-OWN: Final = "polykemi"  # the server's own database: as a connection that is always there, and in place of a URL
-
 _EMPTY: Final = Answer((), [], 0)
-_SCHEME: Final = "sqlite://"
 _SPACES: Final = " \t\r\n"
 _BETWEEN: Final = " \t\n,;"  # of variables in a list
 
@@ -52,12 +49,10 @@ def parse_connection(definition: str) -> tuple[str, str]:
     name, arrow, url = (part.strip(_SPACES) for part in definition.partition("=>"))
     if not arrow or not name or not url:
         raise ValueError(f"sqlcon: expected name=>sqlite:///path, got {definition!r}")
-    if url == OWN:
-        return name, ""
-    path = url.removeprefix(_SCHEME)
-    if path == url or not path:
-        raise ValueError(f"sqlcon: {name}: expected sqlite:///path or {OWN}, got {url!r}; there are no other drivers")
-    return name, path
+    try:
+        return name, sqlite_path(url)
+    except ValueError as error:
+        raise ValueError(f"sqlcon: {name}: {error}") from None
 
 
 class Sqlops(Module):

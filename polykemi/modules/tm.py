@@ -22,7 +22,7 @@ from polykemi.modules.tm_reply import Replier, TmParams, reply_of
 from polykemi.modules.tm_responses import Responses
 from polykemi.modules.tm_settings import TmSettings
 from polykemi.pv.classes.factories import uri_or_none
-from polykemi.sip.flow import Flow, parse_socket
+from polykemi.sip.flow import Flow, TokenFlow, parse_socket
 from polykemi.sip.message import Request, Response, parse
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.forking import Transaction
@@ -92,7 +92,10 @@ class Tm(TmSettings):
             client = self.layer.run_timers(now)
 
     def transport_error(self, flow: Flow, data: bytes, now: float | None = None) -> Process[None] | None:
-        """Take the news that ``data`` could not be sent: its branch has failed with 503 (RFC 3261 section 17.1.4)."""
+        """Take the news that ``data`` could not be sent: its branch has failed with 503 (RFC 3261 section 17.1.4).
+
+        With 430 where a flow token has named the flow (RFC 5626 section 5.3.1).
+        """
         now = self._now if now is None else now
         try:
             message = parse(data)
@@ -103,7 +106,7 @@ class Tm(TmSettings):
             return None
         if client is None or not self.layer.transport_error(client, now):
             return None
-        return self.responses.failed(client, 503, now)
+        return self.responses.failed(client, 430 if isinstance(flow, TokenFlow) else 503, now)
 
     def lost(self, flow: Flow, now: float) -> Process[None] | None:
         """Take the news that the connection of ``flow`` has ended: what waits for an answer over it has failed with 503."""

@@ -45,9 +45,14 @@ class Listener(NamedTuple):
         return bracketed(host) if port == 5060 and self.proto not in SECURE else f"{bracketed(host)}:{port}"
 
     @property
+    def transport(self) -> str:
+        """The transport as URIs name it: that of secure WebSocket is ws (RFC 7118 section 5.2)."""
+        return "ws" if self.proto == "wss" else self.proto
+
+    @property
     def route(self) -> str:
         """``host:port;transport=`` as Record-Route and Path write it, the transport left out when it is UDP."""
-        return self.sent_by + ("" if self.proto == "udp" else f";transport={self.proto}")
+        return self.sent_by + ("" if self.proto == "udp" else f";transport={self.transport}")
 
     def __str__(self) -> str:
         return f"{self.proto}:{bracketed(self.host)}:{self.port}"
@@ -67,6 +72,13 @@ class Flow(NamedTuple):
 @mypyc_attr(native_class=False)  # mypyc compiles no class with a tuple as its base
 class OpenFlow(Flow):
     """A flow for what is to be sent over the connection that there is, and not at all once that is gone."""
+
+    __slots__ = ()
+
+
+@mypyc_attr(native_class=False)
+class TokenFlow(OpenFlow):
+    """The flow that a flow token names: what cannot be sent over it has failed with 430 (RFC 5626 section 5.3.1)."""
 
     __slots__ = ()
 
@@ -132,13 +144,16 @@ def reaches(listener: Listener, host: str) -> bool:
 
 
 def listener_for(proto: str, host: str, listener: Listener, others: Iterable[Listener]) -> Listener | None:
-    """Return what ``host`` is sent to from over ``proto``: ``listener`` when it will do, else the first other that does."""
-    if proto == listener.proto and reaches(listener, host):
+    """Return what ``host`` is sent to from over ``proto``: ``listener`` when it will do, else the first other that does.
+
+    ``ws``, as URIs name it, is secure WebSocket too.
+    """
+    if (proto == listener.proto or (proto == "ws" and listener.proto == "wss")) and reaches(listener, host):
         return listener
     for other in others:
         if proto == other.proto and reaches(other, host):
             return other
-    return None
+    return listener_for("wss", host, listener, others) if proto == "ws" else None
 
 
 def is_at(listener: Listener, host: str, port: int) -> bool:

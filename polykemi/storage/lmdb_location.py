@@ -153,6 +153,12 @@ class LmdbLocation:
         first = min(times, default=_NEVER)
         return None if first == _NEVER else float(_TIME.unpack(first)[0])
 
+    def count(self, table: str) -> int:
+        """Return how many AoRs have bindings, but for what is staged."""
+        rows = self._table(table).rows
+        with self._file.begin() as txn:
+            return int(txn.stat(rows)["entries"])
+
     # ---- writing
     def put(self, table: str, aor: str, bindings: list[Binding]) -> None:
         """Stage the bindings of ``aor``, as they are now."""
@@ -189,6 +195,19 @@ class LmdbLocation:
                             txn.put(expires + key, b"", db=index)
                         entry = expires
                     txn.put(key, entry + record, db=rows)
+
+    def clear(self, table: str) -> None:
+        """Remove all bindings of ``table``, at once."""
+        self._staged.pop(table, None)
+        handles = self._table(table)
+        self._file.end_reading()
+
+        def drop() -> None:
+            with self._file.env.begin(write=True) as txn:
+                for database in handles:
+                    txn.drop(database, delete=False)
+
+        self._file.retrying(drop)
 
     def sync(self) -> None:
         """Wait until all that is committed stands on the disk."""

@@ -137,6 +137,12 @@ class LocationStore(Protocol):
     def next_expiry(self, table: str) -> float | None:
         """Return the time before which no binding of ``table`` expires, None when none ever will."""
 
+    def count(self, table: str) -> int:
+        """Return about how many AoRs have bindings. Cheap."""
+
+    def clear(self, table: str) -> None:
+        """Remove all bindings of ``table``, at once."""
+
     def close(self) -> None:
         """Commit and close."""
 
@@ -240,6 +246,14 @@ class MemoryLocation:
         """Return the earliest expiry."""
         first = min((earliest_expiry(bindings) for _, bindings in self.items(table)), default=NEVER)
         return None if first == NEVER else first
+
+    def count(self, table: str) -> int:
+        """Return how many AoRs have bindings."""
+        return len(self._tables.get(table, ()))
+
+    def clear(self, table: str) -> None:
+        """Remove all bindings of ``table``."""
+        self._tables.pop(table, None)
 
     def close(self) -> None:
         """Do nothing; the bindings stay until the store is gone."""

@@ -240,6 +240,11 @@ class Database:
             found = self.query(sql, (name,))
         return bytes.fromhex(found[0][0])
 
+    @property
+    def place(self) -> str:
+        """Where another connection to this database finds it: a path, or a URI of SQLite's."""
+        return self._place
+
     def for_scripts(self) -> SqlConnection:
         """Return a connection to this database that scripts may use (KSR.sqlops). Raise DataError."""
         return SqlConnection.open(self._place)

@@ -17,9 +17,21 @@ from polykemi.kemi.binding import from_octets, to_octets
 
 Value = int | str | None
 
+OWN: Final = "polykemi"  # in the place of a URL: the server's own database
+_SCHEME: Final = "sqlite://"
 _TIMEOUT: Final = 5.0  # seconds for which one writer waits for another
 _LEADING: Final = re.compile(rb"\s*([+-]?\d{1,18})")
 _EPOCH: Final = 2440587.5  # the Julian day of 1970-01-01
+
+
+def sqlite_path(url: str) -> str:
+    """Return the path in ``sqlite:///path``, "" for ``polykemi``. Raise ValueError for what is neither."""
+    path = url.removeprefix(_SCHEME)
+    if url == OWN:
+        return ""
+    if path == url or not path:
+        raise ValueError(f"expected sqlite:///path or {OWN}, got {url!r}; there are no other drivers")
+    return path
 
 
 class Answer(NamedTuple):

@@ -279,6 +279,10 @@ class Connection:
         else:
             self._transport.write(data)
 
+    def unsent(self) -> int:
+        """Return how many octets wait for the peer to take them."""
+        return self._unsent + (0 if self._transport is None else int(self._transport.get_write_buffer_size()))
+
     def end(self) -> None:
         """Close when the peer has taken what is there; in a few seconds, if it does not."""
         if self.tls is not None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from polykemi.errors import ParseError, UsageError
+from polykemi.errors import ConfigError, ParseError, UsageError
+from polykemi.kemi.network import TlsConnection, TlsState
 from polykemi.sip.constants import PORT, TLS_PORT
 from polykemi.sip.flow import SECURE, WEBSOCKETS, Flow, LastFlow, Listener, NamedFlow, OpenFlow
 from polykemi.sip.framing import LONGEST
@@ -95,9 +96,10 @@ class Streams:
     ) -> None:
         self.receive, self.done, self.failed, self.closed, self.lost = receive, done, failed, closed, lost
         self.limits = limits or StreamLimits()
-        self._tls = tls or TlsSettings()
+        tls = tls or TlsSettings()
+        self.read_tls: Callable[[], TlsSettings] = lambda: tls  # anew, when they are to be loaded again
         self.contexts: TlsContexts | None = None  # as soon as there is a listener for TLS
-        self.server_id = ""  # of the profile that TLS connections which we make are to have; "": by the address
+        self._server_id = ""  # of the profile that TLS connections which we make are to have; "": by the address
         self.loop: Any = None
         self._listening: list[tuple[Listener, socket.socket]] = []
         self._servers: list[asyncio.AbstractServer] = []
@@ -118,7 +120,7 @@ class Streams:
     def listen(self, wanted: Listener) -> Listener:
         """Bind ``wanted``, over TCP or TLS; its port may be 0: any. Raise UsageError, BadProfile for the first of TLS."""
         if wanted.proto == "tls" and self.contexts is None:
-            self.contexts = TlsContexts(self._tls)
+            self.contexts = TlsContexts(self.read_tls())
         host, port = wanted.host, wanted.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -211,8 +213,8 @@ class Streams:
         """Begin TLS with the server ``name``, "" when it has none but its address."""
         assert self.contexts is not None  # there is a listener
         hosts = (name, address) if name else (address,)
-        context, expected = self.contexts.client(hosts, port, self.server_id)
-        return calling(context, expected or name or address)
+        credentials, expected = self.contexts.client(hosts, port, self._server_id)
+        return calling(credentials, expected or name or address)
 
     def _of(self, flow: Flow, address: str, name: str) -> Connection | None:
         """Return the connection of ``flow``; as in Kamailio one that the same peer has with another listener will do.
@@ -223,7 +225,10 @@ class Streams:
             return self._by_name.get((flow.listener.proto, name, address, flow.port))
         connection = self._by_flow.get(flow)
         if connection is None:
-            connection = self._by_peer.get((flow.listener.proto, address, flow.port))
+            proto = flow.listener.proto
+            connection = self._by_peer.get((proto, address, flow.port))
+            if connection is None and proto == "ws":  # as URIs name both
+                connection = self._by_peer.get(("wss", address, flow.port))
         return connection
 
     def _connect(self, connection: Connection, host: str, port: int) -> None:
@@ -422,6 +427,39 @@ class Streams:
         connection = self._by_ident.get(ident)
         if connection is not None:
             connection.abort()
+
+    # ---- what modules ask of TLS (kemi.network.Tls)
+    def tls_state(self, flow: Flow) -> TlsState | None:
+        """Return what is known of the connection of ``flow``, None when it is gone or is none over TLS."""
+        connection = self._by_flow.get(flow)
+        return None if connection is None or connection.tls is None else connection.tls.state()
+
+    def tls_connections(self, now: float) -> list[TlsConnection]:
+        """Return all, those too that are WebSockets."""
+        lifetime = self.limits.connection_lifetime
+        return [
+            TlsConnection(
+                one.ident,
+                one.flow,
+                int(one.used + lifetime - now),
+                one.unsent(),
+                one.is_accepted,
+                one.tls.state(),
+            )
+            for one in self._by_ident.values()
+            if one.tls is not None
+        ]
+
+    def use_server_id(self, server_id: str) -> None:
+        """Make connections from now on with the client profile that has ``server_id``, "": with that of their address."""
+        self._server_id = server_id
+
+    def reload_tls(self) -> None:
+        """Read profiles and certificates anew, for connections that come. Raise ConfigError: all stays as it was."""
+        if self.contexts is None:
+            raise ConfigError("there is no listener for TLS")
+        self.contexts.use(self.read_tls())
+        log.info("TLS profiles and certificates have been read anew")
 
 
 def _by_via(reply: bytes, flow: Flow) -> Flow:

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from polykemi.errors import ParseError
+from polykemi.kemi.network import TlsState
 
 _LONGEST_HELLO: Final = 1 << 14  # octets of a ClientHello: those of browsers have 2,000
 _MOST_RECORDS: Final = 16  # that it may come in
 _RECORD: Final = 1 << 14  # octets in one record (RFC 8446 section 5.1)
+
+
+class Credentials(NamedTuple):
+    """What a connection is made with: a context of OpenSSL, and our certificate in it (DER), empty for none."""
+
+    context: ssl.SSLContext
+    certificate: bytes
 
 
 class Tls:
@@ -25,6 +33,7 @@ class Tls:
     """
 
     __slots__ = (
+        "_certificate",
         "_choose",
         "_hello",
         "_incoming",
@@ -40,7 +49,8 @@ class Tls:
 
     def __init__(self, server_name: str = "") -> None:
         """Begin nothing yet: see ``accepting`` and ``calling``."""
-        self._choose: Callable[[str], ssl.SSLContext] | None = None
+        self._choose: Callable[[str], Credentials] | None = None
+        self._certificate = b""  # ours
         self._hello = b""
         self._incoming: ssl.MemoryBIO | None = None
         self._outgoing: ssl.MemoryBIO | None = None
@@ -51,11 +61,6 @@ class Tls:
         self.is_open = False
         self.is_closed = False
         self.is_plain = False  # the peer does not speak TLS
-
-    @property
-    def object(self) -> ssl.SSLObject | None:
-        """OpenSSL's view of the connection: version, cipher, certificates; None before the ClientHello has come."""
-        return self._object
 
     def receive(self, data: bytes) -> bytes:
         """Take octets; return those that the peer has encrypted."""
@@ -71,11 +76,12 @@ class Tls:
             if name is None or self._choose is None:
                 return b""
             self.server_name = name
-            self._begin(self._choose(name), True, None)  # noqa: FBT003
+            self._begin(self._choose(name.lower()), True, None)  # noqa: FBT003
             data, self._hello, self._choose = self._hello, b"", None
         return self._take(data)
 
-    def _begin(self, context: ssl.SSLContext, is_server: bool, name: str | None) -> None:
+    def _begin(self, credentials: Credentials, is_server: bool, name: str | None) -> None:
+        context, self._certificate = credentials
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server, server_hostname=name)
 
@@ -129,18 +135,31 @@ class Tls:
             pass  # it waits for the peer's, which nobody needs
         return self._outgoing.read()
 
+    def state(self) -> TlsState | None:
+        """Return what is known of it, None until the handshake is over."""
+        connection = self._object
+        cipher = connection.cipher() if connection is not None and self.is_open else None
+        if connection is None or cipher is None:
+            return None
+        name, context = cipher[0], connection.context
+        description = next((str(one["description"]) for one in context.get_ciphers() if one["name"] == name), name)
+        peer = connection.getpeercert(True) or b""  # noqa: FBT003
+        is_verified = bool(peer) and context.verify_mode != ssl.CERT_NONE
+        version, bits = connection.version() or "", cipher[2]
+        return TlsState(version, name, bits, description, self.server_name, self._certificate, peer, is_verified)
 
-def accepting(choose: Callable[[str], ssl.SSLContext]) -> Tls:
-    """Return the side of a server; ``choose`` gives its context by the name that the client asks for, "" when it names none."""
+
+def accepting(choose: Callable[[str], Credentials]) -> Tls:
+    """Return the side of a server; ``choose`` gives its credentials by the name that the client asks for, in lower case, "" when it names none."""
     tls = Tls()
     tls._choose = choose
     return tls
 
 
-def calling(context: ssl.SSLContext, server_name: str) -> Tls:
+def calling(credentials: Credentials, server_name: str) -> Tls:
     """Return the side of a client that calls ``server_name``, or an IP address; its ClientHello is in ``to_send``."""
     tls = Tls(server_name)
-    tls._begin(context, False, server_name or None)  # noqa: FBT003
+    tls._begin(credentials, False, server_name or None)  # noqa: FBT003
     tls._take(b"")
     return tls
 
@@ -153,7 +172,7 @@ def told(error: ssl.SSLError) -> str:
 
 
 def client_hello(data: bytes) -> str | None:
-    """Return the server name (RFC 6066 section 3) in the ClientHello at the beginning of ``data``, in lower case.
+    """Return the server name (RFC 6066 section 3) in the ClientHello at the beginning of ``data``.
 
     "" when it names none, or cannot be read further: OpenSSL refuses that. None when more has to come. Raise ParseError for
     what is no TLS.
@@ -190,6 +209,6 @@ def _server_name(hello: bytes) -> str:
         if kind == 0:  # server_name: a list of one entry, of the type host_name
             size = int.from_bytes(hello[at + 7 : at + 9], "big")
             name = hello[at + 9 : at + 9 + size]
-            return str(name, "latin-1").lower() if hello[at + 6 : at + 7] == b"\0" and len(name) == size else ""
+            return str(name, "latin-1") if hello[at + 6 : at + 7] == b"\0" and len(name) == size else ""
         at += 4 + length
     return ""

@@ -9,7 +9,7 @@ from typing import Final
 
 from polykemi.errors import ConfigError
 from polykemi.sip.flow import Listener
-from polykemi.transport.tls import told
+from polykemi.transport.tls import Credentials, told
 
 METHODS: Final = {  # Kamailio's names of what is still safe to speak (RFC 8996) -> least and greatest version
     "TLSv1.2": (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2),
@@ -18,6 +18,8 @@ METHODS: Final = {  # Kamailio's names of what is still safe to speak (RFC 8996)
     "TLSv1.3+": (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.MAXIMUM_SUPPORTED),
 }
 VERIFY: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "require": ssl.CERT_REQUIRED}
+_CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
+_END: Final = b"-----END CERTIFICATE-----"
 EXACT, WITH_SUBDOMAINS, SUBDOMAINS = 0, 1, 2  # server_name_mode
 
 
@@ -95,49 +97,49 @@ class BadProfile(ConfigError):
 
 
 class TlsContexts:
-    """OpenSSL's contexts, one for each profile. Connections keep the one that they began with."""
+    """The credentials of each profile. Connections keep those that they began with."""
 
     def __init__(self, settings: TlsSettings) -> None:
         """Raise BadProfile."""
         self._settings = settings
-        self._of: dict[TlsProfile, ssl.SSLContext] = {}
+        self._of: dict[TlsProfile, Credentials] = {}
         self.use(settings)
 
     def use(self, settings: TlsSettings) -> None:
         """Use these profiles, and what their files hold now, for connections that come. Raise BadProfile: all stays as it is."""
-        made = {one: server_context(one) for one in settings.servers if one.certificate is not None}
-        made.update({one: client_context(one) for one in settings.clients})
+        made = {one: for_clients(one) for one in settings.servers if one.certificate is not None}
+        made.update({one: for_servers(one) for one in settings.clients})
         self._settings, self._of = settings, made
 
-    def server(self, listener: Listener, name: str) -> ssl.SSLContext:
-        """Return the context for a client of ``listener`` that asks for ``name``."""
+    def server(self, listener: Listener, name: str) -> Credentials:
+        """Return those for a client of ``listener`` that asks for ``name``."""
         return self._of[self._settings.server(listener, name)]
 
-    def client(self, hosts: tuple[str, ...], port: int, server_id: str = "") -> tuple[ssl.SSLContext, str]:
-        """Return the context for a server, and the name that it has to have, "" for none but those of ``hosts``."""
+    def client(self, hosts: tuple[str, ...], port: int, server_id: str = "") -> tuple[Credentials, str]:
+        """Return those for a server, and the name that it has to have, "" for none but those of ``hosts``."""
         profile = self._settings.client(hosts, port, server_id)
         return self._of[profile], profile.server_name
 
 
-def server_context(profile: TlsProfile) -> ssl.SSLContext:
-    """Return a context for connections that come in. Raise BadProfile."""
+def for_clients(profile: TlsProfile) -> Credentials:
+    """Return what connections that come in are made with. Raise BadProfile."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _configure(context, profile)
+    certificate = _configure(context, profile)
     context.verify_mode = VERIFY[profile.verify]
     context.num_tickets = 1  # a phone has one connection
-    return context
+    return Credentials(context, certificate)
 
 
-def client_context(profile: TlsProfile) -> ssl.SSLContext:
-    """Return a context for connections that we make. Raise BadProfile."""
+def for_servers(profile: TlsProfile) -> Credentials:
+    """Return what connections are made with that we make. Raise BadProfile."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = profile.verify != "none"
     context.verify_mode = VERIFY[profile.verify]
-    _configure(context, profile)
-    return context
+    return Credentials(context, _configure(context, profile))
 
 
-def _configure(context: ssl.SSLContext, profile: TlsProfile) -> None:
+def _configure(context: ssl.SSLContext, profile: TlsProfile) -> bytes:
+    """Set what servers and clients have alike; return our certificate."""
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.minimum_version, context.maximum_version = METHODS[profile.method]
     if profile.ciphers:
@@ -145,15 +147,14 @@ def _configure(context: ssl.SSLContext, profile: TlsProfile) -> None:
             context.set_ciphers(profile.ciphers)
         except ssl.SSLError:
             raise BadProfile(profile, "ciphers", f"no cipher is named by {profile.ciphers!r}") from None
-    if profile.certificate is not None:
-        _load_certificate(context, profile, profile.certificate)
     _load_trusted(context, profile)
+    return b"" if profile.certificate is None else _load_certificate(context, profile, profile.certificate)
 
 
-def _load_certificate(context: ssl.SSLContext, profile: TlsProfile, certificate: Path) -> None:
+def _load_certificate(context: ssl.SSLContext, profile: TlsProfile, certificate: Path) -> bytes:
     key = profile.key or certificate
     at_key = "key" if profile.key else "certificate"
-    _expect(profile, "certificate", certificate, b"-----BEGIN CERTIFICATE-----", "a certificate")
+    text = _expect(profile, "certificate", certificate, _CERTIFICATE, "a certificate")
     _expect(profile, at_key, key, b"PRIVATE KEY-----", "a private key")
 
     def password() -> str:
@@ -167,6 +168,8 @@ def _load_certificate(context: ssl.SSLContext, profile: TlsProfile, certificate:
         raise BadProfile(profile, "certificate", f"{certificate}, {key}: {told(error)}") from None
     except OSError as error:
         raise BadProfile(profile, "certificate", f"{certificate}, {key}: {error.strerror}") from None
+    first, end = text[text.index(_CERTIFICATE) :].partition(_END)[:2]
+    return ssl.PEM_cert_to_DER_cert(str(first + end, "ascii"))
 
 
 def _load_trusted(context: ssl.SSLContext, profile: TlsProfile) -> None:
@@ -175,7 +178,7 @@ def _load_trusted(context: ssl.SSLContext, profile: TlsProfile) -> None:
         return
     try:
         if profile.ca is not None:
-            _expect(profile, "ca", profile.ca, b"-----BEGIN CERTIFICATE-----", "certificates")
+            _expect(profile, "ca", profile.ca, _CERTIFICATE, "certificates")
             context.load_verify_locations(profile.ca)
         elif context.check_hostname:
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
@@ -187,11 +190,12 @@ def _load_trusted(context: ssl.SSLContext, profile: TlsProfile) -> None:
         raise BadProfile(profile, "ca", told(error)) from None
 
 
-def _expect(profile: TlsProfile, key: str, path: Path, mark: bytes, what: str) -> None:
-    """Raise BadProfile unless the file is there and has ``mark``, as PEM (RFC 7468) writes ``what``."""
+def _expect(profile: TlsProfile, key: str, path: Path, mark: bytes, what: str) -> bytes:
+    """Return the file. Raise BadProfile unless it is there and has ``mark``, as PEM (RFC 7468) writes ``what``."""
     try:
         text = path.read_bytes()
     except OSError as error:
         raise BadProfile(profile, key, f"{path}: {error.strerror}") from None
     if mark not in text:
         raise BadProfile(profile, key, f"{path}: expected {what} in PEM")
+    return text

@@ -87,7 +87,7 @@ function detect_nat() {
 function route_in_dialog() {
     if (KSR.siputils.has_totag() < 0) return false;
     if (KSR.rr.loose_route() > 0) {
-        if (KSR.nathelper && !KSR.isdsturiset()) KSR.nathelper.handle_ruri_alias();
+        if (!KSR.isdsturiset() && !find_by_gruu() && KSR.nathelper) KSR.nathelper.handle_ruri_alias();
         if (KSR.is_ACK()) {
             manage_nat();
         } else if (KSR.is_NOTIFY()) {
@@ -101,6 +101,11 @@ function route_in_dialog() {
         KSR.sl.sl_send_reply(404, "Not here");
     }
     return true;
+}
+
+// A phone whose Contact in the dialog is its GRUU (RFC 5627) is where it has registered.
+function find_by_gruu() {
+    return KSR.siputils.is_gruu() > 0 && KSR.is_myself_ruri() && KSR.registrar.lookup("location") > 0;
 }
 
 function is_retransmission() {

@@ -87,7 +87,7 @@ end
 function route_in_dialog()
     if KSR.siputils.has_totag() < 0 then return false end
     if KSR.rr.loose_route() > 0 then
-        if KSR.nathelper and not KSR.isdsturiset() then KSR.nathelper.handle_ruri_alias() end
+        if not KSR.isdsturiset() and not find_by_gruu() and KSR.nathelper then KSR.nathelper.handle_ruri_alias() end
         if KSR.is_ACK() then
             manage_nat()
         elseif KSR.is_NOTIFY() then
@@ -101,6 +101,11 @@ function route_in_dialog()
         KSR.sl.sl_send_reply(404, "Not here")
     end
     return true
+end
+
+-- A phone whose Contact in the dialog is its GRUU (RFC 5627) is where it has registered.
+function find_by_gruu()
+    return KSR.siputils.is_gruu() > 0 and KSR.is_myself_ruri() and KSR.registrar.lookup("location") > 0
 end
 
 function is_retransmission()

@@ -127,7 +127,7 @@ def route_in_dialog():
     if KSR.siputils.has_totag() < 0:
         return False
     if KSR.rr.loose_route() > 0:
-        if hasattr(KSR, "nathelper") and not KSR.isdsturiset():
+        if not KSR.isdsturiset() and not find_by_gruu() and hasattr(KSR, "nathelper"):
             KSR.nathelper.handle_ruri_alias()
         if KSR.is_ACK():
             manage_nat()
@@ -141,6 +141,11 @@ def route_in_dialog():
     else:
         KSR.sl.sl_send_reply(404, "Not here")
     return True
+
+
+def find_by_gruu():
+    """A phone whose Contact in the dialog is its GRUU (RFC 5627) is where it has registered."""
+    return KSR.siputils.is_gruu() > 0 and KSR.is_myself_ruri() and KSR.registrar.lookup("location") > 0
 
 
 def is_retransmission():

@@ -16,12 +16,9 @@ from typing import Protocol
 
 import pytest
 
-<<<<<<< HEAD
 from polykemi.sip.flow import bracketed
-=======
 from tests.e2e.tunnel import Tunnel
 from tests.pki import Pki
->>>>>>> peers
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -78,13 +75,9 @@ class ServerProcess:
         with (self.data / "server.log").open("ab") as log:
             command = [sys.executable, "-m", "polykemi", "serve", *self._arguments]
             for proto in ("udp", "tcp"):
-<<<<<<< HEAD
                 command += ["--listen", f"{proto}:{bracketed(self.host)}:{self.port}"]
-=======
-                command += ["--listen", f"{proto}:{self.host}:{self.port}"]
             if self.tls_port:
-                command += ["--listen", f"tls:{self.host}:{self.tls_port}"]
->>>>>>> peers
+                command += ["--listen", f"tls:{bracketed(self.host)}:{self.tls_port}"]
             command += ["--domain", DOMAIN, "--data", str(self.data)]
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
@@ -173,23 +166,15 @@ def phone(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PhoneFacto
     ) -> Phone:
         """Run ``scenario`` as ``user``; ``contact`` is the port that it registers, ``lost`` a percentage of its packets.
 
-<<<<<<< HEAD
-        ``transport``: sipp's ``-t``; t1 is TCP over one connection, tn one for each call. ``host``: where both sides are.
-=======
         ``transport``: sipp's ``-t``; t1 is TCP over one connection, tn one for each call; l1 and ln are those of TLS, for
-        which it gets tunnels, as Debian's has no TLS.
->>>>>>> peers
+        which it gets tunnels, as Debian's has no TLS. ``host``: where both sides are.
         """
         directory = tmp_path / f"sipp{len(running)}"
         directory.mkdir()
         secret = PASSWORDS.get(user, "") if password is None else password
         (directory / "users.csv").write_text(f"SEQUENTIAL\n{user};[authentication username={user} password={secret}]\n")
-<<<<<<< HEAD
-        port = port or free_port(host)
+        port, remote, text = port or free_port(host), server.port, (SCENARIOS / f"{scenario}.xml").read_text()
         shown = bracketed(host)
-        command = ["sipp", f"{shown}:{server.port}", "-sf", str(SCENARIOS / f"{scenario}.xml"), "-i", shown]
-=======
-        port, remote, text = port or free_port(), server.port, (SCENARIOS / f"{scenario}.xml").read_text()
         if transport[0] == "l":
             pki: Pki = request.getfixturevalue("pki")
             remote = tunnel(free_port(), server.tls_port, makes=pki.client())
@@ -197,8 +182,7 @@ def phone(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PhoneFacto
             contact, port, transport = contact or port, free_port(), f"t{transport[1:]}"
             tunnel(contact, port, takes=pki.server())
         (directory / "scenario.xml").write_text(text)
-        command = ["sipp", f"127.0.0.1:{remote}", "-sf", "scenario.xml", "-i", "127.0.0.1"]
->>>>>>> peers
+        command = ["sipp", f"{shown}:{remote}", "-sf", "scenario.xml", "-i", shown]
         command += ["-p", str(port), "-inf", "users.csv", "-key", "domain", DOMAIN, "-key", "callee", callee]
         parameter = f";transport={contact_transport}" if contact_transport else ""
         command += ["-key", "contact", f"{shown}:{contact or port}{parameter}", "-m", str(calls), "-r", str(rate)]

@@ -1,4 +1,4 @@
-"""A phone that speaks SIP over a connection that it has opened, TCP or WebSocket: what is sent and seen is in the test."""
+"""A phone that speaks SIP over a connection that it has opened, TCP, TLS or WebSocket: what is sent and seen is in the test."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import re
 import socket
+import ssl
 import time
 from collections.abc import Iterable
 
@@ -32,13 +33,22 @@ class StreamPhone:
 
     transport = "TCP"
 
-    def __init__(self, user: str, port: int, host: str = "127.0.0.1", source: str = "") -> None:
+    def __init__(
+        self,
+        user: str,
+        port: int,
+        host: str = "127.0.0.1",
+        source: str = "",
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.user = user
-        self.socket = socket.create_connection((host, port), source_address=(source, 0))
+        self.socket = socket.create_connection((host, port), 5, source_address=(source, 0))
+        if context is not None:
+            self.socket = context.wrap_socket(self.socket, server_hostname=host)
         self.socket.settimeout(5)
         own, own_port, *_ = self.socket.getsockname()
         self.sent_by = f"{bracketed(own)}:{own_port}"
-        self.contact = f"<sip:{user}@{self.sent_by};transport=tcp>"
+        self.contact = f"<sip:{user}@{self.sent_by};transport={self.transport.lower()}>"
         self._framer, self._waiting = Framer(), list[bytes]()
 
     def close(self) -> None:
@@ -145,13 +155,19 @@ class StreamPhone:
         self.send("\r\n".join(lines))
 
 
+class SecurePhone(StreamPhone):
+    """A phone whose connection is encrypted; ``context`` says whom it trusts."""
+
+    transport = "TLS"
+
+
 class Browser(StreamPhone):
     """A phone in a web browser: SIP over WebSocket, no address of its own (RFC 7118)."""
 
     transport = "WS"
 
-    def __init__(self, user: str, port: int, host: str = "127.0.0.1") -> None:
-        super().__init__(user, port, host)
+    def __init__(self, user: str, port: int, host: str = "127.0.0.1", context: ssl.SSLContext | None = None) -> None:
+        super().__init__(user, port, host, context=context)
         self.sent_by = f"{user}.invalid"
         self.contact = f"<sip:{user}@{user}.invalid;transport=ws>"
         self.frames = FrameProtocol(True, [])
@@ -183,3 +199,9 @@ class Browser(StreamPhone):
         while not self.controls:
             self._waiting += self._read(self.socket.recv(65536))
         return self.controls.pop(0)
+
+
+class SecureBrowser(Browser):
+    """A phone in a web browser whose page has come over HTTPS. Its URIs name ws all the same (RFC 7118 section 5.2)."""
+
+    transport = "WSS"

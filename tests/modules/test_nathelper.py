@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 
+from polykemi.errors import DataError
 from polykemi.kemi.context import RouteContext
+from polykemi.modules.base import Services
 from polykemi.modules.nathelper import NatHelper
 from polykemi.modules.nathelper_pinger import NatHelperParams
 from polykemi.modules.registrar import Registrar
@@ -15,7 +18,7 @@ from polykemi.modules.usrloc import Usrloc
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import parse
 from polykemi.storage.location import Binding
-from tests.support import NOW, message, request_context, services
+from tests.support import LISTENER, NOW, message, request_context, services
 
 SDP = "v=0\r\no=u 1 1 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n"
 PUBLIC_CONTACT = "Contact: <sip:alice@192.0.2.10:5060>"
@@ -270,13 +273,146 @@ def test_a_request_keeps_the_way_open_and_its_answer_is_nobody_elses() -> None:
 
 def test_each_contact_is_pinged_once_in_an_interval() -> None:
     module, sent = pinging(*(binding(f"sip:u{i}@10.0.0.1") for i in range(120)), natping_interval=5)
-    assert len(sent) == 50
+    assert len(sent) == 25
     outbox = module.services.outbox
     for second in range(2, 6):
         module.handle_timer(NOW + second)
     assert len(outbox.items) == 120
+    assert module.next_timeout() == NOW + 6
     module.handle_timer(NOW + 6)
-    assert len(outbox.items) == 170
+    assert len(outbox.items) == 145
+
+
+def test_very_many_contacts_are_pinged_a_few_at_a_time() -> None:
+    """A million in a minute, 20,000 of them here: no tick does more than some milliseconds of work, all get their turn."""
+    made = services(Usrloc, NatHelper, params={"nathelper": {"natping_interval": 60}})
+    location: Any = made.location
+    for n in range(20_000):
+        location.put("location", f"u{n}", [binding()])
+    location.count = lambda table: 1_000_000  # the spacing is that of a million
+    module, outbox = made.modules["nathelper"], made.outbox
+    times: list[tuple[float, int]] = []
+    while not times or len(outbox.items) > times[-1][1]:
+        now = module.next_timeout()
+        times.append((now, len(outbox.items)))
+        module.handle_timer(now)
+    assert len(outbox.items) == 20_000
+    steps = [after[1] - before[1] for before, after in itertools.pairwise(times)]
+    assert max(steps) <= 101
+    assert times[-1][0] - times[0][0] == pytest.approx(1.2, abs=0.02)  # 16,667 a second
+    module.handle_timer(NOW + 600)  # nothing is caught up on in one go
+    assert len(outbox.items) <= 20_200
+
+
+def keepalives(timeout: int = 30) -> tuple[Services, NatHelper]:
+    params = {
+        "natping_interval": 10,
+        "sipping_bflag": 7,
+        "sipping_from": "sip:pinger@e.test",
+        "keepalive_timeout": timeout,
+    }
+    made = services(Sl, Usrloc, Registrar, NatHelper, params={"nathelper": params})
+    made.location.put("location", "alice", [Binding("sip:a@10.0.0.1", NOW + 500, ruid="uloc-1", modified=NOW)])
+    return made, made.modules["nathelper"]
+
+
+def run_until(module: NatHelper, now: float) -> None:
+    """Let time pass, tick by tick."""
+    while (due := module.next_timeout()) is not None and due <= now:
+        module.handle_timer(due)
+
+
+def answer_to(request: bytes) -> Any:
+    ping = parse(request)
+    lines = [f"{name}: {ping.get(name.lower())}" for name in ("Via", "From", "To", "Call-ID", "CSeq")]
+    return parse("\r\n".join(["SIP/2.0 200 OK", *lines, "", ""]).encode())
+
+
+def test_a_contact_that_does_not_answer_is_removed() -> None:
+    made, module = keepalives()
+    expiries = []
+    for second in (1, 11, 21, 31, 41):
+        run_until(module, NOW + second)
+        expiries.append(made.location.get("location", "alice")[0].expires - NOW)
+    assert expiries == [500, 500, 500, 41, 41]
+    assert len(made.outbox.items) == 3
+    assert made.counters["usrloc.keepalive_timeouts"] == 1
+    made.modules["usrloc"].handle_timer(NOW + 60)
+    assert made.location.get("location", "alice") == []
+
+
+def test_a_contact_that_answers_stays() -> None:
+    made, module = keepalives()
+    for tick in range(1, 200, 10):
+        run_until(module, NOW + tick)
+        (absorbs,) = made.strays
+        if tick % 20 == 1:  # every other time: packets get lost
+            assert absorbs(answer_to(made.outbox.items[-1][0]))
+    assert made.location.get("location", "alice")[0].expires == NOW + 500
+    assert len(made.outbox.items) == 20
+
+
+def test_a_contact_that_registers_again_has_time_anew_and_who_is_gone_is_forgotten() -> None:
+    made, module = keepalives()
+    run_until(module, NOW + 21)
+    made.location.put("location", "alice", [Binding("sip:a@10.0.0.1", NOW + 500, ruid="uloc-1", modified=NOW + 25)])
+    run_until(module, NOW + 41)
+    assert made.location.get("location", "alice")[0].expires == NOW + 500
+    made.location.put("location", "alice", [])
+    run_until(module, NOW + 200)
+    assert len(module._pinger._silence) == 0
+
+
+def test_an_answer_that_cannot_be_read_is_still_ours() -> None:
+    made, module = keepalives()
+    module.handle_timer(NOW + 1)
+    broken = made.outbox.items[-1][0].replace(b"\r\nFrom: ", b"\r\nFrom: <")
+    (absorbs,) = made.strays
+    assert absorbs(answer_to(broken))
+    assert not absorbs(parse(b"SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP h\r\n\r\n"))  # type: ignore[arg-type]
+
+
+OTHER = Listener("udp", "192.0.2.2", 5080)
+TCP = Listener("tcp", "192.0.2.1", 5060)
+
+
+@pytest.mark.parametrize(
+    ("contact", "params", "source"),
+    [
+        (binding(), {}, LISTENER),
+        (Binding("sip:a@h", NOW + 100, listener=str(OTHER)), {}, OTHER),
+        (Binding("sip:a@h", NOW + 100, listener=str(TCP), received="sip:h:1"), {}, LISTENER),
+        (binding(), {"force_socket": str(OTHER)}, OTHER),
+        (binding(), {"natping_socket": "192.0.2.2:5080"}, OTHER),
+        (binding(path="<sip:192.0.2.9;lr>,<sip:t@192.0.2.2:5080;lr>"), {"udpping_from_path": 1}, OTHER),
+        (binding(path="<sip:192.0.2.2:5080;lr>,<sip:192.0.2.9;lr>"), {"udpping_from_path": 2}, OTHER),
+        (binding(path="<sip:192.0.2.9;lr>"), {"udpping_from_path": 1}, None),
+    ],
+)
+def test_pings_leave_from_the_socket_that_lets_them_through(
+    contact: Binding, params: dict[str, Any], source: Listener | None
+) -> None:
+    given = {"nathelper": {"natping_interval": 2, **params}}
+    made = services(Usrloc, NatHelper, params=given, listeners=(TCP, LISTENER, OTHER))
+    made.location.put("location", "alice", [contact])
+    made.modules["nathelper"].handle_timer(NOW + 1)
+    assert [flow.listener for _, flow in made.outbox.items] == ([source] if source is not None else [])
+
+
+def test_a_socket_that_is_none_of_ours_stops_the_start() -> None:
+    for name in ("force_socket", "natping_socket"):
+        with pytest.raises(DataError, match=f"{name}: 192.0.2.99:5060 is no UDP listener"):
+            services(NatHelper, params={"nathelper": {"natping_interval": 2, name: "192.0.2.99:5060"}})
+
+
+def test_pings_pause_on_command() -> None:
+    made, module = keepalives()
+    module.enable_ping(0)
+    module.handle_timer(NOW + 1)
+    assert made.outbox.items == []
+    module.enable_ping(1)
+    run_until(module, NOW + 11)
+    assert len(made.outbox.items) == 1
 
 
 def test_without_an_interval_there_is_no_timer() -> None:

@@ -12,7 +12,7 @@ from polykemi.modules.base import Services
 from polykemi.modules.registrar_params import RegistrarParams
 from polykemi.sip.flow import Flow, Listener
 from tests.modules.test_registrar import contact, invite, register, server, status, uris
-from tests.support import NOW, headers, request_context
+from tests.support import LISTENER, NOW, headers, request_context
 
 PHONE = 'Contact: <sip:alice@10.0.0.1>;+sip.instance="<urn:uuid:1>"'
 VIAS = "SIP/2.0/UDP 192.0.2.10;branch=z9hG4bKedge\r\nVia: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKphone"
@@ -171,9 +171,8 @@ def test_the_xavp_says_for_how_long_and_with_which_q() -> None:
 
 
 def test_lookup_leaves_out_what_the_filter_does_not_let_pass() -> None:
-    made = server({"xavp_cfg": "reg", "lookup_filter_mode": 3})
     tcp = Listener("tcp", "192.0.2.1", 5060)
-    made.modules["registrar"]._listeners[str(tcp)] = tcp
+    made = server({"xavp_cfg": "reg", "lookup_filter_mode": 3}, listeners=(LISTENER, tcp))
 
     def over_tcp(ctx: RouteContext) -> None:
         ctx.flow, ctx.bflags = Flow(tcp, "192.0.2.10", 4000), 4

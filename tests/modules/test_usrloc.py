@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from polykemi.kemi.registry import exports_of
-from polykemi.modules.usrloc import Usrloc
+from polykemi.modules.base import Services
+from polykemi.modules.usrloc import Usrloc, UsrlocParams
+from polykemi.sip.flow import Flow, Listener, OpenFlow
+from polykemi.sip.message import parse
 from polykemi.storage.location import Binding
 from tests.modules.test_registrar import register, server, uris
-from tests.support import NOW
+from tests.support import LISTENER, NOW
 
 
 def test_expired_contacts_are_removed_by_the_timer_and_tell_an_event_route() -> None:
@@ -60,3 +67,82 @@ def test_contacts_of_the_same_q_come_in_the_order_of_their_time() -> None:
 
 def test_usrloc_exports_no_functions() -> None:
     assert not exports_of(Usrloc)
+
+
+# ---- keepalive
+TCP = Listener("tcp", "192.0.2.1", 5060)
+
+
+def asking(bindings: list[Binding], **usrloc: Any) -> Services:
+    """Return a server that asks its contacts."""
+    made = server(usrloc={"timer_interval": 10, "nat_bflag": 6, **usrloc}, listeners=(LISTENER, TCP))
+    for n, binding in enumerate(bindings):
+        made.location.put("location", f"user{n}", [binding])
+    return made
+
+
+def run_until(made: Services, now: float) -> None:
+    usrloc = made.modules["usrloc"]
+    while usrloc.next_timeout() <= now:
+        usrloc.handle_timer(usrloc.next_timeout())
+
+
+def test_contacts_are_asked_whether_they_are_there_over_the_way_that_they_have() -> None:
+    phones = [
+        Binding("sip:a@10.0.0.1", NOW + 500, received="sip:198.51.100.7:1024", listener=str(LISTENER), ruid="r1"),
+        Binding(
+            "sip:b@10.0.0.1", NOW + 500, received="sip:198.51.100.8:1024;transport=tcp", listener=str(TCP), ruid="r2"
+        ),
+        Binding("sip:c@10.0.0.1", NOW + 500, path="<sip:192.0.2.30;lr>", listener=str(LISTENER), ruid="r3"),
+        Binding("sip:d@10.0.0.1;transport=sctp", NOW + 500, ruid="r4"),
+        Binding("nonsense", NOW + 500, ruid="r5"),
+    ]
+    made = asking(phones, ka_mode=1, ka_from="sip:server@e.test", ka_domain="e.test")
+    run_until(made, NOW + 10)
+    sent = {flow: parse(data) for data, flow in made.outbox.items}
+    assert list(sent) == [(LISTENER, "198.51.100.7", 1024), (TCP, "198.51.100.8", 1024), (LISTENER, "192.0.2.30", 5060)]
+    assert [type(flow) for flow in sent] == [Flow, OpenFlow, Flow]  # nobody is called
+    first, second, third = sent.values()
+    assert first.start_line == "OPTIONS sip:a@10.0.0.1 SIP/2.0"
+    assert (first.from_.uri, first.to.uri) == ("sip:server@e.test", "sip:user0@e.test")
+    assert (second.via.transport.lower(), third.list("route")) == ("tcp", ["<sip:192.0.2.30;lr>"])
+
+
+def test_modes_leave_contacts_out() -> None:
+    phones = [
+        Binding("sip:a@10.0.0.1", NOW + 500, ruid="r1"),
+        Binding("sip:b@10.0.0.2", NOW + 500, bflags=64, ruid="r2"),
+        Binding("sip:c@10.0.0.3;transport=tcp", NOW + 500, bflags=64, ruid="r3"),
+        Binding("sip:d@10.0.0.4", NOW - 1, bflags=64, ruid="r4"),
+    ]
+    for mode, hosts in ((1, "123"), (2, "23"), (4, "12"), (6, "2")):
+        made = asking(phones, ka_mode=mode)
+        run_until(made, NOW + 10)
+        assert [flow.host for _, flow in made.outbox.items] == [f"10.0.0.{n}" for n in hosts]
+
+
+def test_who_does_not_answer_goes_and_tells_an_event_route() -> None:
+    phones = [Binding("sip:a@10.0.0.1", NOW + 500, ruid="r1"), Binding("sip:b@10.0.0.2", NOW + 500, ruid="r2")]
+    made = asking(phones, ka_mode=1, ka_timeout=25)
+    (absorbs,) = made.strays
+    gone = []
+    made.modules["usrloc"].on_expired.append(lambda table, aor, binding, now: gone.append((binding.uri, now - NOW)))
+    for second in range(1, 100):
+        run_until(made, NOW + second)
+        for data, flow in made.outbox.items:
+            if flow.host == "10.0.0.1":
+                request = parse(data)
+                lines = [f"{name}: {request.get(name.lower())}" for name in ("Via", "From", "To", "Call-ID", "CSeq")]
+                assert absorbs(parse("\r\n".join(["SIP/2.0 404 Not Found", *lines, "", ""]).encode()))  # type: ignore[arg-type]
+        made.outbox.items.clear()
+    assert uris(made, "user0") == ["sip:a@10.0.0.1"]
+    assert uris(made, "user1") == []
+    ((uri, when),) = gone
+    assert uri == "sip:b@10.0.0.2"
+    assert 25 <= when <= 60
+
+
+def test_parameters_of_usrloc_are_checked() -> None:
+    for wrong in ({"ka_mode": 8}, {"ka_timeout": -1}, {"nat_bflag": 32}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            UsrlocParams(**wrong)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ _MASKS: Final = (
     (re.compile(r"^(Date): [^\r\n]*", re.MULTILINE), r"\1: <date>"),
     (re.compile(r"uloc-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+"), "<ruid>"),
     (re.compile(r'temp-gruu="sip:[^@"]+@'), 'temp-gruu="sip:<gruu>@'),
+    (re.compile(r"^((?:Path|Record-Route): <sip:)[\w.+/=-]{30,}@", re.MULTILINE), r"\1<flow>@"),
     (re.compile(r"srid-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+"), "<ruid>"),
     (re.compile(r";(did|call)=[0-9a-f]+\.[0-9a-f]+"), r";\1=<did>"),
 )

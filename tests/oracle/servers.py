@@ -241,7 +241,10 @@ def start_kamailio(
     lines.append(f'mpath="{modules_directory()}/"')
     parameters: dict[str, dict[str, Any]] = {}
     loaded = kamailio_modules([*modules, *config])
-    if "websocket" not in loaded:  # it crashes without TCP
+    if "tls" in loaded:
+        lines.append("enable_tls=yes")
+        _make_certificate(directory / "cert.pem")  # it does not start without
+    elif "websocket" not in loaded:  # it crashes without TCP
         lines.append("disable_tcp=yes")
     for one in loaded:
         parameters[one] = dict(_DEFAULTS.get(one, {}))
@@ -263,6 +266,13 @@ def start_kamailio(
     file.write_text("\n".join(lines) + "\n")
     command = ["kamailio", "-f", str(file), "-DD", "-E", "-m", "64", "-M", "16", "-P", str(directory / "pid")]
     return Running([*command, "-Y", str(directory), "-w", str(directory)])
+
+
+def _make_certificate(file: Path) -> None:
+    """Make a certificate with its key."""
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "-", "-subj", "/CN=oracle"]
+    made = subprocess.run(["openssl", "req", "-x509", *key], check=True, capture_output=True)
+    file.write_bytes(made.stdout)
 
 
 def _cfg(value: Any) -> str:

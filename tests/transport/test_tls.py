@@ -320,7 +320,7 @@ def common_name(sock: ssl.SSLSocket) -> str:
 def test_the_name_that_is_asked_for_chooses_the_certificate(pki: Pki, made: Make) -> None:
     network = made(settings(pki, profile(pki), profile(pki, "other", name="server.other", server_name="other.test")))
     assert common_name(network.peer(pki.client())) == "server"
-    assert common_name(network.peer(pki.client(), "other.test")) == "other"
+    assert common_name(network.peer(pki.client(), "Other.Test")) == "other"
     assert common_name(network.peer(pki.client(), "127.0.0.1")) == "server"  # an address is no name in SNI
 
 
@@ -406,15 +406,13 @@ def test_new_files_are_for_new_connections(pki: Pki, made: Make, tmp_path: Path)
     network = made(now)
     old = network.peer(pki.client())
     put("other")
-    contexts = network.streams.contexts
-    assert contexts is not None
-    contexts.use(now)
+    network.streams.reload_tls()
     assert common_name(network.peer(pki.client(), "other.test")) == "other"
     old.sendall(MESSAGE)
     network.until(lambda: len(network.received) == 1)
     key.write_bytes(pki.path("client.key").read_bytes())
     with pytest.raises(BadProfile, match=r"\[tls\] key: .*now.key is not the key of .*now.pem"):
-        contexts.use(now)
+        network.streams.reload_tls()
     assert common_name(network.peer(pki.client(), "other.test")) == "other"
 
 
@@ -519,7 +517,7 @@ def test_a_profile_for_one_server(pki: Pki, made: Make, tmp_path: Path) -> None:
 
 def test_a_profile_by_its_server_id(pki: Pki, made: Make, tmp_path: Path) -> None:
     network = made(settings(pki, name="client.x", server_id="lab", verify="none"))
-    network.streams.server_id = "lab"
+    network.streams.use_server_id("lab")
     with socket.create_server(("127.0.0.1", 0)) as server:
         network.transports.send([(b"hello", Flow(network.listener, "127.0.0.1", server.getsockname()[1]))])
         assert network.from_peer(network.called(server, Pki(tmp_path).server()), 5) == b"hello"
@@ -577,14 +575,14 @@ def hello(name: str) -> bytes:
 
 def test_the_name_in_a_client_hello() -> None:
     data = hello("Phone.Example.test")
-    assert client_hello(data) == "phone.example.test"
+    assert client_hello(data) == "Phone.Example.test"
     assert [client_hello(data[:n]) for n in range(len(data))] == [None] * len(data)
     assert client_hello(hello("192.0.2.1")) == ""
     body = data[5:]
     pieces = b"".join(
         b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in (body[:1], body[1:70], body[70:])
     )
-    assert client_hello(pieces + b"more") == "phone.example.test"
+    assert client_hello(pieces + b"more") == "Phone.Example.test"
 
 
 @pytest.mark.parametrize(
