@@ -54,6 +54,10 @@ class Responses:
             if branch.canceled:
                 counters["tmx.rpl_absorbed"] += 1
                 return ()  # nobody waits for it any more
+        if status < 200 and branch.cancel_wanted:  # given up before it answered anything; it rings for nobody
+            branch.canceled = False
+            self._replier.cancel(branch, now, branch.cancel_reason)
+            return ()
         if t.watchers:
             for watcher in t.watchers:
                 watcher.received(t, response, ctx.edits, now)
@@ -115,6 +119,8 @@ class Responses:
     def failed(self, client: ClientTransaction, status: int, now: float) -> Process[None]:
         """Take a timeout (408) or transport error (503) as if it were a final response (RFC 3261 section 16.8, 17.1.4)."""
         if isinstance(client, LocalClient):
+            if client.method == "INVITE":
+                self._layer.close(client)
             yield from self._local.failed(client, status, now)
             return
         if not isinstance(client, Branch) or client.transaction is None or not client.is_pending:
@@ -125,9 +131,12 @@ class Responses:
             t.suspended = None
             t.branches.append(branch)
         branch.timed_out = status == 408
-        branch.status = status
+        has_answered, branch.status = branch.status > 0, status
         if branch.state == PROCEEDING:
-            self._replier.cancel(branch, now)
+            if has_answered:
+                self._replier.cancel(branch, now)
+            else:
+                branch.cancel_wanted = True
         yield from self._ended(branch, t, t.source, now)
 
     def _ended(self, branch: Branch, t: Transaction, flow: Flow, now: float) -> Process[None]:

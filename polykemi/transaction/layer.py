@@ -78,9 +78,8 @@ class TransactionLayer:
         self.timings = timings or Timings()
         self._send = send
         self._servers: dict[str, ServerTransaction] = {}
-        self._unacked: dict[
-            str, ServerTransaction
-        ] = {}  # those with a 2xx of our own that is sent again, by dialog_key
+        # by dialog_key: those with a 2xx of our own that is sent until its ACK comes
+        self._unacked: dict[str, ServerTransaction] = {}
         self._clients: dict[str, ClientTransaction] = {}
         self._connected: dict[Flow, dict[str, ClientTransaction]] = {}  # those that went over a connection
         self._timers = Timers(self.timings.all_lengths())

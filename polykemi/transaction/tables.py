@@ -90,7 +90,8 @@ Table = dict[int, dict[int, Step]]
 INVITE_CLIENT: Final[Table] = {
     CALLING: {
         TIMER_A: Step(CALLING, (SEND, BACK_OFF)),
-        TIMER_B: Step(TERMINATED, (FAIL,)),
+        # not Terminated: what comes late is no stray (RFC 6026 section 4) but gets its ACK, or a CANCEL when it rings
+        TIMER_B: Step(PROCEEDING, (STOP, START_B, FAIL)),
         TRANSPORT_ERROR: Step(TERMINATED, (FAIL,)),
         RECEIVE_1XX: Step(PROCEEDING, (STOP, START_C, PASS)),
         RECEIVE_2XX: Step(ACCEPTED, (STOP, START_M, PASS)),
@@ -121,7 +122,7 @@ INVITE_CLIENT: Final[Table] = {
 NON_INVITE_CLIENT: Final[Table] = {
     TRYING: {
         TIMER_E: Step(TRYING, (SEND, BACK_OFF)),
-        TIMER_F: Step(TERMINATED, (FAIL,)),
+        TIMER_F: Step(COMPLETED, (STOP, START_K, FAIL)),  # not Terminated: a late response is absorbed
         TRANSPORT_ERROR: Step(TERMINATED, (FAIL,)),
         RECEIVE_1XX: Step(PROCEEDING, (PASS,)),
         RECEIVE_2XX: Step(COMPLETED, (STOP, START_K, PASS)),
@@ -129,7 +130,7 @@ NON_INVITE_CLIENT: Final[Table] = {
     },
     PROCEEDING: {
         TIMER_E: Step(PROCEEDING, (SEND, SLOW_DOWN)),
-        TIMER_F: Step(TERMINATED, (FAIL,)),
+        TIMER_F: Step(COMPLETED, (STOP, START_K, FAIL)),
         TRANSPORT_ERROR: Step(TERMINATED, (FAIL,)),
         RECEIVE_1XX: Step(PROCEEDING, (PASS,)),
         RECEIVE_2XX: Step(COMPLETED, (STOP, START_K, PASS)),

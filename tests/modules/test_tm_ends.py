@@ -155,3 +155,26 @@ def test_a_cancel_that_comes_twice_is_answered_twice_and_does_its_work_once(when
     assert whats(second) == ["200 CANCEL"]
     p.wait(400)
     assert len(p.tm.layer) == 0
+
+
+def test_a_phone_that_rings_after_it_was_given_up_is_canceled() -> None:
+    p = Proxy(to(BOB_URI))
+    invite = find(p.receive(request("INVITE"), ALICE), "INVITE")
+    assert "408 INVITE" in whats(p.wait(30.1))
+    cancel = find(p.receive(answer(invite, 180), BOB), "CANCEL", BOB)
+    assert p.receive(answer(cancel, 200), BOB) == []
+    assert whats(p.receive(answer(invite, 487), BOB)) == ["ACK"]
+
+
+def test_a_final_response_that_comes_after_the_408_is_acknowledged_and_goes_no_further() -> None:
+    p = Proxy(to(BOB_URI))
+    invite = find(p.receive(request("INVITE"), ALICE), "INVITE")
+    p.wait(30.1)
+    assert whats(p.receive(answer(invite, 486), BOB)) == ["ACK"]
+    assert whats(p.receive(answer(invite, 486), BOB)) == ["ACK"]
+    p = Proxy(to(BOB_URI))
+    options = find(p.receive(request("OPTIONS"), ALICE), "OPTIONS")
+    p.wait(30.1)
+    assert p.receive(answer(options, 404), BOB) == []
+    p.wait(60)
+    assert len(p.tm.layer) == 0
