@@ -25,6 +25,7 @@ class Responses:
         self._layer = replier.layer
         self._params = replier.params
         self._counters = replier.services.counters
+        self._restarts = bool(replier.params.restart_fr_on_each_reply)
 
     def handle(
         self, client: ClientTransaction, response: Response, ctx: RouteContext, now: float
@@ -35,7 +36,8 @@ class Responses:
         """
         counters = self._counters
         counters["tmx.rpl_received"] += 1
-        if not self._layer.receive(client, response, now):
+        restarts = self._restarts or not isinstance(client, Branch) or client.status < response.status >= 180
+        if not self._layer.receive(client, response, now, restarts):
             counters["tmx.rpl_absorbed"] += 1
             return ()
         if not isinstance(client, Branch):

@@ -49,7 +49,10 @@ TIMER_J: Final = 19
 TIMER_K: Final = 20
 TIMER_L: Final = 21
 TIMER_M: Final = 22
-EVENTS: Final = 23
+RECEIVE_AGAIN: Final = (
+    23  # ICT: a provisional response that does not lengthen the wait, as the 100 (section 16.7 step 2)
+)
+EVENTS: Final = 24
 
 # ---- actions: what a machine does on its way to the next state
 SEND: Final = 1  # the request of a client, the last response of a server
@@ -94,12 +97,14 @@ INVITE_CLIENT: Final[Table] = {
         TIMER_B: Step(PROCEEDING, (STOP, START_B, FAIL)),
         TRANSPORT_ERROR: Step(TERMINATED, (FAIL,)),
         RECEIVE_1XX: Step(PROCEEDING, (STOP, START_C, PASS)),
+        RECEIVE_AGAIN: Step(PROCEEDING, (STOP, START_C, PASS)),
         RECEIVE_2XX: Step(ACCEPTED, (STOP, START_M, PASS)),
         RECEIVE_3XX_6XX: Step(COMPLETED, (STOP, START_D, SEND_ACK, PASS)),
         CANCELED: Step(CALLING, (STOP, START_B)),
     },
     PROCEEDING: {
         RECEIVE_1XX: Step(PROCEEDING, (START_C, PASS)),
+        RECEIVE_AGAIN: Step(PROCEEDING, (PASS,)),
         RECEIVE_2XX: Step(ACCEPTED, (STOP, START_M, PASS)),
         RECEIVE_3XX_6XX: Step(COMPLETED, (STOP, START_D, SEND_ACK, PASS)),
         CANCELED: Step(PROCEEDING, (STOP, START_B)),

@@ -26,6 +26,7 @@ from polykemi.transaction.tables import (
     RECEIVE_1XX,
     RECEIVE_2XX,
     RECEIVE_3XX_6XX,
+    RECEIVE_AGAIN,
     REQUEST,
     SEND_1XX,
     SEND_2XX,
@@ -59,7 +60,7 @@ _SERVER = {REQUEST, SEND_1XX, SEND_2XX, SEND_3XX_6XX}
 MACHINES: list[tuple[Table, set[int]]] = [
     (
         INVITE_CLIENT,
-        _CLIENT | {CANCELED, TIMER_A, TIMER_B, TIMER_C, TIMER_D, TIMER_M},
+        _CLIENT | {CANCELED, RECEIVE_AGAIN, TIMER_A, TIMER_B, TIMER_C, TIMER_D, TIMER_M},
     ),
     (NON_INVITE_CLIENT, _CLIENT | {TIMER_E, TIMER_F, TIMER_K}),
     (
