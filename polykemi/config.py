@@ -22,6 +22,8 @@ from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener
 from polykemi.sip.grammar import canonical_host, is_token
+from polykemi.transport.name_servers import parse_server
+from polykemi.transport.resolver import DnsSettings
 from polykemi.transport.stream import StreamLimits
 from polykemi.transport.tls_profiles import METHODS, VERIFY, BadProfile, TlsContexts, TlsProfile, TlsSettings
 
@@ -42,6 +44,7 @@ _TABLES: Final = (
     "metrics",
     "tcp",
     "tls",
+    "dns",
     "overload",
 )
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
@@ -112,6 +115,7 @@ class Settings:
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
     tcp: StreamLimits = field(default_factory=StreamLimits)
+    dns: DnsSettings = field(default_factory=DnsSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     overload: OverloadLimits = field(default_factory=OverloadLimits)
     file: Path | None = None
@@ -155,6 +159,7 @@ def load(
         log_level=_log_level(root.table("log")),
         metrics=_metrics(root.table("metrics")),
         tcp=_tcp(root.table("tcp")),
+        dns=_dns(root.table("dns")),
         tls=_tls(root.table("tls"), listening if serving else ()),
         overload=_overload(root.table("overload")),
         file=path,
@@ -444,6 +449,27 @@ def _tcp(table: _Table) -> StreamLimits:
         if not isinstance(values[key], bool) and values[key] <= 0:
             table.fail(key, f"expected more than 0, got {values[key]}")
     return StreamLimits(**values)
+
+
+def _dns(table: _Table) -> DnsSettings:
+    hints = get_type_hints(DnsSettings)
+    table.only([f.name for f in fields(DnsSettings)])
+    values = {}
+    for key in table.content:
+        value = values[key] = table.get(key, hints[key])
+        if key in ("retr_time", "retr_no", "servers_no", "dst_blocklist_expire") and value <= 0:
+            table.fail(key, f"expected more than 0, got {value}")
+        if key in ("cache_min_ttl", "cache_max_ttl", "cache_negative_ttl") and value < 0:
+            table.fail(key, f"expected seconds, got {value:g}")
+    for text in values.get("nameservers", ()):
+        try:
+            parse_server(text)
+        except ValueError as error:
+            table.fail("nameservers", str(error))
+    settings = DnsSettings(**values)
+    if settings.cache_min_ttl > settings.cache_max_ttl:
+        table.fail("cache_min_ttl", f"expected at most cache_max_ttl, {settings.cache_max_ttl:g}")
+    return settings
 
 
 _TLS_FILES: Final = ("certificate", "key", "ca", "crl")

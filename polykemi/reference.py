@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from polykemi.control import commands
+from polykemi.control.names import Dns, DstBlocklist
 from polykemi.kemi.context import Current
 from polykemi.kemi.coverage import CORE, Coverage, coverage, kamailio_exports
 from polykemi.kemi.ids import Ids
@@ -49,6 +50,8 @@ from polykemi.pv.transformations import STEPS
 from polykemi.sip.flow import Listener
 from polykemi.storage.location import MemoryLocation
 from polykemi.storage.provisioned import Database
+from polykemi.transaction.blocklist import Blocklist
+from polykemi.transport.resolver import Reply, Resolver
 
 DIRECTORY: Final = Path(__file__).parents[1] / "docs/reference"
 _TOPICS: Final = (uris, parties, message, network, auth, times, script, avp, branches, transaction)
@@ -289,12 +292,18 @@ def _commands(instances: Mapping[str, Module]) -> str:
         commands.Stats({}),
         commands.Routes(RouteStats(lambda kind, callback: "")),
         commands.System({}),
+        Dns(Resolver(_nobody)),
+        DstBlocklist(Blocklist()),
     )
     parts += [_command(command) for part in of_server for command in commands_of(part)]
     for name, module in instances.items():
         if found := list(commands_of(module)):
             parts += [f"\n## {name}\n\n", *map(_command, found)]
     return "".join(parts)
+
+
+async def _nobody(name: str, kind: str) -> Reply | None:
+    return None
 
 
 def _index(instances: Mapping[str, Module], compared: Mapping[str, Coverage]) -> str:

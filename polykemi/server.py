@@ -30,7 +30,7 @@ from polykemi.errors import ConfigError, DataError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import inspect
-from polykemi.kemi.network import Connections, Dns, NoConnections, NoTls, Offline, Peers, Tls
+from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTls, Offline, Peers, Tls, Unlocated
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.modules import MODULES
@@ -43,9 +43,12 @@ from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
+from polykemi.transaction.blocklist import Blocklist
 from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
+from polykemi.transport.name_servers import NameServers, servers_of
 from polykemi.transport.peers import PeerSockets
+from polykemi.transport.resolver import Resolver
 
 log = logging.getLogger("polykemi.server")
 
@@ -116,10 +119,12 @@ def assemble(
     tls: Tls | None = None,
     peers: Peers | None = None,
     dns: Dns | None = None,
+    locator: Locator | None = None,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
-    Without ``peers`` and ``dns`` exports reach no other server and know no name.
+    Without ``peers`` and ``dns`` exports reach no other server and know no name; without ``locator`` what goes to a name
+    leaves with that name for an address.
     """
     domains = frozenset(d.lower() for d in settings.domains)
     ids = ids or Ids()
@@ -152,6 +157,9 @@ def assemble(
         tls=NoTls() if tls is None else tls,
         peers=peers or Offline(),
         dns=dns or Offline(),
+        locator=Unlocated() if locator is None else locator,
+        blocklist=Blocklist(enabled=settings.dns.use_dst_blocklist, expire=settings.dns.dst_blocklist_expire),
+        dns_failover=settings.dns.use_failover,
     )
     router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router
@@ -252,6 +260,8 @@ class Server:
         self._started = time.time()
         with ExitStack() as undo:
             undo.callback(self.loop.close)
+            name_servers = servers_of(settings.dns)
+            self.resolver = Resolver(NameServers(name_servers, settings.dns).ask, settings.dns, done=self._turn)
             self.transports = Transports(
                 settings.listen,
                 self._receive,
@@ -261,6 +271,7 @@ class Server:
                 settings.tcp,
                 settings.tls,
                 self._lost,
+                resolver=self.resolver,
             )
             undo.callback(self.transports.close)
             self.transports.streams.read_tls = partial(load_tls, settings.file, settings.listen)
@@ -282,12 +293,15 @@ class Server:
                 connections=self.transports.streams,
                 tls=self.transports.streams,
                 peers=self._peers,
-                dns=DnsClient(),
+                dns=DnsClient(name_servers if settings.dns.nameservers else ()),
+                locator=self.resolver,
             )
             undo.pop_all()
         if any(listener.proto in WEBSOCKETS for listener in self.transports.bound):
             self.node.services.counters.update(self.transports.streams.counters)
             self.transports.streams.counters = self.node.services.counters
+        self.node.services.counters.update(self.resolver.counters)
+        self.resolver.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
         self.router = self.node.router
         # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it
@@ -397,6 +411,7 @@ class Server:
     def close(self) -> None:
         """Close everything; what was stored is committed."""
         self.transports.close()
+        self.resolver.close()
         self.control.close()
         self.node.stop(time.time())
         self._peers.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.ids import Ids
-from polykemi.kemi.network import Dns, Offline, Peers
+from polykemi.kemi.network import Dns, Locator, Offline, Peers, Unlocated
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Outbox, Services
@@ -60,8 +60,10 @@ def services(
     start: float = NOW,
     peers: Peers | None = None,
     dns: Dns | None = None,
+    locator: Locator | None = None,
+    **more: Any,
 ) -> Services:
-    """Return services with instances of ``modules``, started; ``params`` are theirs by module name."""
+    """Return services with instances of ``modules``, started; ``params`` are theirs by module name, ``more`` other services."""
     environment = Environment(listeners=listeners, domains=frozenset(domains), started=start)
     made = Services(
         listeners=listeners,
@@ -75,6 +77,8 @@ def services(
         routes=routes or NoRoutes(),
         peers=peers or Offline(),
         dns=dns or Offline(),
+        locator=Unlocated() if locator is None else locator,
+        **more,
     )
     instances: dict[str, Any] = {}
     made.modules = instances

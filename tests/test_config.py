@@ -358,6 +358,12 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ("[tcp]\nlifetime = 1", "2: [tcp] lifetime: unknown"),
         ("[tcp]\nconection_lifetime = 1", "2: [tcp] conection_lifetime: unknown, did you mean connection_lifetime?"),
         ("[metrics]\nport = 9090", "2: [metrics] port: unknown, expected listen"),
+        ("[dns]\nnameservers = ['ns.test']", "2: [dns] nameservers: expected ADDRESS or ADDRESS:PORT of a name server"),
+        ("[dns]\nretr_no = 0", "2: [dns] retr_no: expected more than 0, got 0"),
+        ("[dns]\ncache_max_ttl = -1", "2: [dns] cache_max_ttl: expected seconds, got -1"),
+        ("[dns]\ncache_min_ttl = 9\ncache_max_ttl = 5", "2: [dns] cache_min_ttl: expected at most cache_max_ttl, 5"),
+        ("[dns]\ndns_try_naptr = 1", "2: [dns] dns_try_naptr: unknown, did you mean try_naptr?"),
+        ("[dns]\nsrv_lb = 2", "2: [dns] srv_lb: expected true or false, got 2"),
         ("metrics = true", "1: metrics: expected a table, got true"),
         (
             "listen = [\n  'udp:127.0.0.1',\n  'udp:?',\n]",

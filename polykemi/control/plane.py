@@ -9,9 +9,11 @@ from polykemi import __version__
 from polykemi.control import commands
 from polykemi.control.http import HttpServer
 from polykemi.control.jsonrpc import JsonRpc
+from polykemi.control.names import Dns, DstBlocklist
 from polykemi.control.unix import NAME, ControlSocket
 from polykemi.errors import UsageError
 from polykemi.router import Router
+from polykemi.transport.resolver import Resolver
 
 
 def make_rpc(router: Router, started: float) -> JsonRpc:
@@ -22,7 +24,9 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     services = router.services
     rpc = JsonRpc()
     rpc.add(commands.Core(__version__, started), commands.Stats(services.counters), commands.Routes(router.stats))
-    rpc.add(commands.System(rpc.commands))
+    rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist))
+    if isinstance(services.locator, Resolver):
+        rpc.add(Dns(services.locator))
     rpc.add(*services.modules.values())
     services.rpc = rpc.commands
     return rpc

@@ -10,7 +10,9 @@ from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
 from polykemi.errors import ConfigError
+from polykemi.sip.constants import PORT, TLS_PORT
 from polykemi.sip.flow import Flow
+from polykemi.sip.locate import Destination, Naptr, Place, Srv, Usable, protos
 
 
 class Peers(Protocol):
@@ -22,26 +24,6 @@ class Peers(Protocol):
         ``address``: ``udp:host:port``, ``udp6:host:port`` or ``unix:path`` (a stream, one connection a question). Raise
         OSError when the peer cannot be reached at all: nobody listens there, an unknown name.
         """
-
-
-class Srv(NamedTuple):
-    """An SRV record (RFC 2782); ``target`` without the last dot."""
-
-    priority: int
-    weight: int
-    port: int
-    target: str
-
-
-class Naptr(NamedTuple):
-    """A NAPTR record (RFC 3403); ``replacement`` without the last dot."""
-
-    order: int
-    preference: int
-    flags: str
-    services: str
-    regexp: str
-    replacement: str
 
 
 class Dns(Protocol):
@@ -105,6 +87,33 @@ class Offline:
 
     def keep(self, seconds: int) -> None:
         """Keep nothing."""
+
+
+class Locator(Protocol):
+    """Where requests go by DNS (RFC 3263): what is known is there at once, the rest is asked for without waiting."""
+
+    def locate(self, destination: Destination, usable: Usable, now: float) -> list[Place] | None:
+        """Return the places in the order in which they are to be tried, [] when there are none, None when DNS has to be asked.
+
+        ``now``: seconds since the epoch.
+        """
+
+    def ask(self, destination: Destination, usable: Usable, answer: Callable[[list[Place], float], None]) -> None:
+        """Ask DNS; ``answer`` gets the places and the time then, later."""
+
+
+class Unlocated:
+    """No DNS: a name is a place by itself, as in a server without sockets."""
+
+    def locate(self, destination: Destination, usable: Usable, now: float) -> list[Place] | None:
+        """Return the host as it is, by the first transport that can be used."""
+        return [
+            Place(proto, destination.host, destination.port or (TLS_PORT if proto in ("tls", "wss") else PORT))
+            for proto in protos(destination, usable)[:1]
+        ]
+
+    def ask(self, destination: Destination, usable: Usable, answer: Callable[[list[Place], float], None]) -> None:
+        """Never called: ``locate`` knows everything."""
 
 
 class Connections(Protocol):

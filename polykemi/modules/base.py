@@ -15,7 +15,7 @@ from mypy_extensions import mypyc_attr
 from polykemi.errors import DataError
 from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
-from polykemi.kemi.network import Connections, Dns, NoConnections, NoTls, Offline, Peers, Tls
+from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTls, Offline, Peers, Tls, Unlocated
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Callbacks, Route
 from polykemi.kemi.rpc import Command
@@ -28,6 +28,7 @@ from polykemi.sip.message import Response
 from polykemi.sip.reply_path import response_target
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
+from polykemi.transaction.blocklist import Blocklist
 
 
 class Outbox:
@@ -93,6 +94,9 @@ class Services:
     rpc: Mapping[str, Command] = field(default_factory=dict)  # the commands of the control plane, filled before run
     peers: Peers = field(default_factory=Offline)  # other servers that exports may ask, and DNS
     dns: Dns = field(default_factory=Offline)
+    locator: Locator = field(default_factory=Unlocated)  # where names lead to
+    blocklist: Blocklist = field(default_factory=Blocklist)  # places that have not answered
+    dns_failover: bool = True  # the next place that a name leads to is tried when one does not answer
     _listeners_at: dict[str, list[Listener]] = field(init=False, repr=False, default_factory=dict)  # by host
 
     def __post_init__(self) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
+from polykemi.modules.base import Services
 from polykemi.modules.core_events import CoreEvents
 from polykemi.modules.local_via import ONWARD, wish_for
+from polykemi.modules.tm_hops import Hops, Way
 from polykemi.pv.classes.message import METHOD_IDS
 from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow
@@ -78,6 +80,10 @@ class Core(CoreEvents):
     """The functions of KSR itself."""
 
     name = ""
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)
+        self._hops = Hops(services)
 
     # ---- log
     @export()
@@ -335,16 +341,32 @@ class Core(CoreEvents):
 
     def forward_to(self, ctx: RouteContext, to: str, *, as_client: bool = False, index: int = 0) -> Process[int]:
         """Forward statelessly to the URI ``to``; as a client without the Vias that came. ``index`` changes our branch."""
-        request, services = ctx.message, self.services
+        request = ctx.message
         if not isinstance(request, Request):
             return -1
-        uri = parse_uri(to)
-        if uri.scheme not in ("sip", "sips"):
+        parse_uri(to)
+        hop = self._hops.hop(to, ctx.force_listener or ctx.flow.listener, ctx.now)
+        if isinstance(hop, int):
+            log.error("forward: no way to %s", to)
             return -1
-        listener = services.listener_of(uri.proto, uri.host, ctx.force_listener or ctx.flow.listener)
-        if listener is None:
-            log.error("forward: no listener for %s", to)
-            return -1
+        if not isinstance(hop, Way):
+            return (yield from self._forward_over(ctx, request, hop, as_client, index))
+        if hop.flows:
+            return (yield from self._forward_over(ctx, request, hop.flows[0], as_client, index))
+
+        def found(flows: list[Flow] | int, now: float) -> None:
+            if isinstance(flows, int):
+                log.error("forward: no way to %s", to)
+            else:
+                self.services.work.append(_ended(self._forward_over(ctx, request, flows[0], as_client, index)))
+
+        self._hops.ask(hop, found)
+        return 1
+
+    def _forward_over(
+        self, ctx: RouteContext, request: Request, target: Flow, as_client: bool, index: int
+    ) -> Process[int]:
+        services, listener = self.services, target.listener
         received, rport, edits = "", 0, ctx.edits
         if as_client:
             edits = edits.copy()
@@ -359,7 +381,6 @@ class Core(CoreEvents):
         if ctx.flow.listener.proto != "udp" and not as_client:
             via += f";i={services.connections.ident(ctx.flow):x}"  # the reply is to find back
         data = forward_request(request, edits, uri=ctx.ruri, via=via, received=received, rport=rport)
-        target = Flow(listener, uri.host.strip("[]"), uri.effective_port)
         if ONWARD in ctx.cache:
             target = ctx.cache[ONWARD](*target)
         if services.routes.defines(Route.ONSEND, services.callbacks.onsend):
@@ -455,6 +476,11 @@ class Core(CoreEvents):
     def is_dst_port(self, ctx: RouteContext, port: int) -> bool:
         """Tell whether the message came in on our ``port``."""
         return ctx.flow.listener.port == port
+
+
+def _ended(process: Process[int]) -> Process[None]:
+    """Run ``process``; nobody asks how it ended."""
+    yield from process
 
 
 def _stateless_branch(request: Request, index: int) -> str:

@@ -13,12 +13,12 @@ from typing import Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.network import Naptr
 from polykemi.kemi.numbers import leading_number
 from polykemi.kemi.pattern import Match
 from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
+from polykemi.sip.locate import Naptr
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.target import Target
 

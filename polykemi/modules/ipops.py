@@ -12,7 +12,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any, Final
 
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.network import Naptr, Srv
 from polykemi.kemi.numbers import leading_number
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
@@ -20,6 +19,7 @@ from polykemi.modules.ipops_answers import Answers, Field, answer_class
 from polykemi.modules.ipops_ranges import range_of
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import keyed
+from polykemi.sip.locate import Naptr, Srv
 
 log = logging.getLogger("polykemi.script")
 

@@ -15,7 +15,7 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
-from polykemi.modules.tm_hops import Hops
+from polykemi.modules.tm_hops import E_BAD_URI, Hops, destination_of
 from polykemi.modules.tm_local import LOCAL_REQUEST, LocalRequest, Locals, OnEnd, of_headers
 from polykemi.modules.tm_relay import E_UNSPEC, Relayer
 from polykemi.modules.tm_reply import Replier, TmParams, reply_of
@@ -23,10 +23,11 @@ from polykemi.modules.tm_responses import Responses
 from polykemi.modules.tm_settings import TmSettings
 from polykemi.pv.classes.factories import uri_or_none
 from polykemi.sip.flow import Flow, TokenFlow, parse_socket
-from polykemi.sip.message import Request, Response, parse
+from polykemi.sip.grammar import to_ip
+from polykemi.sip.message import Request, Response
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.forking import Transaction
-from polykemi.transaction.layer import TransactionLayer, dialog_key
+from polykemi.transaction.layer import TransactionLayer, dialog_key, method_and_branch
 from polykemi.transaction.machine import ClientTransaction, Timings
 
 log = logging.getLogger("polykemi.tm")
@@ -60,6 +61,7 @@ class Tm(TmSettings):
         self.local = Locals(self.replier, hops)
         self.responses = Responses(self.replier, self.local)
         self.relayer = Relayer(self.replier, self.responses, hops)
+        self.responses.failover = self.relayer.failover
         self._now = 0.0
 
     # ---- the router's side
@@ -98,16 +100,12 @@ class Tm(TmSettings):
     def transport_error(self, flow: Flow, data: bytes, now: float | None = None) -> Process[None] | None:
         """Take the news that ``data`` could not be sent: its branch has failed with 503 (RFC 3261 section 17.1.4).
 
-        With 430 where a flow token has named the flow (RFC 5626 section 5.3.1).
+        Of a request the beginning is enough: an error of ICMP quotes no more. With 430 where a flow token has named the flow
+        (RFC 5626 section 5.3.1).
         """
         now = self._now if now is None else now
-        try:
-            message = parse(data)
-            if not isinstance(message, Request):
-                return None
-            client = self.layer.client_of_request(message.via.branch, message.method)
-        except ParseError:
-            return None
+        method, branch = method_and_branch(data)
+        client = self.layer.client_of_request(branch, method) if branch else None
         if client is None or not self.layer.transport_error(client, now):
             return None
         return self.responses.failed(client, 430 if isinstance(flow, TokenFlow) else 503, now)
@@ -222,7 +220,8 @@ class Tm(TmSettings):
         """Forward the request statefully to its destination set.
 
         Answers 1, 0 for a retransmission, else why nothing was sent: -1, -6 (dropped by the script), -7 (no listener for
-        the transport), -400 (bad URI), -478 (bad address). A request that cannot be sent is answered when the route ends,
+        the transport), -400 (bad URI), -477 (on the blocklist), -478 (a name that leads nowhere). 1 also while DNS is
+        asked: a branch whose name leads nowhere fails with 478 then. A request that cannot be sent is answered when the route ends,
         or by the script after ``t_set_disable_internal_reply``: -4.
         """
         done = self.relayer.relay(ctx)
@@ -267,7 +266,7 @@ class Tm(TmSettings):
         """Send a copy of the request to ``uri``; what comes back is dropped. Answers like ``t_relay``, -1 for no URI."""
         if uri_or_none(uri) is None:
             return E_UNSPEC
-        hop = self.relayer.hops.hop(uri, ctx.force_listener or ctx.flow.listener)
+        hop = self.relayer.hops.hop(uri, ctx.force_listener or ctx.flow.listener, ctx.now)
         if isinstance(hop, int):
             return hop
         done = self.relayer.relay(ctx, hop, replicate=True)
@@ -284,14 +283,21 @@ class Tm(TmSettings):
             return self.relayer.relay(ctx)
         if proto.lower() not in ("udp", "tcp", "tls"):
             return E_UNSPEC
-        hop = self.relayer.hops.hop(ctx.dst_uri or ctx.ruri, ctx.force_listener or ctx.flow.listener)
-        return hop if isinstance(hop, int) else self._relay_to(ctx, proto.lower(), hop.host, hop.port)
+        try:
+            uri = parse_uri(ctx.dst_uri or ctx.ruri)
+        except ParseError:
+            return E_BAD_URI
+        if uri.scheme not in ("sip", "sips"):
+            return E_BAD_URI
+        destination = destination_of(uri)
+        port = destination.port if to_ip(destination.host) is None else uri.effective_port
+        return self._relay_to(ctx, proto.lower(), destination.host, port)
 
     def _relay_to(self, ctx: RouteContext, proto: str, host: str, port: int) -> Process[int] | int:
         if not host:
             return E_UNSPEC
         listener = ctx.force_listener or ctx.flow.listener
-        hop = self.relayer.hops.hop_to(proto or "udp", host, port or 5060, listener)
+        hop = self.relayer.hops.hop_to(proto, host, port, listener, ctx.now)
         return hop if isinstance(hop, int) else self.relayer.relay(ctx, hop)
 
     # ---- the transaction

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import Route
-from polykemi.modules.tm_hops import E_BAD_URI, Hops
+from polykemi.modules.tm_hops import E_BAD_URI, Hops, Way
 from polykemi.modules.tm_reply import Replier
-from polykemi.sip.build import with_edits
+from polykemi.sip.build import with_edits, with_via
 from polykemi.sip.flow import Flow, Listener, bracketed
 from polykemi.sip.header import canonical_names, parse_name_addr, split_quoted
 from polykemi.sip.message import Request, Response, join_folded, parse
@@ -64,7 +65,7 @@ OnEnd = Callable[[LocalReply], Iterable[RouteContext] | None]
 class LocalClient(ClientTransaction):
     """The client transaction of a local request."""
 
-    __slots__ = ("acks", "ended", "on_end", "request", "response")
+    __slots__ = ("acks", "answered", "ended", "on_end", "request", "response", "way")
 
     def __init__(self, branch: str, request: LocalRequest, flow: Flow, timings: Timings, on_end: OnEnd | None) -> None:
         super().__init__(branch, request.method, flow, timings)
@@ -73,6 +74,8 @@ class LocalClient(ClientTransaction):
         self.ended = False
         self.acks: dict[str, tuple[bytes, Flow]] = {}  # by To tag: ACKs to 2xx, sent again when those come again
         self.response: Response | None = None  # the 2xx that waits for acknowledge()
+        self.answered = False  # provisionally
+        self.way: Way | None = None  # where else it may be sent to
 
     def end(
         self, status: int, reason: str, response: Response | None, flow: Flow, now: float
@@ -103,17 +106,46 @@ class Locals:
         return bool(callback) and self._services.routes.defines(Route.EVENT, callback)
 
     def send(self, request: LocalRequest, now: float, on_end: OnEnd | None) -> Process[int]:
-        """Send ``request``: 1, 0 when the event route dropped it, or -7, -400 as t_relay (then ``on_end`` is not called).
+        """Send ``request``: 1, 0 when the event route dropped it, or why not, as t_relay (then ``on_end`` is not called).
 
-        Without an event route no block is run, and the first step is the last.
+        Without an event route no block is run, and the first step is the last. While DNS is asked it answers 1 too, and
+        a name that leads nowhere ends the request with 503.
         """
         listener = request.listener or self._services.listeners[0]
         try:
-            flow = self._hops.hop(_next_hop(request), listener)
+            self._identify(request)
+            flow = self._hops.hop(_next_hop(request), listener, now)
         except ParseError:
             flow = E_BAD_URI
         if isinstance(flow, int):
             return flow
+        if not isinstance(flow, Way):
+            return (yield from self._send(request, flow, None, now, on_end))
+        if flow.flows:
+            return (yield from self._send(request, flow.flows.pop(0), flow, now, on_end))
+        self._hops.ask(flow, partial(self._found, request, flow, on_end))
+        return 1
+
+    def _found(
+        self, request: LocalRequest, way: Way, on_end: OnEnd | None, flows: list[Flow] | int, now: float
+    ) -> None:
+        self._services.work.append(self._send_later(request, way, on_end, flows, now))
+
+    def _send_later(
+        self, request: LocalRequest, way: Way, on_end: OnEnd | None, flows: list[Flow] | int, now: float
+    ) -> Process[None]:
+        sent = -1
+        if not isinstance(flows, int):
+            way.flows = flows if self._services.dns_failover else flows[:1]
+            sent = yield from self._send(request, way.flows.pop(0), way, now, on_end)
+        if sent < 0 and on_end is not None:
+            flow = Flow(way.listener, way.destination.host, way.destination.port)
+            blocks = on_end(LocalReply(request, 503, "Service Unavailable", None, flow, now))
+            yield from blocks or ()
+
+    def _send(
+        self, request: LocalRequest, flow: Flow, way: Way | None, now: float, on_end: OnEnd | None
+    ) -> Process[int]:
         branch = self._services.ids.branch()
         try:
             data = self._build(request, self._hops.via(flow.listener) + branch)
@@ -138,17 +170,39 @@ class Locals:
             self._services.outbox.send(data, flow)
             return 1
         client.flow, client.data = flow, data
+        if way is not None and way.flows:
+            client.way, way.data = way, data
         self._layer.open_client(client, now)
         self._counters["tmx.UAC_transactions"] += 1
         return 1
 
-    def _build(self, request: LocalRequest, via: str) -> bytes:
+    def _next(self, client: LocalClient, now: float) -> bool:
+        """Send the request to the next place that its name leads to (RFC 3263 section 4.3); False when there is none."""
+        way = client.way
+        while way is not None and way.flows:
+            flow = way.flows.pop(0)
+            if self._hops.blocklist.blocks(flow, now):
+                continue
+            branch = self._services.ids.branch()
+            other = LocalClient(branch, client.request, flow, client.timings, client.on_end)
+            other.expires, other.way = client.expires, way
+            other.data = way.data = with_via(way.data, self._hops.via(flow.listener) + branch)
+            client.on_end, client.way = None, None
+            self._layer.open_client(other, now)
+            self._counters["tmx.UAC_transactions"] += 1
+            return True
+        return False
+
+    def _identify(self, request: LocalRequest) -> None:
+        """Choose what the caller has left open."""
         ids = self._services.ids
         request.call_id = request.call_id or ids.unique()
         request.from_ = _bracketed(request.from_)
         if parse_name_addr(request.from_).tag is None:
             request.from_ += ";tag=" + ids.tag()
         request.to = _bracketed(request.to)
+
+    def _build(self, request: LocalRequest, via: str) -> bytes:
         to, from_ = "To: " + request.to, "From: " + request.from_
         cseq, call_id = f"CSeq: {request.cseq} {request.method}", "Call-ID: " + request.call_id
         routes = ["Route: " + route for route in request.routes]
@@ -193,6 +247,9 @@ class Locals:
         """Take a response that is no retransmission to the layer; return the route blocks to be run."""
         status = response.status
         if status < 200:
+            client.answered = True
+            return ()
+        if status == 503 and client.way is not None and self._next(client, now):
             return ()
         if client.method == "INVITE" and status < 300:
             sent = client.acks.get(response.to.tag or "")
@@ -201,7 +258,7 @@ class Locals:
                 return ()
             client.response = response
             if client.request.auto_ack:
-                self.acknowledge(client, (), b"")
+                self.acknowledge(client, (), b"", now)
         return client.end(status, response.reason, response, flow, now)
 
     def knows(self, call_id: str, cseq: str) -> bool:
@@ -217,28 +274,50 @@ class Locals:
                     return client
         return None
 
-    def acknowledge(self, client: LocalClient, headers: Iterable[str], body: bytes) -> bool:
+    def acknowledge(self, client: LocalClient, headers: Iterable[str], body: bytes, now: float) -> bool:
         """Send the ACK to the 2xx that came for an INVITE of ours; False when none waits for one."""
         response = client.response
         if response is None:
             return False
         try:
             ack = ack_request(client.request, response)
-            hop = self._hops.hop(_next_hop(ack), client.flow.listener)
-            if isinstance(hop, int):
-                return False
             ack.headers, ack.body = list(headers), body
-            data = self._build(ack, self._hops.via(hop.listener) + self._services.ids.branch())
+            self._identify(ack)
+            hop = self._hops.hop(_next_hop(ack), client.flow.listener, now)
+        except ParseError:
+            return False
+        tag = response.to.tag or ""
+        if isinstance(hop, int):
+            return False
+        if not isinstance(hop, Way):
+            return self._send_ack(client, ack, tag, hop)
+        if hop.flows:
+            return self._send_ack(client, ack, tag, hop.flows[0])
+        client.response = None
+        self._hops.ask(hop, partial(self._found_for_ack, client, ack, tag))
+        return True
+
+    def _found_for_ack(
+        self, client: LocalClient, ack: LocalRequest, tag: str, flows: list[Flow] | int, now: float
+    ) -> None:
+        if not isinstance(flows, int):
+            self._send_ack(client, ack, tag, flows[0])
+
+    def _send_ack(self, client: LocalClient, ack: LocalRequest, tag: str, flow: Flow) -> bool:
+        try:
+            data = self._build(ack, self._hops.via(flow.listener) + self._services.ids.branch())
         except ParseError:
             return False
         if len(client.acks) < _MOST_ACKS:
-            client.acks[response.to.tag or ""] = (data, hop)
+            client.acks[tag] = (data, flow)
         client.response = None
-        self._services.outbox.send(data, hop)
+        self._services.outbox.send(data, flow)
         return True
 
     def failed(self, client: LocalClient, status: int, now: float) -> Iterable[RouteContext]:
         """Take a timeout (408) or transport error (503); return the route blocks to be run."""
+        if client.way is not None and not client.answered and self._next(client, now):
+            return ()
         reason = "Request Timeout" if status == 408 else "Service Unavailable"
         return client.end(status, reason, None, client.flow, now)
 

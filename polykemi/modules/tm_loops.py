@@ -30,6 +30,11 @@ def loop_mark(ctx: RouteContext, request: Request, secret: bytes) -> str:
     return "." + hex(zlib.crc32("\n".join(parts).encode("latin-1"), zlib.crc32(secret)))[2:]
 
 
+def mark_of(branch: str) -> str:
+    """Return the mark that ``branch`` ends with, "" without one."""
+    return branch[branch.index(".") :] if "." in branch else ""
+
+
 def is_loop(request: Request, mark: str) -> bool:
     """Tell whether one of the Vias says that this request was forked here with the same ``mark`` before."""
     for value in request.list("via"):

@@ -10,11 +10,13 @@ from polykemi.errors import ParseError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import Route
 from polykemi.modules.local_via import ONWARD, VIA, LocalVia, inherit
-from polykemi.modules.tm_hops import E_BAD_URI, Hops
+from polykemi.modules.tm_failover import Failover
+from polykemi.modules.tm_hops import E_BAD_ADDRESS, E_BAD_URI, E_SEND, Hops, Way
 from polykemi.modules.tm_loops import breadth_left, is_loop, loop_mark, shares, with_breadth
 from polykemi.modules.tm_reply import Replier
 from polykemi.modules.tm_responses import Responses
 from polykemi.sip.build import forward_request
+from polykemi.sip.constants import REASONS
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Edits, Request
@@ -37,7 +39,6 @@ E_UNSPEC: Final = -1
 E_NOT_ANSWERED: Final = -4  # for any of these reasons, and t_set_disable_internal_reply leaves the answer to the script
 E_CFG: Final = -6  # the branch routes dropped all branches
 E_TOO_MANY_BRANCHES: Final = -12
-E_BAD_ADDRESS: Final = -478
 
 MAX_BRANCHES: Final = 32  # of one transaction, as Kamailio's max_branches allows at most
 
@@ -48,6 +49,7 @@ class Settings:
     __slots__ = (
         "auto_inv_100",
         "disable_6xx",
+        "disable_failover",
         "fr",
         "fr_inv",
         "max_inv",
@@ -65,6 +67,7 @@ class Settings:
         self.max_inv = self.max_noninv = -1  # milliseconds, -1: the parameter's, 0: no limit
         self.auto_inv_100 = -1  # -1: the parameter's
         self.disable_6xx = False
+        self.disable_failover = False
         self.no_internal_reply = False
         self.no_e2e_cancel_reason = False
 
@@ -82,6 +85,7 @@ class Relayer:
         self._labels = 0
         self._timings: dict[tuple[int, int, int, int], Timings] = {}
         self.hops = hops
+        self.failover = Failover(self, replier, responses)
         # what modules do when a transaction begins (Kamailio: TMCB_REQUEST_IN), and with the ACK to a 2xx (TMCB_E2EACK_IN)
         self.on_request_in: list[Callable[[RouteContext, Transaction], None]] = []
         self.on_ack: list[Callable[[RouteContext, Transaction], None]] = []
@@ -105,6 +109,7 @@ class Relayer:
             for slot, callback in settings.routes.items():
                 setattr(t, slot, callback)
             t.disable_6xx = settings.disable_6xx
+            t.disable_failover = settings.disable_failover
             t.no_internal_reply = settings.no_internal_reply
             t.no_e2e_cancel_reason = settings.no_e2e_cancel_reason
             own = settings.max_inv if t.method == "INVITE" else settings.max_noninv
@@ -137,7 +142,7 @@ class Relayer:
         return timings
 
     # ---- t_relay
-    def relay(self, ctx: RouteContext, hop: Flow | None = None, *, replicate: bool = False) -> Process[int] | int:
+    def relay(self, ctx: RouteContext, hop: Flow | Way | None = None, *, replicate: bool = False) -> Process[int] | int:
         """Forward the request to its destination set; ``hop`` takes the place of the next hop of every branch.
 
         Return 1, 0 for a retransmission, or one of the negative numbers above; the Process that comes to one of these when
@@ -154,14 +159,14 @@ class Relayer:
                 return self._relay_cancel(ctx, hop, replicate)
         return self._relay(ctx, hop, replicate)
 
-    def _relay_cancel(self, ctx: RouteContext, hop: Flow | None, replicate: bool) -> Process[int]:
+    def _relay_cancel(self, ctx: RouteContext, hop: Flow | Way | None, replicate: bool) -> Process[int]:
         handled = yield from self.cancel(ctx)
         if handled:
             return handled
         done = self._relay(ctx, hop, replicate)
         return done if isinstance(done, int) else (yield from done)
 
-    def _relay(self, ctx: RouteContext, hop: Flow | None, replicate: bool) -> Process[int] | int:
+    def _relay(self, ctx: RouteContext, hop: Flow | Way | None, replicate: bool) -> Process[int] | int:
         t = ctx.transaction
         if t is None:
             if not ctx.dst_uri and _is_unusable(ctx.ruri):
@@ -215,20 +220,21 @@ class Relayer:
             fork.mark = loop_mark(fork.ctx, request, self._services.ids.secret)
             if is_loop(request, fork.mark):
                 self._services.count("core.loops_detected")
-                return self._refuse(fork, 482, "Loop Detected")
+                return self._refuse(fork, 482)
         if params.max_breadth:
             breadth, n = breadth_left(t, request, params.max_breadth), len(fork.targets)
             if breadth < n:
                 self._services.count("core.max_breadth_exceeded")
-                return self._refuse(fork, 440, "Max-Breadth Exceeded")
+                return self._refuse(fork, 440)
             if n > 1 or t.is_waiting:
                 fork.shares = shares(breadth, n)
         return 0
 
-    def _refuse(self, fork: _Fork, status: int, reason: str) -> int:
+    def _refuse(self, fork: _Fork, status: int) -> int:
+        """Let the request be answered with ``status`` when its route has ended; return what t_relay answers."""
         ctx, t = fork.ctx, fork.transaction
         if ctx.kind is _REQUEST and not t.no_internal_reply and "tm.no_internal_reply" not in ctx.cache:
-            t.error = ctx.cache["reply_error"] = (status, reason)
+            t.error = ctx.cache["reply_error"] = (status, REASONS[status])
         return E_NOT_ANSWERED if t.no_internal_reply and not fork.replicate else E_UNSPEC
 
     def _fork_with_blocks(self, fork: _Fork, on_branch: str) -> Process[int]:
@@ -251,7 +257,7 @@ class Relayer:
                     branch.bflags = block.bflags
                     edits, listener = block.edits, block.force_listener or ctx.flow.listener
                 error = self._build(fork, branch, edits, listener, block)
-                if not error and not (yield from self._may_send(ctx, fork.transaction, branch)):
+                if not error and branch.data and not (yield from self.may_send(ctx, fork.transaction, branch)):
                     error = E_CFG
                 if fork.transaction.status >= 200:
                     return _answered(fork)
@@ -265,9 +271,8 @@ class Relayer:
         ctx, t = fork.ctx, fork.transaction
         branches = t.branches[fork.start :]
         if not branches:
-            status = 478 if fork.error == E_BAD_ADDRESS else 500
-            reason = "Unresolvable destination" if status == 478 else "Server Internal Error"
-            refused = self._refuse(fork, status, reason)
+            status = -fork.error if fork.error in (E_SEND, E_BAD_ADDRESS) else 500
+            refused = self._refuse(fork, status)
             return refused if refused == E_NOT_ANSWERED else fork.error
         if ctx.kind in _ON_FAILURE and self._params.failure_reply_mode and "tm.keep_replies" not in ctx.cache:
             drop_replies(t, "l" if self._params.failure_reply_mode == 2 else "a")
@@ -277,7 +282,10 @@ class Relayer:
         for branch in branches:
             if fork.replicate:
                 branch.transaction = None
-            self._layer.open_client(branch, ctx.now)
+            if branch.data:
+                self._layer.open_client(branch, ctx.now)
+            else:
+                self.failover.find(branch)
         self._counters["tmx.UAC_transactions"] += len(branches)
         return 1
 
@@ -320,21 +328,32 @@ class Relayer:
         ctx, t = fork.ctx, fork.transaction
         request = t.request
         routes = split_quoted(branch.path, ",") if branch.path else []
-        flow = fork.hop or self.hops.next_hop(branch.dst_uri, routes, request, edits, branch.uri, listener)
+        flow = fork.hop or self.hops.next_hop(branch.dst_uri, routes, request, edits, branch.uri, listener, ctx.now)
         if isinstance(flow, int):
             return flow
+        if branch.breadth:
+            edits = with_breadth(edits, request, branch.breadth)
+        branch.arm(t)
+        if isinstance(flow, Way):
+            way = branch.way = flow.copy()
+            way.ctx, way.request, way.edits, way.replicates = block or ctx, request, edits.copy(), fork.replicate
+            way.onward = ctx.cache.get(ONWARD)
+            if not way.flows:
+                return 0  # DNS has to be asked
+            flow = way.flows.pop(0)
         if ONWARD in ctx.cache:
             flow = ctx.cache[ONWARD](*flow)
+        self.build(block or ctx, request, branch, edits, flow)
+        return 0
+
+    def build(self, ctx: RouteContext, request: Request, branch: Branch, edits: Edits, flow: Flow) -> None:
+        """Make what is sent over ``flow``. Raise ParseError for a request that cannot be copied."""
         branch.flow = flow
         came_in, goes_out = ctx.flow.listener, flow.listener
         if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
             edits = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
-        if branch.breadth:
-            edits = with_breadth(edits, request, branch.breadth)
-        branch.arm(t)
         path = [branch.path] if branch.path else []  # one Route line, as the Path was written
-        branch.data = self._request_for(block or ctx, request, edits, branch.uri, branch.key, goes_out, path)
-        return 0
+        branch.data = self._request_for(ctx, request, edits, branch.uri, branch.key, goes_out, path)
 
     def _request_for(
         self,
@@ -362,7 +381,7 @@ class Relayer:
             via = wish.value(ctx, listener, branch.partition(" ")[0])
         return forward_request(request, edits, uri=uri, via=via, received=received, rport=rport, routes=routes)
 
-    def _may_send(self, ctx: RouteContext, t: Transaction | None, branch: Branch | bytes) -> Process[bool]:
+    def may_send(self, ctx: RouteContext, t: Transaction | None, branch: Branch | bytes) -> Process[bool]:
         """Run the onsend route; False when it dropped the message."""
         if not self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
             return True
@@ -380,15 +399,24 @@ class Relayer:
         return not onsend.dropped
 
     # ---- ACK, CANCEL
-    def _relay_ack(self, ctx: RouteContext, request: Request, hop: Flow | None) -> Process[int] | int:
+    def _relay_ack(self, ctx: RouteContext, request: Request, hop: Flow | Way | None) -> Process[int] | int:
         """Forward the ACK to a 2xx: it is a transaction of its own and has no answer (section 16.11)."""
         if self.on_ack:
             self._tell_of_ack(ctx, request)
         listener = ctx.force_listener or ctx.flow.listener
         routes = split_quoted(ctx.path, ",") if ctx.path else []
-        flow = hop or self.hops.next_hop(ctx.dst_uri, routes, request, ctx.edits, ctx.ruri, listener)
+        flow = hop or self.hops.next_hop(ctx.dst_uri, routes, request, ctx.edits, ctx.ruri, listener, ctx.now)
         if isinstance(flow, int):
             return flow
+        if isinstance(flow, Way):
+            if not flow.flows:
+                self.failover.find_for_ack(flow, ctx, request)
+                return 1
+            flow = flow.flows[0]
+        return self.send_ack(ctx, request, flow)
+
+    def send_ack(self, ctx: RouteContext, request: Request, flow: Flow) -> Process[int] | int:
+        """Send an ACK over ``flow``."""
         if ONWARD in ctx.cache:
             flow = ctx.cache[ONWARD](*flow)
         path = [ctx.path] if ctx.path else []
@@ -405,7 +433,7 @@ class Relayer:
                 call(ctx, invite)
 
     def _send_ack_with_block(self, ctx: RouteContext, data: bytes, flow: Flow) -> Process[int]:
-        if not (yield from self._may_send(ctx, None, data)):
+        if not (yield from self.may_send(ctx, None, data)):
             return E_CFG
         self._services.outbox.send(data, flow)
         return 1
@@ -453,7 +481,12 @@ class _Fork:
     __slots__ = ("ctx", "error", "hop", "mark", "replicate", "shares", "start", "targets", "transaction")
 
     def __init__(
-        self, ctx: RouteContext, transaction: Transaction, targets: list[Target], hop: Flow | None, replicate: bool
+        self,
+        ctx: RouteContext,
+        transaction: Transaction,
+        targets: list[Target],
+        hop: Flow | Way | None,
+        replicate: bool,
     ) -> None:
         self.ctx = ctx
         self.transaction = transaction

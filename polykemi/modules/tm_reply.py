@@ -49,6 +49,10 @@ class TmParams:
     e2e_cancel_reason: int = 1  # the Reason of a received CANCEL goes along
     remap_503_500: int = 1  # a 503 goes upstream as 500 (RFC 3261 section 16.7 step 6)
     relay_100: int = 0  # 1: a 100 of a branch goes upstream
+    blst_503: int = 0  # 1: who answers 503 is put on the blocklist ([dns] use_dst_blocklist), by its Retry-After
+    blst_503_def_timeout: int = 0  # without one for so many seconds; 0: not at all
+    blst_503_min_timeout: int = 0  # seconds
+    blst_503_max_timeout: int = 3600
     event_callback: str = ""  # the script's function for the events of tm, "" for none
     loop_detection: int = 1  # a forked request that comes back the same way is answered 482 (RFC 5393; not in Kamailio)
     max_breadth: int = (
@@ -234,6 +238,9 @@ class Replier:
 
     def cancel(self, branch: Branch, now: float, reason: str = "") -> None:
         """Cancel one branch: at once when it has answered provisionally, else as cancel_b_method says (section 9.1)."""
+        if not branch.data and branch.way is not None:  # DNS is being asked: nothing was sent
+            branch.status = 487
+            return
         if branch.canceled or branch.method != "INVITE":
             return
         if branch.state == CALLING:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import Route
+from polykemi.modules.tm_failover import Failover
 from polykemi.modules.tm_local import LocalClient, Locals
 from polykemi.modules.tm_reply import Replier
 from polykemi.sip.flow import Flow
@@ -26,6 +27,7 @@ class Responses:
         self._params = replier.params
         self._counters = replier.services.counters
         self._restarts = bool(replier.params.restart_fr_on_each_reply)
+        self.failover: Failover  # set by tm: it needs what relays, which needs this
 
     def handle(
         self, client: ClientTransaction, response: Response, ctx: RouteContext, now: float
@@ -40,6 +42,8 @@ class Responses:
         if not self._layer.receive(client, response, now, restarts):
             counters["tmx.rpl_absorbed"] += 1
             return ()
+        if response.status == 503 and self._params.blst_503:
+            self.failover.block_503(client, response, now)
         if not isinstance(client, Branch):
             if isinstance(client, LocalClient):
                 return self._local.handle(client, response, ctx.flow, now)
@@ -48,6 +52,8 @@ class Responses:
         if t is None:
             return ()  # comes after all is decided
         pending = branch.status < 200
+        if status == 503 and pending and branch.way is not None and self.failover.has_next(branch, now):
+            return self._fail_over(branch, response, ctx, now)
         if status < 200 and pending:
             branch.status = status
             if branch.cancel_wanted:
@@ -60,6 +66,17 @@ class Responses:
             branch.canceled = False
             self._replier.cancel(branch, now, branch.cancel_reason)
             return ()
+        return self._received(branch, t, response, ctx, now, pending=pending)
+
+    def _fail_over(self, branch: Branch, response: Response, ctx: RouteContext, now: float) -> Process[None]:
+        """Take a 503 of a server that is not the only one: it is news when no other one is left."""
+        failed = yield from self.failover.go_on(branch, now)
+        if failed is not None and failed.transaction is not None:
+            yield from self._received(failed, failed.transaction, response, ctx, now, pending=True)
+
+    def _received(
+        self, branch: Branch, t: Transaction, response: Response, ctx: RouteContext, now: float, *, pending: bool
+    ) -> Iterable[RouteContext]:
         if t.watchers:
             for watcher in t.watchers:
                 watcher.received(t, response, ctx.edits, now)
@@ -119,7 +136,12 @@ class Responses:
         branch.replied = True
 
     def failed(self, client: ClientTransaction, status: int, now: float) -> Process[None]:
-        """Take a timeout (408) or transport error (503) as if it were a final response (RFC 3261 section 16.8, 17.1.4)."""
+        """Take a timeout (408) or transport error (503) as if it were a final response (RFC 3261 section 16.8, 17.1.4).
+
+        478 and its like: DNS knows no place to go to.
+        """
+        if self._services.blocklist.enabled:
+            self.failover.block(client, status, now)
         if isinstance(client, LocalClient):
             if client.method == "INVITE":
                 self._layer.close(client)
@@ -128,6 +150,12 @@ class Responses:
         if not isinstance(client, Branch) or client.transaction is None or not client.is_pending:
             return
         branch, t = client, client.transaction
+        if branch.way is not None and not branch.status and self.failover.has_next(branch, now):
+            branch.cancel_wanted = branch.state == PROCEEDING
+            other = yield from self.failover.go_on(branch, now)
+            if other is None:
+                return
+            branch = other
         if t.suspended is branch:
             self._layer.close(branch)
             t.suspended = None

@@ -184,7 +184,10 @@ class TmSettings(TmStatus):
 
     @export()
     def t_set_disable_failover(self, ctx: RouteContext, state: int) -> int:
-        """Try the first address of a name alone (1). Answers 1: no other is tried in any case."""
+        """Try the first place that a name leads to alone (1), or the next ones too when it does not answer (0). Answers 1."""
+        self.settings_of(ctx).disable_failover = bool(state)
+        if ctx.transaction is not None:
+            ctx.transaction.disable_failover = bool(state)
         return 1
 
     @export()

@@ -119,7 +119,7 @@ class Tmx(Module):
         client = self.tm.local.waiting(callid, cseq)
         if client is not None:
             lines = [line for line in hdrs.split("\r\n") if line]
-            return 0 if self.tm.local.acknowledge(client, lines, body.encode("latin-1")) else -1
+            return 0 if self.tm.local.acknowledge(client, lines, body.encode("latin-1"), ctx.now) else -1
         return -2 if self.tm.local.knows(callid, cseq) or self._invite_with(callid, cseq) is not None else -1
 
     @export()

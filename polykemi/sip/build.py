@@ -147,6 +147,12 @@ def with_edits(message: Message, edits: Edits, start_line: str) -> bytes:
     return _joined([start_line], message.lines, message, edits)
 
 
+def with_via(data: bytes, via: str) -> bytes:
+    """Return a request of ours, as it was sent, with another value of our Via, which is the first one."""
+    start = data.index(b"\r\nVia: ") + 7
+    return data[:start] + via.encode("latin-1") + data[data.index(b"\r\n", start) :]
+
+
 def _top_via(message: Message) -> int:
     top = message.shape.first.get("via", -1)
     if top < 0:

@@ -101,6 +101,8 @@ REASONS: Final[Mapping[int, str]] = MappingProxyType(
         440: "Max-Breadth Exceeded",  # RFC 5393
         469: "Bad Info Package",  # RFC 6086
         470: "Consent Needed",  # RFC 5360
+        477: "Unfortunately error on sending to next hop occurred",  # Kamailio's, as the next
+        478: "Unresolvable destination",
         480: "Temporarily Unavailable",
         481: "Call/Transaction Does Not Exist",
         482: "Loop Detected",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from polykemi.errors import ParseError
+from polykemi.sip.constants import PORT, TLS_PORT
 from polykemi.sip.flow import SECURE, Flow, Listener, listener_for
 from polykemi.sip.grammar import canonical_host, ip4_octets, is_host, to_ip, to_port
 from polykemi.sip.header import Via
@@ -57,7 +58,8 @@ def response_target(response: Response, listener: Listener, others: Iterable[Lis
         return None
     port = max(0, to_port(via.param("rport") or "")) or via.port
     proto = via.transport.lower()
-    port = port or (5061 if proto in SECURE else 5060)
+    if not port and to_ip(host) is not None:
+        port = TLS_PORT if proto in SECURE else PORT  # of a name DNS says it (RFC 3263 section 5)
     return Flow(listener_for(proto, host, listener, others) or listener, host, port)
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings
 from polykemi.kemi.ids import Ids
-from polykemi.kemi.network import Connections, Dns, Peers
+from polykemi.kemi.network import Connections, Dns, Locator, Peers
 from polykemi.server import assemble
 from polykemi.sip.flow import Flow, Listener, bracketed
 from polykemi.storage.location import MemoryLocation
@@ -66,6 +66,7 @@ class ServerUnderTest:
         seed: int = 0,
         peers: Peers | None = None,
         dns: Dns | None = None,
+        locator: Locator | None = None,
         connections: Connections | None = None,
     ) -> None:
         """``scripts``: engine -> script; the first engine runs all route blocks unless ``routes`` says otherwise.
@@ -74,7 +75,8 @@ class ServerUnderTest:
         before the server starts, as permissions needs it.
         ``database``: what modules find provisioned when they start; it is closed with the server. ``peers`` and ``dns``:
         who answers when exports ask other servers (media relays) and DNS; nobody by default. ``connections``: those that
-        the server is to have; messages come over the first of ``listeners``.
+        the server is to have; messages come over the first of ``listeners``. ``locator``: where names lead to; by default
+        what goes to a name leaves with that name for an address.
         """
         self.now = START
         self.calls: list[Call] = []
@@ -97,6 +99,7 @@ class ServerUnderTest:
             ids=Ids(random.Random(seed)),
             peers=peers,
             dns=dns,
+            locator=locator,
             connections=connections,
             trace=lambda path, arguments, result: self.calls.append(Call(path, arguments, result)),
         )

@@ -47,6 +47,7 @@ class Branch(ClientTransaction):
         "timed_out",
         "transaction",
         "uri",
+        "way",
     )
 
     def __init__(
@@ -72,12 +73,30 @@ class Branch(ClientTransaction):
         self.breadth = 0  # its share of Max-Breadth, 0 when it was not shared out (RFC 5393)
         self.cancel_reason = ""  # of that CANCEL
         self.canceled = False  # it went out
+        self.way: Any = None  # modules/tm_hops.Way: what else may be tried, or what DNS is asked for
 
     def arm(self, transaction: Transaction) -> None:
         """Take the route blocks that are set for the transaction now; those of branches to come may be others."""
         self.on_reply = transaction.on_reply
         self.on_failure = transaction.on_failure
         self.on_branch_failure = transaction.on_branch_failure
+
+    def again(self, branch: str, flow: Flow) -> Branch:
+        """Return what takes the place of this branch, whose server has not answered: another client transaction."""
+        t = self.transaction
+        assert t is not None
+        target = Target(
+            self.uri, self.dst_uri, path=self.path, flags=self.bflags, instance=self.instance, ruid=self.ruid
+        )
+        other = Branch(t, branch, self.method, flow, self.timings, target)
+        other.index, other.expires, other.way = self.index, self.expires, self.way
+        other.on_reply, other.on_failure = self.on_reply, self.on_failure
+        other.on_branch_failure = self.on_branch_failure
+        t.branches[t.branches.index(self)] = other
+        other.breadth = self.breadth
+        self.way = None
+        self.status = self.status if self.status >= 200 else 408
+        return other
 
     @property
     def is_pending(self) -> bool:
@@ -96,6 +115,7 @@ class Transaction(ServerTransaction):
         "contacts",
         "created",
         "disable_6xx",
+        "disable_failover",
         "dst_uri",
         "edits",
         "error",
@@ -147,6 +167,7 @@ class Transaction(ServerTransaction):
         self.canceled = False  # a CANCEL came
         self.suspended: Branch | None = None  # t_suspend: stands for the script that is to go on
         self.disable_6xx = False
+        self.disable_failover = False  # the first place that a name leads to is the only one
         self.no_internal_reply = False
         self.no_e2e_cancel_reason = False  # the Reason of a received CANCEL stays here
         self.on_branch = ""  # callbacks of the armed route blocks
@@ -230,7 +251,7 @@ class Transaction(ServerTransaction):
         branches, self.branches = self.branches, []
         accepted, watched = False, bool(self.watchers) and any(w.keeps_request for w in self.watchers)
         for branch in branches:
-            branch.reply = branch.reply_edits = None
+            branch.reply = branch.reply_edits = branch.way = None
             branch.uri = branch.dst_uri = branch.path = branch.ruid = branch.instance = ""
             if branch.state == ACCEPTED or branch.state == PROCEEDING:  # more 2xx may come, and run the onreply route
                 accepted = accepted or watched or branch.on_reply != ""

@@ -70,6 +70,19 @@ def dialog_key(request: Request) -> str:
     return f"ACK {request.call_id} {request.from_.tag} {request.cseq[0]}"
 
 
+def method_and_branch(data: bytes) -> tuple[str, str]:
+    """Return method and branch of a request as we have sent it, of which the end may be missing; "" when it is no such thing.
+
+    Our Via is the first one. Only who has seen the request knows its branch: an error of ICMP that quotes it is no forgery.
+    """
+    start = data.find(b"\r\nVia: ")
+    line = data[start + 2 : data.find(b"\r\n", start + 2)] if start > 0 else b""
+    at = line.find(b";branch=")
+    if at < 0 or data[:8] == b"SIP/2.0 ":
+        return "", ""
+    return str(data[: data.find(b" ")], "latin-1"), str(line[at + 8 :].partition(b";")[0], "latin-1")
+
+
 class TransactionLayer:
     """All transactions of a server, by key."""
 

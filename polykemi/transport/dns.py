@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from polykemi.kemi.network import Naptr, Srv
+from polykemi.sip.locate import Naptr, Srv
 
 log = logging.getLogger("polykemi.dns")
 
@@ -18,11 +18,10 @@ _KEPT: Final = 1000  # answers in the cache, each for its time to live
 
 
 class DnsClient:
-    """The name servers of /etc/resolv.conf, or those given; answers are kept for as long as they say."""
+    """The name servers of /etc/resolv.conf, or those given (address and port); answers are kept for as long as they say."""
 
-    def __init__(self, nameservers: Iterable[str] = (), port: int = 53) -> None:
+    def __init__(self, nameservers: Iterable[tuple[str, int]] = ()) -> None:
         self._nameservers = list(nameservers)
-        self._port = port
         self._keep = 0
         self._resolver: Any = None  # made when somebody asks: most servers never do
 
@@ -68,7 +67,7 @@ class DnsClient:
         import dns.resolver
 
         if self._resolver is None:
-            self._resolver = _make_resolver(self._nameservers, self._port)
+            self._resolver = _make_resolver(self._nameservers)
         try:
             # with the search list of resolv.conf, as the system's resolver does
             answer = self._resolver.resolve(name, kind, lifetime=seconds, search=True, raise_on_no_answer=False)
@@ -81,16 +80,16 @@ class DnsClient:
         return list(answer.rrset or ())
 
 
-def _make_resolver(nameservers: list[str], port: int) -> Any:
+def _make_resolver(nameservers: list[tuple[str, int]]) -> Any:
+    import dns.nameserver
     import dns.resolver
 
     try:
         resolver = dns.resolver.Resolver(configure=not nameservers)
     except dns.resolver.NoResolverConfiguration:  # what the system's resolver takes then
-        resolver, nameservers = dns.resolver.Resolver(configure=False), ["127.0.0.1"]
+        resolver, nameservers = dns.resolver.Resolver(configure=False), [("127.0.0.1", 53)]
     if nameservers:
-        resolver.nameservers = nameservers
-        resolver.port = port
+        resolver.nameservers = [dns.nameserver.Do53Nameserver(*server) for server in nameservers]
     resolver.cache = dns.resolver.LRUCache(_KEPT)
     return resolver
 

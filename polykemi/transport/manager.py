@@ -7,6 +7,7 @@ import asyncio
 import fcntl
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from ipaddress import IPv6Address
@@ -14,7 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
-from polykemi.transport.resolver import Resolver, literal
+from polykemi.sip.grammar import to_ip
+from polykemi.sip.locate import Destination, Place
+from polykemi.sip.reply_path import is_for_many
+from polykemi.transport.resolver import Reply, Resolver
 from polykemi.transport.stream import StreamLimits, Streams
 from polykemi.transport.tls_profiles import TlsSettings
 from polykemi.transport.udp import UdpListener
@@ -35,17 +39,19 @@ class Transports:
         limits: StreamLimits | None = None,
         tls: TlsSettings | None = None,
         lost: Callable[[Flow, float], None] = lambda *_: None,
+        resolver: Resolver | None = None,
     ) -> None:
         """Bind all that is ``wanted``, or nothing: raises UsageError for the first that cannot be bound.
 
         The hosts 0.0.0.0 and :: stand for all addresses of this machine, each a listener of its own. ``closed``, ``limits``,
-        ``tls`` and ``lost`` are about connections: ``transport/stream.py``.
+        ``tls`` and ``lost`` are about connections: ``transport/stream.py``. Without a ``resolver`` the names of
+        /etc/hosts are known.
         """
         self.bound: list[Listener] = []
         self.streams = Streams(receive, done, failed, closed, limits, tls, lost)
         self._by_listener: dict[Listener, UdpListener] = {}
         self._ways: dict[Flow, tuple[UdpListener, tuple[str, int]]] = {}  # flows to IP addresses
-        self._resolver = Resolver()
+        self.resolver = Resolver(_ask_nobody) if resolver is None else resolver
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls = receive, done, failed
         self._failed, self._done = failed, done
@@ -76,6 +82,7 @@ class Transports:
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start reading from all sockets."""
         self._loop = loop
+        self.resolver.loop = loop
         for udp in self._by_listener.values():
             udp.open(loop)
         self.streams.open(loop)
@@ -91,33 +98,44 @@ class Transports:
                 self._find_way(data, flow)
 
     def _find_way(self, data: bytes, flow: Flow) -> None:
-        """Send to a flow that is new, or to a host name."""
+        """Send to a flow that is new, or to a host name: requests are located before, but a Via may name one."""
         udp, loop = self._by_listener.get(flow.listener), self._loop
         if (udp is None and flow.listener.proto == "udp") or loop is None:
             self._failed(data, flow)
             return
-        ipv6 = ":" in flow.listener.host
-        address = literal(flow.host, ipv6=ipv6)
-        if address:
+        family = 6 if ":" in flow.listener.host else 4
+        ip = to_ip(flow.host)
+        if ip is None:
+            self._locate(data, flow, udp, family)
+        elif ip.version != family:
+            self._failed(data, flow)
+        else:
+            address = str(ip)
             if udp is not None:
                 if len(self._ways) >= MAX_WAYS:
                     self._ways.clear()
                 self._ways[flow] = udp, (address, flow.port)
-        elif address is None:
-            address = self._resolver.get(flow.host, ipv6=ipv6, now=loop.time())
-        if address is None:
-            self._resolver.ask(flow.host, ipv6=ipv6, loop=loop, answer=partial(self._resolved, data, flow, udp))
-        else:
             self._to(address, data, flow, udp)
 
-    def _resolved(self, data: bytes, flow: Flow, udp: UdpListener | None, address: str) -> None:
-        self._to(address, data, flow, udp)
-        self._done()
+    def _locate(self, data: bytes, flow: Flow, udp: UdpListener | None, family: int) -> None:
+        """Send to a host name; its port is 0 when DNS is to say it (RFC 3263 section 5)."""
+        destination = Destination(flow.host.lower(), flow.port, flow.listener.proto)
+        usable = {flow.listener.proto: (family,)}
+        places = self.resolver.locate(destination, usable, time.time())
+        if places is None:
+            self.resolver.ask(destination, usable, partial(self._located, data, flow, udp))
+        else:
+            self._located(data, flow, udp, places, 0.0)
+
+    def _located(self, data: bytes, flow: Flow, udp: UdpListener | None, places: list[Place], _now: float) -> None:
+        if not places or (data[:8] == b"SIP/2.0 " and is_for_many(places[0].host)):
+            self._failed(data, flow)
+            return
+        _, address, port = places[0]
+        self._to(address, data, flow if flow.port else type(flow)(flow.listener, flow.host, port), udp)
 
     def _to(self, address: str, data: bytes, flow: Flow, udp: UdpListener | None) -> None:
-        if not address:
-            self._failed(data, flow)
-        elif udp is None:
+        if udp is None:
             self.streams.send(data, flow, address)
         else:
             udp.send(data, flow, (address, flow.port))
@@ -135,6 +153,10 @@ class Transports:
         self.streams.close()
         for udp in self._by_listener.values():
             udp.close()
+
+
+async def _ask_nobody(name: str, kind: str) -> Reply | None:
+    return None
 
 
 def addresses_of(host: str) -> list[str]:

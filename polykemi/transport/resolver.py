@@ -1,63 +1,282 @@
-"""Host names to addresses without blocking the loop; answers are kept for a while (RFC 3263 comes with more transports)."""
+"""Where names lead to (RFC 3263): keeps the records of DNS for as long as they say, asks for what is missing, never waits.
+
+``sip/locate`` chooses, ``name_servers`` asks, ``hosts`` knows /etc/hosts. One question is asked once at a time, whoever wants
+to know; failures are kept too, so that a name that does not exist is not asked for with every request.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Callable
-from typing import Final
+import logging
+import random as randomness
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NamedTuple
 
-from polykemi.sip.grammar import to_ip
+from polykemi.sip.locate import Candidate, Destination, Place, Question, Usable, in_order, locate
+from polykemi.transport.hosts import Hosts
 
-KEEP: Final = 60.0  # seconds that an address is used without asking again
-KEEP_FAILURE: Final = 5.0
-MAX_NAMES: Final = 10_000
+log = logging.getLogger("polykemi.dns")
+
+MOST: Final = 10_000  # answers, and ways found by them: names come from the network
+_MOST_AT_ONCE: Final = 1_000  # questions on their way
+_MOST_STEPS: Final = 8  # rounds of questions for one destination: NAPTR, SRV, addresses
+_KEEP_HOSTS: Final = 10.0  # seconds that what /etc/hosts says is used without looking again
+_MINUTE: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class DnsSettings:
+    """How names are found; the names are those of Kamailio's core parameters without ``dns_``. Times are seconds."""
+
+    nameservers: tuple[str, ...] = ()  # ADDRESS or ADDRESS:PORT, IPv6 in brackets; none: those of /etc/resolv.conf
+    try_naptr: bool = True  # look for NAPTR records where RFC 3263 says so
+    try_ipv6: bool = True  # use IPv6 addresses where there is a listener for them
+    srv_lb: bool = True  # share by the weights of SRV records; off: the highest weight comes first, always
+    retr_time: float = 1.0  # wait so long for an answer of one name server
+    retr_no: int = 3  # ask all of them so often
+    servers_no: int = 3  # ask so many of them
+    cache_min_ttl: float = 0.0  # keep answers at least so long, whatever they say
+    cache_max_ttl: float = 86400.0  # and at most so long
+    cache_negative_ttl: float = 60.0  # keep "there is none" so long at most; 0: not at all
+    use_failover: bool = True  # try the next place when one does not answer (use_dns_failover)
+    use_dst_blocklist: bool = False  # pass over what has not answered
+    dst_blocklist_expire: float = 60.0  # for so long
+
+
+class Reply(NamedTuple):
+    """What a name server has answered: records (none when there are none) and for how long that holds."""
+
+    records: tuple[Any, ...]  # Naptr, Srv, or addresses
+    ttl: float
+
+
+class Answer(NamedTuple):
+    """Records that are kept."""
+
+    records: tuple[Any, ...]
+    until: float  # seconds since the epoch
+
+
+class _Way(NamedTuple):
+    """What was found out about a destination."""
+
+    candidates: list[Candidate]
+    until: float
+
+
+# asks the name servers: name, kind -> Reply; None when none of them gave a usable answer
+Ask = Callable[[str, str], Awaitable[Reply | None]]
 
 
 class Resolver:
-    """A cache of the addresses of names: ``get`` answers at once where it can, ``ask`` asks for the rest."""
+    """A cache of DNS, and of where destinations lead to by it (``kemi.network.Locator``)."""
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, bool], tuple[str, float]] = {}
-        self._waiting: dict[tuple[str, bool], list[Callable[[str], None]]] = {}
+    def __init__(
+        self,
+        ask: Ask,
+        settings: DnsSettings | None = None,
+        *,
+        hosts: Hosts | None = None,
+        done: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+        random: Callable[[int], int] | None = None,
+    ) -> None:
+        """``done`` is called when answers have been given out; ``random(n)`` gives a number from 0 to n."""
+        self.settings = settings or DnsSettings()
+        self.loop: asyncio.AbstractEventLoop | None = None  # set before the first question
+        self.counters = {"dns.requests": 0, "dns.failed_dns_request": 0}
+        self._ask_servers = ask
+        self._hosts = hosts or Hosts()
+        self._done = done
+        self._clock = clock
+        draw = randomness.SystemRandom()
+        self._random = random or (lambda n: draw.randint(0, n))
+        self._answers: dict[Question, Answer] = {}
+        self._ways: dict[tuple[Any, ...], _Way] = {}  # by destination and what is usable
+        self._waiting: dict[Question, list[Callable[[], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def get(self, host: str, *, ipv6: bool, now: float) -> str | None:
-        """Return the address of the name ``host``, "" when it has none, None when it has to be asked for. ``now``: loop time."""
-        known = self._known.get((host, ipv6))
-        return known[0] if known is not None and known[1] > now else None
+    # ---- kemi.network.Locator
+    def locate(self, destination: Destination, usable: Usable, now: float) -> list[Place] | None:
+        """Return the places in the order to be tried, [] when there are none, None when DNS has to be asked."""
+        way = self._ways.get((destination, *usable.items()))
+        if way is None or way.until <= now:
+            found = self._look(destination, usable, now, {})
+            if isinstance(found, list):
+                return None
+            way = found
+        return in_order(way.candidates, self._random if self.settings.srv_lb else None)
 
-    def ask(self, host: str, *, ipv6: bool, loop: asyncio.AbstractEventLoop, answer: Callable[[str], None]) -> None:
-        """Ask for the address of ``host``; ``answer`` gets it, or "" when there is none."""
-        key = (host, ipv6)
-        waiting = self._waiting.get(key)
-        if waiting is not None:
-            waiting.append(answer)
+    def ask(self, destination: Destination, usable: Usable, answer: Callable[[list[Place], float], None]) -> None:
+        """Ask DNS; ``answer`` gets the places and the time then: never before this returns."""
+        assert self.loop is not None
+        self.loop.call_soon(self._step, destination, usable, answer, {}, _MOST_STEPS)
+
+    def _step(
+        self,
+        destination: Destination,
+        usable: Usable,
+        answer: Callable[[list[Place], float], None],
+        seen: dict[Question, Answer],
+        left: int,
+    ) -> None:
+        """Look once more with what is known by now; ``seen`` are the answers to this one's questions, expired or not."""
+        now = self._clock()
+        found = self._look(destination, usable, now, seen)
+        if not isinstance(found, list):
+            answer(in_order(found.candidates, self._random if self.settings.srv_lb else None), now)
+            self._done()
             return
-        self._waiting[key] = [answer]
-        task = loop.create_task(self._ask(key, socket.AF_INET6 if ipv6 else socket.AF_INET, loop))
+        if not left:  # an answer that is not kept, again and again
+            answer([], now)
+            self._done()
+            return
+        waits = _Countdown(len(found), partial(self._step, destination, usable, answer, seen, left - 1))
+        for question in found:
+            self._want(question, partial(self._take, question, seen, waits))
+
+    def _take(self, question: Question, seen: dict[Question, Answer], waits: _Countdown) -> None:
+        known = self._answers.get(question)
+        seen[question] = known if known is not None else Answer((), 0.0)
+        waits.down()
+
+    def _look(
+        self, destination: Destination, usable: Usable, now: float, seen: dict[Question, Answer]
+    ) -> _Way | list[Question]:
+        """Return what the records say, or the questions that have to be answered first."""
+        untils = [now + self.settings.cache_max_ttl]
+
+        def records(name: str, kind: str) -> Sequence[Any] | None:
+            question = name.lower().rstrip("."), kind
+            answer = seen.get(question)
+            if answer is None:
+                answer = self._known(question, now)
+            if answer is None:
+                return None
+            untils.append(answer.until)
+            return answer.records
+
+        candidates, missing = locate(destination, usable, records, naptr=self.settings.try_naptr)
+        if missing:
+            return [(name.lower().rstrip("."), kind) for name, kind in missing]
+        way = _Way(candidates, min(untils))
+        if way.until > now:
+            if len(self._ways) >= MOST:
+                self._ways.clear()
+            self._ways[(destination, *usable.items())] = way
+        return way
+
+    # ---- records
+    def _known(self, question: Question, now: float) -> Answer | None:
+        """Return what is known about ``question``, None when it has to be asked."""
+        name, kind = question
+        if kind in ("A", "AAAA"):
+            if not self.settings.try_ipv6 and kind == "AAAA":
+                return Answer((), now + _KEEP_HOSTS)
+            addresses = self._hosts.addresses(name, 4 if kind == "A" else 6, now)
+            if addresses is not None:  # as the system's resolver: a name that stands there is not asked for
+                return Answer(addresses, now + _KEEP_HOSTS)
+            if name == "localhost" or name.endswith(".localhost"):
+                return Answer(("127.0.0.1",) if kind == "A" else ("::1",), now + _MINUTE)  # RFC 6761 section 6.3
+        if name == "invalid" or name.endswith(".invalid") or not _is_askable(name):
+            return Answer((), now + _MINUTE)  # RFC 6761 section 6.4
+        answer = self._answers.get(question)
+        if answer is None or answer.until <= now:
+            return None
+        return answer
+
+    def _want(self, question: Question, told: Callable[[], None]) -> None:
+        """Ask for ``question`` unless that is on its way; ``told`` is called when the answer is there."""
+        waiting = self._waiting.get(question)
+        if waiting is not None:
+            waiting.append(told)
+            return
+        assert self.loop is not None
+        if len(self._waiting) >= _MOST_AT_ONCE:
+            self.counters["dns.failed_dns_request"] += 1
+            told()
+            return
+        self._waiting[question] = [told]
+        task = self.loop.create_task(self._ask(question))
         self._tasks.add(task)  # the loop itself holds tasks weakly
         task.add_done_callback(self._tasks.discard)
 
-    async def _ask(self, key: tuple[str, bool], family: int, loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            found = await loop.getaddrinfo(key[0], None, family=family, type=socket.SOCK_DGRAM)
-            address = str(found[0][4][0])
-        except (OSError, UnicodeError, ValueError, IndexError):
-            address = ""
-        self._keep(key, address, loop.time() + (KEEP if address else KEEP_FAILURE))
-        for answer in self._waiting.pop(key):
-            answer(address)
+    async def _ask(self, question: Question) -> None:
+        self.counters["dns.requests"] += 1
+        reply = await self._ask_servers(*question)
+        self.put(question, reply, self._clock())
+        for told in self._waiting.pop(question):
+            told()
 
-    def _keep(self, key: tuple[str, bool], address: str, until: float) -> None:
-        if len(self._known) >= MAX_NAMES:
-            self._known.clear()  # names come from the network: start over rather than grow
-        self._known[key] = (address, until)
+    def put(self, question: Question, reply: Reply | None, now: float) -> None:
+        """Keep what was answered to ``question``, for as long as it says and the settings allow; None: no usable answer."""
+        settings = self.settings
+        if reply is None:
+            self.counters["dns.failed_dns_request"] += 1
+            log.info("no answer about %s %s", question[1], question[0])
+            answer = Answer((), now + min(settings.cache_negative_ttl, 5.0))  # RFC 2308 section 7: not for long
+        elif reply.records:
+            ttl = min(max(reply.ttl, settings.cache_min_ttl), settings.cache_max_ttl)
+            answer = Answer(reply.records, now + ttl)
+        else:
+            answer = Answer((), now + min(reply.ttl, settings.cache_negative_ttl))
+        if len(self._answers) >= MOST and question not in self._answers:
+            self._make_room(now)
+        self._answers[question] = answer
+
+    def _make_room(self, now: float) -> None:
+        """Drop what has expired, else what was asked first."""
+        answers = self._answers
+        expired = [question for question, answer in answers.items() if answer.until <= now]
+        for question in expired or list(answers)[: MOST // 8]:
+            del answers[question]
+
+    # ---- for the control plane
+    def view(self, now: float) -> Iterator[tuple[Question, Answer]]:
+        """Give what is known of DNS at ``now``."""
+        return (item for item in list(self._answers.items()) if item[1].until > now)
+
+    def known(self, name: str, kind: str, now: float) -> Answer | None:
+        """Return what is known about ``name``; None: it is being asked for now."""
+        question = name.lower().rstrip("."), kind
+        answer = self._known(question, now)
+        if answer is None and self.loop is not None:
+            self._want(question, lambda: None)
+        return answer
+
+    def clear(self) -> None:
+        """Forget all answers."""
+        self._answers.clear()
+        self._ways.clear()
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def close(self) -> None:
+        """Ask no more."""
+        for task in self._tasks:
+            task.cancel()
 
 
-def literal(host: str, *, ipv6: bool) -> str | None:
-    """Return an IP literal as the socket wants it, "" for one of the other family, None for a name."""
-    address = to_ip(host)
-    if address is None:
-        return None
-    return str(address) if (address.version == 6) == ipv6 else ""
+class _Countdown:
+    """Calls ``then`` when so many answers have come."""
+
+    __slots__ = ("_left", "_then")
+
+    def __init__(self, left: int, then: Callable[[], None]) -> None:
+        self._left = left
+        self._then = then
+
+    def down(self) -> None:
+        """Count one."""
+        self._left -= 1
+        if not self._left:
+            self._then()
+
+
+def _is_askable(name: str) -> bool:
+    """Tell whether DNS can have ``name``: RFC 1035 section 2.3.4."""
+    return 0 < len(name) <= 253 and all(0 < len(label) <= 63 for label in name.split("."))

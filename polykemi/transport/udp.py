@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from polykemi.errors import UsageError
 from polykemi.sip.flow import Flow, Listener
+from polykemi.transport.icmp import ask_for_errors, read_errors
 
 log = logging.getLogger("polykemi.transport")
 
@@ -50,6 +51,7 @@ class UdpListener:
         self._socket.setblocking(False)  # noqa: FBT003
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             self._socket.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+        ask_for_errors(self._socket)
         try:
             self._socket.bind((host, port))
         except OSError as error:
@@ -79,7 +81,8 @@ class UdpListener:
         except BlockingIOError:
             pass
         except OSError as error:
-            log.warning("udp:%s:%d: %s", listener.host, listener.port, error.strerror)
+            if not self._take_errors():
+                log.warning("udp:%s:%d: %s", listener.host, listener.port, error.strerror)
         self._done()
         if time.time() - now > _LONG:
             self._batch = max(1, self._batch // 2)
@@ -90,7 +93,10 @@ class UdpListener:
         """Return the seconds that the first datagram which waits has waited, 0.0 when none does."""
         try:
             _, control, _, _ = self._socket.recvmsg(0, 64, socket.MSG_PEEK)
-        except OSError:  # none, above all
+        except BlockingIOError:
+            return 0.0
+        except OSError:
+            self._take_errors()
             return 0.0
         for _, kind, data in control:
             if kind == _SO_TIMESTAMP and len(data) == _TIMEVAL.size:
@@ -104,6 +110,25 @@ class UdpListener:
         before, self._lost = self._lost, int.from_bytes(numbers[4 * _DROPS :], sys.byteorder)
         return (self._lost - before) % (1 << 32)
 
+    def _take_errors(self) -> bool:
+        """Take what ICMP says of what was sent: whoever sent it is told by ``failed``, with its beginning. False: nothing."""
+        errors = read_errors(self._socket, BATCH)
+        for data, host, port in errors:
+            self._failed(data, _new(Flow, (self.listener, host, port)))
+        if self._loop is not None:
+            self._loop.call_soon(self._listen_again)
+        return bool(errors)
+
+    def _listen_again(self) -> None:
+        """Register with the loop once more: uvloop's stops to watch a socket that has had an error."""
+        if self._socket.fileno() < 0:
+            return
+        self._loop.remove_reader(self._socket)
+        self._loop.add_reader(self._socket, self._readable)
+        if self._unsent:
+            self._loop.remove_writer(self._socket)
+            self._loop.add_writer(self._socket, self._writable)
+
     def send(self, data: bytes, flow: Flow, address: tuple[str, int]) -> None:
         """Send ``data`` to ``address``: an IP address and a port."""
         if self._unsent:
@@ -116,8 +141,19 @@ class UdpListener:
             if self._loop is not None:
                 self._loop.add_writer(self._socket, self._writable)
         except (OSError, OverflowError) as error:
-            log.info("cannot send to %s:%d: %s", address[0], address[1], error)
-            self._failed(data, flow)
+            self._send_again(data, flow, address, error)
+
+    def _send_again(self, data: bytes, flow: Flow, address: tuple[str, int], error: Exception) -> None:
+        """Try it once more: the error may be that of something sent before, which ICMP has told of in the meantime."""
+        if isinstance(error, OSError):
+            self._take_errors()
+            try:
+                self._socket.sendto(data, address)
+                return
+            except OSError as other:  # a BlockingIOError too: that is rare enough
+                error = other
+        log.info("cannot send to %s:%d: %s", address[0], address[1], error)
+        self._failed(data, flow)
 
     def _keep(self, data: bytes, flow: Flow, address: tuple[str, int]) -> None:
         if len(self._unsent) >= BACKLOG:
@@ -132,8 +168,8 @@ class UdpListener:
                 self._socket.sendto(data, address)
             except BlockingIOError:
                 return
-            except OSError:
-                self._failed(data, flow)
+            except OSError as error:
+                self._send_again(data, flow, address, error)
             self._unsent.popleft()
         if self._loop is not None:
             self._loop.remove_writer(self._socket)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.network import Naptr, Offline
+from polykemi.kemi.network import Offline
 from polykemi.modules.enum import Enum, EnumParams
+from polykemi.sip.locate import Naptr
 from tests.support import message, request_context, services
 
 SIP = "!^\\+43(.*)$!sip:\\1@gw.example.test!"

@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 
 from polykemi.kemi.context import RouteContext
-from polykemi.kemi.network import Naptr, Offline, Srv
+from polykemi.kemi.network import Offline
 from polykemi.modules.ipops import Ipops
+from polykemi.sip.locate import Naptr, Srv
 from tests.support import message, request_context, services
 
 

@@ -56,7 +56,7 @@ def routed(
     result = made.modules["rr"].loose_route(ctx)
     if not ctx.dst_uri:
         return result, None
-    hop = made.modules["tm"].relayer.hops.hop(ctx.dst_uri, ctx.force_listener or source.listener)
+    hop = made.modules["tm"].relayer.hops.hop(ctx.dst_uri, ctx.force_listener or source.listener, ctx.now)
     return result, ctx.cache["onward"](*hop) if "onward" in ctx.cache else hop
 
 

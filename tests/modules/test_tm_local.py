@@ -20,7 +20,7 @@ BOB_URI = "sip:bob@192.0.2.20"
 class Phone:
     """A proxy that sends requests of its own and keeps how they ended."""
 
-    def __init__(self, **routes: object) -> None:
+    def __init__(self, **routes: Any) -> None:
         armed = {"event_callback": "EVENT"} if "EVENT" in routes else {}
         self.proxy = Proxy(to(BOB_URI), tm=armed, **routes)
         self.ends: list[LocalReply] = []

@@ -25,15 +25,20 @@ CAROL_URI = "sip:carol@192.0.2.30"
 class Proxy:
     """A server with tm and the given routes: ``request(tm, ctx)`` and, by callback name, ``name=function(tm, ctx)``.
 
-    A route is a function; what it gets from a Process such as t_relay comes through ``run``.
+    ``given`` are other services than usual. A route is a function; what it gets from a Process such as t_relay comes through ``run``.
     """
 
     def __init__(
-        self, request: Callable[[Proxy, RouteContext], Any], *, tm: dict[str, Any] | None = None, **routes: Any
+        self,
+        request: Callable[[Proxy, RouteContext], Any],
+        *,
+        tm: dict[str, Any] | None = None,
+        given: dict[str, Any] | None = None,
+        **routes: Any,
     ) -> None:
         self.request = request
         self.routes = routes
-        self.services = services(Sl, Tm, Tmx, params={"tm": tm or {}}, routes=NoRoutes(*routes))
+        self.services = services(Sl, Tm, Tmx, params={"tm": tm or {}}, routes=NoRoutes(*routes), **(given or {}))
         self.tm: Tm = self.services.modules["tm"]
         self.tmx: Tmx = self.services.modules["tmx"]
         self.now = NOW

@@ -74,7 +74,7 @@ def test_a_request_without_via_has_no_reply_path() -> None:
         (", SIP/2.0/UDP 10.0.0.9;rport=4242;received=10.0.0.8", ("10.0.0.8", 4242)),
         ("\r\nv: SIP/2.0/UDP 10.0.0.9:4000", ("10.0.0.9", 4000)),
         (", SIP/2.0/UDP [2001:db8::9]", ("2001:db8::9", 5060)),
-        (", SIP/2.0/UDP h;rport=65536", ("h", 5060)),
+        (", SIP/2.0/UDP h;rport=65536", ("h", 0)),  # DNS says the port
         (", SIP/2.0/UDP h:4000;rport=x", ("h", 4000)),
         ("", None),
         (", broken", None),

@@ -14,7 +14,7 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from polykemi.kemi.network import Naptr, Srv
+from polykemi.sip.locate import Naptr, Srv
 from polykemi.transport.dns import DnsClient
 
 ZONE = {
@@ -83,7 +83,7 @@ def server() -> Iterator[NameServer]:
 
 @pytest.fixture
 def client(server: NameServer) -> DnsClient:
-    return DnsClient(["127.0.0.1"], server.port)
+    return DnsClient([("127.0.0.1", server.port)])
 
 
 def test_records_of_every_kind(client: DnsClient) -> None:
@@ -146,6 +146,6 @@ def test_the_system_s_own_resolver_finds_addresses(client: DnsClient) -> None:
 def test_nobody_answers_is_a_bounded_wait(caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        assert DnsClient(["127.0.0.1"], sock.getsockname()[1]).txt("example.test.", 0.1) == []
+        assert DnsClient([("127.0.0.1", sock.getsockname()[1])]).txt("example.test.", 0.1) == []
     (record,) = caplog.records
     assert record.levelno == logging.ERROR

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
+import uvloop
 
 from polykemi.errors import UsageError
 from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.locate import Srv
 from polykemi.transport.manager import Transports, local_addresses, local_addresses_6
-from polykemi.transport.resolver import literal
+from polykemi.transport.resolver import Reply
 
 
 def _ignore(*_: object) -> None:
@@ -22,7 +25,9 @@ class Network:
     """Transports on loopback, and what they reported."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop: asyncio.AbstractEventLoop = (
+            uvloop.new_event_loop()
+        )  # as the server: it treats errors of sockets in its own way
         self.received: list[tuple[bytes, Flow]] = []
         self.failed: list[tuple[bytes, Flow]] = []
         self.passes = 0
@@ -131,16 +136,45 @@ def test_what_is_known_of_flows_is_forgotten_rather_than_grows(
         assert len(network.transports._ways) <= 3
 
 
-@pytest.mark.parametrize(
-    ("host", "ipv6", "address"),
-    [
-        ("192.0.2.1", False, "192.0.2.1"),
-        ("192.0.2.1", True, ""),
-        ("2001:DB8:0::1", True, "2001:db8::1"),
-        ("2001:db8::1", False, ""),
-        ("192.0.2.1.", False, None),
-        ("localhost", False, None),
-    ],
-)
-def test_an_ip_address_needs_no_resolver(host: str, ipv6: bool, address: str | None) -> None:
-    assert literal(host, ipv6=ipv6) == address
+def test_nobody_listens_there_is_told_at_once_and_the_socket_goes_on(network: Network) -> None:
+    one, two = network.transports.listeners
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        closed = other.getsockname()[1]
+    request = b"OPTIONS sip:bob@example.test SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bKgone\r\n"
+    for _ in range(3):
+        network.transports.send([(request, Flow(one, "127.0.0.1", closed))])
+        network.until(lambda: len(network.failed) == 1)
+        assert network.failed.pop() == (request, Flow(one, "127.0.0.1", closed))
+        network.transports.send([(b"still here", Flow(two, "127.0.0.1", one.port))])
+        network.until(lambda: len(network.received) == 1)
+        assert network.received.pop()[0] == b"still here"
+
+
+def test_an_error_of_something_else_does_not_keep_a_datagram_from_leaving(network: Network) -> None:
+    one, two = network.transports.listeners
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        closed = other.getsockname()[1]
+    nobody, there = Flow(one, "127.0.0.1", closed), Flow(one, "127.0.0.1", two.port)
+    network.transports.send([(b"in vain", nobody), (b"first", there), (b"second", there)])
+    network.until(lambda: len(network.received) == 2 and len(network.failed) == 1)
+    assert [data for data, _ in network.received] == [b"first", b"second"]
+    assert network.failed == [(b"in vain", nobody)]
+    network.transports.send([(b"third", there)])
+    network.until(lambda: len(network.received) == 3)
+
+
+def test_a_reply_goes_by_dns_where_the_name_of_its_via_leads(network: Network) -> None:
+    one, two = network.transports.listeners
+    resolver = network.transports.resolver
+    resolver.put(("_sip._udp.via.test", "SRV"), Reply((Srv(1, 1, two.port, "localhost"),), 60.0), time.time())
+    network.transports.send([(b"SIP/2.0 200 OK", Flow(one, "via.test", 0))])
+    network.until(lambda: len(network.received) == 1)
+
+
+def test_a_reply_never_goes_to_many_whatever_dns_says(network: Network) -> None:
+    one, _ = network.transports.listeners
+    network.transports.resolver.put(("many.test", "A"), Reply(("255.255.255.255",), 60.0), time.time())
+    network.transports.send([(b"SIP/2.0 200 OK", Flow(one, "many.test", 5060))])
+    network.until(lambda: len(network.failed) == 1)
