@@ -29,7 +29,7 @@ from polykemi.storage.location import MOST_STAGED, Binding, MemoryLocation
 from polykemi.storage.sql_location import WRITE_THROUGH, MirroredLocation, SqlLocation
 from polykemi.testing import ServerUnderTest
 from polykemi.transport import resolver
-from polykemi.transport.stream import StreamLimits
+from polykemi.transport.limits import StreamLimits
 from tests.test_router import PEER, request
 
 SCRIPT = """

@@ -49,7 +49,11 @@ class Tm(TmSettings):
         super().__init__(services, params)
         p = self.params
         timings = Timings(
-            t1=p.retr_timer1 / 1000, t2=p.retr_timer2 / 1000, fr=p.fr_timer / 1000, fr_inv=p.fr_inv_timer / 1000
+            t1=p.retr_timer1 / 1000,
+            t2=p.retr_timer2 / 1000,
+            t4=p.wt_timer / 1000,
+            fr=p.fr_timer / 1000,
+            fr_inv=p.fr_inv_timer / 1000,
         )
         self.layer = TransactionLayer(services.outbox.send, timings)
         self.replier = Replier(services, self.layer, p)
