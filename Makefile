@@ -92,7 +92,7 @@ format: $(STAMP) ## format the sources and repair what ruff can
 lock: $(STAMP) ## write the locks anew; newer versions: make lock ARGS=--upgrade
 	CUSTOM_COMPILE_COMMAND="make lock" $(COMPILE) --output-file requirements.txt $(ARGS) pyproject.toml
 	CUSTOM_COMPILE_COMMAND="make lock" $(COMPILE) --output-file requirements-dev.txt $(ARGS) \
-		--extra dev --allow-unsafe --constraint requirements.txt pyproject.toml
+		--extra dev --extra peers --allow-unsafe --constraint requirements.txt pyproject.toml
 
 # no registry's name and no path of this machine goes into a lock; extras stay, or an old pip takes the newest
 # coverage[toml] for one that is not pinned

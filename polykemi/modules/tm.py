@@ -117,14 +117,18 @@ class Tm(TmSettings):
         return self.responses.guarded(failed, client, now)
 
     def lost(self, flow: Flow, now: float) -> Process[None] | None:
-        """Take the news that the connection of ``flow`` has ended: what waits for an answer over it has failed with 503."""
+        """Take the news that the connection of ``flow`` has ended: what waits for an answer over it has failed.
+
+        With 503, or 430 as in ``transport_error``.
+        """
         self._now = now
         clients = self.layer.lost(flow, now)
         return self._lost(clients, now) if clients else None
 
     def _lost(self, clients: list[ClientTransaction], now: float) -> Process[None]:
         for client in clients:
-            yield from self.responses.guarded(self.responses.failed(client, 503, now), client, now)
+            failed = self.responses.failed(client, 430 if isinstance(client.flow, TokenFlow) else 503, now)
+            yield from self.responses.guarded(failed, client, now)
 
     def finish(self, ctx: RouteContext, now: float) -> None:
         """End a request route: answer what t_relay failed to forward, forget what the script left without an answer."""

@@ -16,7 +16,7 @@ from polykemi.kemi.numbers import leading_number
 from polykemi.modules.tm_hops import E_BAD_ADDRESS, Way
 from polykemi.modules.tm_loops import mark_of
 from polykemi.modules.tm_reply import Replier
-from polykemi.sip.flow import Flow
+from polykemi.sip.flow import Flow, onward
 from polykemi.sip.message import Request, Response
 from polykemi.transaction.blocklist import ERR_SEND, ERR_TIMEOUT, STATUS_503
 from polykemi.transaction.forking import Branch
@@ -76,7 +76,7 @@ class Failover:
         assert way.request is not None
         assert way.edits is not None
         if way.onward is not None:
-            flow = way.onward(*flow)
+            flow = onward(way.onward, flow)
         try:
             self._relayer.build(ctx, way.request, branch, way.edits, flow)
         except ParseError as error:

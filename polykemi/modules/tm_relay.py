@@ -17,7 +17,7 @@ from polykemi.modules.tm_reply import Replier
 from polykemi.modules.tm_responses import Responses
 from polykemi.sip.build import forward_request
 from polykemi.sip.constants import REASONS
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, Listener, onward
 from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Edits, Request
 from polykemi.sip.reply_path import reply_path
@@ -82,6 +82,7 @@ class Relayer:
         self._layer = replier.layer
         self._params = replier.params
         self._counters = replier.services.counters
+        self._mtu = replier.services.udp.mtu
         self._labels = 0
         self._timings: dict[tuple[int, int, int, int], Timings] = {}
         self.hops = hops
@@ -348,7 +349,7 @@ class Relayer:
                 return 0  # DNS has to be asked
             flow = way.flows.pop(0)
         if ONWARD in ctx.cache:
-            flow = ctx.cache[ONWARD](*flow)
+            flow = onward(ctx.cache[ONWARD], flow)
         self.build(block or ctx, request, branch, edits, flow)
         return 0
 
@@ -356,10 +357,15 @@ class Relayer:
         """Make what is sent over ``flow``. Raise ParseError for a request that cannot be copied."""
         branch.flow = flow
         came_in, goes_out = ctx.flow.listener, flow.listener
+        added = edits
         if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
-            edits = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
+            added = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
         path = [branch.path] if branch.path else []  # one Route line, as the Path was written
-        branch.data = self._request_for(ctx, request, edits, branch.uri, branch.key, goes_out, path)
+        branch.data = self._request_for(ctx, request, added, branch.uri, branch.key, goes_out, path)
+        if self._mtu:
+            other = self._services.instead_of_udp(flow, len(branch.data))
+            if other is not None:
+                self.build(ctx, request, branch, edits, other)
 
     def _request_for(
         self,
@@ -424,9 +430,13 @@ class Relayer:
     def send_ack(self, ctx: RouteContext, request: Request, flow: Flow) -> Process[int] | int:
         """Send an ACK over ``flow``."""
         if ONWARD in ctx.cache:
-            flow = ctx.cache[ONWARD](*flow)
-        path = [ctx.path] if ctx.path else []
-        data = self._request_for(ctx, request, ctx.edits, ctx.ruri, self._services.ids.branch(), flow.listener, path)
+            flow = onward(ctx.cache[ONWARD], flow)
+        path, branch = [ctx.path] if ctx.path else [], self._services.ids.branch()
+        data = self._request_for(ctx, request, ctx.edits, ctx.ruri, branch, flow.listener, path)
+        other = self._services.instead_of_udp(flow, len(data)) if self._mtu else None
+        if other is not None:
+            flow = other
+            data = self._request_for(ctx, request, ctx.edits, ctx.ruri, branch, flow.listener, path)
         if self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
             return self._send_ack_with_block(ctx, data, flow)
         self._services.outbox.send(data, flow)
