@@ -20,11 +20,11 @@ from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.overload import OverloadLimits
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import Listener, UdpSettings
 from polykemi.sip.grammar import canonical_host, is_token
+from polykemi.transport.limits import StreamLimits
 from polykemi.transport.name_servers import parse_server
 from polykemi.transport.resolver import DnsSettings
-from polykemi.transport.stream import StreamLimits
 from polykemi.transport.tls_profiles import METHODS, VERIFY, BadProfile, TlsContexts, TlsProfile, TlsSettings
 
 FILE_NAME: Final = "polykemi.toml"
@@ -42,6 +42,7 @@ _TABLES: Final = (
     "modules",
     "log",
     "metrics",
+    "udp",
     "tcp",
     "tls",
     "dns",
@@ -114,6 +115,7 @@ class Settings:
     strict: bool = False  # [ksr]: a call of KSR that cannot be made raises in the script
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
+    udp: UdpSettings = field(default_factory=UdpSettings)
     tcp: StreamLimits = field(default_factory=StreamLimits)
     dns: DnsSettings = field(default_factory=DnsSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
@@ -158,6 +160,7 @@ def load(
         strict=_strict(root.table("ksr")),
         log_level=_log_level(root.table("log")),
         metrics=_metrics(root.table("metrics")),
+        udp=_udp(root.table("udp")),
         tcp=_tcp(root.table("tcp")),
         dns=_dns(root.table("dns")),
         tls=_tls(root.table("tls"), listening if serving else ()),
@@ -446,6 +449,17 @@ def _metrics(table: _Table) -> tuple[str, int] | None:
         return _host_and_port(from_octets(address), None, f"expected HOST:PORT, got {from_octets(address)!r}")
     except ValueError as error:
         table.fail("listen", str(error))
+
+
+def _udp(table: _Table) -> UdpSettings:
+    hints = get_type_hints(UdpSettings)
+    table.only([f.name for f in fields(UdpSettings)])
+    values = {key: table.get(key, hints[key]) for key in table.content}
+    try:
+        return UdpSettings(**values)
+    except ValueError as error:
+        key, _, cause = str(error).partition(": ")
+        table.fail(key, cause)
 
 
 def _tcp(table: _Table) -> StreamLimits:

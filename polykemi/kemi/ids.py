@@ -20,9 +20,11 @@ class Ids:
 
     def __init__(self, source: random.Random | None = None) -> None:
         self._bits = (source or random.SystemRandom()).getrandbits
-        if source is None:  # one read of the system's randomness seeds a fast generator
-            self._bits = random.Random(random.SystemRandom().getrandbits(256)).getrandbits
         self.secret = self._bits(256).to_bytes(32, "big")  # keys the module's HMACs (nonces)
+        if source is None:  # one read of the system's randomness seeds a fast generator: what that gives is not secret,
+            self._bits = random.Random(
+                random.SystemRandom().getrandbits(256)
+            ).getrandbits  # and tells what it gave before
         self._coming = ""
         self._tag_prefix = f"{self._bits(48):012x}."
 
@@ -38,6 +40,11 @@ class Ids:
         """Return what ``branch`` will return next: for who has to name a branch before it is made."""
         self._coming = self.branch()
         return self._coming
+
+    @property
+    def is_named(self) -> bool:
+        """Whether somebody knows already what ``branch`` will return next."""
+        return self._coming != ""
 
     def tag(self) -> str:
         """Return a new From or To tag."""

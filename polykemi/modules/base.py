@@ -6,6 +6,7 @@ A module file holds one class. Its parameters are a frozen dataclass with Kamail
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -22,7 +23,7 @@ from polykemi.kemi.rpc import Command
 from polykemi.pv.accessor import Accessor
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
-from polykemi.sip.flow import Flow, Listener, is_at, listener_for
+from polykemi.sip.flow import Flow, Listener, UdpSettings, is_at, listener_for, moved
 from polykemi.sip.grammar import canonical_host
 from polykemi.sip.message import Response
 from polykemi.sip.reply_path import response_target
@@ -88,6 +89,7 @@ class Services:
         default_factory=list
     )  # take responses of no transaction, if theirs
     server_header: str = "polykemi"
+    udp: UdpSettings = field(default_factory=UdpSettings)
     callbacks: Callbacks = field(default_factory=Callbacks)  # set by the core before the first message
     connections: Connections = field(default_factory=NoConnections)
     tls: Tls = field(default_factory=NoTls)
@@ -119,6 +121,13 @@ class Services:
         """Return ``listener``, or the first other one from which ``host`` is reached over ``proto``; None without any."""
         return listener_for(proto, host, listener, self.listeners)
 
+    def instead_of_udp(self, flow: Flow, size: int) -> Flow | None:
+        """Return where a request of ``size`` octets goes when it is too long for UDP (RFC 3261 section 18.1.1), else None."""
+        if not 0 < self.udp.mtu < size or flow.listener.proto != "udp":
+            return None
+        listener = self.listener_of(self.udp.mtu_try_proto, flow.host, flow.listener)
+        return None if listener is None else moved(flow, listener)
+
     def response_target(self, response: Response, listener: Listener) -> Flow | None:
         """Return where a response that belongs to no transaction goes, None when it does not say that.
 
@@ -133,6 +142,10 @@ class Services:
             if flow is not None:
                 return flow
         return response_target(response, listener, self.listeners)
+
+    def lasting_secret(self, name: str) -> bytes:
+        """Return 32 octets that nobody else knows, the same after a restart with the same database. Raise DataError."""
+        return self.database.secret(name, hmac.digest(self.ids.secret, name.encode("ascii"), "sha256"))
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to the counter ``name`` (``group.name``)."""

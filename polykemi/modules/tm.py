@@ -49,7 +49,11 @@ class Tm(TmSettings):
         super().__init__(services, params)
         p = self.params
         timings = Timings(
-            t1=p.retr_timer1 / 1000, t2=p.retr_timer2 / 1000, fr=p.fr_timer / 1000, fr_inv=p.fr_inv_timer / 1000
+            t1=p.retr_timer1 / 1000,
+            t2=p.retr_timer2 / 1000,
+            t4=p.wt_timer / 1000,
+            fr=p.fr_timer / 1000,
+            fr_inv=p.fr_inv_timer / 1000,
         )
         self.layer = TransactionLayer(services.outbox.send, timings)
         self.replier = Replier(services, self.layer, p)
@@ -107,14 +111,17 @@ class Tm(TmSettings):
         return self.responses.failed(client, 430 if isinstance(flow, TokenFlow) else 503, now)
 
     def lost(self, flow: Flow, now: float) -> Process[None] | None:
-        """Take the news that the connection of ``flow`` has ended: what waits for an answer over it has failed with 503."""
+        """Take the news that the connection of ``flow`` has ended: what waits for an answer over it has failed.
+
+        With 503, or 430 as in ``transport_error``.
+        """
         self._now = now
         clients = self.layer.lost(flow, now)
         return self._lost(clients, now) if clients else None
 
     def _lost(self, clients: list[ClientTransaction], now: float) -> Process[None]:
         for client in clients:
-            yield from self.responses.failed(client, 503, now)
+            yield from self.responses.failed(client, 430 if isinstance(client.flow, TokenFlow) else 503, now)
 
     def finish(self, ctx: RouteContext, now: float) -> None:
         """End a request route: answer what t_relay failed to forward, forget what the script left without an answer."""

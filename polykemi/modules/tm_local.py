@@ -149,6 +149,9 @@ class Locals:
         branch = self._services.ids.branch()
         try:
             data = self._build(request, self._hops.via(flow.listener) + branch)
+            other = self._services.instead_of_udp(flow, len(data))
+            if other is not None:
+                flow, data = other, self._build(request, self._hops.via(other.listener) + branch)
         except ParseError:
             return E_BAD_URI
         client: LocalClient | None = None

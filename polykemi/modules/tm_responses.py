@@ -26,6 +26,7 @@ class Responses:
         self._layer = replier.layer
         self._params = replier.params
         self._counters = replier.services.counters
+        self._restarts = bool(replier.params.restart_fr_on_each_reply)
         self.failover: Failover  # set by tm: it needs what relays, which needs this
 
     def handle(
@@ -37,7 +38,8 @@ class Responses:
         """
         counters = self._counters
         counters["tmx.rpl_received"] += 1
-        if not self._layer.receive(client, response, now):
+        restarts = self._restarts or not isinstance(client, Branch) or client.status < response.status >= 180
+        if not self._layer.receive(client, response, now, restarts):
             counters["tmx.rpl_absorbed"] += 1
             return ()
         if response.status == 503 and self._params.blst_503:
@@ -60,6 +62,10 @@ class Responses:
             if branch.canceled:
                 counters["tmx.rpl_absorbed"] += 1
                 return ()  # nobody waits for it any more
+        if status < 200 and branch.cancel_wanted:  # given up before it answered anything; it rings for nobody
+            branch.canceled = False
+            self._replier.cancel(branch, now, branch.cancel_reason)
+            return ()
         return self._received(branch, t, response, ctx, now, pending=pending)
 
     def _fail_over(self, branch: Branch, response: Response, ctx: RouteContext, now: float) -> Process[None]:
@@ -137,12 +143,15 @@ class Responses:
         if self._services.blocklist.enabled:
             self.failover.block(client, status, now)
         if isinstance(client, LocalClient):
+            if client.method == "INVITE":
+                self._layer.close(client)
             yield from self._local.failed(client, status, now)
             return
         if not isinstance(client, Branch) or client.transaction is None or not client.is_pending:
             return
         branch, t = client, client.transaction
         if branch.way is not None and not branch.status and self.failover.has_next(branch, now):
+            branch.cancel_wanted = branch.state == PROCEEDING
             other = yield from self.failover.go_on(branch, now)
             if other is None:
                 return
@@ -152,9 +161,12 @@ class Responses:
             t.suspended = None
             t.branches.append(branch)
         branch.timed_out = status == 408
-        branch.status = status
+        has_answered, branch.status = branch.status > 0, status
         if branch.state == PROCEEDING:
-            self._replier.cancel(branch, now)
+            if has_answered:
+                self._replier.cancel(branch, now)
+            else:
+                branch.cancel_wanted = True
         yield from self._ended(branch, t, t.source, now)
 
     def _ended(self, branch: Branch, t: Transaction, flow: Flow, now: float) -> Process[None]:

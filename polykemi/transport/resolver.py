@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from polykemi.sip.locate import Candidate, Destination, Place, Question, Usable, in_order, locate
+from polykemi.sip.locate import Candidate, Destination, Draw, Place, Question, Usable, in_order, locate
 from polykemi.transport.hosts import Hosts
 
 log = logging.getLogger("polykemi.dns")
@@ -82,7 +82,7 @@ class Resolver:
         hosts: Hosts | None = None,
         done: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
-        random: Callable[[int], int] | None = None,
+        random: Draw | None = None,
     ) -> None:
         """``done`` is called when answers have been given out; ``random(n)`` gives a number from 0 to n."""
         self.settings = settings or DnsSettings()
@@ -100,7 +100,9 @@ class Resolver:
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ---- kemi.network.Locator
-    def locate(self, destination: Destination, usable: Usable, now: float) -> list[Place] | None:
+    def locate(
+        self, destination: Destination, usable: Usable, now: float, draw: Draw | None = None
+    ) -> list[Place] | None:
         """Return the places in the order to be tried, [] when there are none, None when DNS has to be asked."""
         way = self._ways.get((destination, *usable.items()))
         if way is None or way.until <= now:
@@ -108,7 +110,7 @@ class Resolver:
             if isinstance(found, list):
                 return None
             way = found
-        return in_order(way.candidates, self._random if self.settings.srv_lb else None)
+        return in_order(way.candidates, (draw or self._random) if self.settings.srv_lb else None)
 
     def ask(self, destination: Destination, usable: Usable, answer: Callable[[list[Place], float], None]) -> None:
         """Ask DNS; ``answer`` gets the places and the time then: never before this returns."""
