@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-lock
 COMPILED := build/compiled
 ARGS ?=
+STORIES ?= 50
 
 # once it has been built, the compiled form is what runs; it is built anew when a source has changed
 ifneq ($(wildcard $(COMPILED)/.made),)
@@ -39,6 +40,10 @@ oracle: $(STAMP) ## play the cases on Kamailio (5.6, installed) and on polykemi,
 .PHONY: testcompiled
 testcompiled: $(COMPILED)/.made ## run the tests on the compiled form
 	PYTHONPATH=$(CURDIR)/$(COMPILED) PYTHONSAFEPATH=1 $(BIN)/pytest --ignore=tests/oracle -o pythonpath="$(COMPILED) ." $(ARGS)
+
+.PHONY: stories
+stories: $(STAMP) ## play some hundred calls over bad links, and one through thousands of sequences of events; minutes
+	POLYKEMI_STORIES=$(STORIES) $(BIN)/pytest tests/modules/test_tm_link.py tests/modules/test_tm_stories.py $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## format, lint, types, import contracts

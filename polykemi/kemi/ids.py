@@ -41,6 +41,11 @@ class Ids:
         self._coming = self.branch()
         return self._coming
 
+    @property
+    def is_named(self) -> bool:
+        """Whether somebody knows already what ``branch`` will return next."""
+        return self._coming != ""
+
     def tag(self) -> str:
         """Return a new From or To tag."""
         return hex(self._bits(64))[2:]
