@@ -152,6 +152,7 @@ def for_servers(profile: TlsProfile) -> Credentials:
     """Return what connections are made with that we make. Raise BadProfile."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = profile.verify != "none"
+    context.hostname_checks_common_name = False  # RFC 9525 section 2
     context.verify_mode = VERIFY[profile.verify]
     return Credentials(context, _configure(context, profile))
 

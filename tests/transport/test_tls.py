@@ -560,6 +560,17 @@ def test_a_server_that_nobody_vouches_for_gets_nothing(pki: Pki, made: Make, tmp
     assert network.counted("tls_failed") == 1
 
 
+def test_a_common_name_proves_nothing(pki: Pki, made: Make) -> None:
+    pki.issue("common", "email:a@example.test", f"/CN={NAME}")
+    network = made(settings(pki))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        flow = Flow(network.listener, "127.0.0.1", server.getsockname()[1])
+        network.transports.send([(b"secret", NamedFlow.to(flow, NAME))])
+        with pytest.raises(ssl.SSLError):
+            network.from_peer(network.called(server, pki.server("common")), 6)
+        network.until(lambda: network.failed == [b"secret"])
+
+
 def test_a_profile_for_one_server(pki: Pki, made: Make, tmp_path: Path) -> None:
     """It trusts a server that has signed its own certificate, shows one of our own, and asks for another name."""
     with socket.create_server(("127.0.0.1", 0)) as server:
