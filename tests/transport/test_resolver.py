@@ -352,15 +352,24 @@ _ANSWERS = [
 ]
 
 
+def query_of(wire: bytes | bytearray) -> dns.message.Message:
+    """Return the question to an answer."""
+    (question,) = dns.message.from_wire(bytes(wire)).question
+    query = dns.message.make_query(question.name, question.rdtype)
+    query.id = 1
+    return query
+
+
 @given(st.data())
 def test_an_answer_may_hold_anything(data: st.DataObject) -> None:
     """It is read, or refused with an error of dnspython's, which the one who asks takes for no answer."""
     wire = bytearray(data.draw(st.sampled_from(_ANSWERS)))
+    query = query_of(wire)
     for _ in range(data.draw(st.integers(1, 6))):
         wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(st.integers(0, 255))
     del wire[data.draw(st.integers(1, len(wire))) :]
     try:
-        reply = read_reply(dns.message.from_wire(bytes(wire)))
+        reply = read_reply(query, dns.message.from_wire(bytes(wire)))
     except dns.exception.DNSException:
         return
     assert reply is None or reply.ttl >= 0
