@@ -469,20 +469,19 @@ class Relayer:
         t = self.open(ctx)
         if t is None:
             return 1
-        self._replier.reply(t, 200, "canceling", ctx.now, headers=ctx.reply_headers)
-        if invite.is_answered:
-            return 1
-        invite.canceled = True
-        passes_reason = self._params.e2e_cancel_reason and not invite.no_e2e_cancel_reason
-        reason = request.get("reason") if passes_reason else None
-        if invite.suspended is not None:
-            self._layer.close(invite.suspended)
-            invite.suspended = None
-        self._replier.cancel_branches(invite, ctx.now, reason or "")
-        if invite.branches:
-            yield from self._responses.conclude(invite, ctx.now)
-        else:
-            self._replier.reply(invite, 487, "Request Terminated", ctx.now)
+        if not invite.is_answered:
+            invite.canceled = True
+            if any(branch.is_pending for branch in invite.branches):
+                self._replier.reply(t, 200, "canceling", ctx.now, headers=ctx.reply_headers)
+                if invite.suspended is not None:
+                    self._layer.close(invite.suspended)
+                    invite.suspended = None
+                passes_reason = self._params.e2e_cancel_reason and not invite.no_e2e_cancel_reason
+                self._replier.cancel_branches(invite, ctx.now, request.get("reason") or "" if passes_reason else "")
+                yield from self._responses.conclude(invite, ctx.now)
+                return 1
+            self._replier.reply(invite, 487, "Request canceled", ctx.now)  # nobody is called; it may be suspended
+        self._replier.reply(t, 200, "ok -- no more pending branches", ctx.now, headers=ctx.reply_headers)
         return 1
 
     def invite_of(self, request: Request) -> Transaction | None:
