@@ -358,11 +358,12 @@ def parse(data: bytes) -> Request | Response:
         end = data.find(b"\r\n\r\n")
         head = str(data[:end], "latin-1")
         lines = head.split("\r\n")
-    if head.count("\n") >= len(lines):  # there is a bare LF
+    text = "".join(lines)
+    if "\n" in text:  # there is a bare LF
         data, end = _tidy(data)
-        head = str(data[:end], "latin-1")
-        lines = head.split("\r\n")
-    if head.count("\r") >= len(lines):  # some would take it for the end of a line
+        lines = str(data[:end], "latin-1").split("\r\n")
+        text = "".join(lines)
+    if "\r" in text:  # some would take it for the end of a line
         raise ParseError("CR without LF")
     start_line = lines.pop(0)
     if len(lines) > MAX_HEADERS:
