@@ -8,7 +8,7 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
-from polykemi.modules.tm_relay import MAX_BRANCHES
+from polykemi.modules.tm_fork import MAX_BRANCHES
 from polykemi.sip.message import Request
 from polykemi.transaction.forking import Branch, Transaction
 from polykemi.transaction.target import Target
