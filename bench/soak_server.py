@@ -16,24 +16,26 @@ import signal
 import sys
 import time
 import tracemalloc
+import types
+from collections import deque
 from pathlib import Path
 from typing import Any
 
-from polykemi import cli, server
+from polykemi import cli, memory, server
 from polykemi.sip import message
 
+SMALL = 300  # items of a container that is not worth a line
 LATE = 5.0  # seconds that a timer may be late under load
 
-_node: list[Any] = []
+_servers: list[server.Server] = []  # the one that runs
 _first: list[tracemalloc.Snapshot] = []
 
-
-def _assemble(*arguments: Any, **more: Any) -> Any:
-    _node[:] = [_ASSEMBLE(*arguments, **more)]
-    return _node[0]
+_open = server.Server.open
 
 
-_ASSEMBLE = server.assemble
+def _remember(one: server.Server) -> None:
+    _servers[:] = [one]
+    _open(one)
 
 
 def stuck(layer: Any, now: float) -> list[str]:
@@ -49,16 +51,48 @@ def stuck(layer: Any, now: float) -> list[str]:
     return [f"{t.key} in state {t.state}, limit {t.limit} at {t.limit_at}" for t in found]
 
 
+def census(root: object, name: str, depth: int = 5) -> dict[str, int]:
+    """Return the sizes of the containers that ``root`` and what it is made of hold, by path; small ones are left out."""
+    found: dict[str, int] = {}
+    seen: set[int] = set()
+
+    def look(one: object, path: str, left: int) -> None:
+        if id(one) in seen or left < 0:
+            return
+        seen.add(id(one))
+        if isinstance(one, dict | list | set | deque):
+            if len(one) > SMALL:
+                found[path] = len(one)
+            elif isinstance(one, dict):
+                for key, value in one.items():
+                    look(value, f"{path}[{str(key)[:40]}]", left - 1)
+        elif type(one).__module__.startswith("polykemi"):
+            for key in attributes(one):
+                look(getattr(one, key, None), f"{path}.{key}", left - 1)
+
+    look(root, name, depth)
+    return found
+
+
+def attributes(one: object) -> list[str]:
+    """Return the names of what an object holds, compiled or not."""
+    held = (types.MemberDescriptorType, types.GetSetDescriptorType)
+    of_class = [key for c in type(one).__mro__[:-1] for key, value in vars(c).items() if isinstance(value, held)]
+    return [key for key in (*of_class, *getattr(one, "__dict__", ())) if not key.startswith("__")]
+
+
 def report() -> dict[str, Any]:
     """Return what the server holds, without what caches hold."""
-    for one in gc.get_objects():
-        if isinstance(one, functools._lru_cache_wrapper):
-            one.cache_clear()
+    for name, module in list(sys.modules.items()):
+        for one in list(vars(module).values()) if name.startswith("polykemi.") else ():
+            if isinstance(one, functools._lru_cache_wrapper):
+                one.cache_clear()
     message._shapes.clear()
     message._likely.clear()
     gc.collect()
-    modules = _node[0].modules
-    connections = _node[0].services.connections
+    memory.give_back()
+    modules: Any = _servers[0].node.modules
+    connections: Any = _servers[0].node.services.connections
     held: dict[str, Any] = {
         "transactions": len(modules["tm"].layer),
         "timers": len(modules["tm"].layer._timers),
@@ -67,6 +101,7 @@ def report() -> dict[str, Any]:
         "connections": len(connections),
         "websockets": len(modules["websocket"]._peers),
         "stuck": stuck(modules["tm"].layer, time.time()),
+        "sizes": census(_servers[0], "server"),
         "traced": 0,
         "objects": len(gc.get_objects()),
         "grown": [],
@@ -91,15 +126,18 @@ def main() -> None:
     """Serve."""
     path = Path(sys.argv[1])
 
-    def write(number: int, frame: object) -> None:
+    def write(number: int) -> None:
         if number == signal.SIGUSR2:
             keep()
         with path.open("a") as file:
             file.write(json.dumps(report()) + "\n")
 
-    signal.signal(signal.SIGUSR1, write)
-    signal.signal(signal.SIGUSR2, write)
-    server.assemble = _assemble
+    def between_messages(number: int, frame: object) -> None:
+        _servers[0].loop.call_soon_threadsafe(write, number)
+
+    signal.signal(signal.SIGUSR1, between_messages)
+    signal.signal(signal.SIGUSR2, between_messages)
+    server.Server.open = _remember  # type: ignore[method-assign, assignment]
     if os.environ.get("SOAK_TRACE") == "1":
         tracemalloc.start(1)
     sys.argv[:] = ["polykemi", *sys.argv[2:]]

@@ -59,7 +59,12 @@ def commands() -> None:
     "--engine", metavar="|".join(config.ENGINES), help="The language; that of the script's suffix by default."
 )
 @_config_option
-@click.option("--listen", multiple=True, metavar="udp:HOST:PORT", help="Address to listen on; may be repeated.")
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="PROTO:HOST:PORT",
+    help="Address to listen on: udp:, tcp:, tls:, ws: or wss:; may be repeated.",
+)
 @click.option("--domain", "domains", multiple=True, metavar="NAME", help="Domain to serve; may be repeated.")
 @_data_option
 def serve(

@@ -20,11 +20,11 @@ from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.overload import OverloadLimits
-from polykemi.sip.flow import Listener
+from polykemi.sip.flow import Listener, UdpSettings
 from polykemi.sip.grammar import canonical_host, is_token
+from polykemi.transport.limits import StreamLimits
 from polykemi.transport.name_servers import parse_server
 from polykemi.transport.resolver import DnsSettings
-from polykemi.transport.stream import StreamLimits
 from polykemi.transport.tls_profiles import METHODS, VERIFY, BadProfile, TlsContexts, TlsProfile, TlsSettings
 
 FILE_NAME: Final = "polykemi.toml"
@@ -42,6 +42,7 @@ _TABLES: Final = (
     "modules",
     "log",
     "metrics",
+    "udp",
     "tcp",
     "tls",
     "dns",
@@ -114,6 +115,7 @@ class Settings:
     strict: bool = False  # [ksr]: a call of KSR that cannot be made raises in the script
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
+    udp: UdpSettings = field(default_factory=UdpSettings)
     tcp: StreamLimits = field(default_factory=StreamLimits)
     dns: DnsSettings = field(default_factory=DnsSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
@@ -158,6 +160,7 @@ def load(
         strict=_strict(root.table("ksr")),
         log_level=_log_level(root.table("log")),
         metrics=_metrics(root.table("metrics")),
+        udp=_udp(root.table("udp")),
         tcp=_tcp(root.table("tcp")),
         dns=_dns(root.table("dns")),
         tls=_tls(root.table("tls"), listening if serving else ()),
@@ -222,13 +225,21 @@ def typed_params(module_class: type[Any], given: Mapping[str, Any], file: Path |
         try:
             values[key] = converted = _convert(value, hints[key])
         except ValueError as error:
-            table.fail(key, str(error))
+            table.fail(key, _without_secrets(key, str(error)))
         if isinstance(converted, Path) and file is not None:
             values[key] = file.parent / converted
     try:
         return module_class.Params(**values)
     except ValueError as error:  # the module's own check
         table.fail("", str(error))
+
+
+_SECRETS = ("secret", "password", "xkey", "url", "sqlcon")  # parts of names of parameters
+
+
+def _without_secrets(key: str, cause: str) -> str:
+    """Return why a parameter is wrong, without what stands there when that may be nobody's business: it goes into logs."""
+    return cause.partition(", got ")[0] if any(part in key for part in _SECRETS) else cause
 
 
 def unknown(name: str, known: Collection[str]) -> str:
@@ -440,6 +451,17 @@ def _metrics(table: _Table) -> tuple[str, int] | None:
         table.fail("listen", str(error))
 
 
+def _udp(table: _Table) -> UdpSettings:
+    hints = get_type_hints(UdpSettings)
+    table.only([f.name for f in fields(UdpSettings)])
+    values = {key: table.get(key, hints[key]) for key in table.content}
+    try:
+        return UdpSettings(**values)
+    except ValueError as error:
+        key, _, cause = str(error).partition(": ")
+        table.fail(key, cause)
+
+
 def _tcp(table: _Table) -> StreamLimits:
     hints = get_type_hints(StreamLimits)
     table.only([f.name for f in fields(StreamLimits)])
@@ -454,18 +476,15 @@ def _tcp(table: _Table) -> StreamLimits:
 def _dns(table: _Table) -> DnsSettings:
     hints = get_type_hints(DnsSettings)
     table.only([f.name for f in fields(DnsSettings)])
-    values = {}
+    values: dict[str, Any] = {"nameservers": table.texts("nameservers", parse_server)}
     for key in table.content:
+        if key == "nameservers":
+            continue
         value = values[key] = table.get(key, hints[key])
         if key in ("retr_time", "retr_no", "servers_no", "dst_blocklist_expire") and value <= 0:
             table.fail(key, f"expected more than 0, got {value}")
         if key in ("cache_min_ttl", "cache_max_ttl", "cache_negative_ttl") and value < 0:
             table.fail(key, f"expected seconds, got {value:g}")
-    for text in values.get("nameservers", ()):
-        try:
-            parse_server(text)
-        except ValueError as error:
-            table.fail("nameservers", str(error))
     settings = DnsSettings(**values)
     if settings.cache_min_ttl > settings.cache_max_ttl:
         table.fail("cache_min_ttl", f"expected at most cache_max_ttl, {settings.cache_max_ttl:g}")

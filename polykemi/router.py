@@ -84,7 +84,7 @@ class Router:
         self.engines = engines
         self._tm = self.services.modules.get("tm")
         self._sl = self.services.modules.get("sl")
-        modules = (self.services.modules.get(name) for name in ("websocket", "xmlrpc", "xhttp"))
+        modules = (self.services.modules.get(name) for name in ("stun", "websocket", "xmlrpc", "xhttp"))
         self._http = [module.requests for module in modules if module is not None]
 
     # ---- work comes in

@@ -157,6 +157,7 @@ def assemble(
         tls=NoTls() if tls is None else tls,
         peers=peers or Offline(),
         dns=dns or Offline(),
+        udp=settings.udp,
         locator=Unlocated() if locator is None else locator,
         blocklist=Blocklist(enabled=settings.dns.use_dst_blocklist, expire=settings.dns.dst_blocklist_expire),
         dns_failover=settings.dns.use_failover,
@@ -362,6 +363,7 @@ class Server:
             memory.give_back()
             self._give_back_at = began + _GIVE_BACK
         self.loop.call_later(BEAT, self._beat, began + BEAT)
+        self._turn()  # ICMP may have told of something, and a socket is asked for what it has told
 
     # ---- life
     def open(self) -> None:

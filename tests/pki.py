@@ -39,6 +39,16 @@ class Pki:
         self._run("x509", "-req", "-in", str(request), *signer, *options)
         return certificate, key
 
+    def revoke(self, name: str) -> Path:
+        """Take a certificate back; return the list of those that were."""
+        config, index, crl = (self.directory / file for file in ("ca.conf", "index.txt", "crl.pem"))
+        index.touch()
+        config.write_text(f"[ca]\ndefault_ca=it\n[it]\ndatabase={index}\ndefault_md=sha256\ndefault_crl_days=30\n")
+        ca = ["ca", "-config", str(config), "-cert", str(self.ca), "-keyfile", str(self.directory / "ca.key")]
+        self._run(*ca, "-revoke", str(self.path(f"{name}.pem")))
+        self._run(*ca, "-gencrl", "-out", str(crl))
+        return crl
+
     def path(self, name: str) -> Path:
         """Return the file ``name`` of the directory."""
         return self.directory / name

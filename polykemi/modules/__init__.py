@@ -53,6 +53,7 @@ from polykemi.modules.siputils import SipUtils
 from polykemi.modules.sl import Sl
 from polykemi.modules.sqlops import Sqlops
 from polykemi.modules.statistics import Statistics
+from polykemi.modules.stun import Stun
 from polykemi.modules.textops import TextOps
 from polykemi.modules.textopsx import TextOpsX
 from polykemi.modules.tls import TlsModule
@@ -130,6 +131,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "xmlrpc": Xmlrpc,
     "websocket": WebSocketModule,
     "tls": TlsModule,
+    "stun": Stun,
     "rtpengine": Rtpengine,
     "rtpproxy": Rtpproxy,
     "enum": Enum,

@@ -23,7 +23,7 @@ from polykemi.kemi.rpc import Command
 from polykemi.pv.accessor import Accessor
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
-from polykemi.sip.flow import Flow, Listener, is_at, listener_for
+from polykemi.sip.flow import Flow, Listener, UdpSettings, is_at, listener_for, moved
 from polykemi.sip.grammar import canonical_host
 from polykemi.sip.message import Response
 from polykemi.sip.reply_path import response_target
@@ -89,6 +89,7 @@ class Services:
         default_factory=list
     )  # take responses of no transaction, if theirs
     server_header: str = "polykemi"
+    udp: UdpSettings = field(default_factory=UdpSettings)
     callbacks: Callbacks = field(default_factory=Callbacks)  # set by the core before the first message
     connections: Connections = field(default_factory=NoConnections)
     tls: Tls = field(default_factory=NoTls)
@@ -120,13 +121,20 @@ class Services:
         """Return ``listener``, or the first other one from which ``host`` is reached over ``proto``; None without any."""
         return listener_for(proto, host, listener, self.listeners)
 
+    def instead_of_udp(self, flow: Flow, size: int) -> Flow | None:
+        """Return where a request of ``size`` octets goes when it is too long for UDP (RFC 3261 section 18.1.1), else None."""
+        if not 0 < self.udp.mtu < size or flow.listener.proto != "udp":
+            return None
+        listener = self.listener_of(self.udp.mtu_try_proto, flow.host, flow.listener)
+        return None if listener is None else moved(flow, listener)
+
     def response_target(self, response: Response, listener: Listener) -> Flow | None:
         """Return where a response that belongs to no transaction goes, None when it does not say that.
 
         By its second Via; over a connection where our own tells its number (``;i=``, as Kamailio's do).
         """
         ident = response.via.param("i")
-        if ident and len(ident) <= 8:
+        if ident and len(ident) <= 8 and self.ids.is_stateless_branch(response):  # anybody could name a connection
             try:
                 flow = self.connections.flow_of(int(ident, 16))
             except ValueError:

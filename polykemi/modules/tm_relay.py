@@ -12,11 +12,12 @@ from polykemi.kemi.route import Route
 from polykemi.modules.local_via import ONWARD, VIA, LocalVia, inherit
 from polykemi.modules.tm_failover import Failover
 from polykemi.modules.tm_hops import E_BAD_ADDRESS, E_BAD_URI, E_SEND, Hops, Way
+from polykemi.modules.tm_loops import breadth_left, is_loop, loop_mark, shares, with_breadth
 from polykemi.modules.tm_reply import Replier
 from polykemi.modules.tm_responses import Responses
 from polykemi.sip.build import forward_request
 from polykemi.sip.constants import REASONS
-from polykemi.sip.flow import Flow, Listener
+from polykemi.sip.flow import Flow, Listener, onward
 from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Edits, Request
 from polykemi.sip.reply_path import reply_path
@@ -81,6 +82,7 @@ class Relayer:
         self._layer = replier.layer
         self._params = replier.params
         self._counters = replier.services.counters
+        self._mtu = replier.services.udp.mtu
         self._labels = 0
         self._timings: dict[tuple[int, int, int, int], Timings] = {}
         self.hops = hops
@@ -192,6 +194,13 @@ class Relayer:
         ctx.branches = []
         self.answer_100(ctx, t)
         fork = _Fork(ctx, t, targets, hop, replicate)
+        if len(targets) > 1 or t.branches:
+            try:
+                refused = self._bound(fork)
+            except ParseError as malformed:
+                return _malformed(fork, malformed)
+            if refused:
+                return refused
         on_branch, t.on_branch = t.on_branch, ""
         if on_branch or self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
             return self._fork_with_blocks(fork, on_branch)
@@ -203,7 +212,34 @@ class Relayer:
                 fork.add(branch, error)
         except ParseError as malformed:
             return _malformed(fork, malformed)
+        except Exception:
+            _answered(fork)  # what was made and not sent would be awaited for ever
+            raise
         return self._launch(fork)
+
+    def _bound(self, fork: _Fork) -> int:
+        """Keep a forked request from multiplying (RFC 5393); 0, or what t_relay answers when it is to be refused."""
+        params, t, request = self._params, fork.transaction, fork.transaction.request
+        if params.loop_detection:
+            fork.mark = loop_mark(fork.ctx, request, self._services.ids.secret)
+            if is_loop(request, fork.mark):
+                self._services.count("core.loops_detected")
+                return self._refuse(fork, 482)
+        if params.max_breadth:
+            breadth, n = breadth_left(t, request, params.max_breadth), len(fork.targets)
+            if breadth < n:
+                self._services.count("core.max_breadth_exceeded")
+                return self._refuse(fork, 440)
+            if n > 1 or t.is_waiting:
+                fork.shares = shares(breadth, n)
+        return 0
+
+    def _refuse(self, fork: _Fork, status: int) -> int:
+        """Let the request be answered with ``status`` when its route has ended; return what t_relay answers."""
+        ctx, t = fork.ctx, fork.transaction
+        if ctx.kind is _REQUEST and not t.no_internal_reply and "tm.no_internal_reply" not in ctx.cache:
+            t.error = ctx.cache["reply_error"] = (status, REASONS[status])
+        return E_NOT_ANSWERED if t.no_internal_reply and not fork.replicate else E_UNSPEC
 
     def _fork_with_blocks(self, fork: _Fork, on_branch: str) -> Process[int]:
         """Do the same for each target with the branch route ``on_branch`` and the onsend route."""
@@ -232,6 +268,9 @@ class Relayer:
                 fork.add(branch, error)
         except ParseError as malformed:
             return _malformed(fork, malformed)
+        except Exception:
+            _answered(fork)  # what was made and not sent would be awaited for ever
+            raise
         return self._launch(fork)
 
     def _launch(self, fork: _Fork) -> int:
@@ -239,10 +278,9 @@ class Relayer:
         ctx, t = fork.ctx, fork.transaction
         branches = t.branches[fork.start :]
         if not branches:
-            if ctx.kind is _REQUEST and not t.no_internal_reply and "tm.no_internal_reply" not in ctx.cache:
-                status = -fork.error if fork.error in (E_SEND, E_BAD_ADDRESS) else 500
-                t.error = ctx.cache["reply_error"] = (status, REASONS[status])
-            return E_NOT_ANSWERED if t.no_internal_reply and not fork.replicate else fork.error
+            status = -fork.error if fork.error in (E_SEND, E_BAD_ADDRESS) else 500
+            refused = self._refuse(fork, status)
+            return refused if refused == E_NOT_ANSWERED else fork.error
         if ctx.kind in _ON_FAILURE and self._params.failure_reply_mode and "tm.keep_replies" not in ctx.cache:
             drop_replies(t, "l" if self._params.failure_reply_mode == 2 else "a")
         t.new_branches = fork.start
@@ -282,8 +320,12 @@ class Relayer:
     # ---- one branch
     def _branch(self, fork: _Fork, target: Target) -> Branch:
         t = fork.transaction
-        branch = Branch(t, self._services.ids.branch(), t.method, fork.ctx.flow, t.timings, target)
+        ids = self._services.ids
+        key = ids.branch() if not fork.mark or ids.is_named else ids.branch() + fork.mark
+        branch = Branch(t, key, t.method, fork.ctx.flow, t.timings, target)
         branch.expires = t.expires
+        if fork.shares:
+            branch.breadth = fork.shares.pop(0)
         return branch
 
     def _build(
@@ -296,6 +338,8 @@ class Relayer:
         flow = fork.hop or self.hops.next_hop(branch.dst_uri, routes, request, edits, branch.uri, listener, ctx.now)
         if isinstance(flow, int):
             return flow
+        if branch.breadth:
+            edits = with_breadth(edits, request, branch.breadth)
         branch.arm(t)
         if isinstance(flow, Way):
             way = branch.way = flow.copy()
@@ -305,7 +349,7 @@ class Relayer:
                 return 0  # DNS has to be asked
             flow = way.flows.pop(0)
         if ONWARD in ctx.cache:
-            flow = ctx.cache[ONWARD](*flow)
+            flow = onward(ctx.cache[ONWARD], flow)
         self.build(block or ctx, request, branch, edits, flow)
         return 0
 
@@ -313,10 +357,15 @@ class Relayer:
         """Make what is sent over ``flow``. Raise ParseError for a request that cannot be copied."""
         branch.flow = flow
         came_in, goes_out = ctx.flow.listener, flow.listener
+        added = edits
         if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
-            edits = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
+            added = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
         path = [branch.path] if branch.path else []  # one Route line, as the Path was written
-        branch.data = self._request_for(ctx, request, edits, branch.uri, branch.key, goes_out, path)
+        branch.data = self._request_for(ctx, request, added, branch.uri, branch.key, goes_out, path)
+        if self._mtu:
+            other = self._services.instead_of_udp(flow, len(branch.data))
+            if other is not None:
+                self.build(ctx, request, branch, edits, other)
 
     def _request_for(
         self,
@@ -381,9 +430,13 @@ class Relayer:
     def send_ack(self, ctx: RouteContext, request: Request, flow: Flow) -> Process[int] | int:
         """Send an ACK over ``flow``."""
         if ONWARD in ctx.cache:
-            flow = ctx.cache[ONWARD](*flow)
-        path = [ctx.path] if ctx.path else []
-        data = self._request_for(ctx, request, ctx.edits, ctx.ruri, self._services.ids.branch(), flow.listener, path)
+            flow = onward(ctx.cache[ONWARD], flow)
+        path, branch = [ctx.path] if ctx.path else [], self._services.ids.branch()
+        data = self._request_for(ctx, request, ctx.edits, ctx.ruri, branch, flow.listener, path)
+        other = self._services.instead_of_udp(flow, len(data)) if self._mtu else None
+        if other is not None:
+            flow = other
+            data = self._request_for(ctx, request, ctx.edits, ctx.ruri, branch, flow.listener, path)
         if self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
             return self._send_ack_with_block(ctx, data, flow)
         self._services.outbox.send(data, flow)
@@ -441,7 +494,7 @@ class Relayer:
 class _Fork:
     """One t_relay on its way: the transaction, its new destination set, and why the last branch could not be sent."""
 
-    __slots__ = ("ctx", "error", "hop", "replicate", "start", "targets", "transaction")
+    __slots__ = ("ctx", "error", "hop", "mark", "replicate", "shares", "start", "targets", "transaction")
 
     def __init__(
         self,
@@ -458,6 +511,8 @@ class _Fork:
         self.replicate = replicate
         self.start = len(transaction.branches)
         self.error = E_UNSPEC
+        self.mark = ""  # what its branches end with, see tm_loops
+        self.shares: list[int] = []  # Max-Breadth of the branches that are still to be made
 
     def add(self, branch: Branch, error: int) -> None:
         """Take a branch that can be sent (``error`` is 0), or why it cannot."""
@@ -475,7 +530,7 @@ def _malformed(fork: _Fork, error: ParseError) -> int:
 
 
 def _answered(fork: _Fork) -> int:
-    """Take back what was made: a block on its way has given the final reply."""
+    """Take back what was made: a block on its way has given the final reply, or something of ours went wrong."""
     del fork.transaction.branches[fork.start :]
     return E_UNSPEC
 

@@ -143,7 +143,7 @@ class Usrloc(Module):
         if len(bindings) < 2:
             return bindings
         if self.params.desc_time_order:
-            return sorted(bindings[::-1], key=lambda b: -b.modified)
+            return sorted(bindings, key=lambda b: b.modified)[::-1]
         return sorted(bindings, key=lambda b: -b.q)
 
     # ---- where contacts are kept

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from mypy_extensions import mypyc_attr
@@ -70,29 +71,8 @@ class Flow(NamedTuple):
 
 
 @mypyc_attr(native_class=False)  # mypyc compiles no class with a tuple as its base
-class OpenFlow(Flow):
-    """A flow for what is to be sent over the connection that there is, and not at all once that is gone."""
-
-    __slots__ = ()
-
-
-@mypyc_attr(native_class=False)
-class TokenFlow(OpenFlow):
-    """The flow that a flow token names: what cannot be sent over it has failed with 430 (RFC 5626 section 5.3.1)."""
-
-    __slots__ = ()
-
-
-@mypyc_attr(native_class=False)
-class LastFlow(Flow):
-    """A flow for the last that is sent over its connection."""
-
-    __slots__ = ()
-
-
-@mypyc_attr(native_class=False)
 class NamedFlow(Flow):
-    """A flow to an IP address that was found for a name: over TLS the peer has to prove that it is ``name``."""
+    """A flow to an IP address that was found for a name: over TLS the peer has to prove that it is ``name``, "" for none."""
 
     name: str = ""
 
@@ -102,6 +82,51 @@ class NamedFlow(Flow):
         named = cls(*flow)
         named.name = name
         return named
+
+
+@mypyc_attr(native_class=False)
+class OpenFlow(NamedFlow):
+    """A flow for what is to be sent over the connection that there is, and not at all once that is gone."""
+
+
+@mypyc_attr(native_class=False)
+class TokenFlow(OpenFlow):
+    """The flow that a flow token names: what cannot be sent over it has failed with 430 (RFC 5626 section 5.3.1)."""
+
+
+@mypyc_attr(native_class=False)
+class LastFlow(NamedFlow):
+    """A flow for the last that is sent over its connection."""
+
+
+def onward(kind: Callable[[Listener, str, int], Flow], flow: Flow) -> Flow:
+    """Return ``flow`` as a flow of another kind, which still has to prove the name that it was found for."""
+    made = kind(*flow)
+    if isinstance(flow, NamedFlow) and isinstance(made, NamedFlow):
+        made.name = flow.name
+    return made
+
+
+def moved(flow: Flow, listener: Listener) -> Flow:
+    """Return ``flow``, of its kind and to its name, from another listener."""
+    made = flow._replace(listener=listener)
+    if isinstance(flow, NamedFlow) and isinstance(made, NamedFlow):
+        made.name = flow.name
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class UdpSettings:
+    """Kamailio's core parameters without ``udp_``: requests of more than ``mtu`` octets go over ``mtu_try_proto``, 0: none."""
+
+    mtu: int = 0
+    mtu_try_proto: str = "tcp"  # or tls; no Literal, which is lost when this file is compiled
+
+    def __post_init__(self) -> None:
+        if self.mtu < 0:
+            raise ValueError(f"mtu: expected 0 or more octets, got {self.mtu}")
+        if self.mtu_try_proto not in ("tcp", "tls"):
+            raise ValueError(f"mtu_try_proto: expected tcp or tls, got {self.mtu_try_proto}")
 
 
 def parse_socket(text: str) -> tuple[str, str, int]:

@@ -17,7 +17,7 @@ from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Setti
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.network import Connections, Dns, Locator, Peers
 from polykemi.server import assemble
-from polykemi.sip.flow import Flow, Listener, bracketed
+from polykemi.sip.flow import Flow, Listener, UdpSettings, bracketed
 from polykemi.storage.location import MemoryLocation
 from polykemi.storage.provisioned import Database
 
@@ -68,6 +68,7 @@ class ServerUnderTest:
         dns: Dns | None = None,
         locator: Locator | None = None,
         connections: Connections | None = None,
+        udp: UdpSettings | None = None,
     ) -> None:
         """``scripts``: engine -> script; the first engine runs all route blocks unless ``routes`` says otherwise.
 
@@ -88,6 +89,7 @@ class ServerUnderTest:
             engines=tuple(EngineSettings(name, Path(script)) for name, script in scripts.items()),
             routes=routes or RouteSettings(default=next(iter(scripts))),
             modules=ModuleSettings(load=None if load is None else tuple(load), params=dict(modules or {})),
+            udp=udp or UdpSettings(),
         )
         self.node = assemble(
             settings,

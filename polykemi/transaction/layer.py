@@ -24,6 +24,7 @@ from polykemi.transaction.tables import (
     RECEIVE_1XX,
     RECEIVE_2XX,
     RECEIVE_3XX_6XX,
+    RECEIVE_AGAIN,
     REQUEST,
     SEND,
     SEND_1XX,
@@ -91,9 +92,8 @@ class TransactionLayer:
         self.timings = timings or Timings()
         self._send = send
         self._servers: dict[str, ServerTransaction] = {}
-        self._unacked: dict[
-            str, ServerTransaction
-        ] = {}  # those with a 2xx of our own that is sent again, by dialog_key
+        # by dialog_key: those with a 2xx of our own that is sent until its ACK comes
+        self._unacked: dict[str, ServerTransaction] = {}
         self._clients: dict[str, ClientTransaction] = {}
         self._connected: dict[Flow, dict[str, ClientTransaction]] = {}  # those that went over a connection
         self._timers = Timers(self.timings.all_lengths())
@@ -201,12 +201,17 @@ class TransactionLayer:
         """Return the client transaction that sent a request with ``branch``; for an ACK that of its INVITE."""
         return self._clients.get(client_key(branch, method))
 
-    def receive(self, client: ClientTransaction, response: Response, now: float) -> bool:
-        """Take a response; True when the transaction user is to get it (it is no retransmission)."""
+    def receive(self, client: ClientTransaction, response: Response, now: float, restarts: bool = True) -> bool:
+        """Take a response; True when the transaction user is to get it (it is no retransmission).
+
+        ``restarts``: a provisional one but 100 starts Timer C of an INVITE anew (section 16.7 step 2).
+        """
         status = response.status
         if status >= 300 and client.method == "INVITE" and not client.ack_data and client.data:
             client.ack_data = client.make_ack(response.get("to") or "")
         event = RECEIVE_1XX if status < 200 else RECEIVE_2XX if status < 300 else RECEIVE_3XX_6XX
+        if status == 100 or not restarts:
+            event = RECEIVE_AGAIN if event == RECEIVE_1XX and client.method == "INVITE" else event
         passed = self._fire(client, event, now) == PASS
         if status >= 200 and client.state != TERMINATED:
             client.data = b""  # nothing of it is sent again

@@ -43,6 +43,7 @@ class Connection:
         self.carried: set[Flow] = set()  # what else was sent to over it
         self.ident = 0
         self.is_accepted = False  # the peer has made it
+        self.is_silent = False  # and has brought nothing yet
         self.stuck_at = 0.0  # when the peer stopped taking what it is sent, 0.0: it takes it
         self.due = 0.0  # when the message that has begun is to be complete, 0.0: none has begun
         self.used = time.time()
@@ -112,6 +113,8 @@ class Connection:
             self._frames_received(data)
             return
         found, pings = self._framer.feed(data), 0
+        if found and self.is_silent:
+            self._streams.heard(self)
         for i, message in enumerate(found):
             if message == PING:
                 pings += 1
@@ -133,7 +136,7 @@ class Connection:
             self._framer.to_send = b""
         if self._framer.error:
             self._streams.count("unreadable")
-            self._tell("closed", self._framer.error)
+            self._streams.told.of_closed("closed", self.flow, self._framer.error)
             self.end()
 
     def _wait_for_rest(self, *, is_whole: bool, has_come: bool) -> None:
@@ -145,19 +148,31 @@ class Connection:
 
     def _decrypted(self, tls: Tls, data: bytes) -> bytes:
         """Return what the peer has encrypted; see to what the protocol wants done besides."""
-        was_open = tls.is_open
+        was_open, was_waiting = tls.is_open, tls.is_waiting
         plain = tls.receive(data)
+        if tls.is_waiting and not was_waiting:
+            self._streams.wait_for_turn(self)
+        self._see_to(tls, was_open=was_open)
+        return plain
+
+    def shake_hands(self) -> None:
+        """Answer the peer's ClientHello: it is this connection's turn."""
+        tls = self.tls
+        if tls is not None and not self._transport.is_closing():
+            tls.proceed()
+            self._see_to(tls, was_open=False)
+
+    def _see_to(self, tls: Tls, *, was_open: bool) -> None:
         self._flush(tls)
         if tls.is_open and not was_open:
             self._open(tls)
         if tls.error:
             self._streams.count("tls_not_spoken" if tls.is_plain else "tls_failed" if not tls.is_open else "con_reset")
-            self._tell("closed", tls.error)
+            self._streams.told.of_closed("closed", self.flow, tls.error)
             self._transport.close()  # behind the alert that says why
             self.end_soon()
         elif tls.is_closed:
             self.end()
-        return plain
 
     def _open(self, tls: Tls) -> None:
         """Let go out what has waited for the handshake."""
@@ -168,7 +183,7 @@ class Connection:
 
     def _too_slow(self) -> None:
         self._streams.count("tls_timeout")
-        self._tell("dropped", "its handshake is not over")
+        self._streams.told.of_closed("dropped", self.flow, "its handshake is not over")
         self.abort()
 
     def _flush(self, tls: Tls) -> None:
@@ -176,9 +191,6 @@ class Connection:
         if tls.to_send:
             data, tls.to_send = tls.to_send, b""
             self._put(data)
-
-    def _tell(self, what: str, why: str) -> None:
-        log.info("%s %s:%s:%d: %s", what, self.flow.listener.proto, bracketed(self.flow.host), self.flow.port, why)
 
     def eof_received(self) -> bool:
         """Close as the peer has."""

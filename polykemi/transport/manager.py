@@ -14,12 +14,14 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
 
+from polykemi.errors import UsageError
 from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.sip.grammar import to_ip
 from polykemi.sip.locate import Destination, Place
 from polykemi.sip.reply_path import is_for_many
+from polykemi.transport.limits import StreamLimits
 from polykemi.transport.resolver import Reply, Resolver
-from polykemi.transport.stream import StreamLimits, Streams
+from polykemi.transport.stream import Streams
 from polykemi.transport.tls_profiles import TlsSettings
 from polykemi.transport.udp import UdpListener
 
@@ -57,8 +59,8 @@ class Transports:
         self._failed, self._done = failed, done
         try:
             for listener in wanted:
-                for host in addresses_of(listener.host):
-                    self._bind(listener._replace(host=host))
+                for one in addresses_of(listener):
+                    self._bind(one)
         except Exception:
             self.close()
             raise
@@ -159,11 +161,23 @@ async def _ask_nobody(name: str, kind: str) -> Reply | None:
     return None
 
 
-def addresses_of(host: str) -> list[str]:
-    """Return the addresses that the host of a listener stands for."""
+def addresses_of(wanted: Listener) -> list[Listener]:
+    """Return the listeners that ``wanted`` stands for, each with an IP address of this machine. Raise UsageError.
+
+    That of a name is advertised by its name, unless something else is.
+    """
+    host = wanted.host
     if host == "0.0.0.0":
-        return local_addresses()
-    return local_addresses_6() if host == "::" else [host]
+        return [wanted._replace(host=one) for one in local_addresses()]
+    if host == "::":
+        return [wanted._replace(host=one) for one in local_addresses_6()]
+    if to_ip(host) is not None:
+        return [wanted]
+    try:
+        address = str(socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)[0][4][0])
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"cannot listen on {wanted}: {error}") from None
+    return [wanted._replace(host=address, advertised_host=wanted.advertised_host or host)]
 
 
 def local_addresses() -> list[str]:

@@ -11,8 +11,9 @@ import logging
 import resource
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -20,60 +21,20 @@ from polykemi.errors import ConfigError, ParseError, UsageError
 from polykemi.kemi.network import TlsConnection, TlsState
 from polykemi.sip.constants import PORT, TLS_PORT
 from polykemi.sip.flow import SECURE, WEBSOCKETS, Flow, LastFlow, Listener, NamedFlow, OpenFlow
-from polykemi.sip.framing import LONGEST
 from polykemi.sip.grammar import to_ip
 from polykemi.sip.message import parse
 from polykemi.transport.connection import Connection, as_websocket
+from polykemi.transport.known import MOST_NAMES, Known
+from polykemi.transport.limits import COUNTERS, StreamLimits
 from polykemi.transport.tls import Tls, accepting, calling
 from polykemi.transport.tls_profiles import TlsContexts, TlsSettings
+from polykemi.transport.told import Told
 from polykemi.transport.websocket import WebSocket
 
 log = logging.getLogger("polykemi.transport")
 
 _OTHER_FILES: Final = 128  # descriptors kept free of connections: databases, sockets, scripts
 _BACKLOG: Final = 1024  # connections that wait to be taken
-_MOST_NAMES: Final = 16  # aliases of a connection
-_QUIET: Final = 10.0  # seconds between two lines in the log about refused connections
-
-
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """What connections may use; the names are those of Kamailio's core parameters without ``tcp_``."""
-
-    connection_lifetime: float = 120.0  # seconds without a message
-    max_connections: int = 2048
-    accept_iplimit: int = 1024  # connections that one address may open to us
-    connect_timeout: float = 10.0  # seconds; a TLS handshake may take so long too
-    msg_read_timeout: float = 20.0  # seconds for all of a message, from its first octet on
-    send_timeout: float = 10.0  # seconds that a peer may take nothing while something waits for it
-    conn_wq_max: int = 1 << 20  # octets that wait for a peer to take them
-    wq_max: int = 64 << 20  # the same for all peers; those that let others wait share it
-    longest_message: int = LONGEST  # octets
-    accept_aliases: bool = False  # take the port of a Via with ``;alias`` for one of its connection (RFC 5923)
-
-
-# Kamailio's statistics group tcp
-COUNTERS: Final = tuple(
-    f"tcp.{name}"
-    for name in (
-        "con_reset",
-        "con_timeout",
-        "connect_failed",
-        "connect_success",
-        "current_opened_connections",
-        "established",
-        "local_reject",
-        "msg_read_timeout",  # messages that were not complete in time: ours
-        "passive_open",
-        "send_timeout",
-        "sendq_full",
-        "tls_failed",  # handshakes: these four are ours
-        "tls_not_spoken",  # something else was
-        "tls_opened",
-        "tls_timeout",
-        "unreadable",  # what came could not be followed: ours
-    )
-)
 
 
 class Streams:
@@ -103,16 +64,13 @@ class Streams:
         self.loop: Any = None
         self._listening: list[tuple[Listener, socket.socket]] = []
         self._servers: list[asyncio.AbstractServer] = []
-        self._by_flow: dict[Flow, Connection] = {}
-        self._by_peer: dict[tuple[str, str, int], Connection] = {}  # protocol, address and port: whichever our side is
-        self._by_name: dict[tuple[str, str, str, int], Connection] = {}  # as before with the name of a TLS server
+        self.known = Known()
+        self._handshakes: deque[Connection] = deque()  # whose ClientHello is to be answered
         self._accepted: dict[str, int] = {}  # connections that an address has opened
+        self._silent: dict[int, Connection] = {}  # those of these that have brought nothing yet, the oldest first
         self.waiting = 0  # connections whose peers take less than they are sent
-        self._refused = 0  # connections since the last line about them
-        self._told_at = 0.0  # when that was written
+        self.told = Told()
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
-        self._by_ident: dict[int, Connection] = {}
-        self._last = 0  # ident of the newest connection
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -121,6 +79,7 @@ class Streams:
         """Bind ``wanted``, over TCP or TLS; its port may be 0: any. Raise UsageError, BadProfile for the first of TLS."""
         if wanted.proto == "tls" and self.contexts is None:
             self.contexts = TlsContexts(self.read_tls())
+            self.contexts.tell_of_ends(time.time())
         host, port = wanted.host, wanted.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -151,6 +110,18 @@ class Streams:
             return Connection(self, listener)
         return Connection(self, listener, accepting(partial(contexts.server, listener)))
 
+    def wait_for_turn(self, connection: Connection) -> None:
+        """Let a handshake go on as soon as others had their turn: when thousands of phones come back, messages still flow."""
+        self._handshakes.append(connection)
+        if len(self._handshakes) == 1:
+            self.loop.call_soon(self._shake_hands)
+
+    def _shake_hands(self) -> None:
+        connection = self._handshakes.popleft()
+        if self._handshakes:
+            self.loop.call_soon(self._shake_hands)
+        connection.shake_hands()
+
     def _make_room(self) -> None:
         """Let the process have as many descriptors as there may be connections, or take less of these."""
         wanted = self.limits.max_connections + _OTHER_FILES
@@ -171,7 +142,7 @@ class Streams:
             task.cancel()
         for server in self._servers:
             server.close()
-        for connection in list(self._by_ident.values()):
+        for connection in list(self.known.by_ident.values()):
             connection.abort()
         for _, sock in self._listening:
             sock.close()
@@ -189,14 +160,14 @@ class Streams:
         where the top Via says (RFC 3261 section 18.2.2).
         """
         name = _sought(flow) if flow.listener.proto in SECURE else ""
-        connection = self._of(flow, address, name)
+        connection = self.known.find(flow, address, name)
         if connection is None and data[:8] == b"SIP/2.0 " and not isinstance(flow, OpenFlow):
             flow = _by_via(data, flow)
             address, name = flow.host, ""
-            connection = self._of(flow, address, name)
+            connection = self.known.find(flow, address, name)
         if connection is None:
             is_possible = not isinstance(flow, OpenFlow) and flow.listener.proto in WEBSOCKETS and self.loop is not None
-            if not is_possible or len(self._by_ident) >= self.limits.max_connections:
+            if not is_possible or not self._has_room():
                 self.failed(data, flow)
                 return
             connection = Connection(self, flow.listener)
@@ -205,7 +176,7 @@ class Streams:
             self._connect(connection, address, flow.port)
         if isinstance(flow, LastFlow):
             connection.is_last = True
-        if flow != connection.flow and len(connection.carried) < _MOST_NAMES:
+        if flow != connection.flow and len(connection.carried) < MOST_NAMES:
             connection.carried.add(flow)
         connection.send(data, flow)
 
@@ -215,21 +186,6 @@ class Streams:
         hosts = (name, address) if name else (address,)
         credentials, expected = self.contexts.client(hosts, port, self._server_id)
         return calling(credentials, expected or name or address)
-
-    def _of(self, flow: Flow, address: str, name: str) -> Connection | None:
-        """Return the connection of ``flow``; as in Kamailio one that the same peer has with another listener will do.
-
-        With a ``name`` that is one with a peer which has proved to have that name.
-        """
-        if name:
-            return self._by_name.get((flow.listener.proto, name, address, flow.port))
-        connection = self._by_flow.get(flow)
-        if connection is None:
-            proto = flow.listener.proto
-            connection = self._by_peer.get((proto, address, flow.port))
-            if connection is None and proto == "ws":  # as URIs name both
-                connection = self._by_peer.get(("wss", address, flow.port))
-        return connection
 
     def _connect(self, connection: Connection, host: str, port: int) -> None:
         self.add(connection, host, port)
@@ -243,7 +199,7 @@ class Streams:
                 await self.loop.create_connection(
                     lambda: connection, host, port, local_addr=(connection.flow.listener.host, 0)
                 )
-        except (OSError, OverflowError) as error:  # a TimeoutError too
+        except (OSError, OverflowError, UnicodeError) as error:  # a TimeoutError too
             log.info("cannot connect to %s:%d: %s", host, port, str(error) or "no answer")
             self.count("connect_failed")
             connection.connection_lost(None)
@@ -271,62 +227,48 @@ class Streams:
     def admit(self, connection: Connection, host: str, port: int) -> bool:
         """Take a connection that a peer has made; False when there are as many as there may be."""
         of_host = self._accepted.get(host, 0)
-        if len(self._by_ident) >= self.limits.max_connections or of_host >= self.limits.accept_iplimit:
+        if of_host >= self.limits.accept_iplimit or not self._has_room():
             self.count("local_reject")
-            self._tell_of_refused(host, port, of_host)
+            self.told.of_refused(host, port, len(self.known), of_host)
             return False
-        connection.is_accepted = True
+        connection.is_accepted = connection.is_silent = True
         self._accepted[host] = of_host + 1
         self.add(connection, host, port)
+        self._silent[connection.ident] = connection
         self.count("passive_open")
         return True
 
-    def _tell_of_refused(self, host: str, port: int, of_host: int) -> None:
-        """Write one line now and then: who makes thousands of connections does not fill the disk."""
-        self._refused += 1
-        now = time.time()
-        if now - self._told_at >= _QUIET:
-            text = "refused %d connections, the last from %s:%d: there are %d, of these %d from there"
-            log.warning(text, self._refused, host, port, len(self._by_ident), of_host)
-            self._refused, self._told_at = 0, now
+    def _has_room(self) -> bool:
+        """Tell whether there may be one more connection; when all are taken, one that has brought nothing yet is dropped.
+
+        So who opens connections and says nothing keeps nobody out who has something to say.
+        """
+        if len(self.known) < self.limits.max_connections:
+            return True
+        oldest = next(iter(self._silent), None)
+        if oldest is None:
+            return False
+        self.count("silent_dropped")
+        self._silent.pop(oldest).abort()
+        return True
+
+    def heard(self, connection: Connection) -> None:
+        """Note that a peer has said something."""
+        connection.is_silent = False
+        self._silent.pop(connection.ident, None)
 
     def add(self, connection: Connection, host: str, port: int) -> None:
         """Make a connection with the peer ``host:port`` known."""
-        self._last += 1
-        connection.ident = self._last
-        connection.flow = Flow(connection.flow.listener, host, port)
-        self._by_ident[connection.ident] = connection
-        self._name(connection, connection.flow)
-        self.counters["tcp.current_opened_connections"] = len(self._by_ident)
+        self.known.add(connection, host, port)
+        self.counters["tcp.current_opened_connections"] = len(self.known)
         if self._sweep is None:
             self._sweep_later()
 
-    def _name(self, connection: Connection, flow: Flow) -> None:
-        """Let ``connection`` be that of ``flow``."""
-        connection.names.append(flow)
-        peer = (flow.listener.proto, flow.host, flow.port)
-        if connection.sought:  # not in place of one with the same peer that may have proved another name
-            self._by_name[flow.listener.proto, connection.sought, flow.host, flow.port] = connection
-            self._by_flow.setdefault(flow, connection)
-            self._by_peer.setdefault(peer, connection)
-        else:
-            self._by_flow[flow] = connection
-            self._by_peer[peer] = connection
-
     def remove(self, connection: Connection) -> None:
         """Forget a connection."""
-        self._by_ident.pop(connection.ident, None)
-        self.counters["tcp.current_opened_connections"] = len(self._by_ident)
-        for flow in connection.names:
-            peer = (flow.listener.proto, flow.host, flow.port)
-            if self._by_flow.get(flow) is connection:
-                del self._by_flow[flow]
-            if self._by_peer.get(peer) is connection:
-                del self._by_peer[peer]
-            name = (flow.listener.proto, connection.sought, flow.host, flow.port)
-            if connection.sought and self._by_name.get(name) is connection:
-                del self._by_name[name]
-        connection.names.clear()
+        self.known.remove(connection)
+        self._silent.pop(connection.ident, None)
+        self.counters["tcp.current_opened_connections"] = len(self.known)
         if connection.is_accepted:
             host = connection.flow.host
             left = self._accepted[host] = self._accepted[host] - 1
@@ -334,7 +276,7 @@ class Streams:
                 del self._accepted[host]
 
     def __len__(self) -> int:
-        return len(self._by_ident)
+        return len(self.known)
 
     def _sweep_later(self) -> None:
         limits = self.limits
@@ -346,7 +288,7 @@ class Streams:
         self._sweep = None
         now = time.time()
         unused, stuck = now - self.limits.connection_lifetime, now - self.limits.send_timeout
-        for connection in list(self._by_ident.values()):
+        for connection in list(self.known.by_ident.values()):
             if connection.used < unused and connection.websocket is None:
                 self.count("con_timeout")
             elif 0 < connection.due < now:  # octet by octet: slowloris
@@ -356,57 +298,51 @@ class Streams:
             else:
                 continue
             connection.abort()
-        if self._by_ident:
+        if len(self.known):
             self._sweep_later()
 
     # ---- what modules ask (kemi.network.Connections)
     def ident(self, flow: Flow) -> int:
         """Return the number of the connection of ``flow``, -1 when there is none."""
-        connection = self._by_flow.get(flow)
+        connection = self.known.of(flow)
         return -1 if connection is None else connection.ident
 
     def alias(self, flow: Flow, port: int) -> bool:
         """Let what goes to ``port`` of the peer go over the connection of ``flow`` (RFC 5923); False when there is none."""
-        connection = self._by_flow.get(flow)
-        if connection is None or len(connection.names) > _MOST_NAMES:
-            return False
-        alias = Flow(flow.listener, connection.flow.host, port)
-        if self._by_flow.get(alias) is not connection:
-            self._name(connection, alias)
-        return True
+        return self.known.alias(flow, port)
 
     def flow_of(self, ident: int) -> Flow | None:
         """Return the flow of a connection by its number, None when it is gone."""
-        connection = self._by_ident.get(ident)
+        connection = self.known.by_ident.get(ident)
         if connection is None:
             return None
         return connection.flow if connection.websocket is None else as_websocket(connection.flow)
 
     def close_after_reply(self, flow: Flow) -> None:
         """Close the connection of ``flow`` as soon as the next thing has been sent over it."""
-        connection = self._by_flow.get(flow)
+        connection = self.known.of(flow)
         if connection is not None:
             connection.is_last = True
 
     def upgrade(self, flow: Flow, *, client: bool = False) -> bool:
         """Take what comes from now on as WebSocket frames; False when there is no such connection."""
-        connection = self._by_flow.get(flow)
+        connection = self.known.of(flow)
         if connection is None:
             return False
         connection.is_last = False
-        self._name(connection, as_websocket(flow))
+        self.known.name(connection, as_websocket(flow))
         connection.due = 0.0
         connection.websocket = WebSocket(client=client, longest=self.limits.longest_message)
         return True
 
     def last_used(self, ident: int) -> float | None:
         """Return when something has come over a WebSocket last (seconds since the epoch), None when it is not there."""
-        connection = self._by_ident.get(ident)
+        connection = self.known.by_ident.get(ident)
         return None if connection is None or connection.websocket is None else connection.used
 
     def end_websocket(self, ident: int, code: int, reason: str) -> bool:
         """Send a Close frame; the peer's ends the connection. False when there is no such WebSocket."""
-        connection = self._by_ident.get(ident)
+        connection = self.known.by_ident.get(ident)
         if connection is None or connection.websocket is None:
             return False
         connection.write(connection.websocket.close(code, reason))
@@ -415,7 +351,7 @@ class Streams:
 
     def ping(self, ident: int, data: bytes, *, pong: bool = False) -> bool:
         """Send a Ping, or a Pong that nobody has asked for; False when there is no such WebSocket."""
-        connection = self._by_ident.get(ident)
+        connection = self.known.by_ident.get(ident)
         if connection is None or connection.websocket is None:
             return False
         websocket = connection.websocket
@@ -424,14 +360,14 @@ class Streams:
 
     def abort(self, ident: int) -> None:
         """Drop a connection."""
-        connection = self._by_ident.get(ident)
+        connection = self.known.by_ident.get(ident)
         if connection is not None:
             connection.abort()
 
     # ---- what modules ask of TLS (kemi.network.Tls)
     def tls_state(self, flow: Flow) -> TlsState | None:
         """Return what is known of the connection of ``flow``, None when it is gone or is none over TLS."""
-        connection = self._by_flow.get(flow)
+        connection = self.known.of(flow)
         return None if connection is None or connection.tls is None else connection.tls.state()
 
     def tls_connections(self, now: float) -> list[TlsConnection]:
@@ -446,7 +382,7 @@ class Streams:
                 one.is_accepted,
                 one.tls.state(),
             )
-            for one in self._by_ident.values()
+            for one in self.known.by_ident.values()
             if one.tls is not None
         ]
 
@@ -459,6 +395,7 @@ class Streams:
         if self.contexts is None:
             raise ConfigError("there is no listener for TLS")
         self.contexts.use(self.read_tls())
+        self.contexts.tell_of_ends(time.time())
         log.info("TLS profiles and certificates have been read anew")
 
 
@@ -474,6 +411,6 @@ def _by_via(reply: bytes, flow: Flow) -> Flow:
 
 def _sought(flow: Flow) -> str:
     """Return the name that a TLS server has to prove to have, "" for one that is known by its address alone."""
-    if isinstance(flow, NamedFlow):
+    if isinstance(flow, NamedFlow) and flow.name:
         return flow.name
     return "" if to_ip(flow.host) is not None else flow.host.lower()

@@ -29,7 +29,8 @@ class Tls:
     """What has to be known of a connection over TLS.
 
     ``to_send`` are octets that the protocol wants sent; ``error`` says what has ended it, "" until then; ``is_open`` is set
-    when the handshake is over, ``is_closed`` when the peer sends no more (close_notify).
+    when the handshake is over, ``is_closed`` when the peer sends no more (close_notify). ``is_waiting``: a ClientHello has
+    come, and ``proceed`` is to be called, which takes a millisecond.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Tls:
         "is_closed",
         "is_open",
         "is_plain",
+        "is_waiting",
         "server_name",
         "to_send",
     )
@@ -61,24 +63,33 @@ class Tls:
         self.is_open = False
         self.is_closed = False
         self.is_plain = False  # the peer does not speak TLS
+        self.is_waiting = False
 
     def receive(self, data: bytes) -> bytes:
         """Take octets; return those that the peer has encrypted."""
         if self.error:
             return b""
-        if self._object is None:
-            self._hello += data
-            try:
-                name = client_hello(self._hello)
-            except ParseError as error:
-                self.error, self.is_plain = str(error), True
-                return b""
-            if name is None or self._choose is None:
-                return b""
-            self.server_name = name
-            self._begin(self._choose(name.lower()), True, None)  # noqa: FBT003
-            data, self._hello, self._choose = self._hello, b"", None
-        return self._take(data)
+        if self._object is not None:
+            return self._take(data)
+        self._hello += data
+        try:
+            name = client_hello(self._hello)
+            if len(self._hello) > 2 * _LONGEST_HELLO:
+                raise ParseError("too much before the handshake")
+        except ParseError as error:
+            self.error, self.is_plain = str(error), True
+        else:
+            if name is not None:
+                self.server_name, self.is_waiting = name, True
+        return b""
+
+    def proceed(self) -> None:
+        """Answer the ClientHello that has come."""
+        choose, data = self._choose, self._hello
+        assert choose is not None
+        self.is_waiting, self._hello, self._choose = False, b"", None
+        self._begin(choose(self.server_name.lower()), True, None)  # noqa: FBT003
+        self._take(data)
 
     def _begin(self, credentials: Credentials, is_server: bool, name: str | None) -> None:
         context, self._certificate = credentials
@@ -168,7 +179,8 @@ def told(error: ssl.SSLError) -> str:
     """Say what has happened, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate: {error.verify_message}"
-    return (error.reason or str(error)).lower().replace("_", " ")
+    reason: str | None = getattr(error, "reason", None)  # which may be None, though its type does not say so
+    return (reason or str(error)).lower().replace("_", " ")
 
 
 def client_hello(data: bytes) -> str | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from polykemi.errors import ConfigError
+from polykemi.errors import ConfigError, ParseError
+from polykemi.kemi.certificate import Certificate, shown_time
 from polykemi.sip.flow import Listener
 from polykemi.transport.tls import Credentials, told
+
+log = logging.getLogger("polykemi.transport")
 
 METHODS: Final = {  # Kamailio's names of what is still safe to speak (RFC 8996) -> least and greatest version
     "TLSv1.2": (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2),
@@ -20,6 +24,7 @@ METHODS: Final = {  # Kamailio's names of what is still safe to speak (RFC 8996)
 VERIFY: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "require": ssl.CERT_REQUIRED}
 _CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
 _END: Final = b"-----END CERTIFICATE-----"
+_SOON: Final = 14 * 86400.0  # seconds before the end of a certificate
 EXACT, WITH_SUBDOMAINS, SUBDOMAINS = 0, 1, 2  # server_name_mode
 
 
@@ -111,6 +116,19 @@ class TlsContexts:
         made.update({one: for_servers(one) for one in settings.clients})
         self._settings, self._of = settings, made
 
+    def tell_of_ends(self, now: float) -> None:
+        """Warn of certificates of ours that are over, or are soon."""
+        for profile, credentials in self._of.items():
+            if credentials.certificate:
+                try:
+                    end = Certificate(credentials.certificate).not_after
+                except ParseError as error:
+                    log.warning("%s: %s", profile.certificate, error)
+                    continue
+                if end.timestamp() < now + _SOON:
+                    word = "ended" if end.timestamp() < now else "ends"
+                    log.warning("%s %s on %s", profile.certificate, word, shown_time(end))
+
     def server(self, listener: Listener, name: str) -> Credentials:
         """Return those for a client of ``listener`` that asks for ``name``."""
         return self._of[self._settings.server(listener, name)]
@@ -163,7 +181,7 @@ def _load_certificate(context: ssl.SSLContext, profile: TlsProfile, certificate:
     try:
         context.load_cert_chain(certificate, key, password)
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if "KEY_VALUES_MISMATCH" in str(error):
             raise BadProfile(profile, at_key, f"{key} is not the key of {certificate}") from None
         raise BadProfile(profile, "certificate", f"{certificate}, {key}: {told(error)}") from None
     except OSError as error:

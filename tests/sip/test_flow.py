@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from polykemi.sip.flow import Listener, find_listener, listener_for, named, parse_socket
+from polykemi.sip.flow import (
+    Flow,
+    LastFlow,
+    Listener,
+    NamedFlow,
+    OpenFlow,
+    find_listener,
+    listener_for,
+    moved,
+    named,
+    parse_socket,
+)
 
 UDP, TCP, SIX = (
     Listener("udp", "192.0.2.1", 5060),
@@ -109,3 +120,14 @@ def test_a_listener_of_ipv6_gives_way_to_one_that_reaches_ipv4() -> None:
 
 def test_a_listener_stands_in_a_route_with_its_transport_unless_that_is_udp() -> None:
     assert (UDP.route, TCP.route, SIX.route) == ("192.0.2.1", "192.0.2.1:5070;transport=tcp", "[2001:db8::1]")
+
+
+@pytest.mark.parametrize("kind", [NamedFlow, OpenFlow, LastFlow])
+def test_a_flow_from_another_listener_keeps_its_kind_and_the_name_to_be_proved(kind: type[NamedFlow]) -> None:
+    flow = kind(UDP, "192.0.2.9", 5061)
+    flow.name = "sip.example.net"
+    other = moved(flow, TCP)
+    assert (type(other), other) == (kind, Flow(TCP, "192.0.2.9", 5061))
+    assert isinstance(other, NamedFlow)
+    assert other.name == "sip.example.net"
+    assert type(moved(Flow(UDP, "192.0.2.9", 5061), TCP)) is Flow

@@ -84,3 +84,23 @@ def test_a_response_goes_on_by_its_second_via(second: str, target: tuple[str, in
     message = parse(f"SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP 192.0.2.1{second}\r\n\r\n".encode())
     assert isinstance(message, Response)
     assert response_target(message, UDP) == (Flow(UDP, *target) if target else None)
+
+
+SIX, SECURE = Listener("udp", "2001:db8::1", 5060), Listener("tls", "192.0.2.1", 5061)
+
+
+@pytest.mark.parametrize(
+    ("second", "target"),
+    [
+        ("SIP/2.0/TCP 10.0.0.9:4000", Flow(TCP, "10.0.0.9", 4000)),
+        ("SIP/2.0/TCP 10.0.0.9;received=10.0.0.8;rport=4242", Flow(TCP, "10.0.0.8", 4242)),
+        ("SIP/2.0/TLS 10.0.0.9", Flow(SECURE, "10.0.0.9", 5061)),
+        ("SIP/2.0/UDP [2001:db8::9]:4000", Flow(SIX, "2001:db8::9", 4000)),
+        ("SIP/2.0/UDP 10.0.0.9", Flow(UDP, "10.0.0.9", 5060)),
+        ("SIP/2.0/SCTP 10.0.0.9", Flow(UDP, "10.0.0.9", 5060)),  # we have none
+    ],
+)
+def test_a_response_goes_on_over_the_transport_of_its_second_via(second: str, target: Flow) -> None:
+    message = parse(f"SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP 192.0.2.1, {second}\r\n\r\n".encode())
+    assert isinstance(message, Response)
+    assert response_target(message, UDP, (UDP, TCP, SIX, SECURE)) == target

@@ -13,8 +13,8 @@ from wsproto.frame_protocol import FrameProtocol, Opcode
 from polykemi.errors import UsageError
 from polykemi.sip.flow import Flow, LastFlow, Listener, OpenFlow
 from polykemi.transport.connection import as_websocket
+from polykemi.transport.limits import StreamLimits
 from polykemi.transport.manager import Transports
-from polykemi.transport.stream import StreamLimits
 
 MESSAGE = b"OPTIONS sip:a@example.test SIP/2.0\r\nContent-Length: 0\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\n\r\n"
@@ -135,7 +135,9 @@ def test_a_call_to_another_server_keeps_its_connection(network: Network) -> None
     with socket.create_server(("127.0.0.1", 0)) as server:
         flow = Flow(network.listener, "127.0.0.1", server.getsockname()[1])
         network.transports.send([(b"one", flow), (b"two", flow)])
-        network.until(lambda: network.streams.ident(flow) > 0 and network.streams._by_flow[flow]._transport is not None)
+        network.until(
+            lambda: network.streams.ident(flow) > 0 and network.streams.known._by_flow[flow]._transport is not None
+        )
         other, _ = server.accept()
         with other:
             other.setblocking(False)
@@ -172,12 +174,28 @@ def test_a_connection_closes_behind_the_reply_when_it_is_asked_for(network: Netw
 
 def test_there_are_no_more_connections_than_allowed() -> None:
     network = limited(max_connections=1)
-    first, second = network.peer(), network.peer()
-    assert network.from_peer(second, 1) == b""
-    first.sendall(MESSAGE)
-    network.until(lambda: len(network.received) == 1)
+    first = network.peer()
+    heard(network, first)
+    assert network.from_peer(network.peer(), 1) == b""
+    heard(network, first)
     network.transports.send([(b"x", Flow(network.listener, "127.0.0.1", 9))])
     assert network.failed == [b"x"]
+    network.close()
+
+
+def test_who_says_nothing_makes_room_for_who_does() -> None:
+    network = limited(max_connections=3)
+    talker = network.peer()
+    heard(network, talker)
+    silent = [network.peer() for _ in range(6)]
+    network.until(lambda: network.streams.counters["tcp.silent_dropped"] == 4)
+    for peer in silent[:4]:
+        assert network.from_peer(peer, 1) == b""
+    heard(network, network.peer())  # in place of the fifth
+    heard(network, talker)
+    heard(network, silent[5])
+    assert network.from_peer(network.peer(), 1) == b""  # all have something to say
+    assert not network.streams._silent
     network.close()
 
 
@@ -397,8 +415,8 @@ def test_what_goes_to_an_alias_goes_over_the_connection(network: Network) -> Non
     network.until(lambda: len(network.streams) == 0)
     assert network.streams.ident(flow._replace(port=5060)) == -1
     assert not network.streams.alias(flow, 5060)
-    assert not network.streams._by_flow
-    assert not network.streams._by_peer
+    assert not network.streams.known._by_flow
+    assert not network.streams.known._by_peer
 
 
 def with_via(params: str, start: bytes = b"OPTIONS sip:x SIP/2.0") -> bytes:

@@ -14,10 +14,10 @@ import pytest
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from polykemi.errors import ParseError
-from polykemi.sip.flow import Flow, Listener, NamedFlow
+from polykemi.sip.flow import Flow, Listener, NamedFlow, OpenFlow, onward
 from polykemi.transport.connection import as_websocket
+from polykemi.transport.limits import StreamLimits
 from polykemi.transport.manager import Transports
-from polykemi.transport.stream import StreamLimits
 from polykemi.transport.tls import client_hello
 from polykemi.transport.tls_profiles import SUBDOMAINS, WITH_SUBDOMAINS, BadProfile, TlsProfile, TlsSettings
 from tests.pki import Pki
@@ -246,6 +246,15 @@ def test_a_handshake_that_fails_is_counted(pki: Pki, made: Make, caplog: pytest.
     assert "unknown ca" in caplog.text
 
 
+def test_those_who_try_and_fail_do_not_fill_the_disk(pki: Pki, made: Make, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    network = made(settings(pki))
+    for i in range(30):
+        network.connect().sendall(MESSAGE)
+        network.until(lambda n=i: network.counted("tls_not_spoken") == n + 1)  # type: ignore[misc]
+    assert sum("closed tls:127.0.0.1:" in record.message for record in caplog.records) == 20
+
+
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01", b"hello"])
 def test_a_handshake_that_never_ends_is_dropped(pki: Pki, made: Make, sent: bytes) -> None:
     network = made(settings(pki), connect_timeout=0.05)
@@ -268,6 +277,34 @@ def test_one_that_is_open_outlives_the_limit_of_handshakes(pki: Pki, made: Make)
     assert network.from_peer(late, 1) == b""  # so the time is over
     peer.sendall(MESSAGE)
     network.until(lambda: bool(network.received))
+
+
+def test_handshakes_take_turns_with_all_else(pki: Pki, made: Make) -> None:
+    network = made(settings(pki))
+    for _ in range(3):
+        network.connect()
+    network.until(lambda: len(network.streams) == 3)
+    connections = list(network.streams.known.by_ident.values())
+    for one in connections:
+        one.data_received(hello(NAME))  # all at once
+    begun = []
+    for _ in range(4):
+        network.loop.call_soon(network.loop.stop)
+        network.loop.run_forever()  # once around
+        begun.append(sum(one.tls is not None and not one.tls.is_waiting for one in connections))
+    assert begun == [1, 2, 3, 3]
+
+
+def test_who_does_not_wait_for_the_answer_is_dropped(pki: Pki, made: Make) -> None:
+    network = made(settings(pki))
+    network.connect()
+    network.until(lambda: len(network.streams) == 1)
+    (connection,) = network.streams.known.by_ident.values()
+    connection.data_received(hello(NAME) + b"x" * 10_000)
+    for _ in range(2):
+        connection.data_received(b"x" * 16_000)
+    network.until(lambda: len(network.streams) == 0)
+    assert network.counted("tls_not_spoken") == 1
 
 
 def test_octets_that_cannot_be_decrypted_end_it(pki: Pki, made: Make) -> None:
@@ -381,6 +418,17 @@ def test_a_certificate_of_another_ca_is_refused(pki: Pki, made: Make, tmp_path: 
         network.peer(context)
 
 
+def test_a_certificate_that_was_revoked_is_refused(made: Make, tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    for name in ("good", "stolen"):
+        pki.issue(name, f"DNS:{name}.test")
+    crl = pki.revoke("stolen")
+    network = made(settings(pki, profile(pki, verify="require", ca=pki.ca, crl=crl, method="TLSv1.2")))
+    network.peer(pki.client("good"))
+    with pytest.raises(ssl.SSLError, match="CERTIFICATE_REVOKED"):
+        network.peer(pki.client("stolen"))
+
+
 def test_version_and_ciphers(pki: Pki, made: Make) -> None:
     cipher = "ECDHE-ECDSA-AES128-GCM-SHA256"
     network = made(settings(pki, profile(pki, method="TLSv1.2", ciphers=cipher)))
@@ -442,6 +490,15 @@ def test_a_profile_that_cannot_be_used_is_told(pki: Pki, bad: dict[str, Any], me
         Network(TlsSettings((TlsProfile(**fields),)))
 
 
+@pytest.mark.parametrize(("days", "says"), [(3, " ends on "), (60, "")])
+def test_a_certificate_that_ends_soon(
+    pki: Pki, made: Make, caplog: pytest.LogCaptureFixture, days: int, says: str
+) -> None:
+    pki.issue(f"short{days}", "DNS:a.test", days=days)
+    made(settings(pki, profile(pki, f"short{days}")))
+    assert [f"short{days}.pem{says}" in record.message for record in caplog.records] == [True] * bool(says)
+
+
 # ---- connections that we make
 def test_a_server_is_called_and_kept(pki: Pki, made: Make) -> None:
     network = made(settings(pki))
@@ -475,11 +532,14 @@ def test_a_name_is_asked_for_and_has_to_be_proved(pki: Pki, made: Make) -> None:
             network.from_peer(network.called(server, context), 6)
         network.until(lambda: network.failed == [b"secret"])
         assert asked == [NAME, "other.test"]
+        network.transports.send([(b"closed", onward(OpenFlow, wrong)), (b"here", onward(OpenFlow, named))])
+        assert network.from_peer(first, 4) == b"here"
+        assert network.failed == [b"secret", b"closed"]
         network.transports.send([(b"known", flow)])  # by its address alone any connection will do
         assert network.from_peer(first, 5) == b"known"
     first.close()
     network.until(lambda: len(network.streams) == 0)
-    assert not network.streams._by_name
+    assert not network.streams.known._by_name
 
 
 def test_a_host_name_of_the_resolver_is_proved(pki: Pki, made: Make) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import uvloop
@@ -19,6 +20,9 @@ from polykemi.transport.resolver import Reply
 
 def _ignore(*_: object) -> None:
     pass
+
+
+_CALLS: Any = (_ignore, _ignore, _ignore)
 
 
 class Network:
@@ -123,6 +127,20 @@ def test_several_listeners_of_all_kinds_are_bound_with_what_is_said_of_them() ->
     assert {one._replace(host="::", port=0) for one in six} == {shown}
     assert all(one.port for one in transports.listeners)
     transports.close()
+
+
+def test_a_name_stands_for_its_address_and_is_what_peers_are_told() -> None:
+    transports = Transports([Listener("udp", "localhost", 0), Listener("tcp", "localhost", 0, "sip.test")], *_CALLS)
+    udp, tcp, _ = transports.listeners
+    transports.close()
+    assert (udp.host, udp.advertised) == (tcp.host, ("localhost", udp.port))
+    assert udp.host in ("127.0.0.1", "::1")
+    assert tcp.advertised_host == "sip.test"
+
+
+def test_a_name_without_an_address_is_one_line() -> None:
+    with pytest.raises(UsageError, match=r"cannot listen on udp:no\.\.host:5060: "):
+        Transports([Listener("udp", "no..host", 5060)], *_CALLS)
 
 
 @pytest.mark.pure
