@@ -171,7 +171,7 @@ def test_a_token_names_one_connection_and_not_the_next_from_the_same_port() -> N
     [(Listener("wss", "192.0.2.1", 443), "198.51.100.7"), (Listener("udp", "2001:db8::1", 5060), "2001:db8::7")],
 )
 def test_flows_over_secure_websocket_and_ipv6(listener: Listener, host: str) -> None:
-    given = {"outbound": {"flow_token_secret": "secret"}, "rr": {"append_fromtag": 0}}
+    given: dict[str, dict[str, Any]] = {"outbound": {"flow_token_secret": "secret"}, "rr": {"append_fromtag": 0}}
     made = services(Sl, Tm, Rr, Outbound, PathModule, params=given, listeners=(LISTENER, listener))
     phone, connections = Flow(listener, host, 1024), OneConnection()
     connections.ident_of = {phone: 7}
