@@ -75,7 +75,8 @@ end_timeout = 2
 htable = ["ipban=>autoexpire=60;", "calls=>autoexpire=5;"]
 timer_interval = 2
 [modules.registrar]
-max_contacts = 5
+max_contacts = 10
+min_expires = 5
 [modules.pike]
 reqs_density_per_unit = 1000000
 [overload]

@@ -353,7 +353,7 @@ async def something(phone: Phone, other: str) -> None:
     uri = f"sip:{other}@{network.domain}"
     match network.random.randrange(5):
         case 0:
-            await phone.register(600)
+            await phone.register(20)
         case 1:
             await phone.call(other, network.random.uniform(0.1, 3))
         case 2:
@@ -372,7 +372,7 @@ async def life(kind: type[Phone], network: Network, user: str, password: str, us
         try:
             await phone.open()
             network.counts[f"{phone.transport} opened"] += 1
-            await phone.register(chance.choice((60, 600, 3600)))
+            await phone.register(chance.choice((5, 10, 20)))  # who vanishes is called in vain for so long
             for _ in range(chance.randint(1, 12)):
                 await asyncio.sleep(chance.expovariate(1 / pace))
                 await something(phone, chance.choice(users))

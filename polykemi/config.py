@@ -476,18 +476,15 @@ def _tcp(table: _Table) -> StreamLimits:
 def _dns(table: _Table) -> DnsSettings:
     hints = get_type_hints(DnsSettings)
     table.only([f.name for f in fields(DnsSettings)])
-    values = {}
+    values: dict[str, Any] = {"nameservers": table.texts("nameservers", parse_server)}
     for key in table.content:
+        if key == "nameservers":
+            continue
         value = values[key] = table.get(key, hints[key])
         if key in ("retr_time", "retr_no", "servers_no", "dst_blocklist_expire") and value <= 0:
             table.fail(key, f"expected more than 0, got {value}")
         if key in ("cache_min_ttl", "cache_max_ttl", "cache_negative_ttl") and value < 0:
             table.fail(key, f"expected seconds, got {value:g}")
-    for text in values.get("nameservers", ()):
-        try:
-            parse_server(text)
-        except ValueError as error:
-            table.fail("nameservers", str(error))
     settings = DnsSettings(**values)
     if settings.cache_min_ttl > settings.cache_max_ttl:
         table.fail("cache_min_ttl", f"expected at most cache_max_ttl, {settings.cache_max_ttl:g}")

@@ -80,7 +80,12 @@ class Tm(TmSettings):
     ) -> Iterable[RouteContext]:
         """Take a response after the core's reply route, which ran on ``ctx``; return the route blocks to be run, in order."""
         self._now = now
-        return self.responses.handle(branch, response, ctx, now)
+        try:
+            blocks = self.responses.handle(branch, response, ctx, now)
+        except Exception:
+            self.responses.give_up(branch, now)
+            raise
+        return self.responses.guarded(blocks, branch, now) if blocks else blocks
 
     def next_timeout(self) -> float | None:
         """Return when ``handle_timer`` wants to be called next."""
@@ -94,7 +99,7 @@ class Tm(TmSettings):
 
     def _timeouts(self, client: ClientTransaction | None, now: float) -> Process[None]:
         while client is not None:
-            yield from self.responses.failed(client, 408, now)
+            yield from self.responses.guarded(self.responses.failed(client, 408, now), client, now)
             client = self.layer.run_timers(now)
 
     def transport_error(self, flow: Flow, data: bytes, now: float | None = None) -> Process[None] | None:
@@ -108,7 +113,8 @@ class Tm(TmSettings):
         client = self.layer.client_of_request(branch, method) if branch else None
         if client is None or not self.layer.transport_error(client, now):
             return None
-        return self.responses.failed(client, 430 if isinstance(flow, TokenFlow) else 503, now)
+        failed = self.responses.failed(client, 430 if isinstance(flow, TokenFlow) else 503, now)
+        return self.responses.guarded(failed, client, now)
 
     def lost(self, flow: Flow, now: float) -> Process[None] | None:
         """Take the news that the connection of ``flow`` has ended: what waits for an answer over it has failed.
@@ -121,7 +127,8 @@ class Tm(TmSettings):
 
     def _lost(self, clients: list[ClientTransaction], now: float) -> Process[None]:
         for client in clients:
-            yield from self.responses.failed(client, 430 if isinstance(client.flow, TokenFlow) else 503, now)
+            failed = self.responses.failed(client, 430 if isinstance(client.flow, TokenFlow) else 503, now)
+            yield from self.responses.guarded(failed, client, now)
 
     def finish(self, ctx: RouteContext, now: float) -> None:
         """End a request route: answer what t_relay failed to forward, forget what the script left without an answer."""
@@ -130,15 +137,13 @@ class Tm(TmSettings):
             return
         if t.error is not None and not ctx.replied:
             self.replier.reply(t, *t.error, now, headers=ctx.reply_headers)
-            return
-        self.layer.close(t)
-        self.replier.active -= 1
-        t.let_go()
+        else:
+            self.replier.close(t)
 
     def fail(self, ctx: RouteContext, code: int, reason: str) -> None:
         """Answer for a script that failed, unless the request was answered or is on its way downstream."""
         t = ctx.transaction
-        if t is not None and not t.is_waiting and not ctx.replied:
+        if t is not None and not ctx.replied and not any(branch.is_pending for branch in t.branches):
             self.replier.reply(t, code, reason, ctx.now, headers=ctx.reply_headers)
 
     def reply(self, ctx: RouteContext, code: int, reason: str) -> int:
@@ -206,16 +211,7 @@ class Tm(TmSettings):
 
     def close(self, t: Transaction) -> None:
         """Forget a transaction and its branches at once."""
-        for branch in t.branches:
-            self.layer.close(branch)
-            branch.transaction = None
-        if t.suspended is not None:
-            self.layer.close(t.suspended)
-            t.suspended = None
-        self.layer.close(t)
-        if not t.is_answered:
-            self.replier.active -= 1
-        t.let_go()
+        self.replier.close(t)
 
     # ---- relaying
     @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)

@@ -49,7 +49,7 @@ class Failover:
         self._relayer.hops.ask(way, partial(self._found, branch))
 
     def _found(self, branch: Branch, flows: list[Flow] | int, now: float) -> None:
-        self._services.work.append(self._send_first(branch, flows, now))
+        self._services.work.append(self._responses.guarded(self._send_first(branch, flows, now), branch, now))
 
     def _send_first(self, branch: Branch, flows: list[Flow] | int, now: float) -> Process[None]:
         way: Way | None = branch.way

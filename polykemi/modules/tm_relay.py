@@ -212,6 +212,9 @@ class Relayer:
                 fork.add(branch, error)
         except ParseError as malformed:
             return _malformed(fork, malformed)
+        except Exception:
+            _answered(fork)  # what was made and not sent would be awaited for ever
+            raise
         return self._launch(fork)
 
     def _bound(self, fork: _Fork) -> int:
@@ -265,6 +268,9 @@ class Relayer:
                 fork.add(branch, error)
         except ParseError as malformed:
             return _malformed(fork, malformed)
+        except Exception:
+            _answered(fork)  # what was made and not sent would be awaited for ever
+            raise
         return self._launch(fork)
 
     def _launch(self, fork: _Fork) -> int:
@@ -524,7 +530,7 @@ def _malformed(fork: _Fork, error: ParseError) -> int:
 
 
 def _answered(fork: _Fork) -> int:
-    """Take back what was made: a block on its way has given the final reply."""
+    """Take back what was made: a block on its way has given the final reply, or something of ours went wrong."""
     del fork.transaction.branches[fork.start :]
     return E_UNSPEC
 

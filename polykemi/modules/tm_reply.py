@@ -221,6 +221,19 @@ class Replier:
                     edits.inserts += [(len(best.reply.lines), line) for line in more]
             self.forward(t, best.reply, edits, now)
 
+    def close(self, t: Transaction) -> None:
+        """Forget a transaction and its branches at once."""
+        for branch in t.branches:
+            self.layer.close(branch)
+            branch.transaction = None
+        if t.suspended is not None:
+            self.layer.close(t.suspended)
+            t.suspended = None
+        self.layer.close(t)
+        if not t.is_answered:
+            self.active -= 1
+        t.let_go()
+
     def settle(self, t: Transaction) -> None:
         """Let go of what an answered transaction with no branch pending holds."""
         if t.status >= 200 and not t.is_waiting:

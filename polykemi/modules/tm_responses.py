@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from polykemi.kemi.context import Process, RouteContext
@@ -14,6 +15,8 @@ from polykemi.sip.message import Edits, Response
 from polykemi.transaction.forking import Branch, Transaction
 from polykemi.transaction.machine import ClientTransaction
 from polykemi.transaction.tables import PROCEEDING
+
+log = logging.getLogger("polykemi.tm")
 
 
 class Responses:
@@ -135,6 +138,26 @@ class Responses:
         yield from self._ended(branch, t, flow, now)
         branch.replied = True
 
+    def guarded(self, process: Iterable[RouteContext], client: ClientTransaction, now: float) -> Process[None]:
+        """Run ``process``; a fault of our own in it ends the call of ``client`` with a 500, for nothing else would end it."""
+        try:
+            yield from process
+        except Exception:
+            self.give_up(client, now)
+            raise
+
+    def give_up(self, client: ClientTransaction, now: float) -> None:
+        """End the transaction of a branch that we have failed on."""
+        t = client.transaction if isinstance(client, Branch) else None
+        if t is None or t.is_answered:
+            return
+        try:
+            self._replier.reply(t, 500, "Server Internal Error", now)
+        except Exception:
+            log.exception("a transaction cannot be answered")
+        if not t.is_answered:
+            self._replier.close(t)
+
     def failed(self, client: ClientTransaction, status: int, now: float) -> Process[None]:
         """Take a timeout (408) or transport error (503) as if it were a final response (RFC 3261 section 16.8, 17.1.4).
 
@@ -195,6 +218,9 @@ class Responses:
             failure.branch_index = len(t.branches)  # as Kamailio: $T_branch_idx is that of the branch to come
             failure.reply = best.reply
             yield failure
+            if failure.error is not None and t.suspended is not None:  # nobody will go on with it
+                self._layer.close(t.suspended)
+                t.suspended = None
             if not t.needs_answer:
                 return
         self._replier.forward_best(t, now)

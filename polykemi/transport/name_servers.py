@@ -137,7 +137,7 @@ def _name(name: Any) -> str:
 def servers_of(settings: DnsSettings, resolv_conf: Path = RESOLV_CONF) -> list[Server]:
     """Return the name servers that the settings name, else those of resolv.conf, else that of this machine."""
     if settings.nameservers:
-        return [parse_server(text) for text in settings.nameservers]
+        return list(settings.nameservers)
     try:
         lines = resolv_conf.read_text("latin-1").splitlines()
     except OSError:

@@ -31,7 +31,7 @@ _MINUTE: Final = 60.0
 class DnsSettings:
     """How names are found; the names are those of Kamailio's core parameters without ``dns_``. Times are seconds."""
 
-    nameservers: tuple[str, ...] = ()  # ADDRESS or ADDRESS:PORT, IPv6 in brackets; none: those of /etc/resolv.conf
+    nameservers: tuple[tuple[str, int], ...] = ()  # address and port; none: those of /etc/resolv.conf
     try_naptr: bool = True  # look for NAPTR records where RFC 3263 says so
     try_ipv6: bool = True  # use IPv6 addresses where there is a listener for them
     srv_lb: bool = True  # share by the weights of SRV records; off: the highest weight comes first, always

@@ -352,11 +352,15 @@ def test_a_call_that_failed_over_leaves_nothing_to_the_garbage_collector(waits: 
         edge.wait(300)
         assert len(edge.tm.layer) == 0
 
+    def branches() -> set[int]:
+        return {id(one) for one in gc.get_objects() if isinstance(one, Branch)}
+
     gc.collect()
     gc.disable()
     try:
+        before = branches()
         call()
-        assert [one for one in gc.get_objects() if isinstance(one, Branch)] == []
+        assert branches() <= before
     finally:
         gc.enable()
 
