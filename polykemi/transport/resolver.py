@@ -208,10 +208,13 @@ class Resolver:
 
     async def _ask(self, question: Question) -> None:
         self.counters["dns.requests"] += 1
-        reply = await self._ask_servers(*question)
-        self.put(question, reply, self._clock())
-        for told in self._waiting.pop(question):
-            told()
+        reply: Reply | None = None
+        try:
+            reply = await self._ask_servers(*question)
+        finally:  # whatever happens there, nobody is left waiting
+            self.put(question, reply, self._clock())
+            for told in self._waiting.pop(question):
+                told()
 
     def put(self, question: Question, reply: Reply | None, now: float) -> None:
         """Keep what was answered to ``question``, for as long as it says and the settings allow; None: no usable answer."""

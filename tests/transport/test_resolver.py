@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dns.exception
+import dns.message
 import pytest
 import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
 
 from polykemi.sip.locate import Destination, Naptr, Place, Srv
 from polykemi.transport import resolver as resolver_module
 from polykemi.transport.hosts import Hosts, parse_hosts
-from polykemi.transport.name_servers import NameServers, parse_server, servers_of
+from polykemi.transport.name_servers import NameServers, parse_server, read_reply, servers_of
 from polykemi.transport.resolver import DnsSettings, Reply, Resolver
 from tests.dns_server import DnsServer
 
@@ -334,3 +338,58 @@ def test_a_name_server_is_an_address_with_or_without_a_port(text: str, server: t
 def test_what_is_no_name_server(text: str) -> None:
     with pytest.raises(ValueError, match="expected ADDRESS"):
         parse_server(text)
+
+
+# ---- hostile answers
+_ANSWERS = [
+    bytes(dns.message.from_text(text).to_wire())
+    for text in (
+        "id 1\nflags QR RD RA\n;QUESTION\na.test. IN SRV\n;ANSWER\na.test. 60 IN SRV 1 2 5060 b.test.\n",
+        'id 1\nflags QR\n;QUESTION\na.test. IN NAPTR\n;ANSWER\na.test. 60 IN NAPTR 1 2 s SIP+D2U "" b.test.\n',
+        "id 1\nflags QR\n;QUESTION\na.test. IN A\n;ANSWER\na.test. 60 IN CNAME b.test.\nb.test. 9 IN A 192.0.2.1\n",
+        "id 1\nrcode NXDOMAIN\nflags QR\n;QUESTION\na.test. IN A\n;AUTHORITY\ntest. 9 IN SOA a. b. 1 2 3 4 5\n",
+    )
+]
+
+
+def query_of(wire: bytes | bytearray) -> dns.message.Message:
+    """Return the question to an answer."""
+    (question,) = dns.message.from_wire(bytes(wire)).question
+    query = dns.message.make_query(question.name, question.rdtype)
+    query.id = 1
+    return query
+
+
+@given(st.data())
+def test_an_answer_may_hold_anything(data: st.DataObject) -> None:
+    """It is read, or refused with an error of dnspython's, which the one who asks takes for no answer."""
+    wire = bytearray(data.draw(st.sampled_from(_ANSWERS)))
+    query = query_of(wire)
+    for _ in range(data.draw(st.integers(1, 6))):
+        wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(st.integers(0, 255))
+    del wire[data.draw(st.integers(1, len(wire))) :]
+    try:
+        reply = read_reply(query, dns.message.from_wire(bytes(wire)))
+    except dns.exception.DNSException:
+        return
+    assert reply is None or reply.ttl >= 0
+
+
+def test_nobody_is_left_waiting_when_asking_fails(tmp_path: Path) -> None:
+    async def fails(name: str, kind: str) -> Reply | None:
+        raise RuntimeError("a fault")
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+    resolver = Resolver(fails, hosts=Hosts(tmp_path / "none"))
+    resolver.loop = loop
+    answers: list[list[Place]] = []
+
+    def take(places: list[Place], now: float) -> None:
+        answers.append(places)
+        loop.call_soon(loop.stop)
+
+    resolver.ask(Destination("a.test", 5060), UDP, take)
+    loop.run_forever()
+    loop.close()
+    assert answers == [[]]
