@@ -160,6 +160,32 @@ def test_no_variable_becomes_a_header_by_a_line_break(tmp_path: Path) -> None:
         assert "core.internal_errors" not in server.node.services.counters
 
 
+VIA: Final = r"""
+function ksr_request_route()
+    KSR.pv.sets("$xavp(v=>p)", "a\r\nX-Injected: 1")
+    if KSR.is_method("OPTIONS") then KSR.corex.via_add_xavp_params(1) end
+    KSR.pv.sets("$xavp(f=>address)", "192.0.2.1\r\nX-Injected: 1")
+    KSR.pv.sets("$xavp(f=>port)", "5060")
+    if KSR.is_method("MESSAGE") then KSR.corex.via_use_xavp_fields(1) end
+    KSR.pv.sets("$du", "sip:192.0.2.20")
+    if KSR.tm.t_relay() < 0 then KSR.forward() end
+end
+"""
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "MESSAGE"])
+def test_no_variable_gets_into_our_via_by_a_line_break(tmp_path: Path, method: str) -> None:
+    script = tmp_path / "script.lua"
+    script.write_text(VIA)
+    data = message(f"{method} sip:bob@example.test SIP/2.0", "Max-Forwards: 70")
+    core = {"xavp_via_params": "v", "xavp_via_fields": "f"}
+    with ServerUnderTest({"lua": script}, domains=["example.test"], modules={"core": core}) as server:
+        for one in server.receive(data, "192.0.2.10:5060"):
+            assert framing(one.data, data, lines=False) == "", one.data
+        assert [call.result for call in server.calls if "corex" in call.path] == [1]
+        assert "core.internal_errors" not in server.node.services.counters
+
+
 # ---- what a message brings, escaped
 ESCAPED: Final = "a%0d%0aX-Injected:%201%0D%0A%0D%0A"
 READ: Final = (

@@ -15,9 +15,10 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
+from polykemi.modules.tm_fork import E_UNSPEC
 from polykemi.modules.tm_hops import E_BAD_URI, Hops, destination_of
 from polykemi.modules.tm_local import LOCAL_REQUEST, LocalRequest, Locals, OnEnd, of_headers
-from polykemi.modules.tm_relay import E_UNSPEC, Relayer
+from polykemi.modules.tm_relay import Relayer
 from polykemi.modules.tm_reply import Replier, TmParams, reply_of
 from polykemi.modules.tm_responses import Responses
 from polykemi.modules.tm_settings import TmSettings

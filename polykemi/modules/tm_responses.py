@@ -190,6 +190,7 @@ class Responses:
                 self._replier.cancel(branch, now)
             else:
                 branch.cancel_wanted = True
+                branch.cancel_reason = "SIP;cause=408" if self._params.local_cancel_reason else ""
         yield from self._ended(branch, t, t.source, now)
 
     def _ended(self, branch: Branch, t: Transaction, flow: Flow, now: float) -> Process[None]:

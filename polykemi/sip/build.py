@@ -97,6 +97,8 @@ def forward_request(
         uri = without_headers(uri)
     top = _top_via(request)
     _must_be_lines(edits)
+    if "\n" in via or "\r" in via:
+        raise ParseError("Line break in a Via")
     if received or rport:
         lines = lines.copy()
         lines[top] = mark_via(lines[top], received, rport)

@@ -38,6 +38,7 @@ from polykemi.transaction.tables import (
     TIMER_A,
     TIMER_B,
     TIMER_C,
+    TIMER_D,
     TIMER_E,
     TIMER_F,
     TIMER_G,
@@ -188,10 +189,9 @@ class TransactionLayer:
         return client if client is not None and client.method == method else None
 
     def wait(self, client: ClientTransaction, now: float) -> None:
-        """Let ``client`` wait without having sent anything; it fails after Timer C unless it is closed before."""
-        client.state = PROCEEDING
+        """Let ``client`` wait without having sent anything; it fails after Timer B unless it is closed before."""
         self._clients[client.key] = client
-        self._start(client, TIMER_C, now)
+        self._start(client, TIMER_B, now)
 
     def client_transactions(self) -> list[ClientTransaction]:
         """Return all client transactions."""
@@ -297,8 +297,8 @@ class TransactionLayer:
         if event == TIMER_A or event == TIMER_E or event == TIMER_G:  # noqa: SIM109  # "in" would make a tuple
             self._resend_after(machine, length, event, now)
             return
-        if event == TIMER_C and machine.limit_at and machine.limit == TIMER_B:
-            return  # a CANCEL was sent: what still comes does not lengthen the wait
+        if event == TIMER_C and machine.limit_at and (machine.limit == TIMER_B or machine.limit == TIMER_D):
+            return  # a CANCEL was sent, or it was given up: what still comes does not lengthen the wait
         if machine.expires and event in (TIMER_B, TIMER_C, TIMER_F) and now + length > machine.expires:
             if event != TIMER_B or machine.state == CALLING:  # else behind a CANCEL: its 487 wants an ACK
                 length = max(machine.expires - now, 0.0)

@@ -94,7 +94,7 @@ INVITE_CLIENT: Final[Table] = {
     CALLING: {
         TIMER_A: Step(CALLING, (SEND, BACK_OFF)),
         # not Terminated: what comes late is no stray (RFC 6026 section 4) but gets its ACK, or a CANCEL when it rings
-        TIMER_B: Step(PROCEEDING, (STOP, START_B, FAIL)),
+        TIMER_B: Step(PROCEEDING, (STOP, START_D, FAIL)),
         TRANSPORT_ERROR: Step(TERMINATED, (FAIL,)),
         RECEIVE_1XX: Step(PROCEEDING, (STOP, START_C, PASS)),
         RECEIVE_AGAIN: Step(PROCEEDING, (STOP, START_C, PASS)),
@@ -108,8 +108,9 @@ INVITE_CLIENT: Final[Table] = {
         RECEIVE_2XX: Step(ACCEPTED, (STOP, START_M, PASS)),
         RECEIVE_3XX_6XX: Step(COMPLETED, (STOP, START_D, SEND_ACK, PASS)),
         CANCELED: Step(PROCEEDING, (STOP, START_B)),
-        TIMER_B: Step(TERMINATED, (FAIL,)),
-        TIMER_C: Step(PROCEEDING, (START_B, FAIL)),
+        TIMER_B: Step(PROCEEDING, (START_D, FAIL)),
+        TIMER_C: Step(PROCEEDING, (START_D, FAIL)),
+        TIMER_D: Step(TERMINATED),
     },
     COMPLETED: {
         RECEIVE_3XX_6XX: Step(COMPLETED, (SEND_ACK,)),

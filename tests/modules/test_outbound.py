@@ -166,6 +166,21 @@ def test_a_token_names_one_connection_and_not_the_next_from_the_same_port() -> N
         assert (result, flow, type(flow)) == (-3, (TCP, "198.51.100.7", 0), TokenFlow)
 
 
+@pytest.mark.parametrize(
+    ("listener", "host"),
+    [(Listener("wss", "192.0.2.1", 443), "198.51.100.7"), (Listener("udp", "2001:db8::1", 5060), "2001:db8::7")],
+)
+def test_flows_over_secure_websocket_and_ipv6(listener: Listener, host: str) -> None:
+    given: dict[str, dict[str, Any]] = {"outbound": {"flow_token_secret": "secret"}, "rr": {"append_fromtag": 0}}
+    made = services(Sl, Tm, Rr, Outbound, PathModule, params=given, listeners=(LISTENER, listener))
+    phone, connections = Flow(listener, host, 1024), OneConnection()
+    connections.ident_of = {phone: 7}
+    made.connections = connections  # type: ignore[assignment]
+    path = path_of(made, *REGISTER, flow=phone)
+    assert path.endswith(f"@{listener.route};lr;ob>")
+    assert routed(made, path) == (-3, phone)
+
+
 def test_a_destination_that_the_script_sets_afterwards_is_no_flow() -> None:
     made = edge()
     ctx = request("INVITE sip:a@b", f"Route: {path_of(made, *REGISTER)}", flow=Flow(LISTENER, "192.0.2.20", 5060))

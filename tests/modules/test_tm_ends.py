@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.route import Route
 from polykemi.modules.tm_reply import TmParams
+from polykemi.sip.message import parse
+from polykemi.transaction.forking import Transaction
 from polykemi.transaction.target import Target
 from tests.modules.tm_driver import (
     ALICE,
@@ -213,3 +216,41 @@ def test_wt_timer_is_how_long_an_acknowledged_failure_is_remembered() -> None:
 def test_parameters_that_make_no_sense_are_refused(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"^{key}: expected"):
         TmParams(**{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("where", ["request", "failure"])
+def test_a_cancel_of_a_suspended_call_is_answered_at_once_and_nothing_goes_on(where: str) -> None:
+    def route(p: Proxy, ctx: RouteContext) -> None:
+        if ctx.method != "INVITE" or where == "failure":
+            to(BOB_URI, failure="failed")(p, ctx)
+        else:
+            p.tmx.t_suspend(ctx)
+
+    p = Proxy(route, failed=lambda p, ctx: p.tmx.t_suspend(ctx))
+    out = p.receive(request("INVITE"), ALICE)
+    if where == "failure":
+        p.receive(answer(find(out, "INVITE"), 486), BOB)
+    (t,) = p.tm.layer.server_transactions()
+    assert isinstance(t, Transaction)
+    ids, ran = (t.id_index, t.label), len(p.ran)
+    assert whats(p.receive(request("CANCEL"), ALICE)) == ["487 INVITE", "200 CANCEL"]
+    assert [name for name, _ in p.ran[ran:]] == ["ksr_request_route"]  # of the CANCEL
+    other = RouteContext(Route.REQUEST, "other", parse(request("OPTIONS").encode()), t.source, p.now)
+    assert p.run(p.tmx.t_continue(other, *ids, "resumed")) == -1
+    p.wait(100)
+    assert len(p.tm.layer) == 0
+
+
+def test_prack_and_update_pass_while_it_rings_and_do_not_touch_the_invite() -> None:
+    p = Proxy(to(BOB_URI))
+    invite = find(p.receive(request("INVITE"), ALICE), "INVITE")
+    ringing = find(p.receive(answer(invite, 183, "Require: 100rel", "RSeq: 1"), BOB), "183 INVITE")
+    assert ringing.message.get("rseq") == "1"
+    for cseq, method in ((2, "PRACK"), (3, "UPDATE")):
+        sent = p.receive(request(method, "RAck: 1 1 INVITE", branch=method, cseq=cseq, to_tag="callee"), ALICE)
+        assert whats(sent) == [method]
+        assert whats(p.receive(answer(sent[0], 200), BOB)) == [f"200 {method}"]
+    assert whats(p.receive(answer(invite, 183, "RSeq: 1"), BOB)) == ["183 INVITE"]  # sent again until the PRACK came
+    update = find(p.receive(request("UPDATE", branch="glare", cseq=4, to_tag="callee"), ALICE), "UPDATE")
+    assert whats(p.receive(answer(update, 491), BOB)) == ["491 UPDATE"]
+    assert whats(p.receive(answer(invite, 200), BOB)) == ["200 INVITE"]
