@@ -41,6 +41,7 @@ class Failover:
         self._layer = replier.layer
         self._counters = replier.counters
         self._params = replier.params
+        replier.failover = self
 
     # ---- the first place
     def find(self, branch: Branch) -> None:
@@ -53,9 +54,10 @@ class Failover:
 
     def _send_first(self, branch: Branch, flows: list[Flow] | int, now: float) -> Process[None]:
         way: Way | None = branch.way
-        is_over = branch.status >= 200 or branch.state == TERMINATED
-        if way is None or is_over or (branch.transaction is None and not way.replicates):
+        if branch.status >= 200 or branch.cancel_wanted or branch.state == TERMINATED:
             return  # was canceled in the meantime
+        if way is None or (branch.transaction is None and not way.replicates):
+            return
         if self._is_decided(branch, way):
             return
         error = E_BAD_ADDRESS
@@ -100,6 +102,12 @@ class Failover:
         branch.status = 487
         self._replier.settle(t)
         return True
+
+    def give_up(self, branch: Branch, now: float) -> None:
+        """End a branch that waits for DNS: it was canceled, and nothing was sent that a CANCEL could follow."""
+        if not branch.cancel_wanted:
+            branch.cancel_wanted = True
+            self._services.work.append(self._responses.failed(branch, 487, now))
 
     def find_for_ack(self, way: Way, ctx: RouteContext, request: Request) -> None:
         """Ask DNS where an ACK goes, and send it then."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.registry import RouteContext
@@ -16,6 +16,9 @@ from polykemi.transaction.forking import Branch, Transaction
 from polykemi.transaction.layer import TransactionLayer, dialog_key
 from polykemi.transaction.machine import ClientTransaction
 from polykemi.transaction.tables import ACCEPTED, CALLING, PROCEEDING
+
+if TYPE_CHECKING:
+    from polykemi.modules.tm_failover import Failover
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Replier:
         self.services = services
         self.layer = layer
         self.params = params
+        self.failover: Failover  # makes itself known
         self.active = 0  # transactions without a final response
         self.counters = services.counters
         for name in COUNTERS:
@@ -251,8 +255,8 @@ class Replier:
 
     def cancel(self, branch: Branch, now: float, reason: str = "") -> None:
         """Cancel one branch: at once when it has answered provisionally, else as cancel_b_method says (section 9.1)."""
-        if not branch.data and branch.way is not None:  # DNS is being asked: nothing was sent
-            branch.status = 487
+        if not branch.data and branch.way is not None:
+            self.failover.give_up(branch, now)
             return
         if branch.canceled or branch.method != "INVITE":
             return

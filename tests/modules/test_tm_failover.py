@@ -36,6 +36,9 @@ class Edge(Proxy):
         route = more.pop("route", None) or to(*(uris or (NAME,)), **(armed or {}))
         super().__init__(route, given=given, **more)
 
+    def receive(self, data: str | bytes, source: tuple[str, int]) -> list[Sent]:
+        return super().receive(data, source) + self.work()
+
     def answer(self, places: list[Place]) -> list[Sent]:
         """Let DNS answer the oldest question, and return what leaves then."""
         _, take = self.names.asked.pop(0)
@@ -168,6 +171,19 @@ def test_a_script_that_answers_while_dns_is_asked(method: str) -> None:
 
     edge = Edge(Names(), route=route)
     assert whats(edge.receive(request(method), ALICE))[-1] == f"486 {method}"
+    assert edge.answer(udp(ONE)) == []
+    edge.wait(200)
+    assert (edge.tm.active(), len(edge.tm.layer)) == (0, 0)
+
+
+def test_a_script_that_cancels_while_dns_is_asked() -> None:
+    def route(proxy: Proxy, ctx: RouteContext) -> None:
+        ctx.ruri = NAME
+        proxy.relay(ctx)
+        assert proxy.tmx.t_cancel_branches(ctx, "all") == 1
+
+    edge = Edge(Names(), route=route)
+    assert whats(edge.receive(request("INVITE"), ALICE)) == ["100 INVITE", "487 INVITE"]
     assert edge.answer(udp(ONE)) == []
     edge.wait(200)
     assert (edge.tm.active(), len(edge.tm.layer)) == (0, 0)
