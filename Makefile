@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-lock
 COMPILED := build/compiled
 ARGS ?=
+STORIES ?= 50
 
 # once it has been built, the compiled form is what runs; it is built anew when a source has changed
 ifneq ($(wildcard $(COMPILED)/.made),)
@@ -39,6 +40,10 @@ oracle: $(STAMP) ## play the cases on Kamailio (5.6, installed) and on polykemi,
 .PHONY: testcompiled
 testcompiled: $(COMPILED)/.made ## run the tests on the compiled form
 	PYTHONPATH=$(CURDIR)/$(COMPILED) PYTHONSAFEPATH=1 $(BIN)/pytest --ignore=tests/oracle -o pythonpath="$(COMPILED) ." $(ARGS)
+
+.PHONY: stories
+stories: $(STAMP) ## play some hundred calls over bad links, and one through thousands of sequences of events; minutes
+	POLYKEMI_STORIES=$(STORIES) $(BIN)/pytest tests/modules/test_tm_link.py tests/modules/test_tm_stories.py $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## format, lint, types, import contracts
@@ -87,7 +92,7 @@ format: $(STAMP) ## format the sources and repair what ruff can
 lock: $(STAMP) ## write the locks anew; newer versions: make lock ARGS=--upgrade
 	CUSTOM_COMPILE_COMMAND="make lock" $(COMPILE) --output-file requirements.txt $(ARGS) pyproject.toml
 	CUSTOM_COMPILE_COMMAND="make lock" $(COMPILE) --output-file requirements-dev.txt $(ARGS) \
-		--extra dev --allow-unsafe --constraint requirements.txt pyproject.toml
+		--extra dev --extra peers --allow-unsafe --constraint requirements.txt pyproject.toml
 
 # no registry's name and no path of this machine goes into a lock; extras stay, or an old pip takes the newest
 # coverage[toml] for one that is not pinned

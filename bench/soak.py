@@ -4,7 +4,7 @@
     make soak ARGS="--minutes 60"    an hour
 
 The server runs as a user starts it, with the Lua sample script (and dialogs, and WebSocket). Python phones (soak_phones.py)
-register, call each other, subscribe, ask, over UDP with 2 % loss, TCP and WebSocket, and vanish; sipp's phones call too,
+register, call each other, subscribe, ask, over UDP with 2 % loss, TCP, TLS and WebSocket, and vanish; sipp's phones call too,
 with 2 % loss; others send malformed messages; an operator reloads modules. First comes a warm-up, then silence until all
 timers are over, then the load proper, then silence again: what is there more than after the first silence is a leak.
 
@@ -23,6 +23,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -74,13 +75,17 @@ end_timeout = 2
 htable = ["ipban=>autoexpire=60;", "calls=>autoexpire=5;"]
 timer_interval = 2
 [modules.registrar]
-max_contacts = 5
+max_contacts = 10
+min_expires = 5
 [modules.pike]
 reqs_density_per_unit = 1000000
+[overload]
+delay = 5.0 # to look into it takes a second
 [tcp]
 connection_lifetime = 20.0
 accept_iplimit = 2000
 """
+CONNECTIONS: Final = ("websockets", "connections")
 CHECKED: Final = (
     "REGISTER 200",
     "INVITE 200",
@@ -118,6 +123,10 @@ class Server:
             str(self.data),
         ]
         command += ["--domain", DOMAIN, "--listen", f"udp:{HOST}:{self.port}", "--listen", f"tcp:{HOST}:{self.port}"]
+        self.tls_port = free_port() if shutil.which("openssl") else 0
+        if self.tls_port:
+            self._make_certificate()
+            command += ["--listen", f"tls:{HOST}:{self.tls_port}"]
         self.log = directory / "server.log"
         environment = {**os.environ, "SOAK_TRACE": "1" if trace else "0", "PYTHONPATH": _path()}
         with self.log.open("wb") as log:
@@ -129,6 +138,19 @@ class Server:
             if self.process.poll() is not None or time.monotonic() > until:
                 raise SystemExit(f"the server did not start: {self.log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.05)
+
+    def _make_certificate(self) -> None:
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "key.pem"]
+        named = ["-out", "certificate.pem", "-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=IP:{HOST}"]
+        subprocess.run(["openssl", "req", "-x509", *key, *named], cwd=self.directory, check=True, capture_output=True)
+        with (self.directory / "polykemi.toml").open("a") as file:
+            file.write(
+                '[tls]\ncertificate = "certificate.pem"\nkey = "key.pem"\n[tls.client]\nca = "certificate.pem"\n'
+            )
+
+    def trusted(self) -> ssl.SSLContext:
+        """Return the context of a phone that trusts the server."""
+        return ssl.create_default_context(cafile=str(self.directory / "certificate.pem"))
 
     async def report(self, number: signal.Signals = signal.SIGUSR1) -> dict[str, Any]:
         """Return what the server holds (soak_server.report), with its RSS and open files."""
@@ -218,8 +240,9 @@ async def operator(server: Server, counts: Counter[str], pause: float) -> None:
 async def load(server: Server, network: Network, phones: int, pace: float, rate: float, seconds: float) -> None:
     """Let all of them do what they do for ``seconds``."""
     users = [f"user{n}" for n in range(phones)]
+    kinds = KINDS if network.tls else [kind for kind in KINDS if kind.transport != "TLS"]
     lives: list[Coroutine[Any, Any, None]] = [
-        life(KINDS[n % len(KINDS)], network, user, f"secret-{user}", users, pace) for n, user in enumerate(users)
+        life(kinds[n % len(kinds)], network, user, f"secret-{user}", users, pace) for n, user in enumerate(users)
     ]
     lives += [rubbish(network, pace / 10), operator(server, network.counts, min(2.0, seconds / 10))]
     sipp = Sipp(server, rate) if shutil.which("sipp") else None
@@ -236,12 +259,11 @@ async def load(server: Server, network: Network, phones: int, pace: float, rate:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def silence(server: Server, seconds: float) -> dict[str, Any]:
+async def silence(server: Server, seconds: float, names: tuple[str, ...]) -> dict[str, Any]:
     """Wait until nothing is open any more, but only so long, and return what is left and how much memory that takes."""
     until = time.monotonic() + seconds
     while True:
         held = await server.report()
-        names = ("transactions", "dialogs", "websockets", "connections")
         if not any(held[name] for name in names) or time.monotonic() > until:
             return held
         await asyncio.sleep(1)
@@ -250,7 +272,7 @@ async def silence(server: Server, seconds: float) -> dict[str, Any]:
 def verdict(server: Server, network: Network, first: dict[str, Any], last: dict[str, Any], *, quick: bool) -> list[str]:
     """Return what is wrong; nothing, if all is well. ``quick``: the silences were shorter than timers are."""
     wrong = [f"a transaction is stuck: {one}" for one in [*first["stuck"], *last["stuck"]]]
-    names = ("websockets", "connections") if quick else ("transactions", "dialogs", "websockets", "connections")
+    names = CONNECTIONS if quick else (*CONNECTIONS, "transactions", "dialogs")
     wrong += [f"{last[name]} {name} are left" for name in names if last[name]]
     wrong += [f"{last[name]} {name} are left" for name in ("timers", "dialog_timers") if last[name] > 200 and not quick]
     if last["files"] > first["files"] + 2:
@@ -263,7 +285,7 @@ def verdict(server: Server, network: Network, first: dict[str, Any], last: dict[
         if text in log:
             at = log.index(text)
             wrong.append(f"the log holds {text!r}: {log[max(0, at - 500) : at + 1500]}")
-    wrong += [f"no {name}" for name in CHECKED if not network.counts[name]]
+    wrong += [f"no {name}" for name in (*CHECKED, *(["TLS opened"] if network.tls else [])) if not network.counts[name]]
     wrong += [name for name in network.counts if name.startswith("rpc failed")]
     lost = sum(n for name, n in network.counts.items() if name.endswith("without an answer"))
     answered = sum(n for name, n in network.counts.items() if re.search(r" [2-6]\d\d$", name))
@@ -277,10 +299,10 @@ def verdict(server: Server, network: Network, first: dict[str, Any], last: dict[
 async def soak(server: Server, network: Network, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Warm up, be silent, load, be silent; return what the server held in the two silences."""
     warm = options.seconds / 4
-    limit = 4.0 if options.seconds < QUICK else 120.0
+    end = (12.0, CONNECTIONS) if options.seconds < QUICK else (120.0, (*CONNECTIONS, "transactions", "dialogs"))
     shape = options.phones, options.pace, options.rate
     await load(server, network, *shape, warm)
-    await silence(server, limit)
+    await silence(server, *end)
     first = await server.report(signal.SIGUSR2)
     print("first silence", _shown(first), flush=True)
     watching = asyncio.create_task(_watch(server, options.seconds / 10))
@@ -288,7 +310,7 @@ async def soak(server: Server, network: Network, options: argparse.Namespace) ->
     watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await watching
-    last = await silence(server, limit)
+    last = await silence(server, *end)
     print("last silence ", _shown(last), flush=True)
     return first, last
 
@@ -310,6 +332,8 @@ def run(options: argparse.Namespace, directory: Path) -> list[str]:
     users = [*(f"user{n}" for n in range(options.phones)), "sipp-alice", "sipp-bob"]
     server = Server(directory, users, quick=options.seconds < QUICK, trace=options.trace)
     network = Network((HOST, server.port), DOMAIN, LOST, options.seed)
+    if server.tls_port:
+        network.tls = server.tls_port, server.trusted()
     began = time.monotonic()
     try:
         first, last = asyncio.run(soak(server, network, options))
@@ -323,6 +347,8 @@ def run(options: argparse.Namespace, directory: Path) -> list[str]:
     print(", ".join(f"{name} {n}" for name, n in statistics.items() if n))
     for line in last["grown"]:
         print("grown:", line)
+    for path, size in last["sizes"].items():
+        print(f"holds: {size} {path}, before {first['sizes'].get(path, 'few')}")
     return wrong
 
 
@@ -330,7 +356,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the reader of the command line."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--minutes", type=float, default=10, help="of the load proper; a quarter of it is the warm-up")
-    options.add_argument("--phones", type=int, default=60, help="Python phones, a third over each transport")
+    options.add_argument("--phones", type=int, default=60, help="Python phones, a quarter over each transport")
     options.add_argument("--pace", type=float, default=1.0, help="seconds between two things that a phone does")
     options.add_argument("--rate", type=float, default=5, help="calls of sipp a second")
     options.add_argument("--seed", type=int, default=1)

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import random
 import re
+import ssl
 import struct
 from collections import Counter
 from collections.abc import Iterable
@@ -44,6 +45,7 @@ class Network:
 
     def __init__(self, server: tuple[str, int], domain: str, lost: float, seed: int) -> None:
         self.server, self.domain, self.lost = server, domain, lost
+        self.tls: tuple[int, ssl.SSLContext] | None = None  # the port of TLS, and whom the phones trust
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
 
@@ -236,11 +238,14 @@ class TcpPhone(Phone):
     async def open(self) -> None:
         """Connect."""
         host, port = self.network.server
-        self._reader, self._writer = await asyncio.open_connection(host, port, local_addr=(host, 0))
+        self._reader, self._writer = await self._connect(host, port)
         self._named(self._writer.get_extra_info("sockname"))
         self._framer = Framer()
         await self._greet()
         self._reading = asyncio.create_task(self._read())
+
+    async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(host, port, local_addr=(host, 0))
 
     async def _greet(self) -> None:
         """Say what has to be said first."""
@@ -267,10 +272,21 @@ class TcpPhone(Phone):
     def close(self) -> None:
         """Vanish: with a FIN, or with an RST."""
         self._reading.cancel()
-        if self.network.random.random() < 0.5:
+        if self.transport != "TLS" and self.network.random.random() < 0.5:
             sock = self._writer.get_extra_info("socket")
             sock.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER
         self._writer.close()
+
+
+class TlsPhone(TcpPhone):
+    """A phone with a connection that nobody reads."""
+
+    transport = "TLS"
+
+    async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        assert self.network.tls is not None
+        port, context = self.network.tls
+        return await asyncio.open_connection(host, port, local_addr=(host, 0), ssl=context)
 
 
 class WebPhone(TcpPhone):
@@ -304,7 +320,7 @@ class WebPhone(TcpPhone):
         self.write(bytes(self._frames.send_data(text)))
 
 
-KINDS: Final[tuple[type[Phone], ...]] = (Phone, TcpPhone, WebPhone)
+KINDS: Final[tuple[type[Phone], ...]] = (Phone, TcpPhone, WebPhone, TlsPhone)
 
 
 def malformed(chance: random.Random, domain: str) -> bytes:
@@ -337,7 +353,7 @@ async def something(phone: Phone, other: str) -> None:
     uri = f"sip:{other}@{network.domain}"
     match network.random.randrange(5):
         case 0:
-            await phone.register(600)
+            await phone.register(20)
         case 1:
             await phone.call(other, network.random.uniform(0.1, 3))
         case 2:
@@ -356,7 +372,7 @@ async def life(kind: type[Phone], network: Network, user: str, password: str, us
         try:
             await phone.open()
             network.counts[f"{phone.transport} opened"] += 1
-            await phone.register(chance.choice((60, 600, 3600)))
+            await phone.register(chance.choice((5, 10, 20)))  # who vanishes is called in vain for so long
             for _ in range(chance.randint(1, 12)):
                 await asyncio.sleep(chance.expovariate(1 / pace))
                 await something(phone, chance.choice(users))

@@ -16,12 +16,15 @@ import signal
 import sys
 import time
 import tracemalloc
+import types
+from collections import deque
 from pathlib import Path
 from typing import Any
 
-from polykemi import cli, server
+from polykemi import cli, memory, server
 from polykemi.sip import message
 
+SMALL = 300  # items of a container that is not worth a line
 LATE = 5.0  # seconds that a timer may be late under load
 
 _servers: list[server.Server] = []  # the one that runs
@@ -48,14 +51,46 @@ def stuck(layer: Any, now: float) -> list[str]:
     return [f"{t.key} in state {t.state}, limit {t.limit} at {t.limit_at}" for t in found]
 
 
+def census(root: object, name: str, depth: int = 5) -> dict[str, int]:
+    """Return the sizes of the containers that ``root`` and what it is made of hold, by path; small ones are left out."""
+    found: dict[str, int] = {}
+    seen: set[int] = set()
+
+    def look(one: object, path: str, left: int) -> None:
+        if id(one) in seen or left < 0:
+            return
+        seen.add(id(one))
+        if isinstance(one, dict | list | set | deque):
+            if len(one) > SMALL:
+                found[path] = len(one)
+            elif isinstance(one, dict):
+                for key, value in one.items():
+                    look(value, f"{path}[{str(key)[:40]}]", left - 1)
+        elif type(one).__module__.startswith("polykemi"):
+            for key in attributes(one):
+                look(getattr(one, key, None), f"{path}.{key}", left - 1)
+
+    look(root, name, depth)
+    return found
+
+
+def attributes(one: object) -> list[str]:
+    """Return the names of what an object holds, compiled or not."""
+    held = (types.MemberDescriptorType, types.GetSetDescriptorType)
+    of_class = [key for c in type(one).__mro__[:-1] for key, value in vars(c).items() if isinstance(value, held)]
+    return [key for key in (*of_class, *getattr(one, "__dict__", ())) if not key.startswith("__")]
+
+
 def report() -> dict[str, Any]:
     """Return what the server holds, without what caches hold."""
-    for one in gc.get_objects():
-        if isinstance(one, functools._lru_cache_wrapper):
-            one.cache_clear()
+    for name, module in list(sys.modules.items()):
+        for one in list(vars(module).values()) if name.startswith("polykemi.") else ():
+            if isinstance(one, functools._lru_cache_wrapper):
+                one.cache_clear()
     message._shapes.clear()
     message._likely.clear()
     gc.collect()
+    memory.give_back()
     modules: Any = _servers[0].node.modules
     connections: Any = _servers[0].node.services.connections
     held: dict[str, Any] = {
@@ -66,6 +101,7 @@ def report() -> dict[str, Any]:
         "connections": len(connections),
         "websockets": len(modules["websocket"]._peers),
         "stuck": stuck(modules["tm"].layer, time.time()),
+        "sizes": census(_servers[0], "server"),
         "traced": 0,
         "objects": len(gc.get_objects()),
         "grown": [],

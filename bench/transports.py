@@ -167,7 +167,7 @@ def measure(transport: str, options: argparse.Namespace, database: Path, here: P
     script.write_text((HERE / "scripts/websocket.lua").read_text() + (HERE / "scripts/bench.lua").read_text())
     base = {"ws": "tcp", "wss": "tls"}.get(transport, transport)
     modules = CONFIG.replace('["kx", ', '["kx", "xhttp", "websocket", ')
-    modules += '[modules.xhttp]\nevent_callback = "ksr_xhttp_event"\n'
+    modules += '[modules.xhttp]\nevent_callback = "ksr_xhttp_event"\n[overload]\ndelay = 0\n'
     config.write_text(modules + (tls_table(here) if base == "tls" else ""))
     command = [*pin(0), *POLYKEMI, "serve", "--config", str(config), "--engine", "lua", str(script)]
     command += ["--listen", f"udp:127.0.0.1:{port}", "--domain", DOMAIN, "--data", str(here)]

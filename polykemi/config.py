@@ -225,13 +225,21 @@ def typed_params(module_class: type[Any], given: Mapping[str, Any], file: Path |
         try:
             values[key] = converted = _convert(value, hints[key])
         except ValueError as error:
-            table.fail(key, str(error))
+            table.fail(key, _without_secrets(key, str(error)))
         if isinstance(converted, Path) and file is not None:
             values[key] = file.parent / converted
     try:
         return module_class.Params(**values)
     except ValueError as error:  # the module's own check
         table.fail("", str(error))
+
+
+_SECRETS = ("secret", "password", "xkey", "url", "sqlcon")  # parts of names of parameters
+
+
+def _without_secrets(key: str, cause: str) -> str:
+    """Return why a parameter is wrong, without what stands there when that may be nobody's business: it goes into logs."""
+    return cause.partition(", got ")[0] if any(part in key for part in _SECRETS) else cause
 
 
 def unknown(name: str, known: Collection[str]) -> str:
@@ -468,18 +476,15 @@ def _tcp(table: _Table) -> StreamLimits:
 def _dns(table: _Table) -> DnsSettings:
     hints = get_type_hints(DnsSettings)
     table.only([f.name for f in fields(DnsSettings)])
-    values = {}
+    values: dict[str, Any] = {"nameservers": table.texts("nameservers", parse_server)}
     for key in table.content:
+        if key == "nameservers":
+            continue
         value = values[key] = table.get(key, hints[key])
         if key in ("retr_time", "retr_no", "servers_no", "dst_blocklist_expire") and value <= 0:
             table.fail(key, f"expected more than 0, got {value}")
         if key in ("cache_min_ttl", "cache_max_ttl", "cache_negative_ttl") and value < 0:
             table.fail(key, f"expected seconds, got {value:g}")
-    for text in values.get("nameservers", ()):
-        try:
-            parse_server(text)
-        except ValueError as error:
-            table.fail("nameservers", str(error))
     settings = DnsSettings(**values)
     if settings.cache_min_ttl > settings.cache_max_ttl:
         table.fail("cache_min_ttl", f"expected at most cache_max_ttl, {settings.cache_max_ttl:g}")

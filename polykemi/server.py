@@ -363,6 +363,7 @@ class Server:
             memory.give_back()
             self._give_back_at = began + _GIVE_BACK
         self.loop.call_later(BEAT, self._beat, began + BEAT)
+        self._turn()  # ICMP may have told of something, and a socket is asked for what it has told
 
     # ---- life
     def open(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,18 +10,26 @@ from typing import Any
 
 import pytest
 
-from polykemi.modules import dialog_state, mqueue, pipelimit
+from polykemi.errors import DataError
+from polykemi.kemi import pattern
+from polykemi.logs import Few
+from polykemi.modules import dialog_state, dispatcher_load, mqueue, pipelimit, registrar_contacts, registration
 from polykemi.modules.auth import AuthParams, Nonces
+from polykemi.modules.dialog_profiles import Profiles
 from polykemi.modules.dialog_state import CONFIRMED_NA, Dialog, DialogTable
 from polykemi.modules.dispatcher_load import Loads
 from polykemi.modules.htable_table import MAXSIZE, parse_definition
+from polykemi.overload import OverloadLimits
 from polykemi.pv import accessor
 from polykemi.sip import message
 from polykemi.sip.digest import parse_credentials
 from polykemi.sip.message import Request, parse
 from polykemi.storage.lmdb_location import LmdbLocation
-from polykemi.storage.location import Binding
+from polykemi.storage.location import MOST_STAGED, Binding, MemoryLocation
+from polykemi.storage.sql_location import WRITE_THROUGH, MirroredLocation, SqlLocation
 from polykemi.testing import ServerUnderTest
+from polykemi.transport import resolver
+from polykemi.transport.limits import StreamLimits
 from tests.test_router import PEER, request
 
 SCRIPT = """
@@ -151,6 +160,23 @@ def test_a_call_id_has_no_more_dialogs_than_can_be_looked_through(tmp_path: Path
         assert len(server.node.modules["dialog"].table) == 0  # type: ignore[attr-defined]
 
 
+def test_profiles_count_their_dialogs() -> None:
+    profiles = Profiles(["caller"], ["all"])
+    dialogs = [dialog(n) for n in range(50)]
+    for one in dialogs:
+        profiles.join(one, "caller", one.call_id)
+        profiles.join(one, "caller", "same")
+        profiles.join(one, "all", "")
+    assert (profiles.size("caller", None), profiles.size("caller", "same"), profiles.size("all", None)) == (100, 50, 50)
+    for one in dialogs[:20]:
+        profiles.leave_all(one)
+    assert (profiles.size("caller", None), profiles.size("caller", "same"), profiles.size("all", None)) == (60, 30, 30)
+    assert profiles.size("nothing", None) == 0
+    for one in dialogs:
+        profiles.leave_all(one)
+    assert not profiles._counts
+
+
 @pytest.mark.pure
 def test_no_more_calls_are_counted_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polykemi.modules.dispatcher_load.MOST_CALLS", 10)
@@ -220,3 +246,73 @@ def test_a_cached_message_shape_is_small() -> None:
         parse(request().replace(b"Content-Length", f"{names}Content-Length".encode()))
     assert len(message._shapes) <= 1024
     assert len(message._likely) <= 65
+
+
+@pytest.mark.pure
+def test_a_full_disk_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polykemi.storage.lmdb_location.MOST_STAGED", 100)
+    location = LmdbLocation(tmp_path)
+    binding = Binding("sip:a@h", 2e9, -1, "call", 1, "ua", "", "", "udp:h:5060", 0, 0, 0)
+
+    def full(action: object) -> None:
+        raise DataError("cannot grow: No space left on device")
+
+    assert location.get("location", "nobody") == []  # the table is there
+    with monkeypatch.context() as disk:
+        disk.setattr(location._file, "retrying", full)
+        for n in range(250):
+            location.put("location", f"user{n}", [binding])
+            with pytest.raises(DataError, match="No space left"):
+                location.commit()
+            assert sum(map(len, location._staged.values())) <= 101
+    location.commit()
+    assert [aor for aor, _ in location.items("location")] == sorted(f"user{n}" for n in range(202, 250))
+    location.close()
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize("kind", ["mirrored", "alone"])
+def test_a_database_that_takes_nothing_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr("polykemi.storage.sql_location.MOST_STAGED", 100)
+
+    class Rows:
+        """A database that is gone."""
+
+        def write(self, rows: object) -> None:
+            raise DataError("database is locked")
+
+    rows: Any = Rows()
+    location: Any = MirroredLocation(MemoryLocation(), rows, WRITE_THROUGH) if kind == "mirrored" else SqlLocation(rows)
+    for n in range(250):
+        location.put("location", f"user{n}", [])
+        with pytest.raises(DataError, match="locked"):
+            location.commit()
+        assert len(location._changed if kind == "mirrored" else location._staged) <= 100
+
+
+def test_the_page_tells_the_limits_that_hold() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "limits.md").read_text()
+    limits = StreamLimits()
+    for what, limit in {
+        "transactions": OverloadLimits().transactions,
+        "dialogs": dialog_state.MOST_DIALOGS,
+        "dialogs |": dialog_state.MOST_OF_CALL_ID,
+        "items of a hash table": MAXSIZE,
+        "items of a queue": mqueue.SIZE,
+        "pipes": pipelimit.MOST_PIPES,
+        "calls that count as load": dispatcher_load.MOST_CALLS,
+        "variables `$var`": accessor.MOST_VARIABLES,
+        "header lines": message.MAX_HEADERS,
+        "contacts in a REGISTER": registrar_contacts.MOST_CONTACTS,
+        "contacts of an address of record": registration.MOST_OF_AOR,
+        "contacts |": MOST_STAGED,
+        "connections |": limits.max_connections,
+        "connections that one address opens": limits.accept_iplimit,
+        "a message over TCP": limits.longest_message,
+        "log lines": Few.MOST,
+        "answers of DNS": resolver.MOST,
+        "a regular expression of a script": pattern.MAX_SOURCE,
+        "one use of a regular expression": int(pattern.SECONDS * 1000),
+    }.items():
+        (row,) = re.findall(rf"^\| {re.escape(what)}.*", page, re.MULTILINE)
+        assert re.search(rf"\b{limit:,}\b", row), (what, limit)

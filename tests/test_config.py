@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from polykemi.errors import ConfigError
 from polykemi.kemi.binding import to_octets
 from polykemi.kemi.route import Route
 from polykemi.sip.flow import Listener
+from polykemi.transport.resolver import DnsSettings
 from polykemi.transport.tls_profiles import TlsProfile
 from tests.pki import Pki
 
@@ -533,3 +535,15 @@ def test_a_wrong_profile_is_named(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(ConfigError) as raised:
         config.load(file, script=tmp_path / "a.lua", listen=["tls:127.0.0.1:5061"])
     assert str(raised.value).startswith(f"{file}:{says.format(tmp_path)}")
+
+
+def test_the_page_about_dns_names_all_settings_with_their_defaults(tmp_path: Path) -> None:
+    (block,) = re.findall(
+        r"```\n(\[dns\]\n.*?)```", (Path(__file__).parents[1] / "docs" / "dns.md").read_text(), re.DOTALL
+    )
+    file = tmp_path / "polykemi.toml"
+    file.write_text(block)
+    settings = config.load(file, serving=False).dns
+    assert {f.name for f in fields(settings)} == set(re.findall(r"^([a-z0-9_]+) =", block, re.MULTILINE))
+    assert replace(settings, nameservers=()) == DnsSettings()
+    assert settings.nameservers == (("192.0.2.53", 53), ("2001:db8::53", 5353))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -45,9 +46,21 @@ def test_a_lock_names_no_registry_and_no_path(lock: str) -> None:
     assert not re.search(r"(^|[ #])/[a-z]", text)
 
 
+def test_the_lock_of_the_browser_phone_pins_all_of_it_and_names_no_registry() -> None:
+    directory = ROOT / "tests/e2e/browser"
+    wanted = json.loads((directory / "package.json").read_text())["dependencies"]
+    packages = json.loads((directory / "package-lock.json").read_text())["packages"]
+    assert packages.pop("")["dependencies"] == wanted
+    for name, version in wanted.items():
+        assert packages[f"node_modules/{name}"]["version"] == version
+    assert all(one["integrity"].startswith("sha512-") for one in packages.values())
+    assert "://" not in (directory / "package-lock.json").read_text()
+
+
 def test_the_locks_hold_what_the_project_declares() -> None:
     assert names(project()["dependencies"]) <= set(pins("requirements.txt"))
-    assert names(project()["optional-dependencies"]["dev"]) <= set(pins("requirements-dev.txt"))
+    for extra in ("dev", "peers"):
+        assert names(project()["optional-dependencies"][extra]) <= set(pins("requirements-dev.txt"))
 
 
 def test_development_runs_on_the_versions_that_users_get() -> None:

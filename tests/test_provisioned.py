@@ -336,3 +336,10 @@ def test_all_rows_are_replaced_or_none() -> None:
         with pytest.raises(DataError):
             database.replace("htable", columns, wrong)
         assert database.select("htable", columns) == [("b", "3")]
+
+
+def test_a_secret_stays_what_it_was_at_first(tmp_path: Path) -> None:
+    for fresh in (b"first", b"second"):
+        with Database.at(tmp_path) as database:
+            assert database.secret("one", fresh) == b"first"
+            assert database.secret(f"of {fresh!r}", fresh) == fresh

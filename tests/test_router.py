@@ -203,3 +203,14 @@ def test_a_timer_that_cannot_read_its_data_neither_stops_the_others_nor_spins(
     server.advance(120)
     assert 1 <= caplog.text.count("usrloc: location: cannot be read") <= 3
     assert lines(server, request()) == ["SIP/2.0 200 OK"]
+
+
+@pytest.mark.parametrize("place", [b"From: <sip:a@example.test>", b"OPTIONS sip", b"Call-ID: c"])
+def test_a_line_with_a_bare_cr_in_it_is_no_line(server: ServerUnderTest, place: bytes) -> None:
+    """Else what some take for a part of a value others would take for a header."""
+    assert lines(server, request().replace(place, place[:4] + b"\rX-Injected: 1" + place[4:])) in (
+        [],
+        ["SIP/2.0 400 CR without LF"],
+    )
+    assert server.calls == []
+    assert lines(server, request().replace(b"\r\n", b"\n")) == ["SIP/2.0 200 OK"]

@@ -329,7 +329,7 @@ HTTP = (
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: sip\r\n\r\n"
     ),
     b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-    b"GET / HTTP/1.1\r\n folded\r\n\r\n",  # refused over a connection
+    b"GET / HTTP/1.1\r\n folded\r\n\r\n",
     b"GET  HTTP/1.1\r\n\r\n",
     b"GET / HTTP/1.1\r\n:\r\n\xff\r\n\r\n",
 )
@@ -348,8 +348,8 @@ def test_http_gets_only_what_the_script_gives(
     modules: dict[str, dict[str, Any]] = {"xhttp": params, "jsonrpcs": {"transport": 1}}
     with ServerUnderTest({"lua": script}, listeners=[listener], modules=modules) as server:
         sent = server.receive(data, "192.0.2.10:4000")
-        is_refused = listener is TCP and b"folded" in data
-        assert [one.start_line for one in sent] == ["HTTP/1.1 400 Bad Request"] * is_refused
+        refused = listener is TCP and b"\r\n folded" in data  # no header to be continued: RFC 9112 section 2.2
+        assert [one.start_line for one in sent] == (["HTTP/1.1 400 Bad Request"] if refused else [])
         assert "core.internal_errors" not in server.node.services.counters
         assert [call.path for call in server.calls] in ([], ["KSR.info"] if params else [])
 

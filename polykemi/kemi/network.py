@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from polykemi.errors import ConfigError
 from polykemi.sip.constants import PORT, TLS_PORT
 from polykemi.sip.flow import Flow
-from polykemi.sip.locate import Destination, Naptr, Place, Srv, Usable, protos
+from polykemi.sip.locate import Destination, Draw, Naptr, Place, Srv, Usable, protos
 
 
 class Peers(Protocol):
@@ -92,10 +92,12 @@ class Offline:
 class Locator(Protocol):
     """Where requests go by DNS (RFC 3263): what is known is there at once, the rest is asked for without waiting."""
 
-    def locate(self, destination: Destination, usable: Usable, now: float) -> list[Place] | None:
+    def locate(
+        self, destination: Destination, usable: Usable, now: float, draw: Draw | None = None
+    ) -> list[Place] | None:
         """Return the places in the order in which they are to be tried, [] when there are none, None when DNS has to be asked.
 
-        ``now``: seconds since the epoch.
+        ``now``: seconds since the epoch; ``draw``: where the numbers for weights come from, None: chance.
         """
 
     def ask(self, destination: Destination, usable: Usable, answer: Callable[[list[Place], float], None]) -> None:
@@ -105,7 +107,9 @@ class Locator(Protocol):
 class Unlocated:
     """No DNS: a name is a place by itself, as in a server without sockets."""
 
-    def locate(self, destination: Destination, usable: Usable, now: float) -> list[Place] | None:
+    def locate(
+        self, destination: Destination, usable: Usable, now: float, draw: Draw | None = None
+    ) -> list[Place] | None:
         """Return the host as it is, by the first transport that can be used."""
         return [
             Place(proto, destination.host, destination.port or (TLS_PORT if proto in ("tls", "wss") else PORT))

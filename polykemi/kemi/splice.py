@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from polykemi.errors import ParseError
+from polykemi.sip.header import is_header_lines
 from polykemi.sip.message import Edits, Message
 
 Splice = tuple[int, int, str]  # where a piece begins and ends, and what comes in its place
@@ -62,10 +64,16 @@ def line_of(message: Message, edits: Edits, index: int) -> str:
 
 
 def splice_line(message: Message, edits: Edits, index: int, *splices: Splice) -> None:
-    """Change header line ``index`` at places in ``line_of``."""
+    """Change header line ``index`` at places in ``line_of``. Raise ParseError when that would break it in a wrong place.
+
+    A CRLF in what comes in parts whole header lines, or folds one; anything else would be read as what it is not.
+    """
     line = edits.replaced.get(index)
     before = line.splices if isinstance(line, SplicedLine) else []
-    edits.replaced[index] = SplicedLine.of(line_of(message, edits, index), [*before, *splices])
+    new = SplicedLine.of(line_of(message, edits, index), [*before, *splices])
+    if any("\n" in text or "\r" in text for _, _, text in splices) and not is_header_lines(new):
+        raise ParseError("Line break in a header")
+    edits.replaced[index] = new
 
 
 def splice_body(message: Message, edits: Edits, *splices: Splice, finish: Callable[[str], str] | None = None) -> None:

@@ -83,24 +83,24 @@ class Nonces:
         self._used: dict[str, tuple[int, int]] = {}  # nonce -> nc and the hash of the request, the oldest nonce first
         self._forgotten = -1  # time of the newest nonce whose count had to be forgotten
 
-    def make(self, extra: str, now: float) -> str:
-        """Return a new nonce for a request with the checked parts ``extra``."""
+    def make(self, scope: str, now: float) -> str:
+        """Return a new nonce that is good for ``scope`` alone: a realm and the parts of a request that are checked."""
         self._serial = (self._serial + 1) & 0xFFFFFFFF
         stamp = hex(int(now) << 32 | self._serial | 1 << 64)[3:]
-        return stamp + self._mac(stamp, extra)
+        return stamp + self._mac(stamp, scope)
 
-    def _mac(self, stamp: str, extra: str) -> str:
+    def _mac(self, stamp: str, scope: str) -> str:
         mac = self._keyed.copy()
-        mac.update((stamp + extra).encode("latin-1"))
+        mac.update((stamp + scope).encode("latin-1"))
         return mac.hexdigest()
 
-    def check(self, credentials: Credentials, extra: str, request: Request, now: float) -> int:
-        """Return OK, NONCE_EXPIRED (also for one that is not ours, or an old nc), NONCE_REUSED or ERROR."""
+    def check(self, credentials: Credentials, scope: str, request: Request, now: float) -> int:
+        """Return OK, NONCE_EXPIRED (also for one that is not ours, of another scope, or an old nc), NONCE_REUSED or ERROR."""
         nonce = credentials.nonce
         stamp = nonce[:_STAMP]
         if len(nonce) != _STAMP + 24:  # too short for any server's, or another one's
             return ERROR if len(nonce) < _STAMP + 24 else NONCE_EXPIRED
-        if not nonce.isascii() or not compare_digest(self._mac(stamp, extra), nonce[_STAMP:]):
+        if not nonce.isascii() or not compare_digest(self._mac(stamp, scope), nonce[_STAMP:]):
             return NONCE_EXPIRED
         age = now - int(stamp[:8], 16)
         if age > self._params.nonce_expire or age < -self._params.nonce_auth_max_drift:
@@ -168,7 +168,8 @@ class Auth(Module):
         if credentials.algorithm and not self._is_offered(credentials.algorithm):
             return ERROR
         checks = self._checks(request)
-        result = self.nonces.check(credentials, _extra(ctx, request, checks) if checks else "", request, ctx.now)
+        scope = realm + _extra(ctx, request, checks) if checks else realm
+        result = self.nonces.check(credentials, scope, request, ctx.now)
         if result == OK:
             return found
         if result == NONCE_EXPIRED:
@@ -245,11 +246,11 @@ class Auth(Module):
         """Return the values of the challenge, one for each algorithm on offer."""
         request = ctx.request
         checks = self._checks(request)
-        extra = _extra(ctx, request, checks) if checks else ""
+        scope = realm + _extra(ctx, request, checks) if checks else realm
         qop = "auth-int" if flags & _QOP_AUTH_INT else "auth" if flags & _QOP_AUTH else ""
         stale = bool(flags & _STALE) or "auth.stale" in ctx.cache
         return [
-            digest.challenge(realm, self.nonces.make(extra, ctx.now), algorithm=algorithm, qop=qop, stale=stale)
+            digest.challenge(realm, self.nonces.make(scope, ctx.now), algorithm=algorithm, qop=qop, stale=stale)
             for algorithm in self._offered
         ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any, Final
@@ -13,6 +14,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
+from polykemi.sip.grammar import is_token
 from polykemi.sip.header import parse_params
 
 log = logging.getLogger("polykemi.script")
@@ -35,8 +37,13 @@ def parse_key(definition: str) -> tuple[str, Key]:
     kid, name, value = (given.get(field) or "" for field in ("id", "name", "value"))
     expires = given.get("expires") or "0"
     if not (kid and name and value and expires.isdecimal()):
-        raise ValueError(f"xkey: expected id=...;name=...;value=...;expires=seconds, got {definition!r}")
+        raise ValueError(f"xkey: expected id=...;name=...;value=...;expires=seconds, got {_hidden(definition)!r}")
     return kid.lower(), Key(name, value, int(expires))
+
+
+def _hidden(definition: str) -> str:
+    """Return a definition without its key, for the log."""
+    return re.sub(r"(value[ \t]*=)[^;]*", r"\1***", definition, flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ class AuthXkeys(Module):
         ``salg``: sha256, sha384 or sha512.
         """
         chain = self._chain(skey, salg)
-        if not chain:
+        if not chain or not is_token(shdr):
             return -1
         line = f"{shdr}: {_signed(salg, chain[0], sdata)}"
         ctx.edits.inserts.append((len(ctx.message.lines), line))

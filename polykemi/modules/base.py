@@ -6,6 +6,7 @@ A module file holds one class. Its parameters are a frozen dataclass with Kamail
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -133,7 +134,7 @@ class Services:
         By its second Via; over a connection where our own tells its number (``;i=``, as Kamailio's do).
         """
         ident = response.via.param("i")
-        if ident and len(ident) <= 8:
+        if ident and len(ident) <= 8 and self.ids.is_stateless_branch(response):  # anybody could name a connection
             try:
                 flow = self.connections.flow_of(int(ident, 16))
             except ValueError:
@@ -141,6 +142,10 @@ class Services:
             if flow is not None:
                 return flow
         return response_target(response, listener, self.listeners)
+
+    def lasting_secret(self, name: str) -> bytes:
+        """Return 32 octets that nobody else knows, the same after a restart with the same database. Raise DataError."""
+        return self.database.secret(name, hmac.digest(self.ids.secret, name.encode("ascii"), "sha256"))
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to the counter ``name`` (``group.name``)."""

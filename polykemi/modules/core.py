@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -13,7 +12,7 @@ from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
 from polykemi.modules.core_events import CoreEvents
 from polykemi.modules.local_via import ONWARD, wish_for
-from polykemi.modules.tm_hops import Hops, Way
+from polykemi.modules.tm_hops import Draws, Hops, Way
 from polykemi.pv.classes.message import METHOD_IDS
 from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow, Listener, onward
@@ -345,26 +344,33 @@ class Core(CoreEvents):
         if not isinstance(request, Request):
             return -1
         parse_uri(to)
-        hop = self._hops.hop(to, ctx.force_listener or ctx.flow.listener, ctx.now)
+        branch, listener = self.services.ids.stateless_branch(request, index), ctx.force_listener or ctx.flow.listener
+
+        def find(now: float) -> Flow | Way | int:
+            # a retransmission, and the CANCEL, go where the request went: the same numbers are drawn (RFC 3261 section 16.11)
+            return self._hops.hop(to, listener, now, Draws(branch).draw)
+
+        def found(flows: list[Flow] | int, now: float) -> None:
+            hop = find(now)
+            if isinstance(hop, Way) and not isinstance(flows, int):  # otherwise for what does not hold for a second
+                hop = (hop.flows or flows)[0]
+            if isinstance(hop, Flow):
+                self.services.work.append(_ended(self._forward_over(ctx, request, hop, branch, as_client)))
+            else:
+                log.error("forward: no way to %s", to)
+
+        hop = find(ctx.now)
+        if isinstance(hop, Way) and not hop.flows:
+            self._hops.ask(hop, found)
+            return 1
         if isinstance(hop, int):
             log.error("forward: no way to %s", to)
             return -1
-        if not isinstance(hop, Way):
-            return (yield from self._forward_over(ctx, request, hop, as_client, index))
-        if hop.flows:
-            return (yield from self._forward_over(ctx, request, hop.flows[0], as_client, index))
-
-        def found(flows: list[Flow] | int, now: float) -> None:
-            if isinstance(flows, int):
-                log.error("forward: no way to %s", to)
-            else:
-                self.services.work.append(_ended(self._forward_over(ctx, request, flows[0], as_client, index)))
-
-        self._hops.ask(hop, found)
-        return 1
+        target = hop.flows[0] if isinstance(hop, Way) else hop
+        return (yield from self._forward_over(ctx, request, target, branch, as_client))
 
     def _forward_over(
-        self, ctx: RouteContext, request: Request, flow: Flow, as_client: bool, index: int
+        self, ctx: RouteContext, request: Request, flow: Flow, branch: str, as_client: bool
     ) -> Process[int]:
         services = self.services
         received, rport, edits = "", 0, ctx.edits
@@ -373,7 +379,6 @@ class Core(CoreEvents):
             edits.removed.update(request.indexes("via"))
         else:
             received, rport, _ = reply_path(request, ctx.flow, ctx.force_rport)
-        branch = _stateless_branch(request, index)
         if ctx.flow.listener.proto != "udp" and not as_client:
             branch += f";i={services.connections.ident(ctx.flow):x}"  # the reply is to find back
         way: Flow | None = flow
@@ -489,14 +494,3 @@ def _via(ctx: RouteContext, listener: Listener, branch: str) -> str:
 def _ended(process: Process[int]) -> Process[None]:
     """Run ``process``; nobody asks how it ended."""
     yield from process
-
-
-def _stateless_branch(request: Request, index: int) -> str:
-    """Return the branch of a stateless proxy: the same for a retransmission and for the CANCEL (section 16.11)."""
-    via = request.via
-    if via.branch.startswith("z9hG4bK"):
-        seed = f"{via.branch} {via.host} {via.port}"
-    else:
-        seed = f"{via.text} {request.call_id} {request.from_.tag} {request.cseq[0]} {request.uri}"
-    branch = "z9hG4bK" + hashlib.blake2b(seed.encode("latin-1"), digest_size=12).hexdigest()
-    return f"{branch}.{index}" if index else branch

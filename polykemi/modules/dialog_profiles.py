@@ -24,7 +24,8 @@ class Profiles:
 
     def __init__(self, with_value: list[str], without_value: list[str]) -> None:
         self._has_value = dict.fromkeys(without_value, False) | dict.fromkeys(with_value, True)
-        self._counts: dict[tuple[str, str], int] = {}
+        self._counts: dict[tuple[str, str], int] = {}  # by profile and value
+        self._totals = dict.fromkeys(self._has_value, 0)
 
     def has_value(self, profile: str) -> bool | None:
         """Tell whether dialogs are in ``profile`` with a value; None when there is no such profile."""
@@ -34,12 +35,14 @@ class Profiles:
         """Put ``dialog`` into a profile once more."""
         dialog.profiles.append((profile, value))
         self._counts[profile, value] = self._counts.get((profile, value), 0) + 1
+        self._totals[profile] = self._totals.get(profile, 0) + 1
 
     def leave(self, dialog: Dialog, profile: str, value: str) -> bool:
         """Take ``dialog`` out of a profile once; False when it was not in it."""
         if (profile, value) not in dialog.profiles:
             return False
         dialog.profiles.remove((profile, value))
+        self._totals[profile] -= 1
         left = self._counts[profile, value] - 1
         if left:
             self._counts[profile, value] = left
@@ -56,4 +59,4 @@ class Profiles:
         """Return how often dialogs are in ``profile``, with this value when it is not None."""
         if value is not None and self._has_value.get(profile):
             return self._counts.get((profile, value), 0)
-        return sum(n for (name, _), n in self._counts.items() if name == profile)
+        return self._totals.get(profile, 0)

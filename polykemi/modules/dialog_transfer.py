@@ -72,6 +72,9 @@ class Transfers:
         return self._refer(refer, bye, to, now)
 
     def _refer(self, refer: LocalRequest, bye: LocalRequest, to: str, now: float) -> bool:
+        if "\r" in to or "\n" in to:
+            log.error("dialog: %r cannot be referred to", to)
+            return False
         refer.headers = [f"Referred-By: {self._controller}", f"Refer-To: {to}", self._contact]
 
         def referred(reply: LocalReply) -> None:

@@ -6,8 +6,6 @@ As in Kamailio all reading is of the message as it came; edits are applied when 
 from __future__ import annotations
 
 import logging
-import re
-from typing import Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.posix import BadPattern, compile_posix
@@ -16,24 +14,16 @@ from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
 from polykemi.pv.classes.factories import at_value
 from polykemi.pv.classes.message import header_values
-from polykemi.sip.header import canonical_names
+from polykemi.sip.header import canonical_names, is_header_lines
 
 log = logging.getLogger("polykemi.script")
-
-_LINE: Final = re.compile(r"[!-9;-~]+[ \t]*:[^\r\n]*(\r\n[ \t]+[^\r\n]*)*")  # one header, folded lines included
 
 
 def header_lines(text: str) -> str | None:
     """Return one or more header lines without the last line end; None when ``text`` is not made of header lines."""
     lines = text.rstrip("\r\n")
-    rest = lines
-    while match := _LINE.match(rest):
-        rest = rest[match.end() :]
-        if not rest:
-            return lines
-        if not rest.startswith("\r\n"):
-            break
-        rest = rest[2:]
+    if is_header_lines(lines):
+        return lines
     log.error("hdr: %r is no header line", text[:200])
     return None
 

@@ -110,13 +110,11 @@ class Pinger:
         rounds = self._rounds
         if rounds is None:
             return
-        began = rounds.began
         for table, aor, bindings in rounds.take(now):
             for binding in bindings:
                 if self.enabled and is_valid(binding, now):
                     self._ping(table, aor, binding, now)
-        if rounds.began != began:
-            self._silence.forget(now - self._params.keepalive_timeout - 2 * self._params.natping_interval)
+        self._silence.forget(now - self._params.keepalive_timeout - 2 * self._params.natping_interval)
 
     def _ping(self, table: str, aor: str, binding: Binding, now: float) -> None:
         p = self._params

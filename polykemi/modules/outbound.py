@@ -58,7 +58,7 @@ class Outbound(Module):
     def start(self, now: float) -> None:
         """Find the key that tokens are signed with. Raise DataError."""
         secret = self.params.flow_token_secret
-        self._key = secret.encode("latin-1") if secret else self.services.database.secret("outbound.flow_token")
+        self._key = secret.encode("latin-1") if secret else self.services.lasting_secret("outbound.flow_token")
 
     # ---- when
     def use_outbound(self, ctx: RouteContext) -> int:

@@ -54,7 +54,7 @@ class Registrar(Module):
     def start(self, now: float) -> None:
         """Work with the usrloc module that is loaded; without one its defaults hold."""
         if self.params.gruu_enabled:
-            self._gruus = Gruus(self.services.database.secret("registrar.gruu"))
+            self._gruus = Gruus(self.services.lasting_secret("registrar.gruu"))
         self._use(self.services.modules.get("usrloc") or self._usrloc)
         if self.params.event_callback:
             self._usrloc.on_expired.append(self._contact_expired)

@@ -137,9 +137,13 @@ def render_q(q: int) -> str:
     return "1" if q >= 1000 else f"0.{q:03d}".rstrip("0").rstrip(".")
 
 
-@lru_cache(maxsize=512)
 def methods_of(allow: str) -> int:
     """Return the bits of the methods in an Allow value."""
+    return _methods_of(allow) if len(allow) <= 512 else _methods_of.__wrapped__(allow)
+
+
+@lru_cache(maxsize=512)
+def _methods_of(allow: str) -> int:
     bits = 0
     for method in allow.split(","):
         bits |= _METHODS.get(method.strip(" \t").upper(), _OTHER_METHODS)

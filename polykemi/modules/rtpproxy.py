@@ -26,7 +26,7 @@ from polykemi.modules.rtpproxy_sdp import Answer, Rewriting, Stream, streams_of
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.avp import avp_parameter
 from polykemi.pv.classes.factories import plain
-from polykemi.sip.grammar import to_port
+from polykemi.sip.grammar import is_host, to_ip, to_port
 from polykemi.sip.header import Via
 from polykemi.sip.message import Request, Response
 from polykemi.sip.sdp import parse_sdp
@@ -290,6 +290,8 @@ class Rtpproxy(Module):
         """Ask a relay about each media of the description, and write its answers. Raise Refused, ParseError."""
         if not _FLAGS.fullmatch(flags):
             raise Refused(f"unknown flag in {flags!r}")
+        if address and not is_host(address) and to_ip(address) is None:
+            raise Refused(f"{address!r} is no address")
         lower, message = flags.lower(), ctx.message
         lookup = "l" in lower
         if lookup and not offer:

@@ -17,7 +17,7 @@ from polykemi.pv.classes.factories import no_index, required
 from polykemi.pv.compiler import Variables
 from polykemi.pv.grammar import parse_variable
 from polykemi.pv.transformations.shape import Step
-from polykemi.storage.sql import OWN, Answer, SqlConnection, sqlite_path
+from polykemi.storage.sql import OWN, Answer, SqlConnection, sqlite_path, without_password
 
 log = logging.getLogger("polykemi.script")
 
@@ -48,7 +48,7 @@ def parse_connection(definition: str) -> tuple[str, str]:
     """Return name and path ("" for the server's own database) of a definition. Raise ValueError."""
     name, arrow, url = (part.strip(_SPACES) for part in definition.partition("=>"))
     if not arrow or not name or not url:
-        raise ValueError(f"sqlcon: expected name=>sqlite:///path, got {definition!r}")
+        raise ValueError(f"sqlcon: expected name=>sqlite:///path, got {without_password(definition)!r}")
     try:
         return name, sqlite_path(url)
     except ValueError as error:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import TypeVar
 
+from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.pattern import Match
 from polykemi.kemi.posix import FLAGS, BadPattern, compile_posix
 from polykemi.kemi.splice import Splice, line_of, splice_body, splice_line
+from polykemi.sip.header import is_header_lines
 
 T = TypeVar("T")
 
@@ -82,6 +84,8 @@ def change_headers(ctx: RouteContext, find: Finder, most: int) -> int:
     for start, end, text in splices:
         first = bisect_right(starts, start) - 1
         if first == len(lines):  # behind the last line
+            if not is_header_lines(text.rstrip("\r\n")):
+                raise ParseError("Text that is no header line")
             edits.inserts.append((first, text.rstrip("\r\n")))
             continue
         last = max(first, bisect_left(starts, end) - 1)
@@ -112,6 +116,8 @@ def change_value(ctx: RouteContext, index: int, find: Finder) -> int:
     line = line_of(ctx.message, ctx.edits, index)
     start = len(line) - len(line.partition(":")[2].lstrip(" \t\r\n"))
     splices = [(start + begin, start + end, text) for begin, end, text in find(line[start:], 0)]
+    if any("\r" in text or "\n" in text for _, _, text in splices):
+        raise ParseError("Line break in a value")
     if splices:
         splice_line(ctx.message, ctx.edits, index, *splices)
     return len(splices)

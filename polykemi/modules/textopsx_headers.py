@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.splice import line_of, splice_line
@@ -167,21 +168,25 @@ def _texts(ctx: RouteContext, what: Expression) -> Iterator[tuple[Value, str]]:
 
 
 def _add_header(ctx: RouteContext, place: int, what: Expression, value: str) -> int:
-    if "\r" in value or "\n" in value:
-        log.error("textopsx: %s: a header is one line", what.name)
-        return -1
-    ctx.edits.inserts.append((place, f"{what.name}: {value}"))
+    ctx.edits.inserts.append((place, f"{what.name}: {_one_line(value)}"))
     return 1
 
 
+def _one_line(value: str) -> str:
+    """Return ``value``. Raise ParseError when it is more than one line: it would begin another header."""
+    if "\r" in value or "\n" in value:
+        raise ParseError("Line break in a value")
+    return value
+
+
 def _add_value(ctx: RouteContext, found: Value, place: int, value: str) -> int:
-    text = f",{value}" if place == found.body[1] else f"{value},"
+    text = f",{_one_line(value)}" if place == found.body[1] else f"{_one_line(value)},"
     splice_line(ctx.message, ctx.edits, found.line, (place, place, text))
     return 1
 
 
 def _set_value(ctx: RouteContext, found: Value, value: str) -> int:
-    splice_line(ctx.message, ctx.edits, found.line, (found.start, found.end, value))
+    splice_line(ctx.message, ctx.edits, found.line, (found.start, found.end, _one_line(value)))
     return 1
 
 
@@ -252,7 +257,7 @@ def _change_params(ctx: RouteContext, line: int, name: str, params: Iterator[Par
         return bool(removed)
     param = next(params)
     if param.found:
-        splice_line(message, edits, line, (*param.changed, f"={value}"))
+        splice_line(message, edits, line, (*param.changed, f"={_one_line(value)}"))
     else:
-        splice_line(message, edits, line, (param.place, param.place, f"{param.delimiter}{name}={value}"))
+        splice_line(message, edits, line, (param.place, param.place, f"{param.delimiter}{name}={_one_line(value)}"))
     return True

@@ -15,9 +15,10 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
+from polykemi.modules.tm_fork import E_UNSPEC
 from polykemi.modules.tm_hops import E_BAD_URI, Hops, destination_of
 from polykemi.modules.tm_local import LOCAL_REQUEST, LocalRequest, Locals, OnEnd, of_headers
-from polykemi.modules.tm_relay import E_UNSPEC, Relayer
+from polykemi.modules.tm_relay import Relayer
 from polykemi.modules.tm_reply import Replier, TmParams, reply_of
 from polykemi.modules.tm_responses import Responses
 from polykemi.modules.tm_settings import TmSettings
@@ -49,7 +50,11 @@ class Tm(TmSettings):
         super().__init__(services, params)
         p = self.params
         timings = Timings(
-            t1=p.retr_timer1 / 1000, t2=p.retr_timer2 / 1000, fr=p.fr_timer / 1000, fr_inv=p.fr_inv_timer / 1000
+            t1=p.retr_timer1 / 1000,
+            t2=p.retr_timer2 / 1000,
+            t4=p.wt_timer / 1000,
+            fr=p.fr_timer / 1000,
+            fr_inv=p.fr_inv_timer / 1000,
         )
         self.layer = TransactionLayer(services.outbox.send, timings)
         self.replier = Replier(services, self.layer, p)
@@ -76,7 +81,12 @@ class Tm(TmSettings):
     ) -> Iterable[RouteContext]:
         """Take a response after the core's reply route, which ran on ``ctx``; return the route blocks to be run, in order."""
         self._now = now
-        return self.responses.handle(branch, response, ctx, now)
+        try:
+            blocks = self.responses.handle(branch, response, ctx, now)
+        except Exception:
+            self.responses.give_up(branch, now)
+            raise
+        return self.responses.guarded(blocks, branch, now) if blocks else blocks
 
     def next_timeout(self) -> float | None:
         """Return when ``handle_timer`` wants to be called next."""
@@ -90,7 +100,7 @@ class Tm(TmSettings):
 
     def _timeouts(self, client: ClientTransaction | None, now: float) -> Process[None]:
         while client is not None:
-            yield from self.responses.failed(client, 408, now)
+            yield from self.responses.guarded(self.responses.failed(client, 408, now), client, now)
             client = self.layer.run_timers(now)
 
     def transport_error(self, flow: Flow, data: bytes, now: float | None = None) -> Process[None] | None:
@@ -104,7 +114,8 @@ class Tm(TmSettings):
         client = self.layer.client_of_request(branch, method) if branch else None
         if client is None or not self.layer.transport_error(client, now):
             return None
-        return self.responses.failed(client, 430 if isinstance(flow, TokenFlow) else 503, now)
+        failed = self.responses.failed(client, 430 if isinstance(flow, TokenFlow) else 503, now)
+        return self.responses.guarded(failed, client, now)
 
     def lost(self, flow: Flow, now: float) -> Process[None] | None:
         """Take the news that the connection of ``flow`` has ended: what waits for an answer over it has failed.
@@ -117,7 +128,8 @@ class Tm(TmSettings):
 
     def _lost(self, clients: list[ClientTransaction], now: float) -> Process[None]:
         for client in clients:
-            yield from self.responses.failed(client, 430 if isinstance(client.flow, TokenFlow) else 503, now)
+            failed = self.responses.failed(client, 430 if isinstance(client.flow, TokenFlow) else 503, now)
+            yield from self.responses.guarded(failed, client, now)
 
     def finish(self, ctx: RouteContext, now: float) -> None:
         """End a request route: answer what t_relay failed to forward, forget what the script left without an answer."""
@@ -126,15 +138,13 @@ class Tm(TmSettings):
             return
         if t.error is not None and not ctx.replied:
             self.replier.reply(t, *t.error, now, headers=ctx.reply_headers)
-            return
-        self.layer.close(t)
-        self.replier.active -= 1
-        t.let_go()
+        else:
+            self.replier.close(t)
 
     def fail(self, ctx: RouteContext, code: int, reason: str) -> None:
         """Answer for a script that failed, unless the request was answered or is on its way downstream."""
         t = ctx.transaction
-        if t is not None and not t.is_waiting and not ctx.replied:
+        if t is not None and not ctx.replied and not any(branch.is_pending for branch in t.branches):
             self.replier.reply(t, code, reason, ctx.now, headers=ctx.reply_headers)
 
     def reply(self, ctx: RouteContext, code: int, reason: str) -> int:
@@ -202,16 +212,7 @@ class Tm(TmSettings):
 
     def close(self, t: Transaction) -> None:
         """Forget a transaction and its branches at once."""
-        for branch in t.branches:
-            self.layer.close(branch)
-            branch.transaction = None
-        if t.suspended is not None:
-            self.layer.close(t.suspended)
-            t.suspended = None
-        self.layer.close(t)
-        if not t.is_answered:
-            self.replier.active -= 1
-        t.let_go()
+        self.replier.close(t)
 
     # ---- relaying
     @export(routes=Route.REQUEST | Route.FAILURE | Route.BRANCH_FAILURE)

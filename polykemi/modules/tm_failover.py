@@ -14,6 +14,7 @@ from polykemi.errors import ParseError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.numbers import leading_number
 from polykemi.modules.tm_hops import E_BAD_ADDRESS, Way
+from polykemi.modules.tm_loops import mark_of
 from polykemi.modules.tm_reply import Replier
 from polykemi.sip.flow import Flow, onward
 from polykemi.sip.message import Request, Response
@@ -48,7 +49,7 @@ class Failover:
         self._relayer.hops.ask(way, partial(self._found, branch))
 
     def _found(self, branch: Branch, flows: list[Flow] | int, now: float) -> None:
-        self._services.work.append(self._send_first(branch, flows, now))
+        self._services.work.append(self._responses.guarded(self._send_first(branch, flows, now), branch, now))
 
     def _send_first(self, branch: Branch, flows: list[Flow] | int, now: float) -> Process[None]:
         way: Way | None = branch.way
@@ -139,7 +140,7 @@ class Failover:
             flow = way.flows.pop(0)
             if self._relayer.hops.blocklist.blocks(flow, now):
                 continue
-            branch = branch.again(self._services.ids.branch(), flow)
+            branch = branch.again(self._services.ids.branch() + mark_of(branch.key), flow)
             if (yield from self._send(branch, way, flow, now)):
                 self._counters["tmx.UAC_transactions"] += 1
                 return None

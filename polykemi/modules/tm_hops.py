@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from random import Random
 from typing import Any, Final
 
 from polykemi.errors import ParseError
@@ -12,7 +13,7 @@ from polykemi.sip.constants import PORT
 from polykemi.sip.flow import SECURE, Flow, Listener, NamedFlow
 from polykemi.sip.grammar import to_ip
 from polykemi.sip.header import parse_name_addr, split_quoted
-from polykemi.sip.locate import Destination, Place, Usable, protos
+from polykemi.sip.locate import Destination, Draw, Place, Usable, protos
 from polykemi.sip.message import Edits, Request
 from polykemi.sip.uri import Uri, parse_uri
 
@@ -65,6 +66,22 @@ class Way:
         return out
 
 
+class Draws:
+    """Numbers that are the same each time for one ``seed``."""
+
+    __slots__ = ("_random", "_seed")
+
+    def __init__(self, seed: str) -> None:
+        self._seed = seed
+        self._random: Random | None = None
+
+    def draw(self, n: int) -> int:
+        """Return a number from 0 to n."""
+        if self._random is None:
+            self._random = Random(self._seed)
+        return self._random.randint(0, n)
+
+
 class Hops:
     """Finds next hops; what it found it keeps, for phones are called again."""
 
@@ -102,8 +119,11 @@ class Hops:
             return E_BAD_URI
         return self.hop(uri, listener, now)
 
-    def hop(self, text: str, listener: Listener, now: float) -> Flow | Way | int:
-        """Return the flow to the URI ``text``, or the way to a name; a negative number says why there is none."""
+    def hop(self, text: str, listener: Listener, now: float, draw: Draw | None = None) -> Flow | Way | int:
+        """Return the flow to the URI ``text``, or the way to a name; a negative number says why there is none.
+
+        ``draw``: where the numbers for weights come from, None: chance.
+        """
         hops = self._hops.get(listener)
         if hops is None:
             hops = self._hops[listener] = {}
@@ -130,7 +150,7 @@ class Hops:
                 if len(self._names) >= _MAX_HOPS:
                     self._names.clear()
                 self._names[text] = destination
-        return self.way_to(destination, listener, now)
+        return self.way_to(destination, listener, now, draw)
 
     def hop_to(self, proto: str, host: str, port: int, listener: Listener, now: float) -> Flow | Way | int:
         """Return the flow or the way to ``host:port``, from ``listener`` or another one of that transport; "" and 0: by default."""
@@ -146,12 +166,14 @@ class Hops:
         return E_SEND if self.blocklist.blocks(flow, now) else flow
 
     # ---- names
-    def way_to(self, destination: Destination, listener: Listener, now: float) -> Flow | Way | int:
+    def way_to(
+        self, destination: Destination, listener: Listener, now: float, draw: Draw | None = None
+    ) -> Flow | Way | int:
         """Return the way to a name: just the flow when there is one only, no flows while DNS has to be asked."""
         usable = self._usable.get(listener)
         if usable is None:
             usable = self._usable[listener] = usable_of(self._services.listeners, listener)
-        places = self._services.locator.locate(destination, usable, now)
+        places = self._services.locator.locate(destination, usable, now, draw)
         if places is None and protos(destination, usable):
             return Way(destination, listener, usable)
         if not places and not protos(destination, usable):

@@ -17,7 +17,7 @@ from polykemi.modules.tm_hops import E_BAD_URI, Hops, Way
 from polykemi.modules.tm_reply import Replier
 from polykemi.sip.build import with_edits, with_via
 from polykemi.sip.flow import Flow, Listener, bracketed
-from polykemi.sip.header import canonical_names, parse_name_addr, split_quoted
+from polykemi.sip.header import canonical_names, is_header_lines, parse_name_addr, split_quoted
 from polykemi.sip.message import Request, Response, join_folded, parse
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.machine import ClientTransaction, Timings
@@ -209,6 +209,9 @@ class Locals:
         to, from_ = "To: " + request.to, "From: " + request.from_
         cseq, call_id = f"CSeq: {request.cseq} {request.method}", "Call-ID: " + request.call_id
         routes = ["Route: " + route for route in request.routes]
+        fixed = "".join((request.uri, request.from_, request.to, request.call_id, *request.routes))
+        if "\n" in fixed or "\r" in fixed or not all(map(is_header_lines, filter(None, request.headers))):
+            raise ParseError("Line break in a header")
         lines = [f"{request.method} {request.uri} SIP/2.0", "Via: " + via]
         if request.method == "ACK":  # which Kamailio writes in another order
             lines += [from_, call_id, to, cseq, *routes, *(line for line in request.headers if line)]

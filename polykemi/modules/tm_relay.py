@@ -9,13 +9,24 @@ from typing import Final
 from polykemi.errors import ParseError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import Route
-from polykemi.modules.local_via import ONWARD, VIA, LocalVia, inherit
+from polykemi.modules.local_via import ONWARD, VIA, LocalVia
 from polykemi.modules.tm_failover import Failover
+from polykemi.modules.tm_fork import (
+    E_CFG,
+    E_NOT_ANSWERED,
+    E_TOO_MANY_BRANCHES,
+    E_UNSPEC,
+    MAX_BRANCHES,
+    Fork,
+    branch_context,
+    drop_replies,
+    targets_of,
+)
 from polykemi.modules.tm_hops import E_BAD_ADDRESS, E_BAD_URI, E_SEND, Hops, Way
+from polykemi.modules.tm_loops import breadth_left, is_loop, loop_mark, shares, with_breadth
 from polykemi.modules.tm_reply import Replier
 from polykemi.modules.tm_responses import Responses
 from polykemi.sip.build import forward_request
-from polykemi.sip.constants import REASONS
 from polykemi.sip.flow import Flow, Listener, onward
 from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Edits, Request
@@ -32,14 +43,6 @@ _REQUEST: Final = Route.REQUEST  # a member of an enumeration takes a Python cal
 _ONSEND: Final = Route.ONSEND
 _NO_RELAY: Final = (Route.REPLY, Route.ONREPLY, Route.ONSEND, Route.BRANCH)
 _ON_FAILURE: Final = (Route.FAILURE, Route.BRANCH_FAILURE)
-
-# what t_relay answers when nothing could be sent (Kamailio: core/error.h)
-E_UNSPEC: Final = -1
-E_NOT_ANSWERED: Final = -4  # for any of these reasons, and t_set_disable_internal_reply leaves the answer to the script
-E_CFG: Final = -6  # the branch routes dropped all branches
-E_TOO_MANY_BRANCHES: Final = -12
-
-MAX_BRANCHES: Final = 32  # of one transaction, as Kamailio's max_branches allows at most
 
 
 class Settings:
@@ -180,7 +183,7 @@ class Relayer:
             )
         if ctx.kind is Route.BRANCH_FAILURE and self._responses.is_refused(t):
             return E_UNSPEC  # no branch is made any more (section 16.7 step 5); a failure route may still go on
-        targets = _targets(ctx)
+        targets = targets_of(ctx)
         if not targets:
             log.warning("t_relay: the destination set is empty")
             return E_UNSPEC
@@ -192,7 +195,14 @@ class Relayer:
         ctx.cache["tm.consumed"] = (ctx.ruri, ctx.dst_uri)
         ctx.branches = []
         self.answer_100(ctx, t)
-        fork = _Fork(ctx, t, targets, hop, replicate)
+        fork = Fork(ctx, t, targets, hop, replicate)
+        if len(targets) > 1 or t.branches:
+            try:
+                refused = self._bound(fork)
+            except ParseError as malformed:
+                return fork.malformed(malformed)
+            if refused:
+                return refused
         on_branch, t.on_branch = t.on_branch, ""
         if on_branch or self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
             return self._fork_with_blocks(fork, on_branch)
@@ -203,10 +213,30 @@ class Relayer:
                 error = self._build(fork, branch, ctx.edits, listener)
                 fork.add(branch, error)
         except ParseError as malformed:
-            return _malformed(fork, malformed)
+            return fork.malformed(malformed)
+        except Exception:
+            fork.take_back()  # what was made and not sent would be awaited for ever
+            raise
         return self._launch(fork)
 
-    def _fork_with_blocks(self, fork: _Fork, on_branch: str) -> Process[int]:
+    def _bound(self, fork: Fork) -> int:
+        """Keep a forked request from multiplying (RFC 5393); 0, or what t_relay answers when it is to be refused."""
+        params, t, request = self._params, fork.transaction, fork.transaction.request
+        if params.loop_detection:
+            fork.mark = loop_mark(fork.ctx, request, self._services.ids.secret)
+            if is_loop(request, fork.mark):
+                self._services.count("core.loops_detected")
+                return fork.refused(482)
+        if params.max_breadth:
+            breadth, n = breadth_left(t, request, params.max_breadth), len(fork.targets)
+            if breadth < n:
+                self._services.count("core.max_breadth_exceeded")
+                return fork.refused(440)
+            if n > 1 or t.is_waiting:
+                fork.shares = shares(breadth, n)
+        return 0
+
+    def _fork_with_blocks(self, fork: Fork, on_branch: str) -> Process[int]:
         """Do the same for each target with the branch route ``on_branch`` and the onsend route."""
         ctx = fork.ctx
         try:
@@ -215,10 +245,10 @@ class Relayer:
                 edits, listener = ctx.edits, target.listener or ctx.force_listener or ctx.flow.listener
                 block: RouteContext | None = None
                 if on_branch:
-                    block = _branch_context(fork, on_branch, target, branch)
+                    block = branch_context(fork, on_branch, target, branch)
                     yield block
                     if fork.transaction.status >= 200:
-                        return _answered(fork)
+                        return fork.take_back()
                     if block.dropped:
                         fork.add(branch, E_CFG)
                         continue
@@ -229,21 +259,23 @@ class Relayer:
                 if not error and branch.data and not (yield from self.may_send(ctx, fork.transaction, branch)):
                     error = E_CFG
                 if fork.transaction.status >= 200:
-                    return _answered(fork)
+                    return fork.take_back()
                 fork.add(branch, error)
         except ParseError as malformed:
-            return _malformed(fork, malformed)
+            return fork.malformed(malformed)
+        except Exception:
+            fork.take_back()  # what was made and not sent would be awaited for ever
+            raise
         return self._launch(fork)
 
-    def _launch(self, fork: _Fork) -> int:
+    def _launch(self, fork: Fork) -> int:
         """Send the branches that were made; without any say why."""
         ctx, t = fork.ctx, fork.transaction
         branches = t.branches[fork.start :]
         if not branches:
-            if ctx.kind is _REQUEST and not t.no_internal_reply and "tm.no_internal_reply" not in ctx.cache:
-                status = -fork.error if fork.error in (E_SEND, E_BAD_ADDRESS) else 500
-                t.error = ctx.cache["reply_error"] = (status, REASONS[status])
-            return E_NOT_ANSWERED if t.no_internal_reply and not fork.replicate else fork.error
+            status = -fork.error if fork.error in (E_SEND, E_BAD_ADDRESS) else 500
+            refused = fork.refused(status)
+            return refused if refused == E_NOT_ANSWERED else fork.error
         if ctx.kind in _ON_FAILURE and self._params.failure_reply_mode and "tm.keep_replies" not in ctx.cache:
             drop_replies(t, "l" if self._params.failure_reply_mode == 2 else "a")
         t.new_branches = fork.start
@@ -281,14 +313,18 @@ class Relayer:
             t.contacts = contacts
 
     # ---- one branch
-    def _branch(self, fork: _Fork, target: Target) -> Branch:
+    def _branch(self, fork: Fork, target: Target) -> Branch:
         t = fork.transaction
-        branch = Branch(t, self._services.ids.branch(), t.method, fork.ctx.flow, t.timings, target)
+        ids = self._services.ids
+        key = ids.branch() if not fork.mark or ids.is_named else ids.branch() + fork.mark
+        branch = Branch(t, key, t.method, fork.ctx.flow, t.timings, target)
         branch.expires = t.expires
+        if fork.shares:
+            branch.breadth = fork.shares.pop(0)
         return branch
 
     def _build(
-        self, fork: _Fork, branch: Branch, edits: Edits, listener: Listener, block: RouteContext | None = None
+        self, fork: Fork, branch: Branch, edits: Edits, listener: Listener, block: RouteContext | None = None
     ) -> int:
         """Make ``branch``, as its branch route ``block`` left it, ready to be sent; return 0, or why it cannot be."""
         ctx, t = fork.ctx, fork.transaction
@@ -297,6 +333,8 @@ class Relayer:
         flow = fork.hop or self.hops.next_hop(branch.dst_uri, routes, request, edits, branch.uri, listener, ctx.now)
         if isinstance(flow, int):
             return flow
+        if branch.breadth:
+            edits = with_breadth(edits, request, branch.breadth)
         branch.arm(t)
         if isinstance(flow, Way):
             way = branch.way = flow.copy()
@@ -426,90 +464,25 @@ class Relayer:
         t = self.open(ctx)
         if t is None:
             return 1
-        self._replier.reply(t, 200, "canceling", ctx.now, headers=ctx.reply_headers)
-        if invite.is_answered:
-            return 1
-        invite.canceled = True
-        passes_reason = self._params.e2e_cancel_reason and not invite.no_e2e_cancel_reason
-        reason = request.get("reason") if passes_reason else None
-        if invite.suspended is not None:
-            self._layer.close(invite.suspended)
-            invite.suspended = None
-        self._replier.cancel_branches(invite, ctx.now, reason or "")
-        if invite.branches:
-            yield from self._responses.conclude(invite, ctx.now)
-        else:
-            self._replier.reply(invite, 487, "Request Terminated", ctx.now)
+        if not invite.is_answered:
+            invite.canceled = True
+            if any(branch.is_pending for branch in invite.branches):
+                self._replier.reply(t, 200, "canceling", ctx.now, headers=ctx.reply_headers)
+                if invite.suspended is not None:
+                    self._layer.close(invite.suspended)
+                    invite.suspended = None
+                passes_reason = self._params.e2e_cancel_reason and not invite.no_e2e_cancel_reason
+                self._replier.cancel_branches(invite, ctx.now, request.get("reason") or "" if passes_reason else "")
+                yield from self._responses.conclude(invite, ctx.now)
+                return 1
+            self._replier.reply(invite, 487, "Request canceled", ctx.now)  # nobody is called; it may be suspended
+        self._replier.reply(t, 200, "ok -- no more pending branches", ctx.now, headers=ctx.reply_headers)
         return 1
 
     def invite_of(self, request: Request) -> Transaction | None:
         """Return the INVITE transaction that a CANCEL is about (section 9.2)."""
         invite = self._layer.server_of(request, "INVITE")
         return invite if isinstance(invite, Transaction) else None
-
-
-class _Fork:
-    """One t_relay on its way: the transaction, its new destination set, and why the last branch could not be sent."""
-
-    __slots__ = ("ctx", "error", "hop", "replicate", "start", "targets", "transaction")
-
-    def __init__(
-        self,
-        ctx: RouteContext,
-        transaction: Transaction,
-        targets: list[Target],
-        hop: Flow | Way | None,
-        replicate: bool,
-    ) -> None:
-        self.ctx = ctx
-        self.transaction = transaction
-        self.targets = targets
-        self.hop = hop
-        self.replicate = replicate
-        self.start = len(transaction.branches)
-        self.error = E_UNSPEC
-
-    def add(self, branch: Branch, error: int) -> None:
-        """Take a branch that can be sent (``error`` is 0), or why it cannot."""
-        if error:
-            self.error = error
-        else:
-            self.transaction.branches.append(branch)
-
-
-def _malformed(fork: _Fork, error: ParseError) -> int:
-    """Take back what was made: the request cannot be copied, a header that nobody has looked at is malformed."""
-    del fork.transaction.branches[fork.start :]
-    fork.transaction.error = fork.ctx.cache["reply_error"] = (error.status, error.reason)
-    return E_BAD_URI
-
-
-def _answered(fork: _Fork) -> int:
-    """Take back what was made: a block on its way has given the final reply."""
-    del fork.transaction.branches[fork.start :]
-    return E_UNSPEC
-
-
-def _branch_context(fork: _Fork, name: str, target: Target, branch: Branch) -> RouteContext:
-    ctx, t = fork.ctx, fork.transaction
-    block = RouteContext(Route.BRANCH, name, t.request, ctx.flow, ctx.now)
-    block.ruri, block.dst_uri, block.path, block.bflags = target.uri, target.dst_uri, target.path, target.flags
-    block.ruid, block.instance = target.ruid, target.instance
-    block.force_listener, block.force_rport = target.listener or ctx.force_listener, ctx.force_rport
-    block.edits = ctx.edits.copy()
-    block.reply_headers = ctx.reply_headers
-    block.shared, block.transaction, block.branch, block.branch_index = ctx.shared, t, branch, branch.index
-    inherit(block, ctx)
-    return block
-
-
-def _targets(ctx: RouteContext) -> list[Target]:
-    """Return the destination set: the Request-URI unless it was forwarded to already, and the additional branches."""
-    out = []
-    if ctx.cache.get("tm.consumed") != (ctx.ruri, ctx.dst_uri):
-        first = Target(ctx.ruri, ctx.dst_uri, path=ctx.path, flags=ctx.bflags, instance=ctx.instance, ruid=ctx.ruid)
-        out.append(first)
-    return out + ctx.branches
 
 
 def _is_unusable(uri: str) -> bool:
@@ -521,10 +494,3 @@ def _is_unusable(uri: str) -> bool:
 
 def _is_max_forwards(text: str) -> bool:
     return text[:13].lower() == "max-forwards:"
-
-
-def drop_replies(t: Transaction, mode: str) -> None:
-    """Take the responses that have come out of the choice of the best one: ``a`` all, ``l`` those of the last t_relay."""
-    for branch in t.branches[t.new_branches if mode == "l" else 0 :]:
-        if branch.status >= 200:
-            branch.dropped = True

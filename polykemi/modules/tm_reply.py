@@ -26,6 +26,10 @@ class TmParams:
     fr_inv_timer: int = 120000  # no final response to an INVITE this time after a provisional one: 408
     max_inv_lifetime: int = 180000  # an INVITE transaction ends after this time, whatever comes; 0: no limit
     max_noninv_lifetime: int = 32000
+    wt_timer: int = 5000  # T4: how long what has ended waits for what the network still holds
+    restart_fr_on_each_reply: int = (
+        1  # 0: of provisional responses only a higher one of 180 and above starts fr_inv_timer anew
+    )
     retr_timer1: int = 500  # T1
     retr_timer2: int = 4000  # T2
     auto_inv_100: int = 1  # answer INVITE with 100 when it is relayed
@@ -50,7 +54,28 @@ class TmParams:
     blst_503_min_timeout: int = 0  # seconds
     blst_503_max_timeout: int = 3600
     event_callback: str = ""  # the script's function for the events of tm, "" for none
+    loop_detection: int = 1  # a forked request that comes back the same way is answered 482 (RFC 5393; not in Kamailio)
+    max_breadth: int = (
+        60  # branches that a request without Max-Breadth may have in all servers at once (RFC 5393), else
+    )
+    # 440; forked requests carry their share. 0: Max-Breadth is not looked at (as Kamailio)
     contact_flows_avp: str = ""  # name of the XAVP that keeps more flows to one phone, "": all are called
+
+    def __post_init__(self) -> None:
+        for key in ("fr_timer", "fr_inv_timer", "wt_timer", "retr_timer1", "retr_timer2"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}: expected milliseconds, 1 or more, got {getattr(self, key)}")
+        for key in ("max_inv_lifetime", "max_noninv_lifetime", "max_breadth"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key}: expected 0 or more, got {getattr(self, key)}")
+        for key, most in (("cancel_b_method", 2), ("unmatched_cancel", 2), ("failure_reply_mode", 3)):
+            if not 0 <= getattr(self, key) <= most:
+                raise ValueError(f"{key}: expected 0 to {most}, got {getattr(self, key)}")
+        if not 400 <= self.default_code <= 699:
+            raise ValueError(f"default_code: expected 400 to 699, got {self.default_code}")
+        for key in ("default_reason", "auto_inv_100_reason"):
+            if "\r" in getattr(self, key) or "\n" in getattr(self, key):
+                raise ValueError(f"{key}: expected one line, got {getattr(self, key)!r}")
 
 
 COUNTERS: Final = (
@@ -195,6 +220,19 @@ class Replier:
                     edits = edits.copy()
                     edits.inserts += [(len(best.reply.lines), line) for line in more]
             self.forward(t, best.reply, edits, now)
+
+    def close(self, t: Transaction) -> None:
+        """Forget a transaction and its branches at once."""
+        for branch in t.branches:
+            self.layer.close(branch)
+            branch.transaction = None
+        if t.suspended is not None:
+            self.layer.close(t.suspended)
+            t.suspended = None
+        self.layer.close(t)
+        if not t.is_answered:
+            self.active -= 1
+        t.let_go()
 
     def settle(self, t: Transaction) -> None:
         """Let go of what an answered transaction with no branch pending holds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from polykemi.kemi.context import Process, RouteContext
@@ -15,6 +16,8 @@ from polykemi.transaction.forking import Branch, Transaction
 from polykemi.transaction.machine import ClientTransaction
 from polykemi.transaction.tables import PROCEEDING
 
+log = logging.getLogger("polykemi.tm")
+
 
 class Responses:
     """The response context: takes responses, timeouts and transport errors of branches."""
@@ -26,6 +29,7 @@ class Responses:
         self._layer = replier.layer
         self._params = replier.params
         self._counters = replier.services.counters
+        self._restarts = bool(replier.params.restart_fr_on_each_reply)
         self.failover: Failover  # set by tm: it needs what relays, which needs this
 
     def handle(
@@ -37,7 +41,8 @@ class Responses:
         """
         counters = self._counters
         counters["tmx.rpl_received"] += 1
-        if not self._layer.receive(client, response, now):
+        restarts = self._restarts or not isinstance(client, Branch) or client.status < response.status >= 180
+        if not self._layer.receive(client, response, now, restarts):
             counters["tmx.rpl_absorbed"] += 1
             return ()
         if response.status == 503 and self._params.blst_503:
@@ -60,6 +65,10 @@ class Responses:
             if branch.canceled:
                 counters["tmx.rpl_absorbed"] += 1
                 return ()  # nobody waits for it any more
+        if status < 200 and branch.cancel_wanted:  # given up before it answered anything; it rings for nobody
+            branch.canceled = False
+            self._replier.cancel(branch, now, branch.cancel_reason)
+            return ()
         return self._received(branch, t, response, ctx, now, pending=pending)
 
     def _fail_over(self, branch: Branch, response: Response, ctx: RouteContext, now: float) -> Process[None]:
@@ -129,6 +138,26 @@ class Responses:
         yield from self._ended(branch, t, flow, now)
         branch.replied = True
 
+    def guarded(self, process: Iterable[RouteContext], client: ClientTransaction, now: float) -> Process[None]:
+        """Run ``process``; a fault of our own in it ends the call of ``client`` with a 500, for nothing else would end it."""
+        try:
+            yield from process
+        except Exception:
+            self.give_up(client, now)
+            raise
+
+    def give_up(self, client: ClientTransaction, now: float) -> None:
+        """End the transaction of a branch that we have failed on."""
+        t = client.transaction if isinstance(client, Branch) else None
+        if t is None or t.is_answered:
+            return
+        try:
+            self._replier.reply(t, 500, "Server Internal Error", now)
+        except Exception:
+            log.exception("a transaction cannot be answered")
+        if not t.is_answered:
+            self._replier.close(t)
+
     def failed(self, client: ClientTransaction, status: int, now: float) -> Process[None]:
         """Take a timeout (408) or transport error (503) as if it were a final response (RFC 3261 section 16.8, 17.1.4).
 
@@ -137,12 +166,15 @@ class Responses:
         if self._services.blocklist.enabled:
             self.failover.block(client, status, now)
         if isinstance(client, LocalClient):
+            if client.method == "INVITE":
+                self._layer.close(client)
             yield from self._local.failed(client, status, now)
             return
         if not isinstance(client, Branch) or client.transaction is None or not client.is_pending:
             return
         branch, t = client, client.transaction
         if branch.way is not None and not branch.status and self.failover.has_next(branch, now):
+            branch.cancel_wanted = branch.state == PROCEEDING
             other = yield from self.failover.go_on(branch, now)
             if other is None:
                 return
@@ -152,9 +184,13 @@ class Responses:
             t.suspended = None
             t.branches.append(branch)
         branch.timed_out = status == 408
-        branch.status = status
+        has_answered, branch.status = branch.status > 0, status
         if branch.state == PROCEEDING:
-            self._replier.cancel(branch, now)
+            if has_answered:
+                self._replier.cancel(branch, now)
+            else:
+                branch.cancel_wanted = True
+                branch.cancel_reason = "SIP;cause=408" if self._params.local_cancel_reason else ""
         yield from self._ended(branch, t, t.source, now)
 
     def _ended(self, branch: Branch, t: Transaction, flow: Flow, now: float) -> Process[None]:
@@ -183,6 +219,9 @@ class Responses:
             failure.branch_index = len(t.branches)  # as Kamailio: $T_branch_idx is that of the branch to come
             failure.reply = best.reply
             yield failure
+            if failure.error is not None and t.suspended is not None:  # nobody will go on with it
+                self._layer.close(t.suspended)
+                t.suspended = None
             if not t.needs_answer:
                 return
         self._replier.forward_best(t, now)

@@ -10,7 +10,7 @@ from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
-from polykemi.modules.tm_relay import drop_replies
+from polykemi.modules.tm_fork import drop_replies
 from polykemi.sip.message import Response
 from polykemi.transaction.forking import Branch
 

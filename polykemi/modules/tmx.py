@@ -8,7 +8,7 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
-from polykemi.modules.tm_relay import MAX_BRANCHES
+from polykemi.modules.tm_fork import MAX_BRANCHES
 from polykemi.sip.message import Request
 from polykemi.transaction.forking import Branch, Transaction
 from polykemi.transaction.target import Target
@@ -169,7 +169,7 @@ class Tmx(Module):
     # ---- suspended processing
     @export(routes=Route.REQUEST | Route.FAILURE)
     def t_suspend(self, ctx: RouteContext) -> int:
-        """Keep the transaction open until ``t_continue`` or fr_inv_timer; $T(id_index) and $T(id_label) name it.
+        """Keep the transaction open until ``t_continue`` or fr_timer; $T(id_index) and $T(id_label) name it.
 
         An INVITE is answered with 100 as by t_relay. Answers 1, or -1 when there cannot be a transaction and when the one
         that there is has ended: it was answered, canceled, or has lived as long as it may.

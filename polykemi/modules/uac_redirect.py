@@ -15,7 +15,7 @@ from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module, Services
 from polykemi.modules.registrar_contacts import Rejected, parse_q
-from polykemi.modules.tm_relay import MAX_BRANCHES
+from polykemi.modules.tm_fork import MAX_BRANCHES
 from polykemi.sip.header import NameAddr, parse_name_addr, split_quoted
 from polykemi.transaction.forking import Branch, Transaction
 from polykemi.transaction.target import Target

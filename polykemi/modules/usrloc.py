@@ -47,7 +47,7 @@ class UsrlocParams:
     matching_mode: int = CONTACT_ONLY
     cseq_delay: int = 20  # seconds within which the same CSeq is a retransmission
     timer_interval: int = 60  # seconds between two looks for expired contacts, and between two times of writing back
-    desc_time_order: int = 0  # of contacts with the same q the last modified first
+    desc_time_order: int = 0  # 1: the last modified contact first, whatever the q
     db_mode: int = (
         1  # 0 nothing is kept beyond the end, 1 rows are written at once, 2 by the timer, 3 SQL alone, 4 SQL is read
     )
@@ -136,11 +136,14 @@ class Usrloc(Module):
         return call_id == old.call_id and cseq <= old.cseq
 
     def in_order(self, bindings: list[Binding]) -> list[Binding]:
-        """Return ``bindings`` by preference: the highest q first, those without q last, the oldest first among equals."""
+        """Return ``bindings`` by preference: the highest q first, those without q last, the oldest first among equals.
+
+        With desc_time_order q does not count: the last modified comes first.
+        """
         if len(bindings) < 2:
             return bindings
         if self.params.desc_time_order:
-            return sorted(bindings, key=lambda b: (-b.q, -b.modified))
+            return sorted(bindings, key=lambda b: b.modified)[::-1]
         return sorted(bindings, key=lambda b: -b.q)
 
     # ---- where contacts are kept

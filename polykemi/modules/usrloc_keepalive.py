@@ -57,13 +57,11 @@ class Keepalive:
     def run(self, now: float) -> None:
         """Ask the contacts whose turn it is."""
         rounds = self._rounds
-        began = rounds.began
         for table, aor, bindings in rounds.take(now):
             for binding in bindings:
                 if (binding.expires > now or not binding.expires) and self._is_meant(binding):
                     self._ask(table, aor, binding, now)
-        if rounds.began != began:
-            self._silence.forget(now - self._timeout - 2 * self._interval)
+        self._silence.forget(now - self._timeout - 2 * self._interval)
 
     def _is_meant(self, binding: Binding) -> bool:
         return not self._mode & NATTED or bool(binding.bflags & self._nat_flag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
@@ -66,7 +67,7 @@ class Silence:
     def __init__(self, services: Services, seconds: float) -> None:
         """``seconds`` without an answer are too many; 0: nobody counts."""
         self._services, self._seconds = services, seconds
-        self._since: dict[str, float] = {}  # ruid -> when it was asked and has not answered
+        self._since: OrderedDict[str, float] = OrderedDict()  # ruid -> when it was asked, the earliest first
 
     def asked(self, table: str, aor: str, binding: Binding, now: float) -> bool:
         """Note that ``binding`` is asked. When it has been silent for too long it ends in 10 seconds: False then."""
@@ -89,9 +90,11 @@ class Silence:
         self._since.pop(ruid, None)
 
     def forget(self, before: float) -> None:
-        """Forget contacts that were asked before and never again: they are gone."""
-        if self._since:
-            self._since = {ruid: since for ruid, since in self._since.items() if since >= before}
+        """Forget contacts that were asked ``before`` and never again, for they are gone: no more than a tick has asked."""
+        for _ in range(min(len(self._since), _MOST)):
+            if next(iter(self._since.values())) >= before:
+                return
+            self._since.popitem(last=False)
 
     def __len__(self) -> int:
         return len(self._since)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from polykemi.errors import ParseError
 from polykemi.sip.constants import MAX_FORWARDS
 from polykemi.sip.grammar import LWS
-from polykemi.sip.header import canonical_names, first_value, split_exact, unfold
+from polykemi.sip.header import canonical_names, first_value, is_header_lines, split_exact, unfold
 from polykemi.sip.message import Edits, Message, Request, Response, join_folded
 from polykemi.sip.uri import without_headers
 
@@ -93,9 +93,12 @@ def forward_request(
     in ``edits`` like every other change.
     """
     lines = request.lines
-    if "?" in uri or "<" in uri:
+    if "?" in uri or "<" in uri or " " in uri or "\n" in uri or "\r" in uri:  # these make it no URI, but for the first
         uri = without_headers(uri)
     top = _top_via(request)
+    _must_be_lines(edits)
+    if "\n" in via or "\r" in via:
+        raise ParseError("Line break in a Via")
     if received or rport:
         lines = lines.copy()
         lines[top] = mark_via(lines[top], received, rport)
@@ -118,6 +121,7 @@ def forward_response(reply: Response, edits: Edits) -> bytes:
 
     Raise ParseError for a bad Content-Length or a missing Via.
     """
+    _must_be_lines(edits)
     top = _top_via(reply)
     line = reply.lines[top]
     rest = ""
@@ -144,6 +148,7 @@ def forward_response(reply: Response, edits: Edits) -> bytes:
 
 def with_edits(message: Message, edits: Edits, start_line: str) -> bytes:
     """Build ``message`` as ``edits`` change it, with another start-line. Raise ParseError for a bad Content-Length."""
+    _must_be_lines(edits)
     return _joined([start_line], message.lines, message, edits)
 
 
@@ -158,6 +163,16 @@ def _top_via(message: Message) -> int:
     if top < 0:
         raise ParseError("Missing Via")
     return top
+
+
+def _must_be_lines(edits: Edits) -> None:
+    """Raise ParseError when an edit would end the header, or be a line that is no header: exports see to it before."""
+    for _, text in edits.inserts:
+        if ("\n" in text or "\r" in text) and not is_header_lines(text):
+            raise ParseError("Line break in a header")
+    for text in edits.replaced.values():
+        if ("\n" in text or "\r" in text) and not is_header_lines(text):
+            raise ParseError("Line break in a header")
 
 
 def _joined(head: list[str], lines: list[str], message: Message, edits: Edits) -> bytes:

@@ -48,7 +48,7 @@ def to_ip(host: str) -> IPv4Address | IPv6Address | None:
 
 def canonical_host(host: str) -> str:
     """Return ``host`` in the one spelling that it is compared in: lower case, IPv6 without brackets and as RFC 5952 has it."""
-    return _canonical_ip6(host) if ":" in host else host.lower()
+    return _canonical_ip6(host) if ":" in host and len(host) <= 64 else host.lower()
 
 
 @lru_cache(maxsize=4096)

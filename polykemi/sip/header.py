@@ -60,6 +60,17 @@ class _Names(dict[str, str]):
 canonical_names: Final = _Names()
 
 
+# one or more whole header lines, folded ones included, parted by CRLF; there is nothing to try again
+_HEADER_LINES: Final = re.compile(
+    r"(?:[!-9;-~]++(?:[ \t]|\r\n(?=[ \t]))*+:[^\r\n]*+(?:\r\n[ \t]++[^\r\n]*+)*+(?:\r\n(?=[!-~])|\Z))++", re.DOTALL
+)
+
+
+def is_header_lines(text: str) -> bool:
+    """Tell whether ``text`` is made of whole header lines, without the last CRLF: no empty line, no lone CR or LF."""
+    return _HEADER_LINES.fullmatch(text) is not None
+
+
 def unfold(value: str) -> str:
     """Return ``value`` with header folding (CRLF and white space) read as one space (RFC 3261 section 7.3.1)."""
     if "\n" not in value:

@@ -76,6 +76,7 @@ Usable = Mapping[str, tuple[int, ...]]
 # name, "NAPTR", "SRV", "A" or "AAAA" -> Naptr, Srv or addresses; None when that has not been asked yet
 Records = Callable[[str, str], Sequence[Any] | None]
 Question = tuple[str, str]
+Draw = Callable[[int], int]  # n -> a number from 0 to n
 
 
 def protos(destination: Destination, usable: Usable) -> list[str]:
@@ -184,10 +185,10 @@ class _Search:
             self.found.append(Candidate(self.rank, weight, proto, tuple(addresses), port))
 
 
-def in_order(candidates: Sequence[Candidate], random: Callable[[int], int] | None) -> list[Place]:
+def in_order(candidates: Sequence[Candidate], draw: Draw | None) -> list[Place]:
     """Return the places in the order in which they are to be tried (RFC 2782).
 
-    ``random(n)`` gives a number from 0 to n. None: the highest weight of a rank comes first, always.
+    Without ``draw`` the highest weight of a rank comes first, always.
     """
     if len(candidates) == 1:
         (_, _, proto, addresses, port) = candidates[0]
@@ -198,20 +199,20 @@ def in_order(candidates: Sequence[Candidate], random: Callable[[int], int] | Non
         end = at
         while end < len(candidates) and candidates[end].rank == candidates[at].rank:
             end += 1
-        for chosen in by_weight(list(candidates[at:end]), random):
+        for chosen in by_weight(list(candidates[at:end]), draw):
             out += [Place(chosen.proto, address, chosen.port) for address in chosen.addresses]
         at = end
     return out
 
 
-def by_weight(left: list[Candidate], random: Callable[[int], int] | None) -> list[Candidate]:
+def by_weight(left: list[Candidate], draw: Draw | None) -> list[Candidate]:
     """Return servers of equal priority, each drawn with a chance by its weight from those that are left (RFC 2782)."""
-    if random is None:
+    if draw is None:
         return sorted(left, key=lambda one: -one.weight)
     left = sorted(left, key=lambda one: one.weight > 0)  # those of weight 0 stand first: that is their small chance
     out: list[Candidate] = []
     while left:
-        mark = random(sum(one.weight for one in left))
+        mark = draw(sum(one.weight for one in left))
         for one in left:
             mark -= one.weight
             if mark <= 0:

@@ -344,7 +344,7 @@ class Response(Message):
 def parse(data: bytes) -> Request | Response:
     """Parse one whole message, as a datagram brings it. Raise ParseError.
 
-    Lines that end in a bare LF are taken too, empty lines before the start line are skipped (section 7.5), and the
+    Lines that end in a bare LF are taken too, none with a bare CR in it; empty lines before the start line are skipped (section 7.5), and the
     empty line behind the headers may be missing when there is no body.
     """
     end = len(data) - 4
@@ -358,9 +358,13 @@ def parse(data: bytes) -> Request | Response:
         end = data.find(b"\r\n\r\n")
         head = str(data[:end], "latin-1")
         lines = head.split("\r\n")
-    if head.count("\n") >= len(lines):  # there is a bare LF
+    text = "".join(lines)
+    if "\n" in text:  # there is a bare LF
         data, end = _tidy(data)
         lines = str(data[:end], "latin-1").split("\r\n")
+        text = "".join(lines)
+    if "\r" in text:  # some would take it for the end of a line
+        raise ParseError("CR without LF")
     start_line = lines.pop(0)
     if len(lines) > MAX_HEADERS:
         raise ParseError("Too many headers", 513)

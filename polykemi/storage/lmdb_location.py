@@ -17,7 +17,7 @@ import lmdb
 
 from polykemi.errors import DataError
 from polykemi.storage.lmdb_file import MIN_STEP, LmdbFile
-from polykemi.storage.location import MAX_AOR, NEVER, Binding, check_aor, decode, earliest_expiry, encode
+from polykemi.storage.location import MAX_AOR, MOST_STAGED, NEVER, Binding, check_aor, decode, earliest_expiry, encode
 
 FORMAT: Final = b"polykemi location 1"
 _ABOUT: Final = b"#about"  # the named database that tells whose file this is
@@ -45,7 +45,7 @@ class LmdbLocation:
     the death of the process in any way (``kill -9`` included). After a power failure or a crash of the operating system
     the last seconds may be missing, and in the worst case the file cannot be opened any more (DataError); it can be
     removed then, for phones register again. ``sync`` waits for the disk. When the disk is full, ``commit`` raises
-    DataError and what was staged stays so.
+    DataError and what was staged stays so, but no more than MOST_STAGED.
 
     ``map_size`` (octets) is what the file has at first; it grows when it is full.
     """
@@ -173,8 +173,17 @@ class LmdbLocation:
         """Write what is staged. The next read sees what other processes have committed."""
         self._file.end_reading()
         if self._staged:
-            self._file.retrying(self._write)
+            try:
+                self._file.retrying(self._write)
+            except DataError:  # nobody has been told that what is staged is there
+                if sum(map(len, self._staged.values())) > MOST_STAGED:
+                    self.discard()
+                raise
             self._staged.clear()
+
+    def discard(self) -> None:
+        """Forget what is staged."""
+        self._staged.clear()
 
     def _write(self) -> None:
         with self._file.env.begin(write=True) as txn:

@@ -112,6 +112,11 @@ class Binding:  # noqa: PLW1641 - it changes
         return f"Binding{self.fields()}"
 
 
+MOST_STAGED: Final = (
+    100_000  # AoRs that wait for a disk or a database which takes nothing; then all of them are forgotten
+)
+
+
 class LocationStore(Protocol):
     """Bindings by table ("location") and AoR ("user" or "user@domain", lower case where case does not matter).
 
@@ -127,6 +132,9 @@ class LocationStore(Protocol):
 
     def commit(self) -> None:
         """Make what was staged durable, in one transaction. Cheap when nothing was staged."""
+
+    def discard(self) -> None:
+        """Forget what was staged, where anything is."""
 
     def items(self, table: str) -> Iterator[tuple[str, list[Binding]]]:
         """Iterate over (AoR, bindings)."""
@@ -231,6 +239,9 @@ class MemoryLocation:
 
     def commit(self) -> None:
         """Do nothing: there is nowhere to write to."""
+
+    def discard(self) -> None:
+        """Do nothing: what was put is there."""
 
     def items(self, table: str) -> Iterator[tuple[str, list[Binding]]]:
         """Iterate over a snapshot."""

@@ -228,15 +228,15 @@ class Database:
         sql = "SELECT grp, ip_addr, mask, port, tag FROM address ORDER BY id"
         return [Address(*row) for row in self.query(sql)]
 
-    def secret(self, name: str) -> bytes:
-        """Return 32 random octets that are made when they are asked for first, and then stay the same. Raise DataError."""
+    def secret(self, name: str, fresh: bytes) -> bytes:
+        """Return the octets that are kept under ``name``: ``fresh`` ones at first, and then the same. Raise DataError."""
         sql = "SELECT value FROM polykemi_secret WHERE name = ?"
         if not self.query("SELECT 1 FROM sqlite_master WHERE name = 'polykemi_secret'"):
             self._run(
                 "CREATE TABLE IF NOT EXISTS polykemi_secret (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)", ()
             )
         if not (found := self.query(sql, (name,))):  # another process may be quicker: what stands there holds
-            self._run("INSERT OR IGNORE INTO polykemi_secret VALUES (?, ?)", (name, os.urandom(32).hex()))
+            self._run("INSERT OR IGNORE INTO polykemi_secret VALUES (?, ?)", (name, fresh.hex()))
             found = self.query(sql, (name,))
         return bytes.fromhex(found[0][0])
 

@@ -30,8 +30,13 @@ def sqlite_path(url: str) -> str:
     if url == OWN:
         return ""
     if path == url or not path:
-        raise ValueError(f"expected sqlite:///path or {OWN}, got {url!r}; there are no other drivers")
+        raise ValueError(f"expected sqlite:///path or {OWN}, got {without_password(url)!r}; there are no other drivers")
     return path
+
+
+def without_password(url: str) -> str:
+    """Return a database URL as it may stand in a log."""
+    return re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)
 
 
 class Answer(NamedTuple):

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
-from polykemi.storage.location import Binding, LocationStore, check_aor
+from polykemi.errors import DataError
+from polykemi.storage.location import MOST_STAGED, Binding, LocationStore, check_aor
 from polykemi.storage.location_rows import LocationRows
 
 WRITE_THROUGH: Final = 1  # db_mode
@@ -81,9 +82,19 @@ class MirroredLocation:
     def commit(self) -> None:
         """Make what was staged durable: in SQL first, where it has to be there at once."""
         if self._changed:
-            self._rows.write({(table, aor): self._store.get(table, aor) for table, aor in self._changed})
+            try:
+                self._rows.write({(table, aor): self._store.get(table, aor) for table, aor in self._changed})
+            except DataError:  # nobody has been told that what is staged is there
+                if len(self._changed) > MOST_STAGED:
+                    self.discard()
+                raise
             self._changed.clear()
         self._store.commit()
+
+    def discard(self) -> None:
+        """Forget what is staged."""
+        self._changed.clear()
+        self._store.discard()
 
     def items(self, table: str) -> Iterator[tuple[str, list[Binding]]]:
         """Iterate over (AoR, bindings)."""
@@ -134,8 +145,17 @@ class SqlLocation:
     def commit(self) -> None:
         """Write what is staged."""
         if self._staged:
-            self._rows.write(self._staged)
+            try:
+                self._rows.write(self._staged)
+            except DataError:  # nobody has been told that what is staged is there
+                if len(self._staged) > MOST_STAGED:
+                    self.discard()
+                raise
             self._staged.clear()
+
+    def discard(self) -> None:
+        """Forget what is staged."""
+        self._staged.clear()
 
     def items(self, table: str) -> Iterator[tuple[str, list[Binding]]]:
         """Iterate over what is there, some hundred AoRs at a time."""

@@ -27,6 +27,7 @@ class Branch(ClientTransaction):
 
     __slots__ = (
         "bflags",
+        "breadth",
         "cancel_reason",
         "cancel_wanted",
         "canceled",
@@ -69,6 +70,7 @@ class Branch(ClientTransaction):
         self.timed_out = False
         self.dropped = False  # t_drop_replies: its response is not to be chosen
         self.cancel_wanted = False  # a CANCEL goes out as soon as there is a provisional response (section 9.1)
+        self.breadth = 0  # its share of Max-Breadth, 0 when it was not shared out (RFC 5393)
         self.cancel_reason = ""  # of that CANCEL
         self.canceled = False  # it went out
         self.way: Any = None  # modules/tm_hops.Way: what else may be tried, or what DNS is asked for
@@ -91,7 +93,9 @@ class Branch(ClientTransaction):
         other.on_reply, other.on_failure = self.on_reply, self.on_failure
         other.on_branch_failure = self.on_branch_failure
         t.branches[t.branches.index(self)] = other
-        self.transaction = self.way = None
+        other.breadth = self.breadth
+        self.way = None
+        self.status = self.status if self.status >= 200 else 408
         return other
 
     @property

@@ -24,6 +24,7 @@ from polykemi.transaction.tables import (
     RECEIVE_1XX,
     RECEIVE_2XX,
     RECEIVE_3XX_6XX,
+    RECEIVE_AGAIN,
     REQUEST,
     SEND,
     SEND_1XX,
@@ -37,6 +38,7 @@ from polykemi.transaction.tables import (
     TIMER_A,
     TIMER_B,
     TIMER_C,
+    TIMER_D,
     TIMER_E,
     TIMER_F,
     TIMER_G,
@@ -91,9 +93,8 @@ class TransactionLayer:
         self.timings = timings or Timings()
         self._send = send
         self._servers: dict[str, ServerTransaction] = {}
-        self._unacked: dict[
-            str, ServerTransaction
-        ] = {}  # those with a 2xx of our own that is sent again, by dialog_key
+        # by dialog_key: those with a 2xx of our own that is sent until its ACK comes
+        self._unacked: dict[str, ServerTransaction] = {}
         self._clients: dict[str, ClientTransaction] = {}
         self._connected: dict[Flow, dict[str, ClientTransaction]] = {}  # those that went over a connection
         self._timers = Timers(self.timings.all_lengths())
@@ -188,10 +189,9 @@ class TransactionLayer:
         return client if client is not None and client.method == method else None
 
     def wait(self, client: ClientTransaction, now: float) -> None:
-        """Let ``client`` wait without having sent anything; it fails after Timer C unless it is closed before."""
-        client.state = PROCEEDING
+        """Let ``client`` wait without having sent anything; it fails after Timer B unless it is closed before."""
         self._clients[client.key] = client
-        self._start(client, TIMER_C, now)
+        self._start(client, TIMER_B, now)
 
     def client_transactions(self) -> list[ClientTransaction]:
         """Return all client transactions."""
@@ -201,12 +201,17 @@ class TransactionLayer:
         """Return the client transaction that sent a request with ``branch``; for an ACK that of its INVITE."""
         return self._clients.get(client_key(branch, method))
 
-    def receive(self, client: ClientTransaction, response: Response, now: float) -> bool:
-        """Take a response; True when the transaction user is to get it (it is no retransmission)."""
+    def receive(self, client: ClientTransaction, response: Response, now: float, restarts: bool = True) -> bool:
+        """Take a response; True when the transaction user is to get it (it is no retransmission).
+
+        ``restarts``: a provisional one but 100 starts Timer C of an INVITE anew (section 16.7 step 2).
+        """
         status = response.status
         if status >= 300 and client.method == "INVITE" and not client.ack_data and client.data:
             client.ack_data = client.make_ack(response.get("to") or "")
         event = RECEIVE_1XX if status < 200 else RECEIVE_2XX if status < 300 else RECEIVE_3XX_6XX
+        if status == 100 or not restarts:
+            event = RECEIVE_AGAIN if event == RECEIVE_1XX and client.method == "INVITE" else event
         passed = self._fire(client, event, now) == PASS
         if status >= 200 and client.state != TERMINATED:
             client.data = b""  # nothing of it is sent again
@@ -292,8 +297,8 @@ class TransactionLayer:
         if event == TIMER_A or event == TIMER_E or event == TIMER_G:  # noqa: SIM109  # "in" would make a tuple
             self._resend_after(machine, length, event, now)
             return
-        if event == TIMER_C and machine.limit_at and machine.limit == TIMER_B:
-            return  # a CANCEL was sent: what still comes does not lengthen the wait
+        if event == TIMER_C and machine.limit_at and (machine.limit == TIMER_B or machine.limit == TIMER_D):
+            return  # a CANCEL was sent, or it was given up: what still comes does not lengthen the wait
         if machine.expires and event in (TIMER_B, TIMER_C, TIMER_F) and now + length > machine.expires:
             if event != TIMER_B or machine.state == CALLING:  # else behind a CANCEL: its 487 wants an ACK
                 length = max(machine.expires - now, 0.0)

@@ -49,7 +49,10 @@ TIMER_J: Final = 19
 TIMER_K: Final = 20
 TIMER_L: Final = 21
 TIMER_M: Final = 22
-EVENTS: Final = 23
+RECEIVE_AGAIN: Final = (
+    23  # ICT: a provisional response that does not lengthen the wait, as the 100 (section 16.7 step 2)
+)
+EVENTS: Final = 24
 
 # ---- actions: what a machine does on its way to the next state
 SEND: Final = 1  # the request of a client, the last response of a server
@@ -90,20 +93,24 @@ Table = dict[int, dict[int, Step]]
 INVITE_CLIENT: Final[Table] = {
     CALLING: {
         TIMER_A: Step(CALLING, (SEND, BACK_OFF)),
-        TIMER_B: Step(TERMINATED, (FAIL,)),
+        # not Terminated: what comes late is no stray (RFC 6026 section 4) but gets its ACK, or a CANCEL when it rings
+        TIMER_B: Step(PROCEEDING, (STOP, START_D, FAIL)),
         TRANSPORT_ERROR: Step(TERMINATED, (FAIL,)),
         RECEIVE_1XX: Step(PROCEEDING, (STOP, START_C, PASS)),
+        RECEIVE_AGAIN: Step(PROCEEDING, (STOP, START_C, PASS)),
         RECEIVE_2XX: Step(ACCEPTED, (STOP, START_M, PASS)),
         RECEIVE_3XX_6XX: Step(COMPLETED, (STOP, START_D, SEND_ACK, PASS)),
         CANCELED: Step(CALLING, (STOP, START_B)),
     },
     PROCEEDING: {
         RECEIVE_1XX: Step(PROCEEDING, (START_C, PASS)),
+        RECEIVE_AGAIN: Step(PROCEEDING, (PASS,)),
         RECEIVE_2XX: Step(ACCEPTED, (STOP, START_M, PASS)),
         RECEIVE_3XX_6XX: Step(COMPLETED, (STOP, START_D, SEND_ACK, PASS)),
         CANCELED: Step(PROCEEDING, (STOP, START_B)),
-        TIMER_B: Step(TERMINATED, (FAIL,)),
-        TIMER_C: Step(PROCEEDING, (START_B, FAIL)),
+        TIMER_B: Step(PROCEEDING, (START_D, FAIL)),
+        TIMER_C: Step(PROCEEDING, (START_D, FAIL)),
+        TIMER_D: Step(TERMINATED),
     },
     COMPLETED: {
         RECEIVE_3XX_6XX: Step(COMPLETED, (SEND_ACK,)),
@@ -121,7 +128,7 @@ INVITE_CLIENT: Final[Table] = {
 NON_INVITE_CLIENT: Final[Table] = {
     TRYING: {
         TIMER_E: Step(TRYING, (SEND, BACK_OFF)),
-        TIMER_F: Step(TERMINATED, (FAIL,)),
+        TIMER_F: Step(COMPLETED, (STOP, START_K, FAIL)),  # not Terminated: a late response is absorbed
         TRANSPORT_ERROR: Step(TERMINATED, (FAIL,)),
         RECEIVE_1XX: Step(PROCEEDING, (PASS,)),
         RECEIVE_2XX: Step(COMPLETED, (STOP, START_K, PASS)),
@@ -129,7 +136,7 @@ NON_INVITE_CLIENT: Final[Table] = {
     },
     PROCEEDING: {
         TIMER_E: Step(PROCEEDING, (SEND, SLOW_DOWN)),
-        TIMER_F: Step(TERMINATED, (FAIL,)),
+        TIMER_F: Step(COMPLETED, (STOP, START_K, FAIL)),
         TRANSPORT_ERROR: Step(TERMINATED, (FAIL,)),
         RECEIVE_1XX: Step(PROCEEDING, (PASS,)),
         RECEIVE_2XX: Step(COMPLETED, (STOP, START_K, PASS)),

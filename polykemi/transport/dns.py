@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
+from polykemi.sip.grammar import to_ip
 from polykemi.sip.locate import Naptr, Srv
+from polykemi.transport.hosts import Hosts
 
 log = logging.getLogger("polykemi.dns")
 
@@ -22,11 +24,20 @@ class DnsClient:
 
     def __init__(self, nameservers: Iterable[tuple[str, int]] = ()) -> None:
         self._nameservers = list(nameservers)
+        self._hosts = Hosts()
         self._keep = 0
         self._resolver: Any = None  # made when somebody asks: most servers never do
 
     def addresses(self, host: str, seconds: float) -> list[str]:
-        """Return the addresses that the system's own resolver finds; it knows no time limit, so a thread waits for it."""
+        """Return the addresses that the system's own resolver finds; it knows no time limit, so a thread waits for it.
+
+        Of name servers that were given those are asked, behind /etc/hosts.
+        """
+        if self._nameservers and to_ip(host) is None:
+            known = [self._hosts.addresses(host.lower(), family, time.time()) for family in (4, 6)]
+            if known != [None, None]:
+                return [address for found in known for address in found or ()]
+            return [str(record.address) for kind in ("A", "AAAA") for record in self._ask(host, kind, seconds)]
         answers: SimpleQueue[list[str]] = SimpleQueue()
         threading.Thread(target=_system, args=(host, answers.put), name="polykemi-dns", daemon=True).start()
         try:

@@ -30,19 +30,19 @@ def ask_for_errors(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
 
 
-def read_errors(sock: socket.socket, most: int) -> list[tuple[bytes, str, int]]:
-    """Return what was sent in vain: its beginning, as ICMP quotes it, and where it went.
+def read_errors(sock: socket.socket, most: int) -> list[tuple[bytes, str, int]] | None:
+    """Return what was sent in vain: its beginning, as ICMP quotes it, and where it went; None when there is no error at all.
 
     Errors that do not say that nobody is there are taken away and not returned (RFC 3261 section 18.4).
     """
-    out: list[tuple[bytes, str, int]] = []
     if sys.platform != "linux":
-        return out
-    for _ in range(most):
+        return None
+    out: list[tuple[bytes, str, int]] = []
+    for i in range(most):
         try:
             data, ancillary, _, address = sock.recvmsg(_QUOTED, 512, _MSG_ERRQUEUE)
         except OSError:
-            break
+            return out if i else None
         if address and any(_says_unreachable(level, kind, value) for level, kind, value in ancillary):
             out.append((data, address[0], address[1]))
     return out

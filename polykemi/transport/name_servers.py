@@ -59,7 +59,7 @@ class NameServers:
                 ) as error:  # a TimeoutError too
                     log.debug("%s %s: %s:%d: %r", kind, name, *server, error)
                     continue
-                reply = _read(response)
+                reply = read_reply(query, response)
                 if reply is not None:
                     return reply
         return None
@@ -103,12 +103,12 @@ async def _over_tcp(server: Server, query: Any, wire: bytes) -> Any:
         writer.close()
 
 
-def _read(response: Any) -> Reply | None:
+def read_reply(query: Any, response: Any) -> Reply | None:
     """Return the records of an answer, along its CNAMEs; None when the server could not tell."""
     import dns.exception
     import dns.rcode
 
-    if response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+    if not query.is_response(response) or response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
         return None
     try:
         chain = response.resolve_chaining()
@@ -137,7 +137,7 @@ def _name(name: Any) -> str:
 def servers_of(settings: DnsSettings, resolv_conf: Path = RESOLV_CONF) -> list[Server]:
     """Return the name servers that the settings name, else those of resolv.conf, else that of this machine."""
     if settings.nameservers:
-        return [parse_server(text) for text in settings.nameservers]
+        return list(settings.nameservers)
     try:
         lines = resolv_conf.read_text("latin-1").splitlines()
     except OSError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from polykemi.sip.locate import Candidate, Destination, Place, Question, Usable, in_order, locate
+from polykemi.sip.locate import Candidate, Destination, Draw, Place, Question, Usable, in_order, locate
 from polykemi.transport.hosts import Hosts
 
 log = logging.getLogger("polykemi.dns")
@@ -31,7 +31,7 @@ _MINUTE: Final = 60.0
 class DnsSettings:
     """How names are found; the names are those of Kamailio's core parameters without ``dns_``. Times are seconds."""
 
-    nameservers: tuple[str, ...] = ()  # ADDRESS or ADDRESS:PORT, IPv6 in brackets; none: those of /etc/resolv.conf
+    nameservers: tuple[tuple[str, int], ...] = ()  # address and port; none: those of /etc/resolv.conf
     try_naptr: bool = True  # look for NAPTR records where RFC 3263 says so
     try_ipv6: bool = True  # use IPv6 addresses where there is a listener for them
     srv_lb: bool = True  # share by the weights of SRV records; off: the highest weight comes first, always
@@ -82,7 +82,7 @@ class Resolver:
         hosts: Hosts | None = None,
         done: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
-        random: Callable[[int], int] | None = None,
+        random: Draw | None = None,
     ) -> None:
         """``done`` is called when answers have been given out; ``random(n)`` gives a number from 0 to n."""
         self.settings = settings or DnsSettings()
@@ -100,7 +100,9 @@ class Resolver:
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ---- kemi.network.Locator
-    def locate(self, destination: Destination, usable: Usable, now: float) -> list[Place] | None:
+    def locate(
+        self, destination: Destination, usable: Usable, now: float, draw: Draw | None = None
+    ) -> list[Place] | None:
         """Return the places in the order to be tried, [] when there are none, None when DNS has to be asked."""
         way = self._ways.get((destination, *usable.items()))
         if way is None or way.until <= now:
@@ -108,7 +110,7 @@ class Resolver:
             if isinstance(found, list):
                 return None
             way = found
-        return in_order(way.candidates, self._random if self.settings.srv_lb else None)
+        return in_order(way.candidates, (draw or self._random) if self.settings.srv_lb else None)
 
     def ask(self, destination: Destination, usable: Usable, answer: Callable[[list[Place], float], None]) -> None:
         """Ask DNS; ``answer`` gets the places and the time then: never before this returns."""
@@ -206,10 +208,13 @@ class Resolver:
 
     async def _ask(self, question: Question) -> None:
         self.counters["dns.requests"] += 1
-        reply = await self._ask_servers(*question)
-        self.put(question, reply, self._clock())
-        for told in self._waiting.pop(question):
-            told()
+        reply: Reply | None = None
+        try:
+            reply = await self._ask_servers(*question)
+        finally:  # whatever happens there, nobody is left waiting
+            self.put(question, reply, self._clock())
+            for told in self._waiting.pop(question):
+                told()
 
     def put(self, question: Question, reply: Reply | None, now: float) -> None:
         """Keep what was answered to ``question``, for as long as it says and the settings allow; None: no usable answer."""

@@ -199,7 +199,7 @@ class Streams:
                 await self.loop.create_connection(
                     lambda: connection, host, port, local_addr=(connection.flow.listener.host, 0)
                 )
-        except (OSError, OverflowError) as error:  # a TimeoutError too
+        except (OSError, OverflowError, UnicodeError) as error:  # a TimeoutError too
             log.info("cannot connect to %s:%d: %s", host, port, str(error) or "no answer")
             self.count("connect_failed")
             connection.connection_lost(None)

@@ -63,6 +63,7 @@ class UdpListener:
         self._receive, self._done, self._failed = receive, done, failed
         self._unsent: deque[tuple[bytes, Flow, tuple[str, int]]] = deque()
         self._batch = BATCH
+        self._has_to_listen = False  # _listen_again is on its way
         self._lost = 0
         self._loop: Any = None  # uvloop's: it does not return all that asyncio's types promise
 
@@ -81,8 +82,7 @@ class UdpListener:
         except BlockingIOError:
             pass
         except OSError as error:
-            if not self._take_errors():
-                log.warning("udp:%s:%d: %s", listener.host, listener.port, error.strerror)
+            self._read_behind(error, now)
         self._done()
         if time.time() - now > _LONG:
             self._batch = max(1, self._batch // 2)
@@ -110,17 +110,36 @@ class UdpListener:
         before, self._lost = self._lost, int.from_bytes(numbers[4 * _DROPS :], sys.byteorder)
         return (self._lost - before) % (1 << 32)
 
+    def _read_behind(self, error: OSError, now: float) -> None:
+        """Take an error and read on, so that those who cause many of them do not hold up others."""
+        failed: OSError | None = error
+        for _ in range(self._batch):
+            if failed is not None and not self._take_errors():
+                log.warning("udp:%s:%d: %s", self.listener.host, self.listener.port, failed.strerror)
+                return
+            failed = None
+            try:
+                data, address = self._socket.recvfrom(65535)
+            except BlockingIOError:
+                return
+            except OSError as other:
+                failed = other
+                continue
+            self._receive(data, _new(Flow, (self.listener, address[0], address[1])), now)
+
     def _take_errors(self) -> bool:
         """Take what ICMP says of what was sent: whoever sent it is told by ``failed``, with its beginning. False: nothing."""
         errors = read_errors(self._socket, BATCH)
-        for data, host, port in errors:
-            self._failed(data, _new(Flow, (self.listener, host, port)))
-        if self._loop is not None:
+        if self._loop is not None and not self._has_to_listen:
+            self._has_to_listen = True
             self._loop.call_soon(self._listen_again)
-        return bool(errors)
+        for data, host, port in errors or ():
+            self._failed(data, _new(Flow, (self.listener, host, port)))
+        return errors is not None
 
     def _listen_again(self) -> None:
         """Register with the loop once more: uvloop's stops to watch a socket that has had an error."""
+        self._has_to_listen = False
         if self._socket.fileno() < 0:
             return
         self._loop.remove_reader(self._socket)

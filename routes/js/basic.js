@@ -124,7 +124,7 @@ function authenticate() {
     if (KSR.auth && (register || from_us)) {
         var realm = KSR.kx.gete_fhost();
         if (KSR.auth_db.auth_check(realm, "subscriber", 1) < 0) {
-            KSR.auth.auth_challenge(realm, 0);
+            KSR.auth.auth_challenge(realm, 1);
             return false;
         }
         if (!register) KSR.auth.consume_credentials();

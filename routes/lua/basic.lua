@@ -124,7 +124,7 @@ function authenticate()
     if KSR.auth and (register or from_us) then
         local realm = KSR.kx.gete_fhost()
         if KSR.auth_db.auth_check(realm, "subscriber", 1) < 0 then
-            KSR.auth.auth_challenge(realm, 0)
+            KSR.auth.auth_challenge(realm, 1)
             return false
         end
         if not register then KSR.auth.consume_credentials() end

@@ -165,7 +165,7 @@ def authenticate():
     if has_auth and (is_register or from_us):
         realm = KSR.kx.gete_fhost()
         if KSR.auth_db.auth_check(realm, "subscriber", 1) < 0:
-            KSR.auth.auth_challenge(realm, 0)
+            KSR.auth.auth_challenge(realm, 1)
             return False
         if not is_register:
             KSR.auth.consume_credentials()

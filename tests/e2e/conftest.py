@@ -17,6 +17,7 @@ from typing import Protocol
 import pytest
 
 from polykemi.sip.flow import bracketed
+from tests.e2e.peers import tool
 from tests.e2e.tunnel import Tunnel
 from tests.pki import Pki
 
@@ -139,8 +140,7 @@ def tls_tables(pki: Pki) -> str:
 @pytest.fixture
 def phone(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PhoneFactory]:
     """Start sipp with one of the scenarios."""
-    if shutil.which("sipp") is None:
-        pytest.skip("sipp is not installed (Debian: sip-tester)")
+    tool("sipp", "Debian: sip-tester")
     running: list[Phone] = []
     tunnels: list[Tunnel] = []
 

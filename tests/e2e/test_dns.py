@@ -32,12 +32,12 @@ end
 CONFIG = """
 [dns]
 nameservers = ["{nameserver}"]
-retr_time = 0.2
+retr_time = 1
 retr_no = 1
 use_dst_blocklist = {blocklist}
 [modules.tm]
-fr_timer = 700
-retr_timer1 = 200
+fr_timer = 2000
+retr_timer1 = 500
 """
 
 
@@ -186,7 +186,7 @@ def test_a_dead_udp_server_is_left_at_once(names: DnsServer, caller: Caller, pee
     began = time.monotonic()
     caller.send("INVITE", names_of(names, "dead.test", free_port(HOST), bob.port))
     call_is_answered_by(caller, bob)
-    assert time.monotonic() - began < 0.6  # fr_timer is 0.7: ICMP has said it
+    assert time.monotonic() - began < 1.8  # fr_timer is 2: ICMP has said it
 
 
 def test_a_refused_connection_is_left_at_once(names: DnsServer, caller: Caller) -> None:
@@ -235,11 +235,13 @@ def test_a_name_server_that_says_nothing_does_not_hold_up_others(
     bob = peer()
     names.silent.add("slow.test")
     caller.send("MESSAGE", "sip:bob@slow.test")
-    began = time.monotonic()
     caller.send("INVITE", f"sip:bob@{HOST}:{bob.port}")
-    call_is_answered_by(caller, bob)
-    assert time.monotonic() - began < 0.2  # retr_time: the other one is waiting still
-    caller.expect("SIP/2.0 478")
+    invite, source = bob.receive()
+    bob.answer(invite, "200 OK", source)
+    statuses: list[int] = []
+    while statuses[-1:] != [478]:
+        statuses.append(caller.receive()[0].status)
+    assert statuses == [100, 200, 478]
 
 
 def test_cancel_while_dns_is_asked(names: DnsServer, caller: Caller) -> None:

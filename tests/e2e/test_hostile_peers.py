@@ -27,6 +27,7 @@ CONFIG = """
 max_connections = 300
 accept_iplimit = 200
 connection_lifetime = 1.0
+msg_read_timeout = 0.8
 [modules.xhttp]
 event_callback = "ksr_xhttp_event"
 """
@@ -130,6 +131,45 @@ def test_half_a_message_and_slow_ones_end_with_the_lifetime(server: ServerProces
     assert answers(server) < 1
 
 
+WEBSOCKET = HANDSHAKE.format(domain="e2e.test").encode()
+POST = b"POST / HTTP/1.1\r\nHost: e2e.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "octets"),
+    [
+        (b"", OPTIONS),
+        (OPTIONS.replace(b"Length: 0", b"Length: 500"), b"x" * 500),
+        (POST, b"1\r\nx\r\n" * 100),
+        (WEBSOCKET, b"\x82\xfe\x01\xf4abcd" + b"x" * 500),
+        (WEBSOCKET, b"\x02\x81abcdx" + b"\x89\x81abcdx" * 100),  # Pings between two fragments
+    ],
+    ids=["header", "body", "chunks", "frame", "pings"],
+)
+def test_octets_that_trickle_in_do_not_keep_a_connection(server: ServerProcess, before: bytes, octets: bytes) -> None:
+    with ExitStack() as stack:
+        slow = [stack.enter_context(closing(connect(server, "127.0.17.1"))) for _ in range(50)]
+        for sock in slow:
+            sock.sendall(before)
+            sock.settimeout(0.0)
+        until, at = time.monotonic() + 5, 0
+        while slow:
+            assert time.monotonic() < until
+            for sock in list(slow):
+                try:
+                    sock.send(octets[at : at + 1])
+                    while sock.recv(4096):
+                        pass
+                    slow.remove(sock)
+                except BlockingIOError:
+                    pass
+                except ConnectionError:
+                    slow.remove(sock)
+            at = min(at + 1, len(octets) - 2)
+            assert answers(server) < 1
+            time.sleep(0.02)
+
+
 @pytest.mark.parametrize(
     ("data", "is_closed"),
     [(b"\r\n\r\n" * 60_000, None), (OPTIONS * 500, None), (b"\r\n" * 7 + b"x" * 70_000, True)],
@@ -138,7 +178,7 @@ def test_half_a_message_and_slow_ones_end_with_the_lifetime(server: ServerProces
 def test_who_sends_all_the_time_does_not_hold_up_others(
     server: ServerProcess, data: bytes, is_closed: bool | None
 ) -> None:
-    closed = attack(server, data)
+    closed = attack(server, data, 10 if is_closed else 0.5)
     assert is_closed is None or closed is is_closed
 
 
@@ -159,7 +199,7 @@ def masked(make: Callable[[FrameProtocol], bytes | bytearray]) -> bytes:
     ids=["pings", "rubbish", "fragments", "octets", "endless", "random"],
 )
 def test_frames_without_end_do_not_hold_up_others(server: ServerProcess, data: bytes, is_closed: bool | None) -> None:
-    closed = attack(server, data, before=HANDSHAKE.format(domain="e2e.test").encode())
+    closed = attack(server, data, 10 if is_closed else 0.5, before=WEBSOCKET)
     assert is_closed is None or closed is is_closed
 
 

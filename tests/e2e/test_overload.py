@@ -29,7 +29,7 @@ function ksr_request_route()
   KSR.tm.t_relay()
 end
 """
-CALLS, RATE = 600, 300
+CALLS, RATE = 450, 300
 
 
 @pytest.fixture
@@ -55,11 +55,12 @@ def counters(server: ServerProcess) -> dict[str, int]:
     return found
 
 
+@pytest.mark.parametrize("transport", ["u1", "t1"], ids=["udp", "tcp"])
 def test_what_cannot_be_done_is_refused_and_what_has_begun_is_finished(
-    server: ServerProcess, callee: int, phone: PhoneFactory
+    server: ServerProcess, callee: int, phone: PhoneFactory, transport: str
 ) -> None:
     phone(server, "answer", port=callee, calls=CALLS)
-    phone(server, "call_or_503", calls=CALLS, rate=RATE).done()
+    phone(server, "call_or_503", calls=CALLS, rate=RATE, transport=transport).done()
     during = counters(server)
     refused = during["core.overload_refused"]
     assert refused > CALLS // 4  # some of them more than once: a phone sends again what it had no answer for

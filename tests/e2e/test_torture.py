@@ -65,7 +65,8 @@ def server(
     """A server that relays what the core lets through."""
     data = tmp_path_factory.mktemp("torture")
     (data / "route.lua").write_text(SCRIPT % tuple(next_hops[host].getsockname()[1] for host in ("::1", "127.0.0.1")))
-    arguments = ["--engine", "lua", str(data / "route.lua")]
+    (data / "polykemi.toml").write_text("[overload]\ndelay = 0 # a busy machine is not what is tested\n")
+    arguments = ["--config", str(data / "polykemi.toml"), "--engine", "lua", str(data / "route.lua")]
     for proto in ("udp", "tcp"):
         arguments += ["--listen", f"{proto}:[::1]:{ipv6_port}"]
     process = ServerProcess(data, arguments)

@@ -68,9 +68,17 @@ function failed()
     end
 end
 
--- a response of no transaction may go to the loopback interface only
+-- a response of no transaction may go to the loopback interface only, whichever of its Vias counts
 function ksr_reply_route()
-    if KSR.tm.t_check_trans() < 0 and not string.find(KSR.pv.gete("$(hdr(Via)[1])"), "^SIP/2%.0/UDP 127%.0%.16%.%d[;:]") then KSR.x.drop() end
+    if KSR.tm.t_check_trans() > 0 then return end
+    for i = 0, 80 do
+        local via = KSR.pv.get("$(hdr(Via)[" .. i .. "])")
+        if via == nil then return end
+        for value in string.gmatch(via, "[^,]+") do
+            if not string.find(value, "^ *SIP/2%.0/UDP 127%.0%.16%.%d[;:]") then KSR.x.drop() end
+        end
+    end
+    KSR.x.drop()
 end
 
 function ksr_xhttp_event(event)

@@ -227,6 +227,36 @@ def test_a_nonce_that_is_not_ours_is_refused_whatever_its_response() -> None:
     assert check(server(secret="other"), authorization(nonce)) == -4
 
 
+def test_a_nonce_is_good_in_the_realm_that_it_was_made_for() -> None:
+    made = server()
+    nonce = challenge(made)["nonce"]
+    ctx = request("REGISTER", authorization(nonce, realm="other.test"))
+    assert made.modules["auth"].pv_auth_check(ctx, "other.test", "secret", 0, 1) == -4
+    assert check(made, authorization(nonce)) == 1
+
+
+def test_credentials_for_another_uri_do_not_pass() -> None:
+    made = server()
+    line = authorization(challenge(made, 1)["nonce"], nc=1)
+    assert check(made, line.replace('uri="sip:example.test"', 'uri="sip:other.test"')) == -2
+    assert check(made, line.replace("qop=auth,", "qop=auth-int,")) == -2
+    assert check(made, line.replace("qop=auth,", "qop=x,")) == -2
+    assert check(made, line.replace("qop=auth, ", "")) == -2  # as of RFC 2069
+    assert check(made, line.replace('cnonce="c", ', "")) == -5
+    assert check(made, line.replace("nc=00000001", "nc=1")) == -5
+    assert check(made, line + ", algorithm=MD5-sess") == -2
+    assert check(made, line) == 1  # none of these has used it up
+
+
+def test_a_user_name_with_quotes_is_what_it_says() -> None:
+    made = server()
+    nonce = challenge(made)["nonce"]
+    good = authorization(nonce, user='a\\"b')
+    assert check(made, good, checks=0) == 1
+    assert check(made, authorization(nonce, user='a"b'), checks=0) == -5  # the quotes end too early
+    assert check(made, authorization(nonce, user='a", username="alice'), checks=0) == -5  # twice the same parameter
+
+
 def test_servers_with_the_same_secret_take_each_others_nonces() -> None:
     one, other = server(secret="shared"), server(secret="shared")
     assert check(other, authorization(challenge(one)["nonce"])) == 1

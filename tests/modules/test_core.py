@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Generator
 from typing import Any
 
@@ -16,8 +17,10 @@ from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
 from polykemi.modules.core import Core
 from polykemi.sip.flow import Flow, LastFlow, Listener, OpenFlow
+from polykemi.sip.locate import Destination, Draw, Place, Usable
 from polykemi.sip.message import Response, parse
 from polykemi.transaction.target import Target
+from tests.modules.tm_driver import Names
 from tests.support import LISTENER, NoRoutes, message, request_context, services
 
 INVITE = "INVITE sip:bob@example.test:5060;transport=udp SIP/2.0"
@@ -315,6 +318,69 @@ def test_forward_over_another_transport_and_the_reply_finds_back() -> None:
         assert made.response_target(response, LISTENER) == Flow(TCP, "192.0.2.10", 5070)
         response = parse(response.raw.replace(other or b"#", b";i=1a"))
         assert isinstance(response, Response)
+
+
+def test_forward_to_a_name_leaves_when_dns_has_answered_by_the_transport_that_it_says() -> None:
+    names = Names()
+    made = services(listeners=(LISTENER, TCP), locator=names)
+    module = Core(made)
+    assert run(module.forward_uri(context(), "sip:gw.test"))[0] == 1
+    assert not made.outbox.items
+    ((destination, answer),) = names.asked
+    assert destination == Destination("gw.test")
+    answer([Place("tcp", "192.0.2.7", 5070)], 0.0)
+    (process,) = made.work
+    list(process)
+    [(data, flow)] = made.outbox.items
+    assert flow == Flow(TCP, "192.0.2.7", 5070)
+    assert b"\r\nVia: SIP/2.0/TCP 192.0.2.1;branch=" in data
+
+
+def test_forward_to_a_name_that_leads_nowhere() -> None:
+    names = Names(none_test=[])
+    made = services(locator=names)
+    assert run(Core(made).forward_uri(context(), "sip:none.test"))[0] == -1
+    assert run(Core(made).forward_uri(context(), "sip:gw.test"))[0] == 1
+    names.asked[0][1]([], 0.0)
+    assert (made.work, made.outbox.items) == ([], [])
+
+
+def test_a_retransmission_is_forwarded_to_the_same_server_of_many() -> None:
+    """The numbers that decide between servers come of the branch: other calls go elsewhere."""
+
+    class Weighted(Names):
+        def locate(
+            self, destination: Destination, usable: Usable, now: float, draw: Draw | None = None
+        ) -> list[Place] | None:
+            assert draw is not None
+            return [Place("udp", f"192.0.2.{draw(200)}", 5060)]
+
+    made = services(locator=Weighted())
+    module = Core(made)
+    went = []
+    for call in range(20):
+        for _ in range(2):
+            run(module.forward_uri(context(via=f"SIP/2.0/UDP 192.0.2.10;branch=z9hG4bK{call}"), "sip:gw.test"))
+            went.append(made.outbox.items.pop()[1].host)
+    assert went[::2] == went[1::2]
+    assert len(set(went)) > 10
+
+
+def test_a_response_names_no_connection_unless_its_request_came_over_it() -> None:
+    """Else anybody could send responses over the connections of others, by counting."""
+    made = services(listeners=(LISTENER, TCP))
+    run(Core(made).forward_uri(over_tcp(made), "sip:192.0.2.7"))
+    good = made.outbox.items[0][0].replace(INVITE.encode(), b"SIP/2.0 200 OK")
+    ours = re.findall(rb"branch=(z9hG4bK\w+);i=1a", good)[0]
+    for forged in (b"z9hG4bK" + b"0" * 24, ours[:-1], b"z9hG4bK", b"\xff"):
+        response = parse(good.replace(ours, forged))
+        assert isinstance(response, Response)
+        assert made.response_target(response, LISTENER) == Flow(TCP, "192.0.2.10", 5070)
+    for data in (good.replace(b"10.0.0.1", b"10.0.0.2"), good.replace(b"SIP/2.0/TCP 10.0.0.1", b"SIP/2.0/TCP")):
+        response = parse(data)
+        assert isinstance(response, Response)
+        target = made.response_target(response, LISTENER)
+        assert target is None or target.host != "192.0.2.10" or target.port != 40000
 
 
 def test_forward_needs_a_listener_of_the_transport() -> None:

@@ -17,6 +17,7 @@ from polykemi.modules.rr import Rr
 from polykemi.modules.sl import Sl
 from polykemi.modules.tm import Tm
 from polykemi.sip.flow import Flow, Listener, TokenFlow
+from polykemi.storage.provisioned import Database
 from polykemi.testing import ServerUnderTest
 from tests.support import LISTENER, message, request_context, services
 
@@ -130,9 +131,10 @@ def test_a_forged_token_is_refused() -> None:
 
 
 def test_without_a_secret_the_servers_own_holds_beyond_a_restart() -> None:
-    first = edge({"force_outbound_flag": 1})
-    path = path_of(first, *REGISTER)
-    assert routed(edge({"force_outbound_flag": 1}, database=first.database), path) == (-3, PHONE)
+    kept = Database()
+    kept.secret("outbound.flow_token", bytes(32))  # as the first of all starts has made it
+    path = path_of(edge({"force_outbound_flag": 1}, database=kept), *REGISTER)
+    assert routed(edge({"force_outbound_flag": 1}, database=kept), path) == (-3, PHONE)
     assert routed(edge({"force_outbound_flag": 1}), path) == (-2, None)
 
 
@@ -162,6 +164,21 @@ def test_a_token_names_one_connection_and_not_the_next_from_the_same_port() -> N
         connections.ident_of = later
         result, flow = routed(made, path)
         assert (result, flow, type(flow)) == (-3, (TCP, "198.51.100.7", 0), TokenFlow)
+
+
+@pytest.mark.parametrize(
+    ("listener", "host"),
+    [(Listener("wss", "192.0.2.1", 443), "198.51.100.7"), (Listener("udp", "2001:db8::1", 5060), "2001:db8::7")],
+)
+def test_flows_over_secure_websocket_and_ipv6(listener: Listener, host: str) -> None:
+    given: dict[str, dict[str, Any]] = {"outbound": {"flow_token_secret": "secret"}, "rr": {"append_fromtag": 0}}
+    made = services(Sl, Tm, Rr, Outbound, PathModule, params=given, listeners=(LISTENER, listener))
+    phone, connections = Flow(listener, host, 1024), OneConnection()
+    connections.ident_of = {phone: 7}
+    made.connections = connections  # type: ignore[assignment]
+    path = path_of(made, *REGISTER, flow=phone)
+    assert path.endswith(f"@{listener.route};lr;ob>")
+    assert routed(made, path) == (-3, phone)
 
 
 def test_a_destination_that_the_script_sets_afterwards_is_no_flow() -> None:

@@ -11,6 +11,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.modules.base import Services
 from polykemi.modules.registrar_params import RegistrarParams
 from polykemi.sip.flow import Flow, Listener
+from polykemi.storage.provisioned import Database
 from tests.modules.test_registrar import contact, invite, register, server, status, uris
 from tests.support import LISTENER, NOW, headers, request_context
 
@@ -75,9 +76,11 @@ def test_a_gruu_that_nobody_was_given_finds_nobody() -> None:
 
 
 def test_gruus_hold_beyond_a_restart() -> None:
-    made = server()
+    kept = Database()
+    kept.secret("registrar.gruu", bytes(32))  # as the first of all starts has made it
+    made = server(database=kept)
     temporary = gruus(register(made, PHONE, "Supported: gruu")[1])[1]
-    again = server(location=made.location, database=made.database)
+    again = server(location=made.location, database=kept)
     assert lookup(again, temporary)[0] == 1
     assert lookup(server(location=made.location), temporary)[0] == -1  # another server's
 

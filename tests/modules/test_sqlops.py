@@ -48,7 +48,7 @@ def test_the_servers_own_database_is_always_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("definition", "expected"),
     [
-        ("ca=>mysql://u:p@host/db", "ca: expected sqlite:///path or polykemi, got 'mysql://u:p@host/db'"),
+        ("ca=>mysql://u:p@host/db", "ca: expected sqlite:///path or polykemi, got 'mysql://u:[*]{3}@host/db'"),
         ("ca=>sqlite://", "ca: expected sqlite:///path"),
         ("ca", "expected name=>sqlite:///path, got 'ca'"),
         ("=>sqlite:///x", "expected name=>sqlite:///path"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.modules.textopsx import TextOpsX
 from polykemi.sip.message import Request
@@ -53,11 +54,28 @@ def test_an_iterator_of_another_message_is_before_the_first_header() -> None:
     assert module.hf_iterator_hname(other, "i") is not None
 
 
-def test_line_breaks_do_not_get_into_headers_and_reason_phrases(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("function", "expression"),
+    [
+        ("append_hf_value", "X-Three"),
+        ("append_hf_value", "X-One[1]"),
+        ("insert_hf_value", "X-One[2]"),
+        ("assign_hf_value", "X-One"),
+        ("assign_hf_value", "X-One[2].p"),
+        ("assign_hf_value2", "X-Two.p"),
+        ("include_hf_value", "X-One"),
+    ],
+)
+def test_a_value_begins_no_other_header(function: str, expression: str) -> None:
     module, ctx = run()
-    assert module.append_hf_value(ctx, "X-Three", "x\r\nX-Four: y") == -1
-    assert module.change_reply_status(ctx, 200, "OK") == -1
+    with pytest.raises(ParseError):
+        getattr(module, function)(ctx, expression, "x\r\nX-Four: y")
     assert not ctx.edits
+
+
+def test_a_reply_status_is_changed_in_replies_only() -> None:
+    module, ctx = run()
+    assert module.change_reply_status(ctx, 200, "OK") == -1
 
 
 @pytest.mark.parametrize("body", ['"unclosed', "(comment)", 'a="x', ",,;;==", '"', "a b c (d"])

@@ -388,7 +388,7 @@ def test_the_to_tag_of_the_cancels_200_is_that_of_the_invites_487() -> None:
     p = Proxy(route)
     p.receive(request("INVITE"), ALICE)
     out = p.receive(request("CANCEL"), ALICE)
-    assert whats(out) == ["200 CANCEL", "487 INVITE"]
+    assert whats(out) == ["487 INVITE", "200 CANCEL"]
     assert out[0].message.to.tag == out[1].message.to.tag
 
 

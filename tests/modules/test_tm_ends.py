@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.route import Route
+from polykemi.modules.tm_reply import TmParams
+from polykemi.sip.message import parse
+from polykemi.transaction.forking import Transaction
 from polykemi.transaction.target import Target
 from tests.modules.tm_driver import (
     ALICE,
@@ -13,6 +17,7 @@ from tests.modules.tm_driver import (
     CAROL,
     CAROL_URI,
     Proxy,
+    ack_of,
     answer,
     find,
     request,
@@ -155,3 +160,97 @@ def test_a_cancel_that_comes_twice_is_answered_twice_and_does_its_work_once(when
     assert whats(second) == ["200 CANCEL"]
     p.wait(400)
     assert len(p.tm.layer) == 0
+
+
+def test_a_phone_that_rings_after_it_was_given_up_is_canceled() -> None:
+    p = Proxy(to(BOB_URI))
+    invite = find(p.receive(request("INVITE"), ALICE), "INVITE")
+    assert "408 INVITE" in whats(p.wait(30.1))
+    cancel = find(p.receive(answer(invite, 180), BOB), "CANCEL", BOB)
+    assert p.receive(answer(cancel, 200), BOB) == []
+    assert whats(p.receive(answer(invite, 487), BOB)) == ["ACK"]
+
+
+def test_a_final_response_that_comes_after_the_408_is_acknowledged_and_goes_no_further() -> None:
+    p = Proxy(to(BOB_URI))
+    invite = find(p.receive(request("INVITE"), ALICE), "INVITE")
+    p.wait(30.1)
+    assert whats(p.receive(answer(invite, 486), BOB)) == ["ACK"]
+    assert whats(p.receive(answer(invite, 486), BOB)) == ["ACK"]
+    p = Proxy(to(BOB_URI))
+    options = find(p.receive(request("OPTIONS"), ALICE), "OPTIONS")
+    p.wait(30.1)
+    assert p.receive(answer(options, 404), BOB) == []
+    p.wait(60)
+    assert len(p.tm.layer) == 0
+
+
+@pytest.mark.parametrize(
+    ("restarts", "status", "ends_at"), [(1, 180, 220), (1, 183, 220), (1, 100, 120), (0, 180, 120), (0, 183, 220)]
+)
+def test_timer_c_starts_anew_with_a_provisional_response_but_100(restarts: int, status: int, ends_at: int) -> None:
+    p = Proxy(to(BOB_URI), tm={"max_inv_lifetime": 0, "restart_fr_on_each_reply": restarts})
+    invite = find(p.receive(request("INVITE"), ALICE), "INVITE")
+    p.receive(answer(invite, 180), BOB)
+    p.wait(100)
+    p.receive(answer(invite, status), BOB)
+    assert p.wait(ends_at - 100.1) == []
+    assert sorted(whats(p.wait(0.2))) == ["408 INVITE", "CANCEL"]
+
+
+def test_wt_timer_is_how_long_an_acknowledged_failure_is_remembered() -> None:
+    p = Proxy(to(BOB_URI), tm={"wt_timer": 2000})
+    invite = find(p.receive(request("INVITE"), ALICE), "INVITE")
+    busy = find(p.receive(answer(invite, 486), BOB), "486 INVITE")
+    p.receive(ack_of(busy), ALICE)
+    p.wait(1.9)
+    assert whats(p.receive(request("INVITE"), ALICE)) == []
+    p.wait(0.2)
+    assert "INVITE" in whats(p.receive(request("INVITE"), ALICE))  # a new call, for all that anybody knows
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("fr_timer", 0), ("max_breadth", -1), ("cancel_b_method", 3), ("default_code", 200), ("default_reason", "a\r\nb")],
+)
+def test_parameters_that_make_no_sense_are_refused(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{key}: expected"):
+        TmParams(**{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("where", ["request", "failure"])
+def test_a_cancel_of_a_suspended_call_is_answered_at_once_and_nothing_goes_on(where: str) -> None:
+    def route(p: Proxy, ctx: RouteContext) -> None:
+        if ctx.method != "INVITE" or where == "failure":
+            to(BOB_URI, failure="failed")(p, ctx)
+        else:
+            p.tmx.t_suspend(ctx)
+
+    p = Proxy(route, failed=lambda p, ctx: p.tmx.t_suspend(ctx))
+    out = p.receive(request("INVITE"), ALICE)
+    if where == "failure":
+        p.receive(answer(find(out, "INVITE"), 486), BOB)
+    (t,) = p.tm.layer.server_transactions()
+    assert isinstance(t, Transaction)
+    ids, ran = (t.id_index, t.label), len(p.ran)
+    assert whats(p.receive(request("CANCEL"), ALICE)) == ["487 INVITE", "200 CANCEL"]
+    assert [name for name, _ in p.ran[ran:]] == ["ksr_request_route"]  # of the CANCEL
+    other = RouteContext(Route.REQUEST, "other", parse(request("OPTIONS").encode()), t.source, p.now)
+    assert p.run(p.tmx.t_continue(other, *ids, "resumed")) == -1
+    p.wait(100)
+    assert len(p.tm.layer) == 0
+
+
+def test_prack_and_update_pass_while_it_rings_and_do_not_touch_the_invite() -> None:
+    p = Proxy(to(BOB_URI))
+    invite = find(p.receive(request("INVITE"), ALICE), "INVITE")
+    ringing = find(p.receive(answer(invite, 183, "Require: 100rel", "RSeq: 1"), BOB), "183 INVITE")
+    assert ringing.message.get("rseq") == "1"
+    for cseq, method in ((2, "PRACK"), (3, "UPDATE")):
+        sent = p.receive(request(method, "RAck: 1 1 INVITE", branch=method, cseq=cseq, to_tag="callee"), ALICE)
+        assert whats(sent) == [method]
+        assert whats(p.receive(answer(sent[0], 200), BOB)) == [f"200 {method}"]
+    assert whats(p.receive(answer(invite, 183, "RSeq: 1"), BOB)) == ["183 INVITE"]  # sent again until the PRACK came
+    update = find(p.receive(request("UPDATE", branch="glare", cseq=4, to_tag="callee"), ALICE), "UPDATE")
+    assert whats(p.receive(answer(update, 491), BOB)) == ["491 UPDATE"]
+    assert whats(p.receive(answer(invite, 200), BOB)) == ["200 INVITE"]

@@ -62,7 +62,12 @@ def test_contacts_of_the_same_q_come_in_the_order_of_their_time() -> None:
     made = server()
     assert [b.uri for b in made.modules["usrloc"].in_order(bindings)] == ["sip:c@h", "sip:a@h", "sip:b@h"]
     made = server(usrloc={"desc_time_order": 1})
-    assert [b.uri for b in made.modules["usrloc"].in_order(bindings)] == ["sip:c@h", "sip:b@h", "sip:a@h"]
+    assert [b.uri for b in made.modules["usrloc"].in_order(bindings)] == ["sip:b@h", "sip:a@h", "sip:c@h"]
+    register(made, "Contact: <sip:a@h>;q=0.1, <sip:b@h>;q=0.9")
+    assert [b.uri for b in made.modules["usrloc"].in_order(made.location.get("location", "alice"))] == [
+        "sip:a@h",
+        "sip:b@h",
+    ]
 
 
 def test_usrloc_exports_no_functions() -> None:

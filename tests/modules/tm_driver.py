@@ -11,6 +11,7 @@ from polykemi.modules.sl import Sl
 from polykemi.modules.tm import Tm
 from polykemi.modules.tmx import Tmx
 from polykemi.sip.flow import Flow
+from polykemi.sip.locate import Destination, Draw, Place, Usable
 from polykemi.sip.message import Request, Response, parse
 from polykemi.transaction.target import Target
 from tests.support import LISTENER, NOW, NoRoutes, services
@@ -109,6 +110,24 @@ class Proxy:
         """Return what left, and forget it."""
         items, self.services.outbox.items = self.services.outbox.items, []
         return [Sent(data, flow) for data, flow in items]
+
+
+class Names:
+    """A DNS that knows ``places`` by host at once; other names are asked, and wait for ``answer``."""
+
+    def __init__(self, **places: list[Place]) -> None:
+        self.places = {name.replace("_", "."): found for name, found in places.items()}
+        self.asked: list[tuple[Destination, Callable[[list[Place], float], None]]] = []
+        self.usable: Usable = {}
+
+    def locate(
+        self, destination: Destination, usable: Usable, now: float, draw: Draw | None = None
+    ) -> list[Place] | None:
+        self.usable = usable
+        return self.places.get(destination.host)
+
+    def ask(self, destination: Destination, usable: Usable, answer: Callable[[list[Place], float], None]) -> None:
+        self.asked.append((destination, answer))
 
 
 class Sent:

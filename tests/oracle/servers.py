@@ -166,6 +166,8 @@ def start_polykemi(directory: Path, engine: str, text: str, config: Mapping[str,
     script.write_text(used(text), "utf-8")
     lines = [f'listen = ["udp:{USED}1:{PORT}"]', f'domains = ["{DOMAIN}"]', f'data = "{directory}"']
     lines += ["[engines]", f'{engine} = "{script}"', "[log]", 'level = "info"']
+    lines += ["[overload]", "delay = 0"]  # the machine may be busy with other tests
+    config = {**config, "tm": {"max_breadth": 0, **config.get("tm", {})}}  # which Kamailio does not know
     for module, parameters in config.items():
         lines.append(f"[modules.{module}]")
         lines += [f"{name} = {_toml(_filled(value, directory))}" for name, value in parameters.items()]

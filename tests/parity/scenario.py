@@ -27,6 +27,8 @@ from polykemi.sip.header import parse_name_addr, parse_params, unquote
 from polykemi.sip.message import Request, Response, parse
 from polykemi.testing import Call, Sent, ServerUnderTest
 
+_CSEQ = re.compile(r"^CSeq: *(\d+)", re.MULTILINE)
+
 
 @dataclass
 class Run:
@@ -108,9 +110,10 @@ def _credentials(head: str, user: str, password: str, challenge: Request | Respo
     method, uri = head.split(" ")[:2]
     ha1 = digest.ha1(user, given["realm"], password, "MD5")
     if given.get("qop"):
+        nc = f"{int(_CSEQ.search(head)[1]):08x}"  # type: ignore[index]  # grows with each request, as it has to
         more, answer = (
-            ', qop=auth, nc=00000001, cnonce="c0"',
-            digest.response(ha1, given["nonce"], method, uri, algorithm="MD5", qop="auth", nc="00000001", cnonce="c0"),
+            f', qop=auth, nc={nc}, cnonce="c0"',
+            digest.response(ha1, given["nonce"], method, uri, algorithm="MD5", qop="auth", nc=nc, cnonce="c0"),
         )
     else:
         more, answer = "", digest.response(ha1, given["nonce"], method, uri, algorithm="MD5", qop="", nc="", cnonce="")

@@ -10,6 +10,7 @@ from polykemi.sip.header import (
     Via,
     canonical_names,
     first_value,
+    is_header_lines,
     parse_name_addr,
     parse_params,
     split_exact,
@@ -244,3 +245,25 @@ def test_malformed_via_is_refused_each_time_alike(text: str) -> None:
     for _ in range(2):
         with pytest.raises(ParseError):
             Via(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "are_lines"),
+    [
+        ("A: b", True),
+        ("A: b\r\nC:", True),
+        ("A :\tb\r\n c\r\n\td\r\nE: f", True),
+        ("A\r\n : b", True),
+        ("A: b\r\n", False),
+        ("A: b\r\n\r\nC: d", False),
+        ("A: b\nC: d", False),
+        ("A: b\rC: d", False),
+        ("A: b\r\nno header", False),
+        (" A: b", False),
+        ("", False),
+        ("A: b\r\n:c", False),
+    ],
+)
+def test_header_lines_are_whole(text: str, are_lines: bool) -> None:
+    assert is_header_lines(text) is are_lines
+    assert not is_header_lines(text + "\r\nX" * 10_000)  # and that takes no time

@@ -143,6 +143,7 @@ def test_changed_timings_count_from_now() -> None:
     assert layer.run_timers(START + 10) is branch
     layer.restart_timeouts(branch, START + 11)
     assert layer.run_timers(START + 11) is None
+    assert layer.run_timers(START + 15) is None  # Timer K
     assert layer.next_timeout() is None
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from polykemi.sip.locate import Naptr, Srv
 from polykemi.transport.dns import DnsClient
+from polykemi.transport.hosts import Hosts
 
 ZONE = {
     ("_sip._udp.example.test.", "SRV"): ["10 60 5060 a.example.test.", "20 0 5070 ."],
@@ -27,6 +28,8 @@ ZONE = {
     ("example.test.", "TXT"): ['"one" "more"', '"\\255"'],
     ("ebl.example.test.", "TYPE65300"): ["\\# 3 010261"],
     ("empty.example.test.", "TXT"): [],
+    ("a.example.test.", "A"): ["192.0.2.1"],
+    ("a.example.test.", "AAAA"): ["2001:db8::1"],
 }
 
 
@@ -136,11 +139,24 @@ def _cache(client: DnsClient) -> dict[Any, Any]:
     return {key: node.value for key, node in client._resolver.cache.data.items()}
 
 
-def test_the_system_s_own_resolver_finds_addresses(client: DnsClient) -> None:
+def test_the_system_s_own_resolver_finds_addresses() -> None:
+    client = DnsClient()
     assert client.addresses("127.0.0.1", 2) == ["127.0.0.1"]
     assert "127.0.0.1" in client.addresses("localhost", 2)
     assert client.addresses("no.such.host.invalid", 5) == []
     assert client.addresses("x" * 300, 2) == []
+
+
+def test_name_servers_that_were_given_find_addresses_behind_the_hosts_file(
+    client: DnsClient, server: NameServer
+) -> None:
+    server.asked.clear()
+    assert client.addresses("127.0.0.1", 2) == ["127.0.0.1"]
+    if Hosts().addresses("localhost", 4, 1.0):
+        assert "127.0.0.1" in client.addresses("localhost", 2)
+    assert server.asked == []
+    assert client.addresses("a.example.test.", 2) == ["192.0.2.1", "2001:db8::1"]
+    assert client.addresses("no.such.host.invalid", 2) == []
 
 
 def test_nobody_answers_is_a_bounded_wait(caplog: pytest.LogCaptureFixture) -> None:

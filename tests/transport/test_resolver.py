@@ -6,14 +6,19 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import dns.exception
+import dns.message
 import pytest
 import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
 
 from polykemi.sip.locate import Destination, Naptr, Place, Srv
 from polykemi.transport import resolver as resolver_module
 from polykemi.transport.hosts import Hosts, parse_hosts
-from polykemi.transport.name_servers import NameServers, parse_server, servers_of
+from polykemi.transport.name_servers import NameServers, parse_server, read_reply, servers_of
 from polykemi.transport.resolver import DnsSettings, Reply, Resolver
 from tests.dns_server import DnsServer
 
@@ -36,11 +41,12 @@ ZONE = {
 class Names:
     """A resolver with a clock that stands still until it is moved, and a name server of the test's own."""
 
-    def __init__(self, server: DnsServer, hosts: Path, **settings: object) -> None:
+    def __init__(self, server: DnsServer, hosts: Path, **settings: Any) -> None:
         self.server = server
         self.now = START
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-        self.settings = DnsSettings(nameservers=(server.address,), retr_time=0.1, retr_no=2, **settings)  # type: ignore[arg-type]
+        given = {"retr_time": 3.0, "retr_no": 2, **settings}
+        self.settings = DnsSettings(nameservers=((server.host, server.port),), **given)
         self.resolver = Resolver(
             NameServers(servers_of(self.settings), self.settings).ask,
             self.settings,
@@ -84,7 +90,7 @@ def make(server: DnsServer, tmp_path: Path) -> Iterator[Callable[..., Names]]:
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.9 Known known.test # a comment\n::9 known\nnonsense line\n", "ascii")
 
-    def new(**settings: object) -> Names:
+    def new(**settings: Any) -> Names:
         made.append(Names(server, hosts, **settings))
         return made[-1]
 
@@ -176,7 +182,7 @@ def test_a_server_that_cannot_tell_is_asked_again_and_then_not_for_a_while(
     make: Callable[..., Names], server: DnsServer, how: str
 ) -> None:
     getattr(server, how).add("a.example.test")
-    names = make()
+    names = make(retr_time=0.1 if how == "silent" else 3.0)
     assert names.find(Destination("a.example.test", 5060)) == [[]]
     assert server.count() == 2  # retr_no
     assert names.known("a.example.test", 5060) == []
@@ -187,7 +193,8 @@ def test_a_server_that_cannot_tell_is_asked_again_and_then_not_for_a_while(
 
 def test_no_naptr_answer_does_not_keep_from_srv(make: Callable[..., Names], server: DnsServer) -> None:
     server.silent.add("example.test")
-    assert make().find(Destination("example.test"))[0][0] == Place("udp", "192.0.2.1", 5080)
+    names = make(retr_time=0.5, retr_no=1)
+    assert names.find(Destination("example.test"))[0][0] == Place("udp", "192.0.2.1", 5080)
 
 
 def test_naptr_can_be_left_out(make: Callable[..., Names], server: DnsServer) -> None:
@@ -232,7 +239,7 @@ def test_the_second_server_answers_for_the_first(server: DnsServer, tmp_path: Pa
     dead = DnsServer()
     dead.close()
     names = Names(server, tmp_path / "none")
-    settings = DnsSettings(nameservers=(dead.address, server.address), retr_time=0.2)
+    settings = DnsSettings(nameservers=((dead.host, dead.port), (server.host, server.port)), retr_time=0.2)
     answer = names.loop.run_until_complete(NameServers(servers_of(settings), settings).ask("a.example.test", "A"))
     assert answer == Reply(("192.0.2.1",), 300.0)
     names.loop.close()
@@ -311,10 +318,78 @@ def test_name_servers_of_resolv_conf(tmp_path: Path) -> None:
     assert servers_of(DnsSettings(), path) == [("127.0.0.1", 53)]
     path.write_text("search test\nnameserver 192.0.2.1\nnameserver\nnameserver ::1 x\nnameserver h\n", "ascii")
     assert servers_of(DnsSettings(), path) == [("192.0.2.1", 53), ("::1", 53)]
-    assert servers_of(DnsSettings(nameservers=("192.0.2.2:54", "[::2]:55")), path) == [("192.0.2.2", 54), ("::2", 55)]
+    assert servers_of(DnsSettings(nameservers=(("192.0.2.2", 54),)), path) == [("192.0.2.2", 54)]
+
+
+@pytest.mark.parametrize(
+    ("text", "server"),
+    [
+        ("192.0.2.2", ("192.0.2.2", 53)),
+        ("192.0.2.2:54", ("192.0.2.2", 54)),
+        ("::2", ("::2", 53)),
+        ("[::2]:55", ("::2", 55)),
+    ],
+)
+def test_a_name_server_is_an_address_with_or_without_a_port(text: str, server: tuple[str, int]) -> None:
+    assert parse_server(text) == server
 
 
 @pytest.mark.parametrize("text", ["", "host", "192.0.2.1:", "192.0.2.1:0", "192.0.2.1:70000", "[::1]:x", "1.2.3:53"])
 def test_what_is_no_name_server(text: str) -> None:
     with pytest.raises(ValueError, match="expected ADDRESS"):
         parse_server(text)
+
+
+# ---- hostile answers
+_ANSWERS = [
+    bytes(dns.message.from_text(text).to_wire())
+    for text in (
+        "id 1\nflags QR RD RA\n;QUESTION\na.test. IN SRV\n;ANSWER\na.test. 60 IN SRV 1 2 5060 b.test.\n",
+        'id 1\nflags QR\n;QUESTION\na.test. IN NAPTR\n;ANSWER\na.test. 60 IN NAPTR 1 2 s SIP+D2U "" b.test.\n',
+        "id 1\nflags QR\n;QUESTION\na.test. IN A\n;ANSWER\na.test. 60 IN CNAME b.test.\nb.test. 9 IN A 192.0.2.1\n",
+        "id 1\nrcode NXDOMAIN\nflags QR\n;QUESTION\na.test. IN A\n;AUTHORITY\ntest. 9 IN SOA a. b. 1 2 3 4 5\n",
+    )
+]
+
+
+def query_of(wire: bytes | bytearray) -> dns.message.Message:
+    """Return the question to an answer."""
+    (question,) = dns.message.from_wire(bytes(wire)).question
+    query = dns.message.make_query(question.name, question.rdtype)
+    query.id = 1
+    return query
+
+
+@given(st.data())
+def test_an_answer_may_hold_anything(data: st.DataObject) -> None:
+    """It is read, or refused with an error of dnspython's, which the one who asks takes for no answer."""
+    wire = bytearray(data.draw(st.sampled_from(_ANSWERS)))
+    query = query_of(wire)
+    for _ in range(data.draw(st.integers(1, 6))):
+        wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(st.integers(0, 255))
+    del wire[data.draw(st.integers(1, len(wire))) :]
+    try:
+        reply = read_reply(query, dns.message.from_wire(bytes(wire)))
+    except dns.exception.DNSException:
+        return
+    assert reply is None or reply.ttl >= 0
+
+
+def test_nobody_is_left_waiting_when_asking_fails(tmp_path: Path) -> None:
+    async def fails(name: str, kind: str) -> Reply | None:
+        raise RuntimeError("a fault")
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+    resolver = Resolver(fails, hosts=Hosts(tmp_path / "none"))
+    resolver.loop = loop
+    answers: list[list[Place]] = []
+
+    def take(places: list[Place], now: float) -> None:
+        answers.append(places)
+        loop.call_soon(loop.stop)
+
+    resolver.ask(Destination("a.test", 5060), UDP, take)
+    loop.run_forever()
+    loop.close()
+    assert answers == [[]]

@@ -196,3 +196,16 @@ def test_a_reply_never_goes_to_many_whatever_dns_says(network: Network) -> None:
     network.transports.resolver.put(("many.test", "A"), Reply(("255.255.255.255",), 60.0), time.time())
     network.transports.send([(b"SIP/2.0 200 OK", Flow(one, "many.test", 5060))])
     network.until(lambda: len(network.failed) == 1)
+
+
+def test_many_errors_do_not_hold_up_what_comes_in(network: Network) -> None:
+    one, two = network.transports.listeners
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        closed = other.getsockname()[1]
+    for i in range(30):
+        network.transports.send([(b"in vain", Flow(one, "127.0.0.1", closed))])
+        network.transports.send([(b"%d" % i, Flow(two, "127.0.0.1", one.port))])
+    network.until(lambda: len(network.received) == 30 and len(network.failed) == 30)
+    assert [data for data, _ in network.received] == [b"%d" % i for i in range(30)]
+    assert network.passes < 15

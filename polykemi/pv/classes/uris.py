@@ -83,7 +83,7 @@ def _ruri_user(ctx: RouteContext) -> Xval:
 
 
 def _set_ruri(ctx: RouteContext, value: Xval) -> bool:
-    if not isinstance(value, str) or not isinstance(ctx.message, Request):
+    if not isinstance(value, str) or not isinstance(ctx.message, Request) or "\n" in value or "\r" in value:
         return False
     ctx.ruri = value
     return True
@@ -142,7 +142,7 @@ def _rewrite(change: Callable[[Uri, Xval], str | None]) -> Setter:
     def put(ctx: RouteContext, value: Xval) -> bool:
         uri = uri_or_none(ctx.ruri)
         changed = None if uri is None else change(uri, value)
-        if changed is None:
+        if changed is None or uri_or_none(changed) is None:  # a line break in it would end the start-line
             return False
         ctx.ruri = changed
         return True

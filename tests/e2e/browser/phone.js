@@ -34,7 +34,9 @@ const phone = {
 
   start(url, user, domain, password) {
     const socket = new JsSIP.WebSocketInterface(url);
-    this.ua = new JsSIP.UA({ sockets: [socket], uri: `sip:${user}@${domain}`, password, session_timers: false });
+    const account = { uri: `sip:${user}@${domain}`, password, session_timers: false };
+    const patience = { connection_recovery_min_interval: 1, connection_recovery_max_interval: 1 };
+    this.ua = new JsSIP.UA({ ...account, ...patience, sockets: [socket] });
     for (const event of ["connected", "disconnected", "registered", "unregistered", "registrationFailed"]) {
       this.ua.on(event, () => this.note(event));
     }
@@ -47,7 +49,7 @@ const phone = {
     this.descriptions = [];
     this.causes = [];
     session.on("sdp", ({ originator, type, sdp }) => this.descriptions.push({ originator, type, sdp }));
-    for (const event of ["progress", "confirmed", "ended", "failed"]) {
+    for (const event of ["progress", "confirmed", "hold", "unhold", "ended", "failed"]) {
       session.on(event, (data) => {
         if (data.cause) {
           const status = data.message && data.message.status_code;
@@ -64,6 +66,19 @@ const phone = {
 
   call(target) {
     this.ua.call(target, { mediaConstraints: { audio: true, video: false } });
+  },
+
+  // Offer again, to hold or unhold the call, and wait for the answer.
+  async reoffer(how, seconds = 10) {
+    for (let n = 0; n < seconds * 20; n++) {
+      let begun;
+      const answered = new Promise((resolve) => {
+        begun = this.session[how]({}, () => resolve(true));
+      });
+      if (begun) return answered; // else the last offer, of either side, is not over yet
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    throw new Error(`no ${how}`);
   },
 
   // Wait until media packets have come in; say how many.
