@@ -14,6 +14,7 @@ from typing import Final
 log = logging.getLogger("polykemi.overload")
 
 BEAT: Final = 0.1  # seconds between two looks
+_LOOKS: Final = 3  # in a row that are no accident
 _RISE: Final = 1.0  # how much more of the new requests is refused after a second of overload
 _FALL: Final = 0.3  # how much less after a second without
 _STALL: Final = 0.3  # seconds between two looks that count at most
@@ -42,7 +43,7 @@ class Overload:
         self.episodes = 0
         self.is_out_of_memory = False
         self._part = 0.0  # that part of them which the waiting is the reason for
-        self._is_late = False  # at the last look
+        self._late = 0  # looks in a row at which messages waited too long
         self._due = 0.0  # of the next refusal: it is refused at 1.0
         self._looked_at = 0.0
         self._began = 0.0  # the episode, 0: none
@@ -54,16 +55,16 @@ class Overload:
 
         ``memory``: octets that the process has.
 
-        One look alone raises nothing: after a pause (a script that waited for DNS) all is done quickly.
+        Less than three looks raise nothing: after a pause (a script that waited for DNS) all is done quickly.
         """
         limits = self.limits
         elapsed, self._looked_at = min(max(now - self._looked_at, 0.0), _STALL), now
         if limits.delay:
             pressure = max(waited / limits.delay, _LOST if lost else 0.0)
-            was_late, self._is_late = self._is_late, pressure > 1
-            if not self._is_late:
+            self._late = self._late + 1 if pressure > 1 else 0
+            if not self._late:
                 self._part = max(0.0, self._part - _FALL * elapsed)
-            elif was_late:
+            elif self._late >= _LOOKS:
                 self._part = min(1.0, self._part + _RISE * elapsed * min(pressure - 1, 1.0))
         self.is_out_of_memory = 0 < (limits.memory or 0) <= memory
         is_full = 0 < limits.transactions <= transactions

@@ -66,7 +66,7 @@ def test_what_cannot_be_done_is_refused_and_what_has_begun_is_finished(
     assert refused > CALLS // 4  # some of them more than once: a phone sends again what it had no answer for
     assert during["tmx.2xx_transactions"] > 2 * CALLS // 10  # an INVITE and a BYE for each call
     assert during["sl.5xx_replies"] == refused
-    assert re.search(r"overload: messages wait 0\.\d+ s", server.log())
+    assert re.search(r"overload: messages wait \d+\.\d+ s", server.log())
 
     until = time.monotonic() + 20
     while "overload is over" not in server.log():
