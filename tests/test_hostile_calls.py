@@ -226,7 +226,7 @@ ODD_HEADERS: Final = (
     b'Route: <\r\nRecord-Route: ,,\r\nP-Asserted-Identity: "\r\nRPID: <>\r\nRefer-To: <sip:\r\nSession-Expires: x;refresher=\r\n',
     b'Authorization: Digest\r\nProxy-Authorization: Digest username="\\\r\nAuthorization: Basic ==\r\nDate: x\r\n',
     b"Contact: *\r\nExpires: 99999999999999999999\r\nMin-Expires: -1\r\nq: ;q=9\r\nm: <sip:a@[::1>;q=2;expires=x\r\nPath: <sip:;lr\r\n",
-    b"Route: <sip:192.0.2.1;lr;ftag=\xff;vst=AAAA;did=x.y>\r\nReason: \x00\r\nX-A: a\r\n \r\n\tb\r\nVia: SIP/2.0/UDP\r\n",
+    b"Route: <sip:192.0.2.1;lr;ftag=\xff;vst=AAAA;did=x.y>\r\nReason: \x00\r\nX-A: a\r\n \r\n\tb\r\nVia: SIP/2.0/UDP\r\nRAck: x\r\n",
     b"P-Charging-Vector: icid-value=\r\nAllow: ,\r\nRequire: \xff\r\nIdentity: ..;\r\nAccept: a/b;q=\r\nContent-Disposition: ;\r\n",
 )
 LINES: Final = (b"", *[line + b"\r\n" for text in ODD_HEADERS for line in text.split(b"\r\n") if line.strip()])
