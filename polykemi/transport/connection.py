@@ -57,6 +57,11 @@ class Connection:
         self._transport = transport
         transport.set_write_buffer_limits(_PAUSE)
         if self.ident:
+            if transport.get_extra_info("sockname") == transport.get_extra_info("peername"):
+                # nobody listens there, and the kernel has chosen that very port for our side: we would talk to ourselves
+                self._streams.count("connect_failed")
+                transport.abort()
+                return
             self._streams.count("connect_success")
         else:
             peer = transport.get_extra_info("peername")  # None: it has gone already

@@ -12,7 +12,7 @@ from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from polykemi.errors import UsageError
 from polykemi.sip.flow import Flow, LastFlow, Listener, OpenFlow
-from polykemi.transport.connection import as_websocket
+from polykemi.transport.connection import Connection, as_websocket
 from polykemi.transport.limits import StreamLimits
 from polykemi.transport.manager import Transports
 
@@ -606,3 +606,28 @@ def test_http_that_cannot_be_followed_is_refused_before_the_connection_ends(netw
     answer = network.from_peer(peer, 1000)
     assert answer == b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     assert network.streams.counters["tcp.unreadable"] == 1
+
+
+class CallsItself:
+    """A TCP connection whose both ends are one socket: nobody listened, and the kernel chose that port for our side."""
+
+    def __init__(self, protocol: Connection) -> None:
+        self._protocol = protocol
+
+    def get_extra_info(self, name: str) -> tuple[str, int]:
+        return {"sockname": ("127.0.0.1", 40000), "peername": ("127.0.0.1", 40000)}[name]
+
+    def set_write_buffer_limits(self, high: int) -> None: ...
+
+    def abort(self) -> None:
+        self._protocol.connection_lost(None)
+
+
+def test_a_connection_with_oneself_is_none(network: Network) -> None:
+    connection = Connection(network.streams, network.listener)
+    network.streams.add(connection, "127.0.0.1", 40000)
+    connection.send(b"x", connection.flow)
+    connection.connection_made(CallsItself(connection))
+    assert network.failed == [b"x"]
+    assert (network.streams.counters["tcp.connect_failed"], network.streams.counters["tcp.connect_success"]) == (1, 0)
+    assert len(network.streams) == 0
