@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import re
 import shutil
 import signal
@@ -28,17 +30,22 @@ DOMAIN = "e2e.test"
 PASSWORDS = {"alice": "wonderland", "bob": "builder", "carol": "christmas"}
 
 
+# below those that the kernel gives away by itself, or another socket could have it before it is used; none twice
+_PORTS = itertools.cycle(random.sample(range(10_000, 32_000), 22_000))
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that is free now, over UDP and TCP."""
+    """Return a port that is free, over UDP and TCP."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
+        port = next(_PORTS)
         with socket.socket(family, socket.SOCK_DGRAM) as udp, socket.socket(family) as tcp:
-            udp.bind((host, 0))
             try:
-                tcp.bind(udp.getsockname())
+                udp.bind((host, port))
+                tcp.bind((host, port))
             except OSError:
                 continue
-            return int(udp.getsockname()[1])
+            return port
 
 
 def listens(port: int) -> bool:

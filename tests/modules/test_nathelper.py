@@ -283,6 +283,7 @@ def test_each_contact_is_pinged_once_in_an_interval() -> None:
     assert len(outbox.items) == 145
 
 
+@pytest.mark.pure  # it replaces a method of a compiled class
 def test_very_many_contacts_are_pinged_a_few_at_a_time() -> None:
     """A million in a minute, 20,000 of them here: no tick does more than some milliseconds of work, all get their turn."""
     made = services(Usrloc, NatHelper, params={"nathelper": {"natping_interval": 60}})
