@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_network
+from itertools import groupby
 from typing import Any, Final
 
 from polykemi.kemi.context import RouteContext
@@ -19,7 +20,7 @@ from polykemi.modules.ipops_answers import Answers, Field, answer_class
 from polykemi.modules.ipops_ranges import range_of
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import keyed
-from polykemi.sip.locate import Naptr, Srv
+from polykemi.sip.locate import Naptr, Srv, by_weight
 
 log = logging.getLogger("polykemi.script")
 
@@ -236,16 +237,9 @@ class Ipops(Module):
     def _in_order(self, records: list[Srv]) -> list[Srv]:
         """Return records in the order in which they are to be tried (RFC 2782)."""
         out: list[Srv] = []
-        left = sorted(records, key=lambda r: (r.priority, r.weight))
-        while left:
-            first = [r for r in left if r.priority == left[0].priority]
-            mark = self._random.randint(0, sum(r.weight for r in first))
-            for record in first:
-                mark -= record.weight
-                if mark <= 0:
-                    break
-            left.remove(record)
-            out.append(record)
+        records = sorted(records, key=lambda r: (r.priority, r.weight))
+        for _, group in groupby(records, key=lambda r: r.priority):
+            out += by_weight(list(group), lambda most: self._random.randint(0, most))
         return out
 
     # ---- this host

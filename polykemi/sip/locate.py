@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from polykemi.sip.constants import PORT, TLS_PORT
 from polykemi.sip.grammar import to_ip
@@ -77,6 +77,7 @@ Usable = Mapping[str, tuple[int, ...]]
 Records = Callable[[str, str], Sequence[Any] | None]
 Question = tuple[str, str]
 Draw = Callable[[int], int]  # n -> a number from 0 to n
+Weighted = TypeVar("Weighted", Candidate, Srv)
 
 
 def protos(destination: Destination, usable: Usable) -> list[str]:
@@ -205,12 +206,12 @@ def in_order(candidates: Sequence[Candidate], draw: Draw | None) -> list[Place]:
     return out
 
 
-def by_weight(left: list[Candidate], draw: Draw | None) -> list[Candidate]:
+def by_weight(left: list[Weighted], draw: Draw | None) -> list[Weighted]:
     """Return servers of equal priority, each drawn with a chance by its weight from those that are left (RFC 2782)."""
     if draw is None:
         return sorted(left, key=lambda one: -one.weight)
     left = sorted(left, key=lambda one: one.weight > 0)  # those of weight 0 stand first: that is their small chance
-    out: list[Candidate] = []
+    out: list[Weighted] = []
     while left:
         mark = draw(sum(one.weight for one in left))
         for one in left:
