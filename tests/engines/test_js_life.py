@@ -188,6 +188,63 @@ def test_scripts_stand_beside_each_other_and_go_one_by_one_while_serving(residen
     assert new[0].functions() == {MAIN, "more"}
 
 
+def test_scripts_see_nothing_of_each_other(bench: Bench) -> None:
+    old = bench.load(
+        f"""implicit = "old"; globalThis.more = 1; KSR.mine = KSR.pv.mine = 1; KSR.info = null;
+        String.prototype.trim = () => "broken"; Array.prototype.map = null; Object.prototype.all = 1;
+        function {MAIN}() {{ KSR.pv.sets("told", [implicit, " a ".trim(), typeof KSR.mine].join()); }}"""
+    )
+    new = bench.also(
+        f"""function {MAIN}() {{
+            KSR.info([typeof implicit, typeof more, typeof KSR.mine, typeof KSR.pv.mine, " a ".trim(), ({{}}).all, typeof {MAIN}x].join());
+        }}"""
+    )
+    first, second, third = (bench.block() for _ in range(3))
+    bench.run(old, first)
+    bench.run(new, second)
+    bench.run(old, third)
+    assert second.error is None
+    assert bench.said == ["undefined,undefined,undefined,undefined,a,,undefined"]
+    assert first.cache["told"] == third.cache["told"] == "old,broken,number"
+
+
+def test_texts_that_one_script_has_numbered_are_the_same_in_another(bench: Bench) -> None:
+    source = f"""function {MAIN}() {{ for (var i = 0; i < 3; i++) KSR.pv.sets("k", KSR.pv.get("v") + "!"); }}"""
+    one, two = bench.load(source), bench.also(source)
+    for n in range(6):
+        ctx = bench.block()
+        ctx.cache["v"] = "even" if n % 2 else "odd"
+        bench.run(two if n % 3 else one, ctx)
+        assert ctx.cache["k"] == ctx.cache["v"] + "!"
+
+
+def test_memory_stays_level_over_many_loads(hosted: Bench) -> None:
+    source = f"var junk = new Array(100000).fill(0.5).map((v, i) => v * i); leak = junk; function {MAIN}() {{}}"
+    hosted.load(source)
+    octets = []
+    for _ in range(200):
+        script = hosted.engine.load(hosted.directory / "script.js")
+        hosted.run(script)
+        script.close()
+        octets.append(hosted.engine.memory())
+    assert max(octets[100:]) <= max(octets[:100]) * 1.5
+    assert min(octets[150:]) < 60 << 20
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'eval("%DebugPrint(1)")',
+        'new Function("%DebugPrint(1)")',
+        'require("./natives")',
+        '(0, eval)("%GetOptimizationStatus(1)")',
+    ],
+)
+def test_scripts_have_no_syntax_of_v8s_own(bench: Bench, code: str) -> None:
+    (bench.directory / "natives.js").write_text("%DebugPrint(1)")
+    assert bench.says(f"try {{ {code}; KSR.info('ran'); }} catch (e) {{ KSR.info(e.name); }}") == ["SyntaxError"]
+
+
 def test_a_script_is_not_loaded_inside_of_a_route_block(bench: Bench) -> None:
     causes: list[str] = []
 
@@ -247,7 +304,7 @@ def test_a_route_that_runs_too_long_is_stopped_and_the_next_ones_run(bench: Benc
     assert bench.said == ["fine", "in", "fine", "in", "fine"]
     for ctx in blocks[1::2]:
         assert isinstance(ctx.error, ScriptTimeout)
-        assert str(ctx.error) == f"{bench.directory}/script.js: ran longer than 0.05 s"
+        assert str(ctx.error) == f"{bench.directory}/script.js:1: ran longer than 0.05 s"
     assert [ctx.error for ctx in blocks[::2]] == [None] * 3
 
 
@@ -426,7 +483,7 @@ def test_engines_follow_each_other_in_one_process_and_leave_no_thread(bench: Ben
 
 
 def test_the_interpreter_ends_when_an_engine_was_not_closed() -> None:
-    program = "from polykemi.engines.v8 import V8\nV8().eval('[]')\nprint('end')"
+    program = "from polykemi.engines.v8 import V8\nV8().on_thread(lambda: None)\nprint('end')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("end\n", "", 0)
 
