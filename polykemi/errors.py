@@ -10,6 +10,7 @@ PolykemiError
         NoRequest           the request is asked for where there is none: a reply without transaction, one that ended
     ScriptError             a script that failed while it ran: file, line, cause
         ScriptTimeout       ... because it ran longer than its limit
+        ScriptMemory        ... because the script holds more memory than its limit
     RpcError                an RPC command that is answered with an error: its code and what to say
 """
 
@@ -76,6 +77,10 @@ class ScriptError(PolykemiError):
 
 class ScriptTimeout(ScriptError):
     """A route that ran longer than its limit and was stopped."""
+
+
+class ScriptMemory(ScriptError):
+    """A route that was stopped because the script holds more memory than its limit."""
 
 
 class RpcError(PolykemiError):
