@@ -106,7 +106,9 @@ def test_a_second_server_on_the_same_data_is_refused_and_a_killed_one_replaced(s
     command += ["--listen", "udp:127.0.0.1:0", "--data", str(server.data)]
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert second.returncode == 2
-    expected = f"polykemi: cannot listen on {server.data}/control.sock: a server that runs already listens there\n"
+    expected = (
+        f"polykemi: {server.data}: a server that runs already (process {server.process.pid}) has this data directory\n"
+    )
     assert (second.stdout, second.stderr) == ("", expected)
     assert rpc(server, "core.version").returncode == 0
     server.stop(signal.SIGKILL)
