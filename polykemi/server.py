@@ -292,7 +292,7 @@ class Server:
             location, database = open_data(settings.data)
             undo.callback(location.close)
             undo.callback(database.close)
-            self.control = ControlPlane(settings.data, settings.metrics)
+            self.control = ControlPlane(settings.data, settings.control, settings.metrics)
             undo.callback(self.control.close)
             self._peers = PeerSockets()
             undo.callback(self._peers.close)
