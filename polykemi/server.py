@@ -31,6 +31,7 @@ from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import inspect
 from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTls, Offline, Peers, Tls, Unlocated
+from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.modules import MODULES
@@ -58,8 +59,6 @@ _GIVE_BACK = 5.0  # seconds between two attempts to free memory: it stops everyt
 
 DRAIN_SECONDS = 5.0  # how long a stopping server waits for open transactions
 
-Trace = Callable[[str, tuple[Any, ...], Any], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -71,6 +70,7 @@ class Node:
     engines: Mapping[str, Engine]
     timed: tuple[Module, ...]  # the modules that have timers
     rpc: JsonRpc
+    probes: Probes
 
     def timers(self, now: float) -> None:
         """Do what is due at ``now``; the router is to be pumped afterwards."""
@@ -114,7 +114,6 @@ def assemble(
     now: float,
     ended: Callable[[], None] = lambda: None,
     ids: Ids | None = None,
-    trace: Trace | None = None,
     connections: Connections | None = None,
     tls: Tls | None = None,
     peers: Peers | None = None,
@@ -168,11 +167,12 @@ def assemble(
     modules = _modules(settings, services)
     services.modules = modules
     rpc = make_rpc(router, now)
-    engines = _engines(settings, router, trace)
+    probes = Probes(counting=settings.metrics is not None)
+    engines = _engines(settings, router, probes)
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed, rpc)
+    return Node(services, router, modules, engines, timed, rpc, probes)
 
 
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
@@ -199,11 +199,11 @@ def _default_modules(settings: Settings) -> set[str]:
     return {name for name, one in MODULES.items() if one.by_default or name in settings.modules.params}
 
 
-def _engines(settings: Settings, router: Router, trace: Trace | None) -> dict[str, Engine]:
+def _engines(settings: Settings, router: Router, probes: Probes) -> dict[str, Engine]:
     """Make the engines, load and inspect their scripts, and give them to the router. Raise ScriptLoadError."""
     services = router.services
     registry = Registry(services.modules.values())
-    host = Host(registry=registry, current=services.current, drive=router.drive, trace=trace, strict=settings.strict)
+    host = Host(registry=registry, current=services.current, drive=router.drive, probes=probes, strict=settings.strict)
     engines: dict[str, Engine] = {}
     try:
         for one in settings.engines:

@@ -104,7 +104,7 @@ class _Script:
         conversion = LuaConversion(self._prelude.where, self._lua.table_from)
         for export, method in host.registry:
             bound = bind(
-                export, method, host.current, conversion, drive=host.drive, trace=host.trace, strict=host.strict
+                export, method, host.current, conversion, drive=host.drive, probes=host.probes, strict=host.strict
             )
             ends = export.module == _ENDING_MODULE
             self._prelude.export(export.module, export.name, _ending(bound) if ends else bound, ends)
