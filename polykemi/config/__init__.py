@@ -13,6 +13,7 @@ from typing import Any, Final, get_type_hints
 
 from polykemi.config.addresses import host_and_port, parse_domain, parse_listen
 from polykemi.config.network import dns, load_tls, overload, tcp, tls, udp
+from polykemi.config.reload import ReloadSettings, reload
 from polykemi.config.table import FILE_NAME, T, Table, convert, one_of, read, shown, size, unknown
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
@@ -55,6 +56,7 @@ _TABLES: Final = (
     "tls",
     "dns",
     "overload",
+    "reload",
 )
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
 
@@ -114,6 +116,7 @@ class Settings:
     dns: DnsSettings = field(default_factory=DnsSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     overload: OverloadLimits = field(default_factory=OverloadLimits)
+    reload: ReloadSettings = field(default_factory=ReloadSettings)
     file: Path | None = None
 
 
@@ -159,6 +162,7 @@ def load(
         dns=dns(root.table("dns")),
         tls=tls(root.table("tls"), listening if serving else ()),
         overload=overload(root.table("overload")),
+        reload=reload(root.table("reload")),
         file=path,
     )
 
