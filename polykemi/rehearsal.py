@@ -5,15 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from polykemi.errors import ScriptError, ScriptLoadError, UsageError
+from polykemi.router import Router
 from polykemi.sip.flow import Flow
 
-if TYPE_CHECKING:
-    from polykemi.server import Node
-
 Send = Callable[[list[tuple[bytes, Flow]]], None]
+
+
+class Node(Protocol):
+    """What is asked of a server without sockets (``server.Node``)."""
+
+    @property
+    def router(self) -> Router:
+        """Its router."""
+
+    def close(self) -> None:
+        """Close engines and storage."""
 
 
 def rehearse(make: Callable[[Send], Node], smoke: Path) -> tuple[str, ...]:
@@ -36,7 +45,7 @@ def rehearse(make: Callable[[Send], Node], smoke: Path) -> tuple[str, ...]:
         router = node.router
         router.pump()  # what the modules begin with
         sent.clear()
-        router.receive(data, Flow(node.services.listeners[0], "127.0.0.1", 5060), time.time())
+        router.receive(data, Flow(router.services.listeners[0], "127.0.0.1", 5060), time.time())
         router.pump()
         if isinstance(failed := router.last_error, ScriptError):
             raise ScriptLoadError(failed.file, failed.line, f"{failed.cause} (with {smoke})")

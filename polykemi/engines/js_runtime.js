@@ -486,6 +486,7 @@
     const before = globalThis.KSR, ownRequire = globalThis.require;
     try {
       const text = take(words[4]), end = indexOf(text, '\n');
+      words[4] = NULL;
       return loadSource(slice(text, 0, end), slice(text, end + 1));
     } catch (error) {
       restore(before, ownRequire);
