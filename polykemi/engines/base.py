@@ -31,6 +31,7 @@ class Host:
     drive: Callable[[Generator[RouteContext, None, Any]], Any]  # runs a Process to its end, returns its value
     limits: Limits = Limits()
     path: tuple[str, ...] = ()  # patterns as in Lua's package.path, where modules are besides the script's directory
+    allow: frozenset[str] = frozenset()  # what the script may reach besides KSR (``config.ALLOWED``)
     strict: bool = False  # a call that cannot be made raises in the script
     trace: Callable[[str, tuple[Any, ...], Any], None] | None = None
 
