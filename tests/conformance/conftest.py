@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from polykemi.engines import ENGINES, make_engine
-from polykemi.engines.base import Engine, Host, Limits
+from polykemi.engines.base import Engine, Host, Limits, Script
 from polykemi.errors import ScriptError, SipError
 from polykemi.kemi.context import Current, Exit, Process, RouteContext
 from polykemi.kemi.registry import Data, Registry, Xval, export
@@ -220,6 +220,7 @@ class Bench:
         )
         host.probes.watch(recorder(self.calls))
         self.engine: Engine = make_engine(name, host)
+        self.loaded: Script  # the last one
 
     def pick(self, **by_engine: Any) -> Any:
         """Return what is meant for this engine."""
@@ -242,7 +243,10 @@ class Bench:
         """Load a script; its first line is line 2 of the file."""
         text = textwrap.dedent(by_engine[self.name]).strip("\n")
         self.path.write_text(f"{_SHOW[self.name]}\n{text}\n", "utf-8")
-        self.engine.load(self.path)
+        before = getattr(self, "loaded", None)
+        self.loaded = self.engine.load(self.path)
+        if before is not None:
+            before.close()
 
     def route(self, **by_engine: str) -> None:
         """Load and run a ksr_request_route with this body, whose first line is line 3 of the file."""
@@ -263,7 +267,7 @@ class Bench:
         ctx = RouteContext(kind, function, message, FLOW, 1_800_000_000.0)
         self.current.ctx = ctx
         try:
-            self.engine.call(function, event)
+            self.loaded.call(function, event)
         finally:
             self.current.ctx = None
         return ctx
@@ -271,7 +275,7 @@ class Bench:
     def _run(self, ctx: RouteContext) -> None:
         outer, self.current.ctx = self.current.ctx, ctx
         try:
-            self.engine.call(ctx.callback)
+            self.loaded.call(ctx.callback)
         except ScriptError as error:
             ctx.error = error
         finally:
