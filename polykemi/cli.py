@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,7 @@ def commands() -> None:
 )
 @click.option("--domain", "domains", multiple=True, metavar="NAME", help="Domain to serve; may be repeated.")
 @_data_option
+@click.option("--supervise", is_flag=True, help="Start the server anew when it crashes or is stuck.")
 def serve(
     script: Path | None,
     engine: str | None,
@@ -74,12 +76,27 @@ def serve(
     listen: tuple[str, ...],
     domains: tuple[str, ...],
     data: Path | None,
+    supervise: bool,
 ) -> None:
     """Run the server in the foreground. SCRIPT runs all route blocks."""
     settings = config.load(_config_file(file), engine=engine, script=script, listen=listen, domains=domains, data=data)
+    if supervise:
+        sys.exit(_supervise(settings))
     from polykemi import server
 
     server.serve(settings, click.echo)
+
+
+def _supervise(settings: config.Settings) -> int:
+    """Run this command without --supervise in a process of its own; return the exit code."""
+    from polykemi import logs
+    from polykemi.supervisor import Supervisor
+
+    if "NOTIFY_SOCKET" in os.environ:
+        raise UsageError("--supervise: systemd does so already (NOTIFY_SOCKET is set)")
+    logs.to_stderr(settings.log_level)
+    command = [one for one in sys.orig_argv if one != "--supervise"]
+    return Supervisor(command, settings.service.watchdog, settings.service.drain).run()
 
 
 @commands.group(no_args_is_help=False)
@@ -161,7 +178,7 @@ def rpc(
     """Ask a running server; system.listMethods says what. Numbers in ARGS are sent as numbers, s:5060 as a text."""
     from polykemi.control import client, text
 
-    path = socket or _storage_settings(file, data).data / client.SOCKET
+    path = socket or _control_socket(_storage_settings(file, data))
     result = client.call(path, method, [client.argument(one) for one in arguments])
     for line in [text.as_json(result)] if as_json else text.readable(result):
         click.echo(line)
@@ -194,6 +211,12 @@ def _config_file(given: Path | None) -> Path | None:
 
 def _storage_settings(file: Path | None, data: Path | None) -> config.Settings:
     return config.load(_config_file(file), data=data, serving=False)
+
+
+def _control_socket(settings: config.Settings) -> Path:
+    from polykemi.control import client
+
+    return settings.control.socket or settings.data / client.SOCKET
 
 
 def _subscriber(text: str, settings: config.Settings) -> Subscriber:

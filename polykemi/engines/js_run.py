@@ -11,9 +11,11 @@ from polykemi.engines.base import LOAD_FACTOR
 from polykemi.engines.js_sources import Sources
 from polykemi.engines.js_values import ENTERED, Values
 from polykemi.engines.v8 import V8
-from polykemi.errors import ScriptError, ScriptTimeout
+from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
 
 _DEEPEST: Final = 16  # route blocks inside of one
+
+_GRACE: Final = 0.05  # seconds in which JavaScript may say where it is before it is stopped
 
 _T = TypeVar("_T")
 
@@ -37,8 +39,9 @@ class Run:
         # seconds between two looks of a thread that waits
         self.period = min(max(seconds / 8, 0.005), 0.25) if seconds > 0 else 0.25
         self._v8, self._values, self._sources = v8, values, sources
+        self._stop_anyway = 0.0  # when the block that is struck may no longer say where it is
         self._place: tuple[str, int | None] | None = None  # where the block was stopped
-        v8.native.on_interrupt(self._interrupted)
+        v8.on_interrupt = self._interrupted
         self._strike = threading.Lock()
         self._seen = (0, 0.0)  # the outermost at the last look, and when it was seen first
 
@@ -90,13 +93,13 @@ class Run:
             if nested:
                 v8.native.stop()  # the blocks around it have no time left either
             return self._overtime(file)
-        if not v8.out_of_memory():
+        if not v8.out_of_memory:
             return ScriptError(file, None, "ran out of stack")
         v8.native.go_on()
-        cause = v8.lift_memory_limit()
+        v8.out_of_memory = False
         if self.words[3] != ENTERED and not nested:  # the block before it has used the memory, in its last breath
             return None
-        return ScriptError(file, None, cause)
+        return ScriptMemory(file, None, f"memory limit reached: more than {v8.memory} octets")
 
     def _drop_promises(self, block: int) -> None:
         """Let what a stopped block has left to its promises run now, when KSR is closed; V8 drops it when it is stopped."""
@@ -141,8 +144,9 @@ class Run:
             return
         if self.struck != block:
             self.struck = block
+            self._stop_anyway = time.monotonic() + _GRACE
             self._v8.native.interrupt()
-            return
-        with self._strike:  # a block that ends meanwhile waits for it: the next one shall not be hit
-            if self.outermost == block:
-                self._v8.native.stop()
+        elif time.monotonic() >= self._stop_anyway:
+            with self._strike:  # a block that ends meanwhile waits for it: the next one shall not be hit
+                if self.outermost == block:
+                    self._v8.native.stop()

@@ -499,6 +499,7 @@
     words[STATE] = LOADING;
     try {
       const text = take(words[4]), end = indexOf(text, '\n');
+      words[4] = NULL;
       loadSource(slice(text, 0, end), slice(text, end + 1));
       return undefined;
     } catch (error) {

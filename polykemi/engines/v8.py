@@ -37,12 +37,11 @@ _FUNCTIONS: Final = (
     "mr_alloc_string_val",
     "mr_free_context",
     "mr_free_value",
-    "mr_hard_memory_limit_reached",
     "mr_heap_stats",
     "mr_init_context",
     "mr_make_js_callback",
-    "mr_set_hard_memory_limit",
 )
+MEMORY: Final = 256 << 20  # octets, where nothing is configured
 _ERRAND: Final = 1 << 40  # the number of the callback that runs errands; those of tasks are below
 
 # types of mini_racer's values (value.h)
@@ -75,9 +74,10 @@ def _library() -> Any:
 
 
 class V8:
-    """One isolate on a thread of its own. ``memory`` is its heap limit in octets.
+    """One isolate on a thread of its own. ``memory`` is how many octets may live in its heap and in buffers beside it.
 
-    The limit is never more than three quarters of V8's own, at which V8 would end the process; 0 stands for that much.
+    That is looked at when garbage was collected and as much again as half of the limit is taken. The limit is never more
+    than half of V8's own, at which V8 would end the process; 0 stands for MEMORY.
     """
 
     def __init__(self, memory: int = 0) -> None:
@@ -97,13 +97,15 @@ class V8:
         self._context = context = init(self.callbacks[0])
         self._finalizer = weakref.finalize(self, _free_context, dll, context, self.callbacks)
         limit = json.loads(_text(dll.mr_heap_stats(context).contents))["heap_size_limit"]
-        most = limit * 3 // 4
-        self.memory = min(memory, most) if memory else most
-        self._limit_memory()
+        self.memory = min(memory or MEMORY, limit // 2)
+        self.out_of_memory = False  # JavaScript was stopped as more than that lives
+        self._asked = False  # whether as much lives
         self._undefined = dll.mr_alloc_int_val(context, 0, _UNDEFINED)
         self._run_errand = dll.mr_make_js_callback(context, _ERRAND)
         self._nothing: Any = None
         self._make_nothing()
+        # called when JavaScript looks up after ``native.interrupt``
+        self.on_interrupt: Callable[[], None] = lambda: None
         self.thread = 0  # the identifier of the isolate's thread
         try:
             self.on_thread(lambda: self._settle(limit))
@@ -123,7 +125,9 @@ class V8:
         """Take the GIL state once more than the callback gives it back, so that the thread keeps its thread state."""
         ctypes.pythonapi.PyGILState_Ensure()
         self.thread = threading.get_ident()
-        self.native.attach(heap_limit)
+        native = self.native
+        native.attach(heap_limit)
+        self.callbacks += native.watch(self._looked_up, self._collected, self._exhausted, self._may_allocate)
 
     def _dispatch(self, number: int, raw: int) -> None:
         """mini_racer calls this on the isolate's thread: an errand's turn has come, or a task has ended."""
@@ -168,18 +172,28 @@ class V8:
             raise errors[0]
         return results[0]
 
-    # ---- memory
-    def _limit_memory(self) -> None:
-        self._dll.mr_set_hard_memory_limit(self._context, self.memory)
+    # ---- memory; V8 calls these on the isolate's thread
+    def _collected(self) -> None:
+        if not self._asked and self.native.used() > self.memory + self.memory // 2:
+            self._asked = True
+            self.native.interrupt()
 
-    def out_of_memory(self) -> bool:
-        """Tell whether JavaScript was stopped as the heap went beyond its limit; ``lift_memory_limit`` comes next."""
-        return bool(self._dll.mr_hard_memory_limit_reached(self._context))
+    def _looked_up(self) -> None:
+        if self._asked:
+            self._asked = False
+            self.native.collect()
+            self._asked = False
+            if self.native.used() > self.memory:
+                self._exhausted()
+        self.on_interrupt()
 
-    def lift_memory_limit(self) -> str:
-        """Let JavaScript run again, under the same limit; return what the last one did, in words."""
-        self._limit_memory()
-        return f"needs more memory than its {self.memory} octets"
+    def _exhausted(self) -> None:
+        self.out_of_memory = True
+        self.native.stop()
+
+    def _may_allocate(self, size: int) -> bool:
+        used: int = self.native.used()
+        return used + size <= self.memory
 
     def close(self) -> None:
         """End the isolate and its thread, once what runs has ended."""

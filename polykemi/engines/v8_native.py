@@ -22,6 +22,8 @@ Local = int  # v8::Local<T>: the address of a slot that the garbage collector kn
 Handle = ctypes.c_void_p  # the same, until ``drop``
 
 Callback: Final = ctypes.CFUNCTYPE(None)  # V8 passes its FunctionCallbackInfo, which nobody needs here
+AfterGc: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
+Allocate: Final = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 Interrupt: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 NearLimit: Final = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
 
@@ -38,11 +40,13 @@ _SHORT: Final[dict[str, tuple[str, Any, tuple[Any, ...]]]] = {
     "request_interrupt": ("_ZN2v87Isolate16RequestInterruptEPFvPS0_PvES2_", None, (_PTR, Interrupt, _PTR)),
     "statistics": ("_ZN2v87Isolate17GetHeapStatisticsEPNS_14HeapStatisticsE", None, (_PTR, _PTR)),
     "low_memory": ("_ZN2v87Isolate21LowMemoryNotificationEv", None, (_PTR,)),
-    "add_near_limit": (
-        "_ZN2v87Isolate24AddNearHeapLimitCallbackEPFmPvmmES1_",
+    "add_near_limit": ("_ZN2v87Isolate24AddNearHeapLimitCallbackEPFmPvmmES1_", None, (_PTR, NearLimit, _PTR)),
+    "after_gc": (
+        "_ZN2v87Isolate21AddGCEpilogueCallbackEPFvPS0_NS_6GCTypeENS_15GCCallbackFlagsEPvES4_S2_",
         None,
-        (_PTR, NearLimit, _PTR),
+        (_PTR, AfterGc, _PTR, _INT),
     ),
+    "allocator": ("_ZN2v87Isolate23GetArrayBufferAllocatorEv", _PTR, (_PTR,)),
     "current_context": ("_ZN2v87Isolate17GetCurrentContextEv", _PTR, (_PTR,)),
     "new_context": (
         (
@@ -102,6 +106,10 @@ NAMES: Final = tuple(symbol for symbol, _, _ in (*_SHORT.values(), *_LONG.values
 _STACK_OPTIONS: Final = 0x7F | 0x100  # v8::StackTrace: kDetailed, kExposeFramesAcrossSecurityOrigins
 _DEEPEST: Final = 64  # frames that are looked at
 _USED, _LIMIT, _EXTERNAL = 4, 5, 7  # words of v8::HeapStatistics: used_heap_size_, heap_size_limit_, external_memory_
+_ALL_GC: Final = 31  # v8::GCType
+_BEYOND: Final = 256 << 20
+_ALLOCATOR_METHODS: Final = 8  # at least as many as a v8::ArrayBuffer::Allocator has, with its two destructors
+_ALLOCATING: Final = (2, 3)  # those that allocate
 _QUEUE_WORDS: Final = 16  # of v8::internal::MicrotaskQueue, that are looked through
 
 
@@ -199,7 +207,7 @@ class Native:
         return self.keep(buffer), memoryview(octets).cast("B")
 
     def used(self) -> int:
-        """Return how many octets the heap holds, and buffers beside it."""
+        """Return how many octets the heap holds, garbage included, and buffers beside it."""
         words = self._statistics()
         return words[_USED] + words[_EXTERNAL]
 
@@ -211,6 +219,48 @@ class Native:
     def collect(self) -> None:
         """Free all that can be freed."""
         self._f.low_memory(self._isolate)
+
+    def watch(
+        self,
+        interrupted: Callable[[], None],
+        collected: Callable[[], None],
+        near_limit: Callable[[], None],
+        may_allocate: Callable[[int], bool],
+    ) -> list[Any]:
+        """Call these, which must not raise, from now on; return what must live as long as the isolate.
+
+        ``interrupted`` after ``interrupt``; ``collected`` when the garbage collector ran; ``near_limit`` when V8 is about to
+        end the process as its own heap limit is reached (it goes a little beyond then); ``may_allocate`` is asked for
+        each ArrayBuffer.
+        """
+        self._interrupt = Interrupt(lambda isolate, data: interrupted())
+        after_gc = AfterGc(lambda isolate, kind, flags, data: collected())
+
+        def beyond(data: int, current: int, initial: int) -> int:
+            near_limit()
+            return max(current, initial) + _BEYOND
+
+        near = NearLimit(beyond)
+        self._f.after_gc(self._isolate, after_gc, None, _ALL_GC)
+        self._f.add_near_limit(self._isolate, near, None)
+        return [self._interrupt, after_gc, near, *self._ask_allocator(may_allocate)]
+
+    def _ask_allocator(self, may_allocate: Callable[[int], bool]) -> list[Any]:
+        """Put ``may_allocate`` in front of the two virtual functions of the isolate's v8::ArrayBuffer::Allocator that allocate."""
+        place = _PTR.from_address(self._f.allocator(self._isolate))
+        methods = (_PTR * _ALLOCATOR_METHODS).from_address(place.value or 0)
+        changed = (_PTR * _ALLOCATOR_METHODS)(*methods)
+        kept: list[Any] = [changed]
+        for i in _ALLOCATING:
+            plain = Allocate(methods[i] or 0)
+
+            def allocate(self: int, size: int, plain: Any = plain) -> int | None:
+                return plain(self, size) if may_allocate(size) else None
+
+            kept += [plain, Allocate(allocate)]
+            changed[i] = ctypes.cast(kept[-1], _PTR)
+        place.value = ctypes.addressof(changed)
+        return kept
 
     # ---- promises
     def pending(self) -> memoryview:
@@ -252,12 +302,8 @@ class Native:
         maybe = self._f.line(self._f.message(self._isolate, local), self._main)
         return (maybe >> 32 or None) if maybe & 1 else None
 
-    def on_interrupt(self, function: Callable[[], None]) -> None:
-        """``function`` is called by ``interrupt``; it must not raise."""
-        self._interrupt = Interrupt(lambda isolate, data: function())
-
     def interrupt(self) -> None:
-        """Let the isolate's thread call what ``on_interrupt`` was given when JavaScript next looks up; for any thread."""
+        """Let the isolate's thread call what ``watch`` was given when JavaScript next looks up; for any thread."""
         self._f.request_interrupt(self._isolate, self._interrupt, None)
 
     def stop(self) -> None:
