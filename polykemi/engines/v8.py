@@ -97,7 +97,7 @@ class V8:
         self._context = context = init(self.callbacks[0])
         self._finalizer = weakref.finalize(self, _free_context, dll, context, self.callbacks)
         limit = json.loads(_text(dll.mr_heap_stats(context).contents))["heap_size_limit"]
-        self.memory = min(memory or MEMORY, limit // 2)
+        self.memory: int = min(memory or MEMORY, limit // 2)
         self.out_of_memory = False  # JavaScript was stopped as more than that lives
         self._asked = False  # whether as much lives
         self._undefined = dll.mr_alloc_int_val(context, 0, _UNDEFINED)
@@ -192,7 +192,7 @@ class V8:
         self.native.stop()
 
     def _may_allocate(self, size: int) -> bool:
-        used: int = self.native.used()
+        used = self.native.used()
         return used + size <= self.memory
 
     def close(self) -> None:
