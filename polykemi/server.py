@@ -43,12 +43,11 @@ from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
-from polykemi.transaction.blocklist import Blocklist
 from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
 from polykemi.transport.name_servers import NameServers, servers_of
 from polykemi.transport.peers import PeerSockets
-from polykemi.transport.resolver import Resolver
+from polykemi.transport.resolver import DnsSettings, Resolver
 
 log = logging.getLogger("polykemi.server")
 
@@ -159,9 +158,11 @@ def assemble(
         dns=dns or Offline(),
         udp=settings.udp,
         locator=Unlocated() if locator is None else locator,
-        blocklist=Blocklist(enabled=settings.dns.use_dst_blocklist, expire=settings.dns.dst_blocklist_expire),
-        dns_failover=settings.dns.use_failover,
     )
+    _use(settings.dns, services)
+    services.live.add("core", settings.udp)
+    services.live.add("core", settings.dns, partial(_use, settings.dns, services))
+    services.live.add("overload", settings.overload)
     router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router
     services.variables.where = router.where
@@ -173,6 +174,12 @@ def assemble(
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
     return Node(services, router, modules, engines, timed, rpc)
+
+
+def _use(dns: DnsSettings, services: Services) -> None:
+    """Let the modules know of the settings of DNS that are about places."""
+    services.blocklist.enabled, services.blocklist.expire = dns.use_dst_blocklist, dns.dst_blocklist_expire
+    services.dns_failover = dns.use_failover
 
 
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
@@ -191,6 +198,7 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
             params = typed_params(module_class, settings.modules.params.get(name, {}), settings.file)
             modules[name] = module_class(services, params)
             services.variables.add(modules[name].pv_classes(), modules[name].transformations())
+            services.live.add(name, params, modules[name].params_changed)
     return modules
 
 
@@ -297,6 +305,7 @@ class Server:
                 dns=DnsClient(name_servers if settings.dns.nameservers else ()),
                 locator=self.resolver,
             )
+            self.node.services.live.add("tcp", settings.tcp, self.transports.streams.make_room)
             undo.pop_all()
         if any(listener.proto in WEBSOCKETS for listener in self.transports.bound):
             self.node.services.counters.update(self.transports.streams.counters)

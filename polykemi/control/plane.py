@@ -7,6 +7,7 @@ from pathlib import Path
 
 from polykemi import __version__
 from polykemi.control import commands
+from polykemi.control.cfg import Cfg
 from polykemi.control.http import HttpServer
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.names import Dns, DstBlocklist
@@ -24,7 +25,7 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     services = router.services
     rpc = JsonRpc()
     rpc.add(commands.Core(__version__, started), commands.Stats(services.counters), commands.Routes(router.stats))
-    rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist))
+    rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist), Cfg(services.live))
     if isinstance(services.locator, Resolver):
         rpc.add(Dns(services.locator))
     rpc.add(*services.modules.values())

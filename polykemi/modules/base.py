@@ -20,6 +20,7 @@ from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTl
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Callbacks, Route
 from polykemi.kemi.rpc import Command
+from polykemi.live import Live
 from polykemi.pv.accessor import Accessor
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
@@ -98,6 +99,7 @@ class Services:
     dns: Dns = field(default_factory=Offline)
     locator: Locator = field(default_factory=Unlocated)  # where names lead to
     blocklist: Blocklist = field(default_factory=Blocklist)  # places that have not answered
+    live: Live = field(default_factory=Live)  # the settings that can change while the server runs
     dns_failover: bool = True  # the next place that a name leads to is tried when one does not answer
     _listeners_at: dict[str, list[Listener]] = field(init=False, repr=False, default_factory=dict)  # by host
 
@@ -173,6 +175,9 @@ class Module:
 
     def start(self, now: float) -> None:
         """Called once when all modules are built and before the first message."""
+
+    def params_changed(self) -> None:
+        """Called when parameters have changed at run time (``polykemi.live``): work out anew what was made of them."""
 
     def stop(self, now: float) -> None:
         """Called once when the server ends, before its storage is closed."""

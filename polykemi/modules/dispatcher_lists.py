@@ -11,6 +11,7 @@ from random import Random
 from typing import Any, Final
 
 from polykemi.errors import DataError
+from polykemi.live import live
 from polykemi.modules.base import Module, Services
 from polykemi.modules.dispatcher_sets import (
     DISABLED,
@@ -65,14 +66,18 @@ class DispatcherParams:
     ds_ping_method: str = "OPTIONS"
     ds_ping_from: str = "sip:dispatcher@localhost"
     ds_ping_interval: int = 0  # seconds, 0: destinations are not probed
-    ds_ping_reply_codes: str = ""  # "class=2;code=480": besides 2xx, what says that a destination is up
+    ds_ping_reply_codes: str = live(
+        "", "class=2;code=480;...: besides 2xx, what says that a destination is up", name="ping_reply_codes"
+    )
     ds_ping_latency_stats: int = 0
     ds_latency_estimator_alpha: int = 900  # thousandths
     ds_probing_mode: int = (
         0  # 0: those flagged P, 1: all, 2: those inactive and P, 3: those flagged, as long as they are
     )
-    ds_probing_threshold: int = 1  # probes without answer until a destination is inactive
-    ds_inactive_threshold: int = 1  # answers until it is active again
+    ds_probing_threshold: int = live(
+        1, "probes without answer until a destination is inactive", name="probing_threshold"
+    )
+    ds_inactive_threshold: int = live(1, "answers until it is active again", name="inactive_threshold")
     outbound_proxy: str = ""  # URI that probes are sent to
     ds_hash_size: int = 0  # 0: calls are not counted for algorithm 10
     ds_hash_expire: int = 7200  # seconds
@@ -141,6 +146,10 @@ class DispatcherLists(Module):
         self._random: Random | None = None
         self.is_pinging = True  # an operator may stop the probes
         self.reply_codes: frozenset[int] = self.params.reply_codes
+
+    def params_changed(self) -> None:
+        """Take the other codes for answers of what is up."""
+        self.reply_codes = self.params.reply_codes
 
     def random(self) -> Random:
         """Return the source of randomness, made when it is needed first."""
