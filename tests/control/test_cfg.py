@@ -29,7 +29,10 @@ end
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerUnderTest]:
     (tmp_path / "route.lua").write_text(SCRIPT)
-    modules = {"registrar": {"max_expires": 7200}, "rtpengine": {"rtpengine_sock": "udp:192.0.2.9:2223"}}
+    modules: dict[str, dict[str, Any]] = {
+        "registrar": {"max_expires": 7200},
+        "rtpengine": {"rtpengine_sock": "udp:192.0.2.9:2223"},
+    }
     with ServerUnderTest({"lua": tmp_path / "route.lua"}, domains=["example.test"], modules=modules) as one:
         yield one
 
