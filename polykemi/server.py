@@ -131,7 +131,6 @@ def assemble(
     counters: dict[str, int] = {}
     environment = Environment(
         listeners=listeners,
-        domains=domains,
         started=now,
         version=__version__,
         hostname=socket.gethostname(),

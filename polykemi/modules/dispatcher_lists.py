@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -141,6 +141,7 @@ class DispatcherLists(Module):
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
         self.sets: dict[int, DestinationSet] = {}  # in the order in which Kamailio searches them
+        self._read: list[Row] = []  # what they were made of
         default = self.params.ds_default_socket
         self._default = find_listener(default, services.listeners) if default else None
         self._random: Random | None = None
@@ -168,12 +169,27 @@ class DispatcherLists(Module):
         return self.sets.get(setid)
 
     def read(self) -> None:
-        """Read the destinations anew; what is wrong with one is logged. Raise DataError, the sets stay then."""
+        """Read the destinations anew, all states being forgotten. Raise DataError, the sets stay then."""
+        self._use(self._entered_rows())
+
+    def reread(self, now: float) -> Callable[[], None] | None:
+        """Read the destinations anew; when they are those that were read before, their states stay. Raise DataError."""
+        rows = self._entered_rows()
+        if rows == self._read:
+            return None
+        sets = self._made(rows)
+        return lambda: self._use(rows, sets)
+
+    def _use(self, rows: list[Row], sets: dict[int, DestinationSet] | None = None) -> None:
+        self.sets, self._read = sets or self._made(rows), rows
+
+    def _made(self, rows: list[Row]) -> dict[int, DestinationSet]:
+        """Return the sets of ``rows``; what is wrong with a row is logged. Raise DataError."""
         p: DispatcherParams = self.params
         found: dict[int, list[Destination]] = {}
         entered: list[int] = []
         try:
-            for row in self._rows():
+            for row in rows:
                 try:
                     destination = make(
                         row, self.services.listeners, self._default, no_attrs="none=yes" if p.ds_attrs_none else ""
@@ -187,7 +203,7 @@ class DispatcherLists(Module):
                 found.setdefault(row.setid, []).append(destination)
         except BadDestination as error:
             raise DataError(f"dispatcher: {p.list_file or p.table_name}: {error}") from None
-        self.sets = {setid: DestinationSet(setid, found[setid], self.random) for setid in walk(entered)}
+        return {setid: DestinationSet(setid, found[setid], self.random) for setid in walk(entered)}
 
     def add(self, row: Row) -> None:
         """Add a destination, in memory alone. Raise BadDestination."""
@@ -207,6 +223,13 @@ class DispatcherLists(Module):
         if left:
             sets[setid] = DestinationSet(setid, left, self.random)
         self.sets = {other: sets[other] for other in walk(sets)}
+
+    def _entered_rows(self) -> list[Row]:
+        """Return the rows of the file or the table. Raise DataError."""
+        try:
+            return list(self._rows())
+        except BadDestination as error:
+            raise DataError(f"dispatcher: {self.params.list_file}: {error}") from None
 
     def _rows(self) -> Iterator[Row]:
         p: DispatcherParams = self.params

@@ -35,6 +35,7 @@ class Table:
         "items",
         "maxsize",
         "name",
+        "origin",
         "updateexpire",
     )
 
@@ -60,6 +61,7 @@ class Table:
             columns  # of dbtable: the key and those that together are the value; () for those of the parameters
         )
         self.dbmode = dbmode  # the items are stored when the server ends
+        self.origin = 0  # a digest of what was read from the database last
         self.items: dict[str, tuple[Value, float]] = {}  # key -> value, time of expiry
         self._sweep: list[str] = []  # keys that a sweep has still to look at
         self._full = False
@@ -163,7 +165,7 @@ class Table:
 
     def take(self, other: Table) -> None:
         """Take the items of ``other`` in the place of its own."""
-        self.items, self._full = other.items, other._full
+        self.items, self._full, self.origin = other.items, other._full, other.origin
 
     @property
     def is_sweeping(self) -> bool:

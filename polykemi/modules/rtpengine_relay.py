@@ -110,6 +110,7 @@ class RtpengineRelay(Module):
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
         p: RtpengineParams = self.params
+        self._rows: list[tuple[Any, ...]] = []  # of the table
         self._patience = _patience(p)
         self.nodes = Nodes(services.peers, self._patience, f"{services.ids.unique()[:12]}")
         self.on_relays = Calls(p.hash_table_tout)
@@ -137,6 +138,22 @@ class RtpengineRelay(Module):
 
     def read_table(self) -> None:
         """Read the table of relays anew. Raise DataError, all stays as it is then."""
+        self._use(self._read())
+
+    def reread(self, now: float) -> Callable[[], None] | None:
+        """Read the table of relays anew, where there is one; when it has not changed their states stay. Raise DataError."""
+        rows = self._read() if self.params.db_url else self._rows
+        if rows == self._rows:
+            return None
+
+        def use() -> None:
+            self._use(rows)
+            for _, node in self.nodes:
+                self.nodes.probe(node, now)
+
+        return use
+
+    def _read(self) -> list[tuple[Any, ...]]:
         p: RtpengineParams = self.params
         rows = self.services.database.select(p.table_name, [p.setid_col, p.url_col, p.weight_col, p.disabled_col])
         for row in rows:
@@ -144,6 +161,10 @@ class RtpengineRelay(Module):
                 checked_url(str(row[1]))
             except ValueError as error:
                 raise DataError(f"rtpengine: {p.table_name}: {error}") from None
+        return rows
+
+    def _use(self, rows: list[tuple[Any, ...]]) -> None:
+        self._rows = rows
         self.nodes.hide()
         for setid, url, weight, disabled in rows:
             self.nodes.add(int(setid), url, int(weight), disabled=bool(disabled))
