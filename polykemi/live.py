@@ -39,7 +39,7 @@ def mark_of(metadata: Mapping[str, Any]) -> Mark | None:
     return mark
 
 
-def same(one: Owner, other: Owner) -> list[str]:
+def differing(one: Owner, other: Owner) -> list[str]:
     """Return the fields that cannot change at run time and differ between two settings of one kind."""
     return [
         f.name

@@ -39,6 +39,7 @@ from polykemi.overload import BEAT, Overload
 from polykemi.process import DataLock, PidFile, drop_privileges
 from polykemi.pv.accessor import Environment
 from polykemi.pv.compiler import Variables
+from polykemi.reconfigure import Reconfiguration, loaded_modules
 from polykemi.router import Router
 from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.storage.lmdb_location import LmdbLocation
@@ -52,8 +53,6 @@ from polykemi.transport.peers import PeerSockets
 from polykemi.transport.resolver import DnsSettings, Resolver
 
 log = logging.getLogger("polykemi.server")
-
-_ALWAYS_LOADED = ("core", "pv", "hdr", "x")  # as in Kamailio
 
 _GIVE_BACK = 5.0  # seconds between two attempts to free memory: it stops everything for a while
 
@@ -70,6 +69,7 @@ class Node:
     engines: Mapping[str, Engine]
     timed: tuple[Module, ...]  # the modules that have timers
     rpc: JsonRpc
+    reconfiguration: Reconfiguration
 
     def timers(self, now: float) -> None:
         """Do what is due at ``now``; the router is to be pumped afterwards."""
@@ -168,11 +168,13 @@ def assemble(
     modules = _modules(settings, services)
     services.modules = modules
     rpc = make_rpc(router, now)
+    reconfiguration = Reconfiguration(settings, services)
+    rpc.add(reconfiguration)
     engines = _engines(settings, router, trace)
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed, rpc)
+    return Node(services, router, modules, engines, timed, rpc, reconfiguration)
 
 
 def _use(dns: DnsSettings, services: Services) -> None:
@@ -183,9 +185,7 @@ def _use(dns: DnsSettings, services: Services) -> None:
 
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
     """Make the modules that the configuration loads; core, pv, hdr and x are always there, as in Kamailio."""
-    names = settings.modules.load
-    wanted = _default_modules(settings) if names is None else {*names, *_ALWAYS_LOADED}
-    loaded = [name for name in MODULES if name in wanted]
+    loaded = loaded_modules(settings.modules)
     modules: dict[str, Module] = {}
     for name, module_class in MODULES.items():
         if name in loaded:
@@ -199,11 +199,6 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
             services.variables.add(modules[name].pv_classes(), modules[name].transformations())
             services.live.add(name, params, modules[name].params_changed)
     return modules
-
-
-def _default_modules(settings: Settings) -> set[str]:
-    """Return the modules that are loaded when the configuration has no list of them."""
-    return {name for name, one in MODULES.items() if one.by_default or name in settings.modules.params}
 
 
 def _engines(settings: Settings, router: Router, trace: Trace | None) -> dict[str, Engine]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from polykemi.errors import ConfigError, ParseError
+from polykemi.errors import ParseError
 from polykemi.kemi.network import TlsConnection, TlsState
 from polykemi.sip.constants import PORT, TLS_PORT
 from polykemi.sip.flow import SECURE, WEBSOCKETS, Flow, LastFlow, Listener, NamedFlow, OpenFlow
@@ -380,13 +380,19 @@ class Streams:
         """Make connections from now on with the client profile that has ``server_id``, "": with that of their address."""
         self._server_id = server_id
 
-    def reload_tls(self) -> None:
-        """Read profiles and certificates anew, for connections that come. Raise ConfigError: all stays as it was."""
-        if self.contexts is None:
-            raise ConfigError("there is no listener for TLS")
-        self.contexts.use(self.read_tls())
-        self.contexts.tell_of_ends(time.time())
-        log.info("TLS profiles and certificates have been read anew")
+    def reread_tls(self) -> Callable[[], None] | None:
+        """Read profiles and certificates anew; return what makes connections that come use them. Raise ConfigError."""
+        contexts = self.contexts
+        if contexts is None:
+            return None
+        made = TlsContexts(self.read_tls())
+
+        def use() -> None:
+            contexts.take(made)
+            contexts.tell_of_ends(time.time())
+            log.info("TLS profiles and certificates have been read anew")
+
+        return use
 
 
 def _by_via(reply: bytes, flow: Flow) -> Flow:
