@@ -309,7 +309,7 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ('[engines.lua]\nscript = "a"\nmax_memory = "lots"', "3: [engines.lua] max_memory: expected octets, or a size"),
         ('[engines.lua]\nscript = "a"\nmax_memory = -1', "3: [engines.lua] max_memory: expected octets, or a size"),
         ('[engines.lua]\nscript = "a"\nallow = 1', "3: [engines.lua] allow: expected a list of texts, got 1"),
-        ('[engines.lua]\nscript = "a"\nallow = ["iO"]', "3: [engines.lua] allow: iO is unknown, did you mean io?"),
+        ('[engines.lua]\nscript = "a"\nallow = ["iO"]', "3: [engines.lua] allow: iO is unknown, expected debug"),
         ('[engines.js]\nscript = "a"\nallow = ["io"]', "3: [engines.js] allow: io is unknown, expected files or wasm"),
         ('[engines.python]\nscript = "a"\nallow = []', "3: [engines.python] allow: a Python script runs in the server"),
         ('[routes]\nrequest_route = "lua"', "2: [routes] request_route: [engines] names no script for lua"),

@@ -14,6 +14,7 @@ from typing import Any, Final, get_type_hints
 from polykemi.config.addresses import parse_domain, parse_listen
 from polykemi.config.control import ControlSettings, control, listen_address
 from polykemi.config.network import dns, load_tls, overload, tcp, tls, udp
+from polykemi.config.reload import ReloadSettings, reload
 from polykemi.config.service import ServiceSettings, service
 from polykemi.config.table import FILE_NAME, T, Table, convert, one_of, read, shown, size, unknown
 from polykemi.errors import ConfigError
@@ -63,6 +64,7 @@ _TABLES: Final = (
     "tls",
     "dns",
     "overload",
+    "reload",
     "service",
 )
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
@@ -126,6 +128,7 @@ class Settings:
     dns: DnsSettings = field(default_factory=DnsSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     overload: OverloadLimits = field(default_factory=OverloadLimits)
+    reload: ReloadSettings = field(default_factory=ReloadSettings)
     service: ServiceSettings = field(default_factory=ServiceSettings)
     file: Path | None = None
 
@@ -173,6 +176,7 @@ def load(
         dns=dns(root.table("dns")),
         tls=tls(root.table("tls"), listening if serving else ()),
         overload=overload(root.table("overload")),
+        reload=reload(root.table("reload")),
         service=service(root.table("service")),
         file=path,
     )
