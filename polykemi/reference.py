@@ -137,7 +137,7 @@ def _page(name: str, module: Module, compared: Coverage | None, differences: str
     events = type(module).events
     if events:
         parts += ["\n## Events\n\n", *(f"- `{event}`: {what}\n" for event, what in events.items())]
-    found = list(commands_of(module))
+    found = [command for part in module.commands() for command in commands_of(part)]
     if found:
         parts += ["\n## Commands\n\n", *map(_command, found)]
     titles = _differences_of(name, differences)
@@ -304,7 +304,7 @@ def _commands(instances: Mapping[str, Module]) -> str:
     )
     parts += [_command(command) for part in of_server for command in commands_of(part)]
     for name, module in instances.items():
-        if found := list(commands_of(module)):
+        if found := [command for part in module.commands() for command in commands_of(part)]:
             parts += [f"\n## {name}\n\n", *map(_command, found)]
     return "".join(parts)
 

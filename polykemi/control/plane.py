@@ -34,7 +34,8 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     rpc.add(*of_connections(services.connections))
     if isinstance(services.locator, Resolver):
         rpc.add(Dns(services.locator))
-    rpc.add(*services.modules.values())
+    for module in services.modules.values():
+        rpc.add(*module.commands())
     services.rpc = rpc.commands
     return rpc
 
@@ -68,11 +69,17 @@ class ControlPlane:
 
     def open(self, loop: asyncio.AbstractEventLoop, router: Router, rpc: JsonRpc) -> None:
         """Begin to answer ``rpc`` requests about the server that ``router`` belongs to; called before ``loop`` runs."""
-        self._socket.open(loop, rpc.answer)
+
+        def answer(data: bytes) -> bytes | None:
+            answered = rpc.answer(data)
+            router.pump()  # what commands have stored and sent
+            return answered
+
+        self._socket.open(loop, answer)
         if self._datagram is not None:
-            self._datagram.open(loop, rpc.answer)
+            self._datagram.open(loop, answer)
         if self._http is not None:
-            self._http.open(loop, {}, {PATH: rpc_over_http(rpc.answer, self._token)})
+            self._http.open(loop, {}, {PATH: rpc_over_http(answer, self._token)})
         if self._metrics is not None:
             from polykemi.control import metrics  # only who wants them pays for the client library
 

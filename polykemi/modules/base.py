@@ -181,6 +181,10 @@ class Module:
         """Return the pseudo-variable classes that this module adds: name without ``$`` -> factory."""
         return {}
 
+    def commands(self) -> tuple[object, ...]:
+        """Return what has the module's RPC commands (``kemi/rpc.py``): itself, or what it has put them into."""
+        return (self,)
+
     def transformations(self) -> Mapping[str, Step]:
         """Return the transformations that this module adds: ``class.name`` (``sql.val``), in lower case -> step."""
         return {}
