@@ -28,7 +28,12 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     """
     services = router.services
     rpc = JsonRpc()
-    rpc.add(Core(__version__, started, services.modules), Memory(router.overload.limits.memory or memory.limit()))
+
+    def kill(number: int) -> None:
+        services.kill(number)  # which is set when all is put together
+
+    rpc.add(Core(__version__, started, services.modules, kill))
+    rpc.add(Memory(router.overload.limits.memory or memory.limit()))
     rpc.add(commands.Stats(services.counters), commands.Counters(services.counters), commands.Routes(router.stats))
     rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist), Sockets(services))
     rpc.add(*of_connections(services.connections))
@@ -70,9 +75,9 @@ class ControlPlane:
     def open(self, loop: asyncio.AbstractEventLoop, router: Router, rpc: JsonRpc) -> None:
         """Begin to answer ``rpc`` requests about the server that ``router`` belongs to; called before ``loop`` runs."""
 
-        def answer(data: bytes) -> bytes | None:
-            answered = rpc.answer(data)
-            router.pump()  # what commands have stored and sent
+        def answer(request: bytes) -> bytes | None:
+            answered = rpc.answer(request)
+            router.pump()  # what a command has changed is durable before anybody is told of it
             return answered
 
         self._socket.open(loop, answer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from polykemi import compiled, memory
+from polykemi.errors import RpcError
 from polykemi.kemi.rpc import rpc
 
 _NO_MODULES: Final = ("core", "hdr", "x")  # Kamailio has them in its core
@@ -26,10 +28,18 @@ class Core:
     """What the server is."""
 
     def __init__(
-        self, version: str, started: float, modules: Iterable[str] = (), clock: Callable[[], float] = time.time
+        self,
+        version: str,
+        started: float,
+        modules: Iterable[str] = (),
+        kill: Callable[[int], None] = lambda number: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """``started`` and what ``clock`` shows are seconds since the epoch; ``modules`` are the loaded ones, in order."""
-        self._version, self._started, self._modules, self._clock = version, started, modules, clock
+        """``started`` and what ``clock`` shows are seconds since the epoch; ``modules`` are the loaded ones, in order.
+
+        ``kill`` sends the server a signal.
+        """
+        self._version, self._started, self._modules, self._kill, self._clock = version, started, modules, kill, clock
 
     @rpc("core.version")
     def version(self) -> str:
@@ -103,6 +113,15 @@ class Core:
     def arg(self) -> list[str]:
         """Return the command line."""
         return [os.fsencode(one).decode("latin-1") for one in sys.orig_argv]
+
+    @rpc("core.kill")
+    def kill(self, number: int = signal.SIGTERM) -> dict[str, Any]:
+        """Send the server a signal: 15 (the default) ends it when open transactions have ended, 1 reloads its scripts."""
+        try:
+            self._kill(signal.Signals(number))
+        except ValueError:
+            raise RpcError(400, f"number: expected a signal such as {signal.SIGTERM:d}, got {number}") from None
+        return {}
 
     @rpc("core.echo")
     def echo(self, *text: str) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.process import Core, Memory
+from polykemi.errors import RpcError
 
 STARTED = 1_800_000_000.0
 GB = 1 << 30
@@ -80,3 +81,13 @@ def test_memory_is_what_the_system_says(server: JsonRpc) -> None:
     (row,) = call(server, "pkg.stats")
     assert (row["entry"], row["pid"], row["rank"], row["total_size"]) == (0, os.getpid(), 0, 4 * GB)
     assert set(row) == {*("entry", "pid", "rank", "used", "free", "real_used", "total_size", "total_frags", "desc")}
+
+
+def test_the_server_is_sent_a_signal_that_there_is() -> None:
+    sent: list[int] = []
+    server = JsonRpc()
+    server.add(Core("9.9.9", STARTED, kill=sent.append))
+    assert call(server, "core.kill") == call(server, "core.kill", 1) == {}
+    assert sent == [15, 1]
+    with pytest.raises(RpcError, match="expected a signal such as 15, got 99"):
+        call(server, "core.kill", 99)
