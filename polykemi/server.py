@@ -46,6 +46,7 @@ from polykemi.rehearsal import rehearse
 from polykemi.reload import Versions
 from polykemi.router import Router
 from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
+from polykemi.storage.items import ItemStore, LmdbItems, MemoryItems
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore, MemoryLocation
 from polykemi.storage.provisioned import Database
@@ -99,12 +100,17 @@ class Node:
                 module.stop(now)
             except DataError as error:
                 log.error("%s: %s", module.name, error)
+        try:
+            self.router.commit()
+        except DataError as error:
+            log.error("%s", error)
 
     def close(self) -> None:
         """Close engines and storage."""
         for engine in self.engines.values():
             engine.close()
         self.services.location.close()
+        self.services.items.close()
         self.services.database.close()
 
 
@@ -123,6 +129,7 @@ def assemble(
     peers: Peers | None = None,
     dns: Dns | None = None,
     locator: Locator | None = None,
+    items: ItemStore | None = None,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
@@ -161,6 +168,7 @@ def assemble(
         dns=dns or Offline(),
         udp=settings.udp,
         locator=Unlocated() if locator is None else locator,
+        items=MemoryItems() if items is None else items,
     )
     _use(settings.dns, services)
     services.live.add("core", settings.udp)
@@ -306,6 +314,8 @@ class Server:
             self._lock = DataLock(settings.data)
             undo.callback(self._lock.close)
             location, database = open_data(settings.data)
+            items = LmdbItems(settings.data / "htable")
+            undo.callback(items.close)
             undo.callback(location.close)
             undo.callback(database.close)
             self.control = ControlPlane(settings.data, settings.control, settings.metrics)
@@ -325,6 +335,7 @@ class Server:
                 peers=self._peers,
                 dns=DnsClient(name_servers if settings.dns.nameservers else ()),
                 locator=self.resolver,
+                items=items,
             )
             self.node.services.live.add("tcp", settings.tcp, self.transports.streams.make_room)
             undo.pop_all()
@@ -334,6 +345,7 @@ class Server:
         self.node.services.counters.update(self.resolver.counters)
         self.resolver.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
+        self.node.services.kill = partial(os.kill, os.getpid())
         self.router = self.node.router
         if settings.reload.smoke is not None:
             self.node.versions.rehearse = partial(rehearse, self._scratch, settings.reload.smoke)
