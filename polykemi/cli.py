@@ -67,6 +67,7 @@ def commands() -> None:
 )
 @click.option("--domain", "domains", multiple=True, metavar="NAME", help="Domain to serve; may be repeated.")
 @_data_option
+@click.option("--watch", is_flag=True, help="Reload the scripts when their files change.")
 def serve(
     script: Path | None,
     engine: str | None,
@@ -74,12 +75,13 @@ def serve(
     listen: tuple[str, ...],
     domains: tuple[str, ...],
     data: Path | None,
+    watch: bool,
 ) -> None:
     """Run the server in the foreground. SCRIPT runs all route blocks."""
     settings = config.load(_config_file(file), engine=engine, script=script, listen=listen, domains=domains, data=data)
     from polykemi import server
 
-    server.serve(settings, click.echo)
+    server.serve(settings, click.echo, watch=watch)
 
 
 @commands.group(no_args_is_help=False)

@@ -5,6 +5,7 @@ assemble, open, run, drain, stop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -27,7 +28,7 @@ from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import ControlPlane, make_rpc
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
-from polykemi.errors import ConfigError, DataError
+from polykemi.errors import ConfigError, DataError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import Finding, inspect
@@ -277,6 +278,7 @@ class Server:
         self._stop_at: float | None = None  # set while draining
         self._give_back_at = 0.0  # next, on the monotonic clock
         self._started = time.time()
+        self._watcher: Any = None
         with ExitStack() as undo:
             undo.callback(self.loop.close)
             name_servers = servers_of(settings.dns)
@@ -423,6 +425,7 @@ class Server:
         self.transports.open(self.loop)
         for number in (signal.SIGINT, signal.SIGTERM):  # not the loop's handlers: they miss what comes before it runs
             signal.signal(number, self._signalled)
+        signal.signal(signal.SIGHUP, self._hang_up)
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then let open transactions finish."""
@@ -441,6 +444,24 @@ class Server:
     def _tell_alive(self) -> None:
         self.notifier.alive()
         self.loop.call_later(self.notifier.watchdog / 2, self._tell_alive)
+
+    def watch(self) -> None:
+        """Reload when a file of the scripts has changed, from now on."""
+        from polykemi.watch import Watcher  # only who wants it pays for the library
+
+        self._watcher = Watcher(self.node.versions.scripts.values(), self._hang_up)
+
+    def _hang_up(self, *_: object) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._reload)
+
+    def _reload(self) -> None:
+        """Let the scripts as they are now take over; when something is wrong with them the log says what."""
+        versions = self.node.versions
+        self.notifier.reloading()
+        with contextlib.suppress(ScriptLoadError):
+            versions.reload(time.time())
+        self.notifier.ready(f"version {versions.current} of the scripts")
 
     def _signalled(self, *_: object) -> None:
         if not self.loop.is_closed():
@@ -471,6 +492,8 @@ class Server:
 
     def close(self) -> None:
         """Close everything; what was stored is committed."""
+        if self._watcher is not None:
+            self._watcher.close()
         self.transports.close()
         self.resolver.close()
         self.control.close()
@@ -503,8 +526,11 @@ def _name(kind: Route) -> str:
     return next(name for name, k in CONFIG_NAMES.items() if k == kind)
 
 
-def serve(settings: Settings, say: Callable[[str], None]) -> None:
-    """Run a server in the foreground until it is told to stop, and ``say`` what it is. Raises UsageError."""
+def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False) -> None:
+    """Run a server in the foreground until it is told to stop, and ``say`` what it is. Raises UsageError.
+
+    With ``watch`` the scripts are reloaded when their files change.
+    """
     logs.to_stderr(settings.log_level)
     notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
     server = Server(settings, notifier, inherited)
@@ -517,6 +543,9 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
             log.warning("the server and its scripts run as root: [service] user names somebody with fewer rights")
         for line in server.describe():
             say(line)
+        if watch:
+            server.watch()
+            say("watching the files of the scripts")
         say("ready")
         notifier.ready(f"listening on {', '.join(map(str, server.transports.bound))}")
         server.run()
