@@ -23,6 +23,8 @@ from typing import Any, Final
 
 from polykemi.control import commands
 from polykemi.control.names import Dns, DstBlocklist
+from polykemi.control.process import Core, Memory
+from polykemi.control.sockets import Sockets, Tcp
 from polykemi.kemi.context import Current
 from polykemi.kemi.coverage import CORE, Coverage, coverage, kamailio_exports
 from polykemi.kemi.ids import Ids
@@ -52,6 +54,7 @@ from polykemi.storage.location import MemoryLocation
 from polykemi.storage.provisioned import Database
 from polykemi.transaction.blocklist import Blocklist
 from polykemi.transport.resolver import Reply, Resolver
+from polykemi.transport.stream import Streams
 
 DIRECTORY: Final = Path(__file__).parents[1] / "docs/reference"
 _TOPICS: Final = (uris, parties, message, network, auth, times, script, avp, branches, transaction)
@@ -134,7 +137,7 @@ def _page(name: str, module: Module, compared: Coverage | None, differences: str
     events = type(module).events
     if events:
         parts += ["\n## Events\n\n", *(f"- `{event}`: {what}\n" for event, what in events.items())]
-    found = list(commands_of(module))
+    found = [command for part in module.commands() for command in commands_of(part)]
     if found:
         parts += ["\n## Commands\n\n", *map(_command, found)]
     titles = _differences_of(name, differences)
@@ -288,8 +291,12 @@ def _transformations(instances: Mapping[str, Module]) -> str:
 def _commands(instances: Mapping[str, Module]) -> str:
     parts = ["# Commands\n\nAsked with `polykemi rpc`. Those of the server:\n\n"]
     of_server = (
-        commands.Core("", 0.0),
+        Core("", 0.0),
+        Memory(0),
+        Sockets(next(iter(instances.values())).services),
+        Tcp(Streams(lambda *_: None, lambda: None, lambda *_: None)),
         commands.Stats({}),
+        commands.Counters({}),
         commands.Routes(RouteStats(lambda kind, callback: "")),
         commands.System({}),
         Dns(Resolver(_nobody)),
@@ -297,7 +304,7 @@ def _commands(instances: Mapping[str, Module]) -> str:
     )
     parts += [_command(command) for part in of_server for command in commands_of(part)]
     for name, module in instances.items():
-        if found := list(commands_of(module)):
+        if found := [command for part in module.commands() for command in commands_of(part)]:
             parts += [f"\n## {name}\n\n", *map(_command, found)]
     return "".join(parts)
 

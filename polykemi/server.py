@@ -33,6 +33,7 @@ from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import Finding, inspect
 from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTls, Offline, Peers, Tls, Unlocated
+from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.modules import MODULES
@@ -45,6 +46,7 @@ from polykemi.rehearsal import rehearse
 from polykemi.reload import Versions
 from polykemi.router import Router
 from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
+from polykemi.storage.items import ItemStore, LmdbItems, MemoryItems
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore, MemoryLocation
 from polykemi.storage.provisioned import Database
@@ -63,8 +65,6 @@ _ALWAYS_LOADED = ("core", "pv", "hdr", "x")  # as in Kamailio
 
 _GIVE_BACK = 5.0  # seconds between two attempts to free memory: it stops everything for a while
 
-Trace = Callable[[str, tuple[Any, ...], Any], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -76,6 +76,7 @@ class Node:
     engines: Mapping[str, Engine]
     timed: tuple[Module, ...]  # the modules that have timers
     rpc: JsonRpc
+    probes: Probes
     versions: Versions
 
     def timers(self, now: float) -> None:
@@ -101,12 +102,17 @@ class Node:
                 module.stop(now)
             except DataError as error:
                 log.error("%s: %s", module.name, error)
+        try:
+            self.router.commit()
+        except DataError as error:
+            log.error("%s", error)
 
     def close(self) -> None:
         """Close engines and storage."""
         for engine in self.engines.values():
             engine.close()
         self.services.location.close()
+        self.services.items.close()
         self.services.database.close()
 
 
@@ -120,12 +126,12 @@ def assemble(
     now: float,
     ended: Callable[[], None] = lambda: None,
     ids: Ids | None = None,
-    trace: Trace | None = None,
     connections: Connections | None = None,
     tls: Tls | None = None,
     peers: Peers | None = None,
     dns: Dns | None = None,
     locator: Locator | None = None,
+    items: ItemStore | None = None,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
@@ -167,6 +173,7 @@ def assemble(
         locator=Unlocated() if locator is None else locator,
         blocklist=Blocklist(enabled=settings.dns.use_dst_blocklist, expire=settings.dns.dst_blocklist_expire),
         dns_failover=settings.dns.use_failover,
+        items=MemoryItems() if items is None else items,
     )
     router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router
@@ -175,12 +182,13 @@ def assemble(
     services.modules = modules
     router.start()
     rpc = make_rpc(router, now)
-    engines, versions = _engines(settings, router, trace, now)
+    probes = Probes(counting=settings.metrics is not None)
+    engines, versions = _engines(settings, router, probes, now)
     rpc.add(App(versions, [one.name for one in settings.engines]))
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed, rpc, versions)
+    return Node(services, router, modules, engines, timed, rpc, probes, versions)
 
 
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
@@ -207,11 +215,11 @@ def _default_modules(settings: Settings) -> set[str]:
     return {name for name, one in MODULES.items() if one.by_default or name in settings.modules.params}
 
 
-def _engines(settings: Settings, router: Router, trace: Trace | None, now: float) -> tuple[dict[str, Engine], Versions]:
+def _engines(settings: Settings, router: Router, probes: Probes, now: float) -> tuple[dict[str, Engine], Versions]:
     """Make the engines, load and inspect their scripts, and give them to the router. Raise ScriptLoadError."""
     services = router.services
     registry = Registry(services.modules.values())
-    host = Host(registry=registry, current=services.current, drive=router.drive, trace=trace, strict=settings.strict)
+    host = Host(registry=registry, current=services.current, drive=router.drive, probes=probes, strict=settings.strict)
     engines: dict[str, Engine] = {}
     try:
         for one in settings.engines:
@@ -307,6 +315,8 @@ class Server:
             self._lock = DataLock(settings.data)
             undo.callback(self._lock.close)
             location, database = open_data(settings.data)
+            items = LmdbItems(settings.data / "htable")
+            undo.callback(items.close)
             undo.callback(location.close)
             undo.callback(database.close)
             self.control = ControlPlane(settings.data, settings.control, settings.metrics)
@@ -326,6 +336,7 @@ class Server:
                 peers=self._peers,
                 dns=DnsClient(name_servers if settings.dns.nameservers else ()),
                 locator=self.resolver,
+                items=items,
             )
             undo.pop_all()
         if any(listener.proto in WEBSOCKETS for listener in self.transports.bound):
@@ -334,6 +345,7 @@ class Server:
         self.node.services.counters.update(self.resolver.counters)
         self.resolver.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
+        self.node.services.kill = partial(os.kill, os.getpid())
         self.router = self.node.router
         if settings.reload.smoke is not None:
             self.node.versions.rehearse = partial(rehearse, self._scratch, settings.reload.smoke)

@@ -407,7 +407,7 @@ class LuaEngine:
         self._bound: list[Bound] = []
         for export, method in host.registry:
             function = bind(
-                export, method, host.current, self._conversion, drive=host.drive, trace=host.trace, strict=host.strict
+                export, method, host.current, self._conversion, drive=host.drive, probes=host.probes, strict=host.strict
             )
             ends = export.module == _ENDING_MODULE
             self._bound.append(Bound(export.module, export.name, _ending(function) if ends else function, ends))

@@ -341,7 +341,7 @@ class PythonEngine:
                     setattr(place, export.module, ModuleType(f"KSR.{export.module}"))
                 place = getattr(place, export.module)
             bound = bind(
-                export, method, host.current, conversion, drive=host.drive, trace=host.trace, strict=host.strict
+                export, method, host.current, conversion, drive=host.drive, probes=host.probes, strict=host.strict
             )
             bound.__name__, bound.__doc__ = export.name, export.doc
             setattr(place, export.name, bound)

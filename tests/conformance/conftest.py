@@ -17,6 +17,7 @@ from polykemi.kemi.registry import Data, Registry, Xval, export
 from polykemi.kemi.route import Route
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import parse
+from polykemi.testing.harness import Call, recorder
 
 EXTENSIONS = {"lua": "lua", "js": "js", "python": "py"}
 FLOW = Flow(Listener("udp", "192.0.2.1", 5060), "192.0.2.10", 5062)
@@ -206,7 +207,7 @@ class Bench:
     def __init__(self, name: str, directory: Path, limits: Limits, *, strict: bool = False) -> None:
         self.name = name
         self.lab = Lab()
-        self.traced: list[tuple[str, tuple[Any, ...], Any]] = []
+        self.calls: list[Call] = []
         self.current = Current()
         self.directory = directory
         self.path = directory / f"route.{EXTENSIONS[name]}"
@@ -216,8 +217,8 @@ class Bench:
             drive=self._drive,
             limits=limits,
             strict=strict,
-            trace=lambda *call: self.traced.append(call),
         )
+        host.probes.watch(recorder(self.calls))
         self.engine: Engine = make_engine(name, host)
         self.loaded: Script  # the last one
 

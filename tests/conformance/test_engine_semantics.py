@@ -522,18 +522,18 @@ def test_a_script_that_loads_replaces_the_running_one_whole(bench: Bench) -> Non
     assert bench.seen == [bench.pick(lua="null", js="str undefined", python="false")]
 
 
-def test_every_call_is_traced_with_its_arguments_and_result(bench: Bench) -> None:
+def test_every_call_is_watched_with_its_arguments_and_result(bench: Bench) -> None:
     bench.script(
         lua="function ksr_request_route() KSR.lab.text('ü') KSR.lab.pair(1, 'a') KSR.lab.block('B') KSR.x.exit() end function B() end",
         js="function ksr_request_route() { KSR.lab.text('ü'); KSR.lab.pair(1, 'a'); KSR.lab.block('B'); KSR.x.exit(); } function B() {}",
         python="def ksr_request_route(): KSR.lab.text('ü'); KSR.lab.pair(1, 'a'); KSR.lab.block('B'); KSR.x.exit()\ndef B(): pass",
     )
-    bench.traced.clear()
+    bench.calls.clear()
     bench.call()
-    traced: list[tuple[str, tuple[Any, ...], Any]] = [
+    called: list[tuple[str, tuple[Any, ...], Any]] = [
         ("KSR.lab.text", ("\xc3\xbc",), "\xc3\xbc"),
         ("KSR.lab.pair", (1, "a"), 1),
         ("KSR.lab.block", ("B",), 1),
         ("KSR.x.exit", (), None),
     ]
-    assert bench.traced == traced
+    assert bench.calls == called
