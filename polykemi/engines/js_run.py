@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 
 from polykemi.engines.base import LOAD_FACTOR
 from polykemi.engines.js_sources import Sources
 from polykemi.engines.js_values import ENTERED, Values
 from polykemi.engines.v8 import V8
-from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
+from polykemi.errors import WEDGED, ScriptError, ScriptMemory, ScriptTimeout
 
 _DEEPEST: Final = 16  # route blocks inside of one
 
+_WEDGED_AFTER: Final = 5.0  # seconds, at least, after the limit: some of what V8 does takes long, but ends
+_CALLERS: Final = tuple(str(Path(__file__).with_name(name)) for name in ("js_script.py", "js.py", "v8_native.py"))
 _GRACE: Final = 0.05  # seconds in which JavaScript may say where it is before it is stopped
 
 _T = TypeVar("_T")
+
+
+def end_process(line: str) -> None:
+    """Say so and end the process at once, as whatever holds the log or the loop may never let go."""
+    os.write(2, line.encode("utf-8", "surrogateescape"))
+    os._exit(WEDGED)
 
 
 class Run:
@@ -120,7 +131,7 @@ class Run:
     def _overtime(self, file: str) -> ScriptTimeout:
         place, line = self._place or (file, None)
         self._place = None
-        return ScriptTimeout(place, line, f"ran longer than {self._allowed:g} s")
+        return ScriptTimeout(place, line, f"time limit reached: ran longer than {self._allowed:g} s")
 
     def _interrupted(self) -> None:
         """JavaScript looks up, as it was asked to: note where it is, and stop it."""
@@ -137,6 +148,20 @@ class Run:
             self._seen = block, now
         elif self._allowed > 0 and now - since > self._allowed:
             self.stop(block)
+            if now - since > self._allowed + max(_WEDGED_AFTER, self._allowed):
+                self._look_whether_wedged(now - since)
+
+    def _look_whether_wedged(self, seconds: float) -> None:
+        """End the process when V8 is in code of its own that nothing stops. A call of KSR, which takes long, is none."""
+        frame = sys._current_frames().get(self._v8.thread)
+        if frame is None or frame.f_code.co_filename not in _CALLERS:
+            return
+        function = frame.f_locals.get("function")
+        what = f"{self.file}: {function}" if isinstance(function, str) else self.file
+        end_process(
+            f"polykemi: {what} has been stuck in native code for {seconds:.0f} s;"
+            f" the process ends (exit code {WEDGED})\n"
+        )
 
     def stop(self, block: int) -> None:
         """Stop ``block`` when it is the outermost that runs: where it looks up first, then wherever it can be."""

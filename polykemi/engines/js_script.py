@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 from polykemi.engines.js_realm import Realm
-from polykemi.errors import ScriptError
+from polykemi.errors import ScriptError, ScriptMemory
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.registry import Xval
 
@@ -22,17 +22,24 @@ _FIRST_INVOKED: Final = -2  # words[3] of the function 0 when it is called for a
 _PAUSES: Final = (1 << 14) - 1  # V8's message pump has its turn when a block's number has none of these bits
 
 
+Loaded = tuple[Realm, list[str]]  # the names of the functions, in the order of their numbers
+
+
 class JsScript:
     """See ``engines/base.py``."""
 
-    def __init__(self, engine: JsEngine, path: Path, names: Sequence[str], realm: Realm) -> None:
-        self.path = path
+    def __init__(self, engine: JsEngine, path: Path, name: str, text: str, load: Loaded) -> None:
+        self.path, self.name, self.text = path, name, text
         self._engine, self._run, self._values = engine, engine.run, engine.values
-        self._words = engine.values.words
+        self._words, self._pending = engine.values.words, engine.pending
         self._thread = engine.thread
         self._file = str(path)
-        self._realm, self._run_block, self._settle = realm, realm.run_block, realm.settle
-        self._pending = engine.pending
+        self.take(load)
+
+    def take(self, loaded: Loaded) -> None:
+        """Be what was loaded: the functions, and the realm that they live in."""
+        self.realm, names = loaded
+        self._run_block, self._settle = self.realm.run_block, self.realm.settle
         self._names = frozenset(names)
         numbers = {to_octets(name): i for i, name in enumerate(names)} | {n: i for i, n in enumerate(names)}
         invoked = numbers | {"": len(names), _APART: len(names) + 1}
@@ -78,6 +85,8 @@ class JsScript:
         if ended is None or run.struck or run.error is not None:
             error = run.failure(block, self._file, stopped=ended is None, nested=not outermost)
             if error is not None:
+                if outermost and isinstance(error, ScriptMemory):
+                    self._engine.relieve(self)
                 raise error
             if words[3] == number:  # stopped before it began
                 self.call(function, argument)
@@ -107,4 +116,4 @@ class JsScript:
         """Let V8 free the script."""
         if self._functions:
             self._functions = {}
-            self._engine.release(self._realm)
+            self._engine.release(self)

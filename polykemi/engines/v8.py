@@ -42,6 +42,7 @@ _FUNCTIONS: Final = (
     "mr_make_js_callback",
 )
 MEMORY: Final = 256 << 20  # octets, where nothing is configured
+_LONGEST_BUFFER: Final = 16 << 20  # octets of one ArrayBuffer: V8 lists its indices without looking up
 _ERRAND: Final = 1 << 40  # the number of the callback that runs errands; those of tasks are below
 
 # types of mini_racer's values (value.h)
@@ -192,8 +193,7 @@ class V8:
         self.native.stop()
 
     def _may_allocate(self, size: int) -> bool:
-        used = self.native.used()
-        return used + size <= self.memory
+        return size <= _LONGEST_BUFFER and self.native.used() + size <= self.memory
 
     def close(self) -> None:
         """End the isolate and its thread, once what runs has ended."""

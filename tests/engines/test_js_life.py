@@ -144,7 +144,7 @@ def test_a_script_that_never_ends_loading_is_stopped_and_the_others_run(bench: B
     else:
         load()
         bench.run(script)
-    assert errors == [f"{bench.directory}/endless.js: ran longer than 0.2 s"]
+    assert errors == [f"{bench.directory}/endless.js:1: time limit reached: ran longer than 0.2 s"]
     assert bench.said == ["old"]
 
 
@@ -303,7 +303,7 @@ def test_a_route_that_runs_too_long_is_stopped_and_the_next_ones_run(bench: Benc
     assert bench.said == ["fine", "in", "fine", "in", "fine"]
     for ctx in blocks[1::2]:
         assert isinstance(ctx.error, ScriptTimeout)
-        assert str(ctx.error) == f"{bench.directory}/script.js:1: ran longer than 0.05 s"
+        assert str(ctx.error) == f"{bench.directory}/script.js:1: time limit reached: ran longer than 0.05 s"
     assert [ctx.error for ctx in blocks[::2]] == [None] * 3
 
 
