@@ -96,10 +96,6 @@ def test_the_tables_of_permissions_are_shown() -> None:
 def test_the_trusted_table_is_shown() -> None:
     database = Database()
     database.query(
-        "CREATE TABLE trusted (id INTEGER PRIMARY KEY, src_ip TEXT, proto TEXT, from_pattern TEXT, ruri_pattern TEXT,"
-        " tag TEXT, priority INTEGER)"
-    )
-    database.query(
         "INSERT INTO trusted(src_ip,proto,from_pattern,tag,priority) VALUES ('192.0.2.8','udp','^sip:.*$','t',3),"
         "('192.0.2.9','any',NULL,NULL,0)"
     )
