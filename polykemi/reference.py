@@ -33,6 +33,7 @@ from polykemi.kemi.registry import Export, Xval, exports_of
 from polykemi.kemi.route import Route
 from polykemi.kemi.route_stats import RouteStats
 from polykemi.kemi.rpc import Command, commands_of
+from polykemi.live import mark_of
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
 from polykemi.pv.classes import (
@@ -191,7 +192,11 @@ def _parameters(params: type[Any]) -> Iterator[tuple[str, str, str, str]]:
         if default is MISSING:
             default = one_field.default_factory() if one_field.default_factory is not MISSING else ""
         kind = str(one_field.type).replace("|", "or")
-        yield one_field.name, kind, _toml(default), comments.get(one_field.name, "").replace("|", "\\|")
+        mark = mark_of(one_field.metadata)
+        meaning = comments.get(one_field.name, "")
+        if mark is not None:
+            meaning = f"{mark.doc}. *Can change at run time{f', as `{mark.name}`' if mark.name else ''}.*"
+        yield one_field.name, kind, _toml(default), meaning.replace("|", "\\|")
 
 
 def _toml(value: object) -> str:

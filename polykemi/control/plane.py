@@ -10,6 +10,7 @@ from polykemi import __version__, memory
 from polykemi.config import ControlSettings
 from polykemi.control import commands
 from polykemi.control.api import Api
+from polykemi.control.cfg import Cfg
 from polykemi.control.datagram import DatagramSocket
 from polykemi.control.http import HttpServer
 from polykemi.control.http_rpc import PATH, rpc_over_http
@@ -38,6 +39,7 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     rpc.add(commands.Stats(services.counters), commands.Counters(services.counters), commands.Routes(router.stats))
     rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist), Sockets(services))
     rpc.add(*of_connections(services.connections), Api(services.modules.values(), lambda: router.version.scripts))
+    rpc.add(Cfg(services.live))
     if isinstance(services.locator, Resolver):
         rpc.add(Dns(services.locator))
     for module in services.modules.values():

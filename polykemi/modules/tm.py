@@ -50,14 +50,7 @@ class Tm(TmSettings):
     def __init__(self, services: Services, params: TmParams | None = None) -> None:
         super().__init__(services, params)
         p = self.params
-        timings = Timings(
-            t1=p.retr_timer1 / 1000,
-            t2=p.retr_timer2 / 1000,
-            t4=p.wt_timer / 1000,
-            fr=p.fr_timer / 1000,
-            fr_inv=p.fr_inv_timer / 1000,
-        )
-        self.layer = TransactionLayer(services.outbox.send, timings)
+        self.layer = TransactionLayer(services.outbox.send, _timings(p))
         self.replier = Replier(services, self.layer, p)
         hops = Hops(services)
         self.local = Locals(self.replier, hops)
@@ -65,6 +58,11 @@ class Tm(TmSettings):
         self.relayer = Relayer(self.replier, self.responses, hops)
         self.responses.failover = self.relayer.failover
         self._now = 0.0
+
+    def params_changed(self) -> None:
+        """Use the new timers for transactions that come."""
+        self.layer.use(_timings(self.params))
+        self.relayer.forget_timings()
 
     def commands(self) -> tuple[object, ...]:
         """Return the commands tm.*."""
@@ -426,3 +424,13 @@ def _resumed(block: RouteContext, process: Process[int]) -> Process[None]:
 
 
 __all__ = ["Tm", "TmParams"]
+
+
+def _timings(p: TmParams) -> Timings:
+    return Timings(
+        t1=p.retr_timer1 / 1000,
+        t2=p.retr_timer2 / 1000,
+        t4=p.wt_timer / 1000,
+        fr=p.fr_timer / 1000,
+        fr_inv=p.fr_inv_timer / 1000,
+    )
