@@ -46,6 +46,7 @@ from polykemi.storage.provisioned import Database
 from polykemi.transaction.blocklist import Blocklist
 from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
+from polykemi.transport.mirror import HepSettings, Mirror
 from polykemi.transport.name_servers import NameServers, servers_of
 from polykemi.transport.peers import PeerSockets
 from polykemi.transport.resolver import Resolver
@@ -275,6 +276,9 @@ class Server:
                 resolver=self.resolver,
             )
             undo.callback(self.transports.close)
+            self.mirror = self._mirror(settings.hep)
+            if self.mirror is not None:
+                undo.callback(self.mirror.close)
             self.transports.streams.read_tls = partial(load_tls, settings.file, settings.listen)
             location, database = open_data(settings.data)
             undo.callback(location.close)
@@ -304,9 +308,23 @@ class Server:
         self.node.services.counters.update(self.resolver.counters)
         self.resolver.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
+        if self.mirror is not None:
+            self.node.services.counters.update(self.mirror.counters)
+            self.mirror.counters = self.node.services.counters
         self.router = self.node.router
         # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it
         self._resident = next((one for one in self.node.engines.values() if isinstance(one, LoopHost)), None)
+
+    def _mirror(self, settings: HepSettings | None) -> Mirror | None:
+        """Make what mirrors messages; a capture server that is ourselves is refused. Raise UsageError."""
+        if settings is None:
+            return None
+        mirror = Mirror(settings)
+        if any((one.host, one.port) == mirror.address for one in self.transports.bound):
+            mirror.close()
+            raise ConfigError(f"[hep] server: {settings} is a listener of this server")
+        self.transports.mirror_to(mirror)
+        return mirror
 
     def _receive(self, data: bytes, flow: Flow, now: float) -> None:
         self.router.receive(data, flow, now)
@@ -368,8 +386,10 @@ class Server:
     # ---- life
     def open(self) -> None:
         """Get ready for ``run``: from now on signals end it, and what comes in is answered then."""
-        self.control.open(self.loop, self.router, self.node.rpc)
+        self.control.open(self.loop, self.router, self.node.rpc, self.transports)
         self.transports.open(self.loop)
+        if self.mirror is not None:
+            self.mirror.open(self.loop)
         for number in (signal.SIGINT, signal.SIGTERM):  # not the loop's handlers: they miss what comes before it runs
             signal.signal(number, self._signalled)
 
@@ -413,6 +433,8 @@ class Server:
     def close(self) -> None:
         """Close everything; what was stored is committed."""
         self.transports.close()
+        if self.mirror is not None:
+            self.mirror.close()
         self.resolver.close()
         self.control.close()
         self.node.stop(time.time())
@@ -433,7 +455,8 @@ class Server:
             lines.append(f"{name}: {engine} {scripts[engine]}")
         lines += [f"{_name(kind)}:{callback}: {e} {scripts[e]}" for (kind, callback), e in routes.by_name.items()]
         lines.append(f"data in {self.settings.data}")
-        return lines + self.control.describe()
+        lines += self.control.describe()
+        return lines if self.mirror is None else [*lines, self.mirror.describe()]
 
 
 def _name(kind: Route) -> str:

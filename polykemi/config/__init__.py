@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 from polykemi.config.addresses import host_and_port, parse_domain, parse_listen
+from polykemi.config.hep import hep
 from polykemi.config.network import dns, load_tls, overload, tcp, tls, udp
 from polykemi.config.table import FILE_NAME, T, Table, convert, one_of, read, shown, size, unknown
 from polykemi.errors import ConfigError
@@ -20,6 +21,7 @@ from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener, UdpSettings
 from polykemi.transport.limits import StreamLimits
+from polykemi.transport.mirror import HepSettings
 from polykemi.transport.resolver import DnsSettings
 from polykemi.transport.tls_profiles import TlsSettings
 
@@ -50,6 +52,7 @@ _TABLES: Final = (
     "modules",
     "log",
     "metrics",
+    "hep",
     "udp",
     "tcp",
     "tls",
@@ -109,6 +112,7 @@ class Settings:
     strict: bool = False  # [ksr]: a call of KSR that cannot be made raises in the script
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
+    hep: HepSettings | None = None  # where messages are mirrored to
     udp: UdpSettings = field(default_factory=UdpSettings)
     tcp: StreamLimits = field(default_factory=StreamLimits)
     dns: DnsSettings = field(default_factory=DnsSettings)
@@ -154,6 +158,7 @@ def load(
         strict=_strict(root.table("ksr")),
         log_level=_log_level(root.table("log")),
         metrics=_metrics(root.table("metrics")),
+        hep=hep(root.table("hep")),
         udp=udp(root.table("udp")),
         tcp=tcp(root.table("tcp")),
         dns=dns(root.table("dns")),
