@@ -10,8 +10,15 @@ PolykemiError
         NoRequest           the request is asked for where there is none: a reply without transaction, one that ended
     ScriptError             a script that failed while it ran: file, line, cause
         ScriptTimeout       ... because it ran longer than its limit
+        ScriptMemory        ... because the script holds more memory than its limit
     RpcError                an RPC command that is answered with an error: its code and what to say
 """
+
+from typing import Final
+
+WEDGED: Final = (
+    70  # exit status (EX_SOFTWARE) of a server that has ended itself because a script was stuck in native code
+)
 
 
 class PolykemiError(Exception):
@@ -70,6 +77,10 @@ class ScriptError(PolykemiError):
 
 class ScriptTimeout(ScriptError):
     """A route that ran longer than its limit and was stopped."""
+
+
+class ScriptMemory(ScriptError):
+    """A route that was stopped because the script holds more memory than its limit."""
 
 
 class RpcError(PolykemiError):

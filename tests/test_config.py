@@ -88,6 +88,7 @@ python = "/scripts/failure.py"
 script = "basic.js"
 timeout = 2
 max_memory = "64M"
+allow = ["wasm"]
 [routes]
 default = "lua"
 reply_route = "js"
@@ -111,7 +112,7 @@ def test_everything_of_the_file_arrives(tmp_path: Path) -> None:
     assert settings.engines == (
         EngineSettings("lua", tmp_path / "lua/basic.lua"),
         EngineSettings("python", Path("/scripts/failure.py")),
-        EngineSettings("js", tmp_path / "basic.js", 2.0, 64 << 20),
+        EngineSettings("js", tmp_path / "basic.js", 2.0, 64 << 20, allow=frozenset({"wasm"})),
     )
     assert settings.modules.load == ("sl", "registrar")
     assert settings.modules.params == {"registrar": {"max_contacts": 5}}
@@ -168,7 +169,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
 
 def test_an_engine_and_script_of_the_command_line_run_all_route_blocks(tmp_path: Path) -> None:
     settings = load(tmp_path, EVERYTHING, engine="js", script=Path("mine.js"), serving=True)
-    assert settings.engines == (EngineSettings("js", Path("mine.js"), 2.0, 64 << 20),)
+    assert settings.engines == (EngineSettings("js", Path("mine.js"), 2.0, 64 << 20, allow=frozenset({"wasm"})),)
     assert settings.routes.engine_for(Route.FAILURE, "ksr_failure_manage") == "js"
     assert settings.routes.engine_for(Route.REQUEST, "ksr_request_route") == "js"
 
@@ -295,6 +296,10 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ('[engines.lua]\nscript = "a"\ntimeout = "1s"', '3: [engines.lua] timeout: expected a number, got "1s"'),
         ('[engines.lua]\nscript = "a"\nmax_memory = "lots"', "3: [engines.lua] max_memory: expected octets, or a size"),
         ('[engines.lua]\nscript = "a"\nmax_memory = -1', "3: [engines.lua] max_memory: expected octets, or a size"),
+        ('[engines.lua]\nscript = "a"\nallow = 1', "3: [engines.lua] allow: expected a list of texts, got 1"),
+        ('[engines.lua]\nscript = "a"\nallow = ["iO"]', "3: [engines.lua] allow: iO is unknown, did you mean io?"),
+        ('[engines.js]\nscript = "a"\nallow = ["io"]', "3: [engines.js] allow: io is unknown, expected files or wasm"),
+        ('[engines.python]\nscript = "a"\nallow = []', "3: [engines.python] allow: a Python script runs in the server"),
         ('[routes]\nrequest_route = "lua"', "2: [routes] request_route: [engines] names no script for lua"),
         ('[routes]\ndefault = "perl"', "2: [routes] default: perl is unknown, expected lua, js or python"),
         (

@@ -14,6 +14,7 @@ from typing import Any, Final, get_type_hints
 from polykemi.config.addresses import host_and_port, parse_domain, parse_listen
 from polykemi.config.hep import hep
 from polykemi.config.network import dns, load_tls, overload, tcp, tls, udp
+from polykemi.config.service import ServiceSettings, service
 from polykemi.config.table import FILE_NAME, T, Table, convert, one_of, read, shown, size, unknown
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
@@ -40,6 +41,10 @@ __all__ = [
 
 DATA: Final = Path("polykemi.data")
 ENGINES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}  # name -> suffix of its scripts
+ALLOWED: Final = {  # engine -> what ``allow`` may open of its language
+    "lua": ("debug", "ffi", "io", "jit", "os", "package", "python"),
+    "js": ("files", "wasm"),
+}
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 _TABLES: Final = (
@@ -58,6 +63,7 @@ _TABLES: Final = (
     "tls",
     "dns",
     "overload",
+    "service",
 )
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
 
@@ -68,7 +74,8 @@ Param = int | float | str | bool | list[Any] | dict[str, Any]
 class EngineSettings:
     """One engine: its script, and what a route block may use: seconds of wall time, octets of heap (0: no limit).
 
-    ``path``: where Lua looks for modules besides the script's directory, as in ``package.path``.
+    ``path``: where Lua looks for modules besides the script's directory, as in ``package.path``. ``allow``: what the
+    script may reach besides KSR, names of ``ALLOWED``.
     """
 
     name: str
@@ -76,6 +83,7 @@ class EngineSettings:
     seconds: float = 1.0
     memory: int = 0
     path: tuple[str, ...] = ()
+    allow: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,7 @@ class Settings:
     dns: DnsSettings = field(default_factory=DnsSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     overload: OverloadLimits = field(default_factory=OverloadLimits)
+    service: ServiceSettings = field(default_factory=ServiceSettings)
     file: Path | None = None
 
 
@@ -164,6 +173,7 @@ def load(
         dns=dns(root.table("dns")),
         tls=tls(root.table("tls"), listening if serving else ()),
         overload=overload(root.table("overload")),
+        service=service(root.table("service")),
         file=path,
     )
 
@@ -201,7 +211,17 @@ def _engines(table: Table) -> tuple[EngineSettings, ...]:
     for name, value in table.content.items():
         if isinstance(value, dict):
             one = table.table(name)
-            one.only(("script", "timeout", "max_memory", *(["path"] if name == "lua" else [])))
+            if name == "python" and "allow" in value:
+                one.fail("allow", "a Python script runs in the server's own interpreter: nothing can be kept from it")
+            one.only(
+                (
+                    "script",
+                    "timeout",
+                    "max_memory",
+                    *(["allow"] if name in ALLOWED else []),
+                    *(["path"] if name == "lua" else []),
+                )
+            )
             if "script" not in value:
                 one.fail("", "expected a script")
             seconds, memory = one.get("timeout", float, 1.0), size(one, "max_memory")
@@ -210,10 +230,19 @@ def _engines(table: Table) -> tuple[EngineSettings, ...]:
         else:
             one, seconds, memory = table, 1.0, 0
         path = _module_path(one) if one is not table else ()
+        allow = _allowed(one, ALLOWED.get(name, ())) if one is not table else frozenset()
         script = one.relative("script" if one is not table else name)
         assert script is not None
-        engines.append(EngineSettings(name, script, seconds, memory, path))
+        engines.append(EngineSettings(name, script, seconds, memory, path, allow))
     return tuple(engines)
+
+
+def _allowed(table: Table, names: tuple[str, ...]) -> frozenset[str]:
+    given: list[str] = table.get("allow", list[str], [])
+    for one in given:
+        if one not in names:
+            table.fail("allow", f"{one} is {unknown(one, names)}")
+    return frozenset(given)
 
 
 def _module_path(table: Table) -> tuple[str, ...]:

@@ -31,20 +31,18 @@ class Host:
     drive: Callable[[Generator[RouteContext, None, Any]], Any]  # runs a Process to its end, returns its value
     limits: Limits = Limits()
     path: tuple[str, ...] = ()  # patterns as in Lua's package.path, where modules are besides the script's directory
+    allow: frozenset[str] = frozenset()  # what the script may reach besides KSR (``config.ALLOWED``)
     strict: bool = False  # a call that cannot be made raises in the script
     trace: Callable[[str, tuple[Any, ...], Any], None] | None = None
 
 
-class Engine(Protocol):
-    """A script language. One instance holds one script; ``load`` again replaces it when the new one loads.
+class Script(Protocol):
+    """One load of a script: what one version of the routing logic has of this engine.
 
-    ``name`` is lua, js or python. Engines are called from the event loop; a ``LoopHost`` may host it instead.
+    Scripts of one engine stand beside each other and share nothing but KSR. They are called from the event loop.
     """
 
-    name: str
-
-    def load(self, path: Path) -> None:
-        """Load the script at ``path``. Raise ScriptLoadError with file and line; the running script stays then."""
+    path: Path
 
     def functions(self) -> frozenset[str]:
         """Return the names of the functions that the script defines."""
@@ -71,7 +69,25 @@ class Engine(Protocol):
         """Return ``file:line`` of the script's call that is running."""
 
     def close(self) -> None:
-        """Give everything back; the engine is not used afterwards."""
+        """Give everything back; the script is not called afterwards."""
+
+
+class Engine(Protocol):
+    """A script language; ``name`` is lua, js or python."""
+
+    name: str
+
+    def load(self, path: Path) -> Script:
+        """Load the script at ``path``, beside those that run. Raise ScriptLoadError with file and line; nothing changes then.
+
+        Called between two route blocks, on the thread of the event loop once that runs.
+        """
+
+    def memory(self) -> int:
+        """Return how many octets all scripts of this engine hold; 0 where that cannot be told."""
+
+    def close(self) -> None:
+        """Give everything back, with all scripts; the engine is not used afterwards."""
 
 
 @runtime_checkable
