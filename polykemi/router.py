@@ -19,6 +19,7 @@ from polykemi.engines.base import Engine
 from polykemi.errors import DataError, ParseError, ScriptError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
+from polykemi.kemi.histogram import Histogram
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import ROUTE_NAMES, Route
 from polykemi.kemi.route_stats import RouteStats
@@ -35,6 +36,7 @@ from polykemi.sip.tally import METHODS, RECEIVED_COUNTERS, REQUEST_COUNTERS, UNK
 
 log = logging.getLogger("polykemi.router")
 
+_WAITS: Final = (1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)  # seconds
 _MOST_LINES: Final = 100  # in the log, about what is malformed, a second
 
 
@@ -74,6 +76,7 @@ class Router:
         self._process: Process[None] | None = None
         self._now = 0.0  # of the datagram before
         self._second = self._lines = 0  # how many lines about what is malformed were written in the last second
+        self.waits = Histogram(_WAITS)  # how long messages have waited, at each beat
         self.received_codes = [0] * 700  # how many responses have come, by status
         self._reply_counters: dict[str, dict[int, tuple[str, ...]]] = {}  # by method and status
         for name in RECEIVED_COUNTERS:
@@ -276,6 +279,7 @@ class Router:
     def report(self, ctx: RouteContext) -> None:
         """Log and count a script error."""
         if ctx.error is not None:
+            self.stats.of(ctx.kind, ctx.callback).fail(ctx.error)
             self._tell(ctx.error, f"{ROUTE_NAMES[ctx.kind]} {ctx.callback}")
 
     def _tell(self, error: Exception, where: str) -> None:
@@ -341,6 +345,7 @@ class Router:
 
     def beat(self, waited: float, lost: int, memory: int, now: float) -> None:
         """Look how far behind the server is (``Overload.beat``); called every ``BEAT`` seconds."""
+        self.waits.add(waited)
         overload = self.overload
         overload.beat(waited, lost, len(self._tm.layer) if self._tm is not None else 0, memory, now)
         self.refusing = self.draining or overload.level > 0

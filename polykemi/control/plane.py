@@ -13,6 +13,7 @@ from polykemi.control.names import Dns, DstBlocklist
 from polykemi.control.unix import NAME, ControlSocket
 from polykemi.errors import UsageError
 from polykemi.router import Router
+from polykemi.transport.manager import Transports
 from polykemi.transport.resolver import Resolver
 
 
@@ -48,13 +49,13 @@ class ControlPlane:
         """Return the lines that tell where this server is watched."""
         return [f"metrics on {self._http.url}/metrics"] if self._http is not None else []
 
-    def open(self, loop: asyncio.AbstractEventLoop, router: Router, rpc: JsonRpc) -> None:
+    def open(self, loop: asyncio.AbstractEventLoop, router: Router, rpc: JsonRpc, transports: Transports) -> None:
         """Begin to answer ``rpc`` requests about the server that ``router`` belongs to; called before ``loop`` runs."""
         self._socket.open(loop, rpc.answer)
         if self._http is not None:
             from polykemi.control import metrics  # only who wants them pays for the client library
 
-            page = metrics.Metrics(router.services.counters, router.stats).page
+            page = metrics.Metrics(router, transports).page
             self._http.open(loop, {"/metrics": (metrics.CONTENT_TYPE, page)})
 
     def close(self) -> None:

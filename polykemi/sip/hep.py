@@ -90,5 +90,7 @@ def _addresses(source: str, destination: str) -> tuple[bytes, bytes, bytes] | No
     from_, to = to_ip(source.partition("%")[0]), to_ip(destination.partition("%")[0])
     if from_ is None or to is None or from_.version != to.version:
         return None
-    family, kinds = (_INET, (_SOURCE_4, _DESTINATION_4)) if from_.version == 4 else (_INET6, (_SOURCE_6, _DESTINATION_6))
+    family, kinds = (
+        (_INET, (_SOURCE_4, _DESTINATION_4)) if from_.version == 4 else (_INET6, (_SOURCE_6, _DESTINATION_6))
+    )
     return _CHUNK_8.pack(0, _FAMILY, 7, family), chunk(kinds[0], from_.packed), chunk(kinds[1], to.packed)

@@ -63,7 +63,12 @@ RECEIVED_COUNTERS: Final = (
     UNKNOWN_METHOD,
     "core.rcv_replies",
     *sorted(
-        {name for status in (*range(100, 700, 100), 180, *_ALONE) for m in _REPLIED for name in reply_counters(m, status)}
+        {
+            name
+            for status in (*range(100, 700, 100), 180, *_ALONE)
+            for m in _REPLIED
+            for name in reply_counters(m, status)
+        }
     ),
 )
 

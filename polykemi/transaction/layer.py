@@ -104,6 +104,10 @@ class TransactionLayer:
     def __len__(self) -> int:
         return len(self._servers) + len(self._clients)
 
+    def sizes(self) -> tuple[int, int]:
+        """Return how many server and client transactions there are; those with an alias count twice."""
+        return len(self._servers), len(self._clients)
+
     # ---- server side
     def key_of(self, request: Request) -> str:
         """Return the ``server_key`` of ``request``, made once while that request is processed. Raise ParseError."""

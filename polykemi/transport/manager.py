@@ -183,6 +183,11 @@ class Transports:
             lost += udp.lost()
         return waited, lost
 
+    def unsent(self) -> tuple[int, int]:
+        """Return how many datagrams wait for their sockets, and how many octets for the peers of connections."""
+        connections = self.streams.known.by_ident.values()
+        return sum(udp.unsent for udp in self._by_listener.values()), sum(one.unsent() for one in connections)
+
     def close(self) -> None:
         """Close all sockets."""
         self.streams.close()

@@ -24,7 +24,6 @@ from polykemi.sip.hep import Hep
 log = logging.getLogger("polykemi.hep")
 
 BACKLOG: Final = 1 << 20  # octets that wait for a capture server which is reached over a connection
-_AGAIN: Final = 5.0  # seconds between two attempts to reach it
 _CONNECT: Final = 5.0  # seconds that one may take
 
 _START: Final = re.compile(rb"(?:\r\n)*(?:SIP/2\.0 |([!#-~]+) [!-~]+ SIP/2\.0\r?\n)")
@@ -44,6 +43,7 @@ class HepSettings:
     node: str = ""
     methods: frozenset[str] = frozenset()  # requests with these and responses to them; empty: all
     sample: float = 1.0  # the part of all calls that is mirrored, whole ones
+    again: float = 5.0  # seconds between two attempts to connect, over TCP and TLS
     ca: Path | None = None  # of the authorities that a capture server is believed by over TLS; None: the system's
 
     def __str__(self) -> str:
@@ -87,6 +87,11 @@ class Mirror:
             self._socket.close()
         if self._link is not None:
             self._link.close()
+
+    @property
+    def waiting(self) -> int:
+        """Octets that wait for the capture server."""
+        return 0 if self._link is None else self._link.waiting()
 
     def describe(self) -> str:
         """Return the line that tells where messages are mirrored to."""
@@ -170,17 +175,21 @@ class _Link:
 
     def _missed(self, cause: str) -> None:
         if not self._is_missed:
-            log.warning("cannot mirror to %s: %s; trying again every %g s", self._settings, cause, _AGAIN)
+            log.warning("cannot mirror to %s: %s; trying again every %g s", self._settings, cause, self._settings.again)
         self._is_missed = True
-        self._timer = self._loop.call_later(_AGAIN, self._connect)
+        self._timer = self._loop.call_later(self._settings.again, self._connect)
 
     def put(self, packet: bytes) -> bool:
         """Send ``packet``, or tell that it cannot be sent at once."""
         transport = self._transport
-        if transport is None or transport.get_write_buffer_size() + len(packet) > BACKLOG:
+        if transport is None or self.waiting() + len(packet) > BACKLOG:
             return False
         transport.write(packet)
         return True
+
+    def waiting(self) -> int:
+        """Return how many octets the peer has not taken yet."""
+        return 0 if self._transport is None else int(self._transport.get_write_buffer_size())
 
     def close(self) -> None:
         """Drop the connection."""

@@ -283,6 +283,14 @@ class Streams:
     def __len__(self) -> int:
         return len(self.known)
 
+    def by_transport(self) -> dict[str, int]:
+        """Return transport -> connections, those that are WebSockets among these."""
+        found = {listener.proto: 0 for listener, _ in self._listening}
+        for one in self.known.by_ident.values():
+            listener = one.flow.listener if one.websocket is None else as_websocket(one.flow).listener
+            found[listener.proto] = found.get(listener.proto, 0) + 1
+        return found
+
     def _sweep_later(self) -> None:
         limits = self.limits
         shortest = min(limits.connection_lifetime, limits.msg_read_timeout, limits.send_timeout)

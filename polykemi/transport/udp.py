@@ -92,6 +92,11 @@ class UdpListener:
         elif self._batch < BATCH:
             self._batch *= 2
 
+    @property
+    def unsent(self) -> int:
+        """How many datagrams wait until the kernel takes more."""
+        return len(self._unsent)
+
     def waited(self, now: float) -> float:
         """Return the seconds that the first datagram which waits has waited, 0.0 when none does."""
         try:
