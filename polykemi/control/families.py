@@ -11,7 +11,6 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     UntypedMetricFamily,
 )
-from prometheus_client.utils import floatToGoString
 
 from polykemi.kemi.histogram import Histogram
 
@@ -39,7 +38,7 @@ def histogram(
     """Return a histogram of seconds."""
     family = HistogramMetricFamily(name, text, labels=labels)
     for values, one in rows:
-        buckets = [(floatToGoString(bound), float(total)) for bound, total in one.up_to()]
+        buckets = [("+Inf" if bound == float("inf") else str(bound), float(total)) for bound, total in one.up_to()]
         family.add_metric([label(value) for value in values], buckets, one.sum)
     return family
 

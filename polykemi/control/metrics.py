@@ -12,8 +12,7 @@ from prometheus_client.registry import Collector
 from polykemi import __version__, compiled
 from polykemi.control import metrics_network, metrics_scripts
 from polykemi.control.families import untyped
-from polykemi.router import Router
-from polykemi.transport.manager import Transports
+from polykemi.control.sources import Sources
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -23,9 +22,8 @@ _MOST: Final = 2000  # counters of modules that are shown: some of them are name
 class Metrics(Collector):
     """The metrics of one server."""
 
-    def __init__(self, router: Router, transports: Transports | None = None) -> None:
-        """Without ``transports`` there are none about sockets."""
-        self._router, self._transports = router, transports
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -36,15 +34,18 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Give what there is to be seen now."""
-        router = self._router
+        sources = self._sources
+        router = sources.router
         form = "compiled" if compiled else "pure"
-        about = {"version": __version__, "form": form, "engines": ",".join(sorted(router.engines))}
+        about = {"version": __version__, "form": form, "engines": ",".join(sorted(sources.engines))}
         yield InfoMetricFamily("polykemi", "This server.", about)
         yield from metrics_network.messages(router)
         yield from metrics_network.state(router)
-        if self._transports is not None:
-            yield from metrics_network.sockets(self._transports)
+        if sources.transports is not None:
+            yield from metrics_network.sockets(sources.transports)
         yield from metrics_scripts.routes(router.stats)
+        yield from metrics_scripts.calls(sources.probes)
+        yield from metrics_scripts.versions(router, sources.engines)
         counters = router.services.counters
         shown = list(counters.items())[:_MOST]
         rows = (((group, name), value) for key, value in shown for group, _, name in [key.partition(".")])

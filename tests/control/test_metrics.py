@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import polykemi
 from polykemi.control import metrics_scripts
 from polykemi.control.metrics import Metrics
+from polykemi.control.sources import Sources
 from polykemi.kemi.route import Route
 from polykemi.sip.flow import Flow, Listener
 from polykemi.testing import ServerUnderTest
@@ -58,9 +59,13 @@ def server(make: MakeServer) -> ServerUnderTest:
     return make()
 
 
+def metrics(server: ServerUnderTest, transports: Transports | None = None) -> Metrics:
+    return Metrics(Sources(server.node.router, server.node.engines, server.node.probes, transports))
+
+
 def samples(server: ServerUnderTest, transports: Transports | None = None) -> Samples:
     """Return (name, label values in the order of their names) -> value."""
-    page = Metrics(server.node.router, transports).page().decode()
+    page = metrics(server, transports).page().decode()
     families = text_string_to_metric_families(page)
     return {(s.name, tuple(v for _, v in sorted(s.labels.items()))): s.value for f in families for s in f.samples}
 
@@ -142,16 +147,19 @@ def test_failures_are_counted_by_what_ended_the_block(server: ServerUnderTest) -
     server.receive(request("INFO", "3"), "192.0.2.10:5060")
     found = samples(server)
     of = "ksr_request_route"
-    causes = {c: found["polykemi_route_failures_total", (of, c, "lua", "request_route")] for c in ("error", "timeout", "memory")}
+    causes = {
+        c: found["polykemi_route_failures_total", (of, c, "lua", "request_route")]
+        for c in ("error", "timeout", "memory")
+    }
     assert causes == {"error": 2, "timeout": 1, "memory": 0}
 
 
 def test_counters_are_read_when_asked(server: ServerUnderTest) -> None:
     counters = server.node.services.counters
     counters["usrloc.location-expires"] = 1
-    metrics = Metrics(server.node.router)
+    page = metrics(server).page
     counters["usrloc.location-expires"] += 1
-    assert b'polykemi_statistic{group="usrloc",name="location-expires"} 2.0\n' in metrics.page()
+    assert b'polykemi_statistic{group="usrloc",name="location-expires"} 2.0\n' in page()
 
 
 def test_version_and_process(server: ServerUnderTest) -> None:
@@ -188,7 +196,7 @@ def test_the_page_has_a_bound(server: ServerUnderTest) -> None:
     for i in range(5000):
         server.node.router.stats.of(Route.EVENT, f"block {i}").add(1.0)
         server.node.services.counters[f"script.made-up-{i}"] = i
-    page = Metrics(server.node.router).page()
+    page = metrics(server).page()
     assert page.count(b"polykemi_route_seconds_count{") == metrics_scripts.MOST
     assert page.count(b"polykemi_statistic{") == 2000
     assert len(page) < 1_000_000
@@ -197,10 +205,8 @@ def test_the_page_has_a_bound(server: ServerUnderTest) -> None:
 def test_sockets_and_certificates(server: ServerUnderTest, tmp_path: Path) -> None:
     certificate, key = Pki(tmp_path).issue("server", "DNS:example.test", days=3)
     listeners = (Listener("udp", "127.0.0.1", 0), Listener("tcp", "127.0.0.1", 0), Listener("tls", "127.0.0.1", 0))
-    calls: Any = (lambda *_: None,) * 3
-    transports = Transports(
-        listeners, *calls, tls=TlsSettings((TlsProfile(certificate=certificate, key=key),), (TlsProfile(),))
-    )
+    tls = TlsSettings((TlsProfile(certificate=certificate, key=key),), (TlsProfile(),))
+    transports = Transports(listeners, lambda data, flow, now: None, lambda: None, lambda data, flow: None, tls=tls)
     try:
         udp = next(one for one in transports.bound if one.proto == "udp")
         nowhere = Flow(udp, "example.test", 5060)  # counted all the same

@@ -25,7 +25,15 @@ def test_requests_by_method_and_responses_by_status() -> None:
 
 def test_what_is_no_sip_is_not_counted() -> None:
     tally = MessageTally()
-    for data in (b"", b"\r\n\r\n", b"\0\0\0\0", b"HTTP/1.1 200 OK\r\n", b"GET / HTTP/1.1\r\n", b"SIP/2.0 999 X\r\n", b"HEP3"):
+    for data in (
+        b"",
+        b"\r\n\r\n",
+        b"\0\0\0\0",
+        b"HTTP/1.1 200 OK\r\n",
+        b"GET / HTTP/1.1\r\n",
+        b"SIP/2.0 999 X\r\n",
+        b"HEP3",
+    ):
         tally.count(data)
     assert (tally.requests(), list(tally.responses())) == ({}, [])
 
@@ -41,6 +49,14 @@ def test_users_without_end_are_counted_and_not_kept() -> None:
 
 
 def test_kamailio_counts_some_responses_by_method_and_some_by_status() -> None:
-    assert reply_counters("INVITE", 183) == ("core.rcv_replies_1xx", "core.rcv_replies_1xx_invite", "core.rcv_replies_18x")
-    assert reply_counters("REGISTER", 401) == ("core.rcv_replies_4xx", "core.rcv_replies_4xx_reg", "core.rcv_replies_401")
+    assert reply_counters("INVITE", 183) == (
+        "core.rcv_replies_1xx",
+        "core.rcv_replies_1xx_invite",
+        "core.rcv_replies_18x",
+    )
+    assert reply_counters("REGISTER", 401) == (
+        "core.rcv_replies_4xx",
+        "core.rcv_replies_4xx_reg",
+        "core.rcv_replies_401",
+    )
     assert reply_counters("OPTIONS", 200) == ("core.rcv_replies_2xx",)
