@@ -23,17 +23,21 @@ BOUNDS: Final = (25e-6, 50e-6, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.05, 0
 class BlockStats(Histogram):
     """The counters of one route block in one engine; times are seconds."""
 
-    __slots__ = ("callback", "cnt", "engine", "errors", "kind", "max", "memory_stops", "min", "timeouts")
+    __slots__ = ("callback", "engine", "errors", "kind", "max", "memory_stops", "min", "timeouts")
 
     def __init__(self, kind: Route, callback: str, engine: str) -> None:
         super().__init__(BOUNDS)
         self.kind, self.callback, self.engine = kind, callback, engine
-        self.cnt, self.min, self.max = 0, float("inf"), 0.0
+        self.min, self.max = float("inf"), 0.0
         self.errors = self.timeouts = self.memory_stops = 0
+
+    @property
+    def cnt(self) -> int:
+        """How many runs there were."""
+        return sum(self.buckets)
 
     def add(self, seconds: float) -> None:
         """Count a run that took ``seconds``."""
-        self.cnt += 1
         self.sum += seconds
         self.buckets[bisect_left(BOUNDS, seconds)] += 1
         if seconds < self.min:
@@ -44,7 +48,7 @@ class BlockStats(Histogram):
     def reset(self) -> None:
         """Begin anew; ``min`` is infinite until the block has run. Failures stay, they are no times."""
         super().reset()
-        self.cnt, self.min, self.max = 0, float("inf"), 0.0
+        self.min, self.max = float("inf"), 0.0
 
     def fail(self, error: Exception) -> None:
         """Count a run that ``error`` has ended: by its limits, or by a mistake of the script."""
