@@ -42,26 +42,25 @@ from polykemi.overload import BEAT, Overload
 from polykemi.process import DataLock, PidFile, drop_privileges
 from polykemi.pv.accessor import Environment
 from polykemi.pv.compiler import Variables
+from polykemi.reconfigure import Reconfiguration, loaded_modules
 from polykemi.rehearsal import rehearse
 from polykemi.reload import Versions
 from polykemi.router import Router
 from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
+from polykemi.storage.items import ItemStore, LmdbItems, MemoryItems
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore, MemoryLocation
 from polykemi.storage.provisioned import Database
 from polykemi.systemd import Inherited, Notifier
-from polykemi.transaction.blocklist import Blocklist
 from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
 from polykemi.transport.mirror import HepSettings, Mirror
 from polykemi.transport.name_servers import NameServers, servers_of
 from polykemi.transport.peers import PeerSockets
-from polykemi.transport.resolver import Resolver
+from polykemi.transport.resolver import DnsSettings, Resolver
 from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.server")
-
-_ALWAYS_LOADED = ("core", "pv", "hdr", "x")  # as in Kamailio
 
 _GIVE_BACK = 5.0  # seconds between two attempts to free memory: it stops everything for a while
 
@@ -76,6 +75,7 @@ class Node:
     engines: Mapping[str, Engine]
     timed: tuple[Module, ...]  # the modules that have timers
     rpc: JsonRpc
+    reconfiguration: Reconfiguration
     probes: Probes
     versions: Versions
 
@@ -102,12 +102,17 @@ class Node:
                 module.stop(now)
             except DataError as error:
                 log.error("%s: %s", module.name, error)
+        try:
+            self.router.commit()
+        except DataError as error:
+            log.error("%s", error)
 
     def close(self) -> None:
         """Close engines and storage."""
         for engine in self.engines.values():
             engine.close()
         self.services.location.close()
+        self.services.items.close()
         self.services.database.close()
 
 
@@ -126,6 +131,7 @@ def assemble(
     peers: Peers | None = None,
     dns: Dns | None = None,
     locator: Locator | None = None,
+    items: ItemStore | None = None,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
@@ -138,7 +144,6 @@ def assemble(
     counters: dict[str, int] = {}
     environment = Environment(
         listeners=listeners,
-        domains=domains,
         started=now,
         version=__version__,
         hostname=socket.gethostname(),
@@ -165,9 +170,12 @@ def assemble(
         dns=dns or Offline(),
         udp=settings.udp,
         locator=Unlocated() if locator is None else locator,
-        blocklist=Blocklist(enabled=settings.dns.use_dst_blocklist, expire=settings.dns.dst_blocklist_expire),
-        dns_failover=settings.dns.use_failover,
+        items=MemoryItems() if items is None else items,
     )
+    _use(settings.dns, services)
+    services.live.add("core", settings.udp)
+    services.live.add("core", settings.dns, partial(_use, settings.dns, services))
+    services.live.add("overload", settings.overload)
     router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router
     services.variables.where = router.where
@@ -176,19 +184,24 @@ def assemble(
     router.start()
     rpc = make_rpc(router, now)
     probes = Probes(counting=settings.metrics is not None)
+    reconfiguration = Reconfiguration(settings, services)
     engines, versions = _engines(settings, router, probes, now)
-    rpc.add(App(versions, [one.name for one in settings.engines]))
+    rpc.add(App(versions, [one.name for one in settings.engines]), reconfiguration)
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed, rpc, probes, versions)
+    return Node(services, router, modules, engines, timed, rpc, reconfiguration, probes, versions)
+
+
+def _use(dns: DnsSettings, services: Services) -> None:
+    """Let the modules know of the settings of DNS that are about places."""
+    services.blocklist.enabled, services.blocklist.expire = dns.use_dst_blocklist, dns.dst_blocklist_expire
+    services.dns_failover = dns.use_failover
 
 
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
     """Make the modules that the configuration loads; core, pv, hdr and x are always there, as in Kamailio."""
-    names = settings.modules.load
-    wanted = _default_modules(settings) if names is None else {*names, *_ALWAYS_LOADED}
-    loaded = [name for name in MODULES if name in wanted]
+    loaded = loaded_modules(settings.modules)
     modules: dict[str, Module] = {}
     for name, module_class in MODULES.items():
         if name in loaded:
@@ -200,12 +213,8 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
             params = typed_params(module_class, settings.modules.params.get(name, {}), settings.file)
             modules[name] = module_class(services, params)
             services.variables.add(modules[name].pv_classes(), modules[name].transformations())
+            services.live.add(name, params, modules[name].params_changed)
     return modules
-
-
-def _default_modules(settings: Settings) -> set[str]:
-    """Return the modules that are loaded when the configuration has no list of them."""
-    return {name for name, one in MODULES.items() if one.by_default or name in settings.modules.params}
 
 
 def _engines(settings: Settings, router: Router, probes: Probes, now: float) -> tuple[dict[str, Engine], Versions]:
@@ -310,6 +319,8 @@ class Server:
             self._lock = DataLock(settings.data)
             undo.callback(self._lock.close)
             location, database = open_data(settings.data)
+            items = LmdbItems(settings.data / "htable")
+            undo.callback(items.close)
             undo.callback(location.close)
             undo.callback(database.close)
             self.control = ControlPlane(settings.data, settings.control, settings.metrics)
@@ -329,7 +340,9 @@ class Server:
                 peers=self._peers,
                 dns=DnsClient(name_servers if settings.dns.nameservers else ()),
                 locator=self.resolver,
+                items=items,
             )
+            self.node.services.live.add("tcp", settings.tcp, self.transports.streams.make_room)
             undo.pop_all()
         if any(listener.proto in WEBSOCKETS for listener in self.transports.bound):
             self.node.services.counters.update(self.transports.streams.counters)
@@ -340,6 +353,7 @@ class Server:
         if self.mirror is not None:
             self.node.services.counters.update(self.mirror.counters)
             self.mirror.counters = self.node.services.counters
+        self.node.services.kill = partial(os.kill, os.getpid())
         self.router = self.node.router
         if settings.reload.smoke is not None:
             self.node.versions.rehearse = partial(rehearse, self._scratch, settings.reload.smoke)
