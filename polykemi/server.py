@@ -5,6 +5,7 @@ assemble, open, run, drain, stop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -28,7 +29,7 @@ from polykemi.control.plane import ControlPlane, make_rpc
 from polykemi.control.sources import Sources
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
-from polykemi.errors import ConfigError, DataError
+from polykemi.errors import ConfigError, DataError, ScriptLoadError, UsageError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import Finding, inspect
@@ -185,7 +186,7 @@ def assemble(
     rpc = make_rpc(router, now)
     probes = Probes(counting=settings.metrics is not None)
     reconfiguration = Reconfiguration(settings, services)
-    engines, versions = _engines(settings, router, probes, now)
+    engines, versions = _engines(settings, router, probes, reconfiguration, now)
     rpc.add(App(versions, [one.name for one in settings.engines]), reconfiguration)
     for module in modules.values():
         module.start(now)
@@ -217,7 +218,9 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
     return modules
 
 
-def _engines(settings: Settings, router: Router, probes: Probes, now: float) -> tuple[dict[str, Engine], Versions]:
+def _engines(
+    settings: Settings, router: Router, probes: Probes, reconfiguration: Reconfiguration, now: float
+) -> tuple[dict[str, Engine], Versions]:
     """Make the engines, load and inspect their scripts, and give them to the router. Raise ScriptLoadError."""
     services = router.services
     registry = Registry(services.modules.values())
@@ -231,7 +234,7 @@ def _engines(settings: Settings, router: Router, probes: Probes, now: float) -> 
         versions = Versions(
             router,
             engines,
-            {one.name: one.script for one in settings.engines},
+            lambda: {one.name: one.script for one in reconfiguration.settings.engines},
             partial(_inspect, router, registry),
             keep=settings.reload.keep,
         )
@@ -288,6 +291,7 @@ class Server:
         self._stop_at: float | None = None  # set while draining
         self._give_back_at = 0.0  # next, on the monotonic clock
         self._started = time.time()
+        self._watcher: Any = None
         with ExitStack() as undo:
             undo.callback(self.loop.close)
             name_servers = servers_of(settings.dns)
@@ -373,12 +377,10 @@ class Server:
 
     def _scratch(self, send: Callable[[list[tuple[bytes, Flow]]], None]) -> Node:
         """Return a node like this one with the scripts as their files are now: it sees what is provisioned, and changes nothing."""
-        files = self.node.versions.scripts
-        engines = tuple(replace(one, script=files[one.name]) for one in self.settings.engines)
         database = Database(self.node.services.database.name, query_only=True)
         try:
             return assemble(
-                replace(self.settings, engines=engines),
+                replace(self.settings, engines=self.node.reconfiguration.settings.engines),
                 listeners=self.transports.listeners,
                 location=MemoryLocation(),
                 database=database,
@@ -459,6 +461,7 @@ class Server:
             self.mirror.open(self.loop)
         for number in (signal.SIGINT, signal.SIGTERM):  # not the loop's handlers: they miss what comes before it runs
             signal.signal(number, self._signalled)
+        signal.signal(signal.SIGHUP, self._hang_up)
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then let open transactions finish."""
@@ -477,6 +480,28 @@ class Server:
     def _tell_alive(self) -> None:
         self.notifier.alive()
         self.loop.call_later(self.notifier.watchdog / 2, self._tell_alive)
+
+    def watch(self) -> None:
+        """Reload when a file of the scripts has changed, from now on."""
+        from polykemi.watch import Watcher  # only who wants it pays for the library
+
+        self._watcher = Watcher(self.node.versions.files().values(), self._hang_up)
+
+    def _hang_up(self, *_: object) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._reload)
+
+    def _reload(self) -> None:
+        """Take configuration and scripts as they are now; what something is wrong with stays as it was, and the log says why."""
+        versions = self.node.versions
+        self.notifier.reloading()
+        try:
+            self.node.reconfiguration.apply(time.time())
+        except UsageError as error:
+            log.error("the configuration stays as it was: %s", error)
+        with contextlib.suppress(ScriptLoadError):
+            versions.reload(time.time())
+        self.notifier.ready(f"version {versions.current} of the scripts")
 
     def _signalled(self, *_: object) -> None:
         if not self.loop.is_closed():
@@ -507,6 +532,8 @@ class Server:
 
     def close(self) -> None:
         """Close everything; what was stored is committed."""
+        if self._watcher is not None:
+            self._watcher.close()
         self.transports.close()
         if self.mirror is not None:
             self.mirror.close()
@@ -542,8 +569,11 @@ def _name(kind: Route) -> str:
     return next(name for name, k in CONFIG_NAMES.items() if k == kind)
 
 
-def serve(settings: Settings, say: Callable[[str], None]) -> None:
-    """Run a server in the foreground until it is told to stop, and ``say`` what it is. Raises UsageError."""
+def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False) -> None:
+    """Run a server in the foreground until it is told to stop, and ``say`` what it is. Raises UsageError.
+
+    With ``watch`` the scripts are reloaded when their files change.
+    """
     logs.to_stderr(settings.log_level)
     notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
     server = Server(settings, notifier, inherited)
@@ -556,6 +586,9 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
             log.warning("the server and its scripts run as root: [service] user names somebody with fewer rights")
         for line in server.describe():
             say(line)
+        if watch:
+            server.watch()
+            say("watching the files of the scripts")
         say("ready")
         notifier.ready(f"listening on {', '.join(map(str, server.transports.bound))}")
         server.run()
