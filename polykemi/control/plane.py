@@ -18,6 +18,7 @@ from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.names import Dns, DstBlocklist
 from polykemi.control.process import Core, Memory
 from polykemi.control.sockets import Sockets, of_connections
+from polykemi.control.sources import Sources
 from polykemi.control.unix import NAME, ControlSocket
 from polykemi.router import Router
 from polykemi.transport.resolver import Resolver
@@ -75,8 +76,9 @@ class ControlPlane:
             lines.append(f"JSON-RPC on {self._datagram.path}")
         return lines
 
-    def open(self, loop: asyncio.AbstractEventLoop, router: Router, rpc: JsonRpc) -> None:
-        """Begin to answer ``rpc`` requests about the server that ``router`` belongs to; called before ``loop`` runs."""
+    def open(self, loop: asyncio.AbstractEventLoop, rpc: JsonRpc, sources: Sources) -> None:
+        """Begin to answer ``rpc`` requests about the server that ``sources`` are of; called before ``loop`` runs."""
+        router = sources.router
 
         def answer(request: bytes) -> bytes | None:
             answered = rpc.answer(request)
@@ -91,7 +93,7 @@ class ControlPlane:
         if self._metrics is not None:
             from polykemi.control import metrics  # only who wants them pays for the client library
 
-            page = metrics.Metrics(router.services.counters, router.stats).page
+            page = metrics.Metrics(sources).page
             self._metrics.open(loop, {"/metrics": (metrics.CONTENT_TYPE, page)})
 
     def close(self) -> None:
