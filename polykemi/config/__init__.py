@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 from polykemi.config.addresses import parse_domain, parse_listen
 from polykemi.config.control import ControlSettings, control, listen_address
+from polykemi.config.hep import hep
 from polykemi.config.network import dns, load_tls, overload, tcp, tls, udp
 from polykemi.config.reload import ReloadSettings, reload
 from polykemi.config.service import ServiceSettings, service
@@ -23,6 +25,7 @@ from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener, UdpSettings
 from polykemi.transport.limits import StreamLimits
+from polykemi.transport.mirror import HepSettings
 from polykemi.transport.resolver import DnsSettings
 from polykemi.transport.tls_profiles import TlsSettings
 
@@ -58,6 +61,7 @@ _TABLES: Final = (
     "modules",
     "log",
     "metrics",
+    "hep",
     "control",
     "udp",
     "tcp",
@@ -122,6 +126,7 @@ class Settings:
     strict: bool = False  # [ksr]: a call of KSR that cannot be made raises in the script
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
+    hep: HepSettings | None = None  # where messages are mirrored to
     control: ControlSettings = field(default_factory=ControlSettings)
     udp: UdpSettings = field(default_factory=UdpSettings)
     tcp: StreamLimits = field(default_factory=StreamLimits)
@@ -131,6 +136,7 @@ class Settings:
     reload: ReloadSettings = field(default_factory=ReloadSettings)
     service: ServiceSettings = field(default_factory=ServiceSettings)
     file: Path | None = None
+    again: Callable[[], Settings] | None = field(default=None, compare=False, repr=False)  # reads all of it anew
 
 
 def load(
@@ -148,6 +154,8 @@ def load(
     An engine or a script of the command line runs all route blocks, whatever the file says. With ``serving`` a script is
     needed. Raise ConfigError.
     """
+    listen, domains = tuple(listen), tuple(domains)
+    given = {"engine": engine, "script": script, "listen": listen, "domains": domains, "data": data, "serving": serving}
     root = Table(path, (), read(path) if path else {})
     root.only(_TABLES)
     engines = _engines(root.table("engines"))
@@ -170,6 +178,7 @@ def load(
         strict=_strict(root.table("ksr")),
         log_level=_log_level(root.table("log")),
         metrics=_metrics(root.table("metrics")),
+        hep=hep(root.table("hep")),
         control=control(root.table("control")),
         udp=udp(root.table("udp")),
         tcp=tcp(root.table("tcp")),
@@ -179,6 +188,7 @@ def load(
         reload=reload(root.table("reload")),
         service=service(root.table("service")),
         file=path,
+        again=partial(load, path, **given),  # type: ignore[arg-type]
     )
 
 
@@ -198,7 +208,8 @@ def typed_params(module_class: type[Any], given: Mapping[str, Any], file: Path |
     try:
         return module_class.Params(**values)
     except ValueError as error:  # the module's own check
-        table.fail("", str(error))
+        key, colon, cause = str(error).partition(": ")
+        table.fail(*((key, cause) if colon and key in given else ("", str(error))))
 
 
 _SECRETS = ("secret", "password", "xkey", "url", "sqlcon")  # parts of names of parameters

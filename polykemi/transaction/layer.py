@@ -104,6 +104,15 @@ class TransactionLayer:
     def __len__(self) -> int:
         return len(self._servers) + len(self._clients)
 
+    def sizes(self) -> tuple[int, int]:
+        """Return how many server and client transactions there are; those with an alias count twice."""
+        return len(self._servers), len(self._clients)
+
+    def use(self, timings: Timings) -> None:
+        """Take other timings for transactions that come; those that are open keep theirs."""
+        self.timings = timings
+        self._timers.expect(timings.all_lengths())
+
     # ---- server side
     def key_of(self, request: Request) -> str:
         """Return the ``server_key`` of ``request``, made once while that request is processed. Raise ParseError."""

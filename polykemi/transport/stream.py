@@ -13,11 +13,10 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from polykemi.errors import ConfigError, ParseError
+from polykemi.errors import ParseError
 from polykemi.kemi.network import TlsConnection, TlsState
 from polykemi.sip.constants import PORT, TLS_PORT
 from polykemi.sip.flow import SECURE, WEBSOCKETS, Flow, LastFlow, Listener, NamedFlow, OpenFlow
@@ -26,6 +25,7 @@ from polykemi.sip.message import parse
 from polykemi.transport.connection import Connection, as_websocket
 from polykemi.transport.known import MOST_NAMES, Known
 from polykemi.transport.limits import COUNTERS, StreamLimits
+from polykemi.transport.mirror import Mirror
 from polykemi.transport.tls import Tls, accepting, calling
 from polykemi.transport.tls_profiles import TlsContexts, TlsSettings
 from polykemi.transport.told import Told
@@ -57,6 +57,7 @@ class Streams:
     ) -> None:
         self.receive, self.done, self.failed, self.closed, self.lost = receive, done, failed, closed, lost
         self.limits = limits or StreamLimits()
+        self._most = self.limits.max_connections  # or what the process may have open
         tls = tls or TlsSettings()
         self.read_tls: Callable[[], TlsSettings] = lambda: tls  # anew, when they are to be loaded again
         self.contexts: TlsContexts | None = None  # as soon as there is a listener for TLS
@@ -71,6 +72,9 @@ class Streams:
         self.waiting = 0  # connections whose peers take less than they are sent
         self.told = Told()
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
+        self.messages_in: dict[str, int] = {}  # by transport
+        self.messages_out: dict[str, int] = {}
+        self.mirror: Mirror | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -90,7 +94,7 @@ class Streams:
         self.loop = loop
         if not self._listening:
             return
-        self._make_room()
+        self.make_room()
         for listener, sock in self._listening:
             factory: Any = partial(self._accept, listener)
             server = loop.create_server(factory, sock=sock, backlog=BACKLOG, start_serving=False)
@@ -123,17 +127,17 @@ class Streams:
             self.loop.call_soon(self._shake_hands)
         connection.shake_hands()
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
         """Let the process have as many descriptors as there may be connections, or take less of these."""
-        wanted = self.limits.max_connections + _OTHER_FILES
+        self._most = self.limits.max_connections
+        wanted = self._most + _OTHER_FILES
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != resource.RLIM_INFINITY and soft < wanted:
             soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             if soft < wanted:
-                most = max(soft - _OTHER_FILES, 1)
-                log.warning("at most %d connections: this process may open %d files (ulimit -n)", most, soft)
-                self.limits = replace(self.limits, max_connections=most)
+                self._most = max(soft - _OTHER_FILES, 1)
+                log.warning("at most %d connections: this process may open %d files (ulimit -n)", self._most, soft)
 
     def close(self) -> None:
         """Drop all connections."""
@@ -206,6 +210,10 @@ class Streams:
     # ---- what comes
     def take(self, data: bytes, flow: Flow, now: float) -> None:
         """Take a message from a connection."""
+        proto = flow.listener.proto
+        self.messages_in[proto] = self.messages_in.get(proto, 0) + 1
+        if self.mirror is not None:
+            self.mirror.received(data, flow)
         if self.limits.accept_aliases and b";alias" in data and data[:8] != b"SIP/2.0 ":
             self._accept_alias(data, flow)
         self.receive(data, flow, now)
@@ -217,6 +225,13 @@ class Streams:
             return
         if via.param("alias") is not None:
             self.alias(flow, via.port or (TLS_PORT if flow.listener.proto in SECURE else PORT))
+
+    def leaves(self, data: bytes, listener: Listener, peer: Flow) -> None:
+        """Note that a connection sends a message to ``peer``, over the transport of ``listener``."""
+        proto = listener.proto
+        self.messages_out[proto] = self.messages_out.get(proto, 0) + 1
+        if self.mirror is not None:
+            self.mirror.sent(data, listener, peer.host, peer.port)
 
     # ---- the connections that there are
     def count(self, name: str) -> None:
@@ -242,7 +257,7 @@ class Streams:
 
         So who opens connections and says nothing keeps nobody out who has something to say.
         """
-        if len(self.known) < self.limits.max_connections:
+        if len(self.known) < self._most:
             return True
         oldest = next(iter(self._silent), None)
         if oldest is None:
@@ -276,6 +291,14 @@ class Streams:
 
     def __len__(self) -> int:
         return len(self.known)
+
+    def by_transport(self) -> dict[str, int]:
+        """Return transport -> connections, those that are WebSockets among these."""
+        found = {listener.proto: 0 for listener, _ in self._listening}
+        for one in self.known.by_ident.values():
+            listener = one.flow.listener if one.websocket is None else as_websocket(one.flow).listener
+            found[listener.proto] = found.get(listener.proto, 0) + 1
+        return found
 
     def _sweep_later(self) -> None:
         limits = self.limits
@@ -389,13 +412,19 @@ class Streams:
         """Make connections from now on with the client profile that has ``server_id``, "": with that of their address."""
         self._server_id = server_id
 
-    def reload_tls(self) -> None:
-        """Read profiles and certificates anew, for connections that come. Raise ConfigError: all stays as it was."""
-        if self.contexts is None:
-            raise ConfigError("there is no listener for TLS")
-        self.contexts.use(self.read_tls())
-        self.contexts.tell_of_ends(time.time())
-        log.info("TLS profiles and certificates have been read anew")
+    def reread_tls(self) -> Callable[[], None] | None:
+        """Read profiles and certificates anew; return what makes connections that come use them. Raise ConfigError."""
+        contexts = self.contexts
+        if contexts is None:
+            return None
+        made = TlsContexts(self.read_tls())
+
+        def use() -> None:
+            contexts.take(made)
+            contexts.tell_of_ends(time.time())
+            log.info("TLS profiles and certificates have been read anew")
+
+        return use
 
 
 def _by_via(reply: bytes, flow: Flow) -> Flow:

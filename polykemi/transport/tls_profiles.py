@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -105,29 +107,33 @@ class TlsContexts:
     """The credentials of each profile. Connections keep those that they began with."""
 
     def __init__(self, settings: TlsSettings) -> None:
-        """Raise BadProfile."""
+        """Read what the files of the profiles hold now. Raise BadProfile."""
         self._settings = settings
-        self._of: dict[TlsProfile, Credentials] = {}
-        self.use(settings)
+        self._of = {one: for_clients(one) for one in settings.servers if one.certificate is not None}
+        self._of.update({one: for_servers(one) for one in settings.clients})
 
-    def use(self, settings: TlsSettings) -> None:
-        """Use these profiles, and what their files hold now, for connections that come. Raise BadProfile: all stays as it is."""
-        made = {one: for_clients(one) for one in settings.servers if one.certificate is not None}
-        made.update({one: for_servers(one) for one in settings.clients})
-        self._settings, self._of = settings, made
+    def take(self, other: TlsContexts) -> None:
+        """Use the profiles and credentials of ``other`` for connections that come."""
+        self._settings, self._of = other._settings, other._of
 
     def tell_of_ends(self, now: float) -> None:
         """Warn of certificates of ours that are over, or are soon."""
+        for profile, end in self.ends():
+            if end is None:
+                log.warning("%s: its end cannot be read", profile.certificate)
+            elif end.timestamp() < now + _SOON:
+                word = "ended" if end.timestamp() < now else "ends"
+                log.warning("%s %s on %s", profile.certificate, word, shown_time(end))
+
+    def ends(self) -> Iterator[tuple[TlsProfile, datetime | None]]:
+        """Give the profiles that have a certificate of ours, and when that ends; None when it cannot be read."""
         for profile, credentials in self._of.items():
             if credentials.certificate:
                 try:
                     end = Certificate(credentials.certificate).not_after
-                except ParseError as error:
-                    log.warning("%s: %s", profile.certificate, error)
-                    continue
-                if end.timestamp() < now + _SOON:
-                    word = "ended" if end.timestamp() < now else "ends"
-                    log.warning("%s %s on %s", profile.certificate, word, shown_time(end))
+                except ParseError:
+                    end = None
+                yield profile, end
 
     def server(self, listener: Listener, name: str) -> Credentials:
         """Return those for a client of ``listener`` that asks for ``name``."""
