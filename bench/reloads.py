@@ -368,8 +368,8 @@ def serving(engine: str, directory: Path) -> Iterator[tuple[Path, Path, int]]:
         process = subprocess.Popen(
             [*map(str, command), "--data", str(directory / "data")], cwd=ROOT, stdout=subprocess.PIPE, stderr=log
         )
+        assert process.stdout is not None
         try:
-            assert process.stdout is not None
             for line in process.stdout:
                 if line.strip() == b"ready":
                     break
@@ -379,6 +379,7 @@ def serving(engine: str, directory: Path) -> Iterator[tuple[Path, Path, int]]:
         finally:
             process.terminate()
             process.wait(30)
+            process.stdout.close()
 
 
 def measure(
