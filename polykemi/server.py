@@ -25,6 +25,7 @@ from polykemi.config import Settings, load_tls, typed_params
 from polykemi.control.app import App
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import ControlPlane, make_rpc
+from polykemi.control.trace import Tracer, Tracing
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
 from polykemi.errors import ConfigError, DataError
@@ -75,6 +76,7 @@ class Node:
     timed: tuple[Module, ...]  # the modules that have timers
     rpc: JsonRpc
     probes: Probes
+    tracer: Tracer
     versions: Versions
 
     def timers(self, now: float) -> None:
@@ -124,6 +126,7 @@ def assemble(
     peers: Peers | None = None,
     dns: Dns | None = None,
     locator: Locator | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
@@ -176,10 +179,12 @@ def assemble(
     probes = Probes(counting=settings.metrics is not None)
     engines, versions = _engines(settings, router, probes, now)
     rpc.add(App(versions, [one.name for one in settings.engines]))
+    tracer = Tracer(router, probes, clock, time.perf_counter)
+    rpc.add(Tracing(tracer, rpc))
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed, rpc, probes, versions)
+    return Node(services, router, modules, engines, timed, rpc, probes, tracer, versions)
 
 
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
