@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,9 +38,12 @@ def attached(
     with sock, sock.makefile("rb") as stream:
         with reaching(path):
             sock.sendall(json.dumps(request).encode() + b"\n")
-            result_of(path, stream.readline())
+            early: list[bytes] = []  # events of the turn in which the request is answered
+            while b'"id":' not in (line := stream.readline()) and line:
+                early.append(line)
+            result_of(path, line)
         sock.settimeout(None)
-        yield _events(iter(stream.readline, b""))
+        yield _events(chain(early, iter(stream.readline, b"")))
 
 
 def _events(lines: Iterator[bytes]) -> Events:

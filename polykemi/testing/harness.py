@@ -24,6 +24,7 @@ from polykemi.kemi.ids import Ids
 from polykemi.kemi.network import Connections, Dns, Locator, Peers
 from polykemi.kemi.probes import Ended, Watcher
 from polykemi.kemi.registry import Export
+from polykemi.reload import Outcome
 from polykemi.server import assemble
 from polykemi.sip.flow import Flow, Listener, UdpSettings, bracketed
 from polykemi.storage.location import MemoryLocation
@@ -174,6 +175,10 @@ class ServerUnderTest:
     def trace(self, *, call_id: str = "", user: str = "", ip: str = "") -> Trace:
         """Return what is kept, from now on, of the messages that match, as `polykemi trace` shows it."""
         return Trace(self.node.tracer, Filter(call_id, user, ip))
+
+    def reload(self, *, dry_run: bool = False, force: bool = False) -> Outcome:
+        """Load the scripts anew, as ``app.reload`` does. Raise ScriptLoadError; the version that runs goes on then."""
+        return self.node.versions.reload(self.now, dry_run=dry_run, force=force)
 
     def lose(self, flow: Flow) -> list[Sent]:
         """Let the connection of ``flow`` end now; return what leaves."""
