@@ -62,7 +62,7 @@ _NOTE: Final = "<!-- Written by `make reference` from the sources: change those.
 class _NoScripts:
     """Scripts that define nothing."""
 
-    def defines(self, kind: Route, callback: str) -> bool:
+    def defines(self, kind: Route, callback: str, version: Any = None) -> bool:
         return False
 
     def invoke(self, engine: str, function: str, arguments: Sequence[str]) -> Xval:

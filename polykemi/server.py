@@ -22,43 +22,46 @@ import uvloop
 
 from polykemi import __version__, compiled, logs, memory
 from polykemi.config import Settings, load_tls, typed_params
+from polykemi.control.app import App
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import ControlPlane, make_rpc
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
-from polykemi.errors import ConfigError, DataError, ScriptLoadError
+from polykemi.errors import ConfigError, DataError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
-from polykemi.kemi.inspection import inspect
+from polykemi.kemi.inspection import Finding, inspect
 from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTls, Offline, Peers, Tls, Unlocated
+from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
 from polykemi.overload import BEAT, Overload
+from polykemi.process import DataLock, PidFile, drop_privileges
 from polykemi.pv.accessor import Environment
 from polykemi.pv.compiler import Variables
+from polykemi.rehearsal import rehearse
+from polykemi.reload import Versions
 from polykemi.router import Router
 from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.storage.lmdb_location import LmdbLocation
-from polykemi.storage.location import LocationStore
+from polykemi.storage.location import LocationStore, MemoryLocation
 from polykemi.storage.provisioned import Database
+from polykemi.systemd import Inherited, Notifier
 from polykemi.transaction.blocklist import Blocklist
 from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
 from polykemi.transport.name_servers import NameServers, servers_of
 from polykemi.transport.peers import PeerSockets
 from polykemi.transport.resolver import Resolver
+from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.server")
 
 _ALWAYS_LOADED = ("core", "pv", "hdr", "x")  # as in Kamailio
 
 _GIVE_BACK = 5.0  # seconds between two attempts to free memory: it stops everything for a while
-
-DRAIN_SECONDS = 5.0  # how long a stopping server waits for open transactions
-
-Trace = Callable[[str, tuple[Any, ...], Any], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class Node:
     engines: Mapping[str, Engine]
     timed: tuple[Module, ...]  # the modules that have timers
     rpc: JsonRpc
+    probes: Probes
+    versions: Versions
 
     def timers(self, now: float) -> None:
         """Do what is due at ``now``; the router is to be pumped afterwards."""
@@ -114,7 +119,6 @@ def assemble(
     now: float,
     ended: Callable[[], None] = lambda: None,
     ids: Ids | None = None,
-    trace: Trace | None = None,
     connections: Connections | None = None,
     tls: Tls | None = None,
     peers: Peers | None = None,
@@ -167,12 +171,15 @@ def assemble(
     services.variables.where = router.where
     modules = _modules(settings, services)
     services.modules = modules
+    router.start()
     rpc = make_rpc(router, now)
-    engines = _engines(settings, router, trace)
+    probes = Probes(counting=settings.metrics is not None)
+    engines, versions = _engines(settings, router, probes, now)
+    rpc.add(App(versions, [one.name for one in settings.engines]))
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed, rpc)
+    return Node(services, router, modules, engines, timed, rpc, probes, versions)
 
 
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
@@ -199,45 +206,49 @@ def _default_modules(settings: Settings) -> set[str]:
     return {name for name, one in MODULES.items() if one.by_default or name in settings.modules.params}
 
 
-def _engines(settings: Settings, router: Router, trace: Trace | None) -> dict[str, Engine]:
+def _engines(settings: Settings, router: Router, probes: Probes, now: float) -> tuple[dict[str, Engine], Versions]:
     """Make the engines, load and inspect their scripts, and give them to the router. Raise ScriptLoadError."""
     services = router.services
     registry = Registry(services.modules.values())
-    host = Host(registry=registry, current=services.current, drive=router.drive, trace=trace, strict=settings.strict)
+    host = Host(registry=registry, current=services.current, drive=router.drive, probes=probes, strict=settings.strict)
     engines: dict[str, Engine] = {}
     try:
         for one in settings.engines:
             engines[one.name] = make_engine(
                 one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
             )
-            engines[one.name].load(one.script)
-            for finding in inspect(one.script, one.name, registry.paths, services.variables.problem):
-                log.warning("%s", finding)
-        router.scripts = {one.name: one.script for one in settings.engines}
-        router.start(engines)
-        _must_answer_requests(settings, router)
+        versions = Versions(
+            router,
+            engines,
+            {one.name: one.script for one in settings.engines},
+            partial(_inspect, router, registry),
+            keep=settings.reload.keep,
+        )
+        for finding in versions.begin(now):
+            log.warning("%s", finding)
     except BaseException:
         for engine in engines.values():
             engine.close()
         raise
-    return engines
+    return engines, versions
 
 
-def _must_answer_requests(settings: Settings, router: Router) -> None:
-    """Refuse a script without a request route: every request would stay without an answer. Raises ScriptLoadError."""
-    callback = router.services.callbacks.request
-    if not router.defines(Route.REQUEST, callback):
-        engine = settings.routes.engine_for(Route.REQUEST, callback)
-        script = next(one.script for one in settings.engines if one.name == engine)
-        raise ScriptLoadError(str(script), None, f"defines no function {callback}")
+def _inspect(router: Router, registry: Registry, version: Version) -> list[Finding]:
+    """Return what is wrong in the scripts of ``version``."""
+
+    def defines(kind: Route, name: str) -> bool:
+        return router.defines(kind, name, version)
+
+    problem = router.services.variables.problem
+    return [
+        finding
+        for name, script in version.scripts.items()
+        for finding in inspect(script.path, name, registry.paths, problem, defines)
+    ]
 
 
 def open_data(data: Path) -> tuple[LocationStore, Database]:
     """Open (and make, when missing) what is stored under ``data``. Raises DataError."""
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{data}: {error.strerror}") from None
     database = Database(data / "polykemi.sqlite")
     try:
         return LmdbLocation(data / "location"), database
@@ -249,7 +260,14 @@ def open_data(data: Path) -> tuple[LocationStore, Database]:
 class Server:
     """A node on the network: sockets, timers, signals."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, notifier: Notifier | None = None, inherited: Inherited | None = None
+    ) -> None:
+        """Get everything that is needed, or leave nothing behind: raises UsageError.
+
+        ``notifier`` tells a manager of processes how the server is, ``inherited`` are the sockets that it has passed.
+        """
+        self.notifier = notifier or Notifier()
         if settings.overload.memory is None:
             settings = replace(settings, overload=replace(settings.overload, memory=memory.limit()))
         self.settings = settings
@@ -273,13 +291,23 @@ class Server:
                 settings.tls,
                 self._lost,
                 resolver=self.resolver,
+                inherited=inherited,
             )
             undo.callback(self.transports.close)
             self.transports.streams.read_tls = partial(load_tls, settings.file, settings.listen)
+            service = settings.service
+            if service.umask is not None:
+                os.umask(service.umask)
+            self._pid_file = PidFile(service.pid_file, service.user) if service.pid_file is not None else None
+            if self._pid_file is not None:
+                undo.callback(self._pid_file.close)
+            drop_privileges(service.user, service.group, settings.data)
+            self._lock = DataLock(settings.data)
+            undo.callback(self._lock.close)
             location, database = open_data(settings.data)
             undo.callback(location.close)
             undo.callback(database.close)
-            self.control = ControlPlane(settings.data, settings.metrics)
+            self.control = ControlPlane(settings.data, settings.control, settings.metrics)
             undo.callback(self.control.close)
             self._peers = PeerSockets()
             undo.callback(self._peers.close)
@@ -305,8 +333,28 @@ class Server:
         self.resolver.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
         self.router = self.node.router
+        if settings.reload.smoke is not None:
+            self.node.versions.rehearse = partial(rehearse, self._scratch, settings.reload.smoke)
         # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it
         self._resident = next((one for one in self.node.engines.values() if isinstance(one, LoopHost)), None)
+
+    def _scratch(self, send: Callable[[list[tuple[bytes, Flow]]], None]) -> Node:
+        """Return a node like this one with the scripts as their files are now: it sees what is provisioned, and changes nothing."""
+        files = self.node.versions.scripts
+        engines = tuple(replace(one, script=files[one.name]) for one in self.settings.engines)
+        database = Database(self.node.services.database.name, query_only=True)
+        try:
+            return assemble(
+                replace(self.settings, engines=engines),
+                listeners=self.transports.listeners,
+                location=MemoryLocation(),
+                database=database,
+                send=send,
+                now=time.time(),
+            )
+        except BaseException:
+            database.close()
+            raise
 
     def _receive(self, data: bytes, flow: Flow, now: float) -> None:
         self.router.receive(data, flow, now)
@@ -362,6 +410,7 @@ class Server:
         if self.router.overload.is_out_of_memory and began >= self._give_back_at:
             memory.give_back()
             self._give_back_at = began + _GIVE_BACK
+        self.node.versions.sweep()
         self.loop.call_later(BEAT, self._beat, began + BEAT)
         self._turn()  # ICMP may have told of something, and a socket is asked for what it has told
 
@@ -369,6 +418,8 @@ class Server:
     def open(self) -> None:
         """Get ready for ``run``: from now on signals end it, and what comes in is answered then."""
         self.control.open(self.loop, self.router, self.node.rpc)
+        for sock in self.transports.made:
+            self.notifier.keep(sock)
         self.transports.open(self.loop)
         for number in (signal.SIGINT, signal.SIGTERM):  # not the loop's handlers: they miss what comes before it runs
             signal.signal(number, self._signalled)
@@ -377,6 +428,8 @@ class Server:
         """Serve until SIGINT or SIGTERM, then let open transactions finish."""
         self._arm()
         self._beat(time.monotonic())
+        if self.notifier.watchdog:
+            self._tell_alive()
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)  # messages leave no cycles behind; looking for some costs 5 % of a call
@@ -384,6 +437,10 @@ class Server:
             self._resident.serve(self.loop)
         else:
             self.loop.run_forever()
+
+    def _tell_alive(self) -> None:
+        self.notifier.alive()
+        self.loop.call_later(self.notifier.watchdog / 2, self._tell_alive)
 
     def _signalled(self, *_: object) -> None:
         if not self.loop.is_closed():
@@ -394,7 +451,9 @@ class Server:
         if self._stop_at is not None:
             self._end()
             return
-        self._stop_at = time.time() + DRAIN_SECONDS
+        seconds = self.settings.service.drain
+        self._stop_at = time.time() + seconds
+        self.notifier.stopping(f"no new requests; open transactions have {seconds:g} s")
         self.router.drain()
         self._end_when_idle()
 
@@ -418,6 +477,10 @@ class Server:
         self.node.stop(time.time())
         self._peers.close()
         self.node.close()
+        self._lock.close()
+        if self._pid_file is not None:
+            self._pid_file.close()
+        self.notifier.close()
         self.loop.close()
 
     def describe(self) -> list[str]:
@@ -443,12 +506,19 @@ def _name(kind: Route) -> str:
 def serve(settings: Settings, say: Callable[[str], None]) -> None:
     """Run a server in the foreground until it is told to stop, and ``say`` what it is. Raises UsageError."""
     logs.to_stderr(settings.log_level)
-    server = Server(settings)
+    notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
+    server = Server(settings, notifier, inherited)
     try:
         server.open()
+        for address, name in inherited.close():
+            log.warning("the socket %s was passed (%s), and [listen] does not name it: it is closed", address, name)
+            notifier.forget(address)
+        if os.geteuid() == 0:
+            log.warning("the server and its scripts run as root: [service] user names somebody with fewer rights")
         for line in server.describe():
             say(line)
         say("ready")
+        notifier.ready(f"listening on {', '.join(map(str, server.transports.bound))}")
         server.run()
     finally:
         server.close()

@@ -44,7 +44,7 @@ class NoRoutes:
         """No script runs."""
         return ""
 
-    def defines(self, kind: Route, callback: str) -> bool:
+    def defines(self, kind: Route, callback: str, version: Any = None) -> bool:
         """Tell whether the function is one of them."""
         return callback in self.functions
 

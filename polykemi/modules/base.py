@@ -48,8 +48,8 @@ class Outbox:
 class Routes(Protocol):
     """What modules may know of the scripts."""
 
-    def defines(self, kind: Route, callback: str) -> bool:
-        """Tell whether the engine that runs this block has the function."""
+    def defines(self, kind: Route, callback: str, version: Any = None) -> bool:
+        """Tell whether the script that runs this block has the function, in ``version``: that of the block which runs by default."""
 
     def invoke(self, engine: str, function: str, arguments: Sequence[str]) -> Xval:
         """Call a function of the script of ``engine`` and return its number or text; null for all else, -1 when it fails."""

@@ -204,7 +204,7 @@ class Relayer:
             if refused:
                 return refused
         on_branch, t.on_branch = t.on_branch, ""
-        if on_branch or self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
+        if on_branch or self._services.routes.defines(_ONSEND, self._services.callbacks.onsend, ctx.shared.version):
             return self._fork_with_blocks(fork, on_branch)
         try:
             for target in targets:
@@ -390,7 +390,7 @@ class Relayer:
 
     def may_send(self, ctx: RouteContext, t: Transaction | None, branch: Branch | bytes) -> Process[bool]:
         """Run the onsend route; False when it dropped the message."""
-        if not self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
+        if not self._services.routes.defines(_ONSEND, self._services.callbacks.onsend, ctx.shared.version):
             return True
         onsend = RouteContext(
             _ONSEND, self._services.callbacks.onsend, ctx.message if t is None else t.request, ctx.flow, ctx.now
@@ -432,7 +432,7 @@ class Relayer:
         if other is not None:
             flow = other
             data = self._request_for(ctx, request, ctx.edits, ctx.ruri, branch, flow.listener, path)
-        if self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
+        if self._services.routes.defines(_ONSEND, self._services.callbacks.onsend, ctx.shared.version):
             return self._send_ack_with_block(ctx, data, flow)
         self._services.outbox.send(data, flow)
         return 1

@@ -64,10 +64,10 @@ class Database:
     """The provisioned data of one server. Writes are durable when a method returns; other processes may write too.
 
     ``path`` is the SQLite file, made with its folder and tables when missing; ``:memory:`` (the default) keeps all in
-    memory. Raise DataError when the file cannot be used.
+    memory. With ``query_only`` nothing can be changed. Raise DataError when the file cannot be used.
     """
 
-    def __init__(self, path: Path | str = IN_MEMORY) -> None:
+    def __init__(self, path: Path | str = IN_MEMORY, *, query_only: bool = False) -> None:
         self.name = str(path)
         # in memory too a second connection has to find the same tables
         self._place = f"file:polykemi{next(_serials)}?mode=memory&cache=shared" if path == IN_MEMORY else self.name
@@ -86,6 +86,8 @@ class Database:
                 self._reader = self._connect()
                 # else pages of a large table are copied all the time
                 self._reader.execute(f"PRAGMA mmap_size = {_MAP}")
+            if query_only:
+                self._connection.execute("PRAGMA query_only = ON")
             # one cursor for all look-ups: a new one for each costs more than 1 us
             self._select = self._reader.cursor().execute
         except BaseException:
