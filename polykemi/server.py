@@ -215,7 +215,7 @@ def _engines(settings: Settings, router: Router, probes: Probes, now: float) -> 
     try:
         for one in settings.engines:
             engines[one.name] = make_engine(
-                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
+                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path, allow=one.allow)
             )
         versions = Versions(
             router,

@@ -13,7 +13,7 @@ local byte, char, find, sub, concat = string.byte, string.char, string.find, str
 local native_match, native_gmatch, native_gsub = string.match, string.gmatch, string.gsub
 local native_format, native_sort, native_time = string.format, table.sort, os.time
 local error, rawget, select, tonumber, tostring, type, unpack = error, rawget, select, tonumber, tostring, type, unpack
-local floor, huge, max, min = math.floor, math.huge, math.max, math.min
+local floor, max, min = math.floor, math.max, math.min
 
 local STEPS = 1e7 -- that the native matcher may take: some 20 ms
 local OCTETS = 1e8 -- that a plain search may compare: memcmp does 10 of them a nanosecond
@@ -107,6 +107,22 @@ local function parse(p)
   return items
 end
 
+-- Returns the text that every match begins with.
+local function beginning_of(items)
+  local texts = {}
+  for i = 1, items.anchored and 0 or #items do
+    local class = items[i].class
+    if items[i].kind ~= SINGLE or items[i].quantifier or class == "." then break end
+    if #class == 2 and byte(class) == 37 and find(class, "%p", 2) then
+      class = sub(class, 2)
+    elseif #class > 1 then
+      break
+    end
+    texts[i] = class
+  end
+  return concat(texts)
+end
+
 -- Tells whether there is one place only where the single item ``i`` can end for what comes behind it to match.
 local function is_definite(items, i)
   local set = set_of(items[i].class)
@@ -126,43 +142,54 @@ local function is_definite(items, i)
   return true -- nothing comes: it matches
 end
 
+-- Tells whether there is anything in ``p`` but characters that stand for themselves (lj_str_haspattern).
+local function is_pattern(p) return find(p, "[%^%$%*%+%?%.%(%[%%%-]") ~= nil end
+
 -- Returns for how long a subject the native matcher takes no more than STEPS steps.
 --
 -- A match chooses where it begins (when it is not anchored) and where each item ends that can end at several places: n octets
--- leave n^c / c! choices of c places, two for each "?". For each of them what is definite is walked through once.
+-- leave n^c / c! choices of c places, two for each "?". For each choice it walks through the items up to the next one.
 local function longest_subject(p)
-  if not find(p, "[%^%$%*%+%?%.%(%[%%%-]") then return floor(OCTETS / max(#p, 1)) end
+  if not is_pattern(p) then return floor(OCTETS / max(#p, 1)) end
   local items = parse(p)
-  local places, choices, walks, width = items.anchored and 0 or 1, 1, 0, 1
+  local stretch = { places = items.anchored and 0 or 1, choices = 1, steps = 1, walks = 0 }
+  local stretches = { stretch }
   for i = 1, #items do
     local item = items[i]
-    if item.class then width = max(width, #item.class) end
-    if item.kind == BALANCE or item.kind == BACK then walks = walks + 1 end
-    if item.quantifier and i < #items then
-      if is_definite(items, i) then
-        walks = walks + 1
-      elseif item.quantifier == OPTIONAL then
-        choices = choices * 2
-      else
-        places = places + 1
-        choices = choices / places
-      end
-    end
-  end
-  local n = 2 ^ 31
-  while n > 1 and n ^ places * choices * width * (#items + walks * n) > STEPS do
-    n = n / 2
-  end
-  local upper = n * 2
-  while upper - n > 1 do
-    local middle = floor((n + upper) / 2)
-    if middle ^ places * choices * width * (#items + walks * middle) > STEPS then
-      upper = middle
+    local width = item.class and #item.class or 1
+    if item.kind == BALANCE or item.kind == BACK then
+      stretch.walks = stretch.walks + 1
+    elseif not item.quantifier or i == #items then
+      stretch.steps = stretch.steps + width
+    elseif is_definite(items, i) then
+      stretch.walks = stretch.walks + width
     else
-      n = middle
+      local places = stretch.places + (item.quantifier == OPTIONAL and 0 or 1)
+      local choices = stretch.choices * (item.quantifier == OPTIONAL and 2 or 1 / places)
+      stretch = { places = places, choices = choices, steps = width, walks = 0 }
+      stretches[#stretches + 1] = stretch
     end
   end
-  return n > 1 and n or 0
+
+  local function takes(n)
+    local sum = 0
+    for i = 1, #stretches do
+      local one = stretches[i]
+      sum = sum + n ^ one.places * one.choices * (one.steps + one.walks * n)
+    end
+    return sum
+  end
+
+  local low, high = 0, 2 ^ 31
+  while high - low > 1 do
+    local middle = floor((low + high) / 2)
+    if takes(middle) > STEPS then
+      high = middle
+    else
+      low = middle
+    end
+  end
+  return low
 end
 
 local longest, longest_count = {}, 0 -- pattern -> longest_subject
@@ -281,6 +308,17 @@ local function matched(m, at, i)
   return result
 end
 
+-- As string.find with ``plain``, in pieces that are searched quickly.
+local function plain_find(s, p, at)
+  local length, step = #p, max(1, floor(OCTETS / #p))
+  while at + length - 1 <= #s do
+    local from = find(sub(s, at, at + step + length - 2), p, 1, true)
+    if from then return at + from - 1, at + from + length - 2 end
+    at = at + step
+  end
+  return nil
+end
+
 local parsed, parsed_count = {}, 0 -- pattern -> items
 
 -- Returns beginning and end (behind it) of the first match from ``at`` on, and the matcher with its captures.
@@ -289,14 +327,18 @@ local function search(s, p, at)
   if not items then
     if parsed_count == PATTERNS then parsed, parsed_count = {}, 0 end
     items = parse(p)
+    items.text = beginning_of(items)
     parsed[p], parsed_count = items, parsed_count + 1
   end
   local m = { subject = s, items = items, starts = {}, lengths = {} }
   local last = items.anchored and at or #s + 1
-  for start = at, last do
+  while at <= last do
+    if items.text ~= "" then at = plain_find(s, items.text, at) end
+    if not at then return nil end
     m.level, m.depth = 0, 0
-    local behind = matched(m, start, 1)
-    if behind then return start, behind, m end
+    local behind = matched(m, at, 1)
+    if behind then return at, behind, m end
+    at = at + 1
   end
 end
 
@@ -315,17 +357,6 @@ end
 local function slow_find(s, p, at)
   local from, behind, m = search(s, p, at)
   if from then return from, behind - 1, captures(m, from, behind, true) end
-  return nil
-end
-
--- As string.find with ``plain``, in pieces that are searched quickly.
-local function plain_find(s, p, at)
-  local length, step = #p, max(1, floor(OCTETS / #p))
-  while at + length - 1 <= #s do
-    local from = find(sub(s, at, at + step + length - 2), p, 1, true)
-    if from then return at + from - 1, at + from + length - 2 end
-    at = at + step
-  end
   return nil
 end
 
@@ -355,7 +386,7 @@ local function bounded_find(s, p, init, plain)
     return find(s, p, init, plain)
   end
   local at = beginning(s, init)
-  if plain or not find(p, "[%^%$%*%+%?%.%(%[%%%-]") then return plain_find(s, p, at) end
+  if plain or not is_pattern(p) then return plain_find(s, p, at) end
   return slow_find(s, p, at)
 end
 
@@ -419,7 +450,7 @@ end
 -- string.gsub by means of ``search_on`` (as string.find), which calls no function of the script from C.
 local function substituted(s, p, repl, limit, search_on)
   local kind = type(repl)
-  local expand = (kind == "string" or kind == "number") and replacement(tostring(repl))
+  local expand = kind == "string" and replacement(repl)
   local pieces, n, count, at = {}, 0, 0, 1
 
   local function go_on(from, to, ...)
@@ -458,22 +489,27 @@ local function substituted(s, p, repl, limit, search_on)
   return concat(pieces), count
 end
 
-function string.gsub(s, p, repl, limit)
+local function bounded_gsub(s, p, repl, limit)
   local kind = type(repl)
+  if type(s) == "number" then s = tostring(s) end
+  if type(p) == "number" then p = tostring(p) end
+  if kind == "number" then repl, kind = tostring(repl), "string" end
+  if type(s) ~= "string" or type(p) ~= "string" or kind ~= "string" and kind ~= "table" and kind ~= "function" then
+    return native_gsub(s, p, repl, limit) -- says what is wrong
+  end
+  if limit ~= nil and not tonumber(limit) then return native_gsub(s, p, "", limit) end -- says so too
+  limit = tonumber(limit) or #s + 1
+  local short = is_short(s, p)
+  if short and kind == "string" and #s * (#repl + 1) <= STEPS then return native_gsub(s, p, repl, limit) end
+  return substituted(s, p, repl, limit, short and is_pattern(p) and find or slow_find)
+end
+
+function string.gsub(s, p, repl, limit)
   local length = longest[p]
-  local short = length and type(s) == "string" and #s <= length or is_native(s, p)
-  if kind == "string" or kind == "number" then
-    if short then return native_gsub(s, p, repl, limit) end
-  elseif kind ~= "table" and kind ~= "function" or type(s) ~= "string" and type(s) ~= "number" or
-    type(p) ~= "string" and type(p) ~= "number" then
+  if length and type(repl) == "string" and type(s) == "string" and #s <= length and #s * (#repl + 1) <= STEPS then
     return native_gsub(s, p, repl, limit)
   end
-  if limit ~= nil and type(limit) ~= "number" then
-    limit = tonumber(limit)
-    if not limit then return native_gsub(s, p, "", false) end -- which says what is wrong
-  end
-  s, p = tostring(s), tostring(p)
-  return substituted(s, p, repl, limit or huge, short and not find(p, "[%z)]") and find or slow_find)
+  return bounded_gsub(s, p, repl, limit)
 end
 
 -- What else takes long, or calls back from C -------------------------------------------------------------------------

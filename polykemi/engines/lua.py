@@ -3,8 +3,9 @@
 A script sees Lua's pure libraries, ``KSR`` and, through ``require``, ``cjson`` and the Lua files of its own directory and of
 the configured ``path``; ``prelude.lua`` keeps that law. Text needs no conversion: Lua strings are octets, lupa's Latin-1 makes one character of each.
 
-The time limit is a count hook. It stops every loop of Lua code, also inside of ``pcall``; it cannot stop a single call of
-a C function (``string.find`` with a pattern made to backtrack for ever).
+The time limit is a count hook. It stops every loop of Lua code, also inside of ``pcall``. Where each instruction takes long a
+thread lets it come at the next one (``lua_watch.py``). No hook stops a single call of a C function: ``bounded.lua`` sees to it that
+none takes long. What ``allow`` opens may (``os.execute``): then the thread ends the process.
 
 The memory limit is kept by the same hook. The allocator's own limit stands far above: it is there for the one string that
 is too large, for lupa ends the process when a heap is full to the last octet. A script that still holds too much when its
@@ -25,8 +26,10 @@ from typing import Any, Final, NoReturn
 
 from lupa.luajit21 import LuaError, LuaMemoryError, LuaRuntime, lua_type
 
+from polykemi import memory
 from polykemi.engines.base import LOAD_FACTOR, Host
-from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
+from polykemi.engines.lua_watch import IDLE, Pace, Watch, publish
+from polykemi.errors import ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.binding import Misuse, bind
 from polykemi.kemi.context import Exit
 from polykemi.kemi.registry import Xval
@@ -66,10 +69,6 @@ class LuaConversion:
         return value
 
 
-class ScriptMemory(ScriptError):
-    """A route that was stopped because the script holds more memory than its limit."""
-
-
 class _State:
     """One Lua state with one script in it."""
 
@@ -82,20 +81,24 @@ class _State:
         limits = host.limits
         self._lua = LuaRuntime(
             encoding="latin-1",
-            register_eval=False,
-            register_builtins=False,
+            register_eval="python" in host.allow,
+            register_builtins="python" in host.allow,
             unpack_returned_tuples=True,
-            attribute_filter=_refuse_attribute,
+            attribute_filter=None if "python" in host.allow else _refuse_attribute,
             max_memory=3 * limits.memory or None,
         )
         files = resources.files("polykemi.engines")
-        prelude, json = (files.joinpath(name).read_text("latin-1") for name in ("prelude.lua", "cjson.lua"))
+        prelude, bounded, json = (
+            files.joinpath(name).read_text("latin-1") for name in ("prelude.lua", "bounded.lua", "cjson.lua")
+        )
         parts = {
             "classify": _classify,
             "expired": expired,
             "read": self._read,
             "say": _say,
+            "bounded": bounded,
             "json": json,
+            "allow": self._lua.table_from(dict.fromkeys(host.allow, True)),
             "path": ";".join(host.path),
         }
         self._prelude = self._lua.compile(prelude, name=b"=polykemi")(
@@ -108,8 +111,12 @@ class _State:
             )
             ends = export.module == _ENDING_MODULE
             self._prelude.export(export.module, export.name, _ending(bound) if ends else bound, ends)
+        instructions = _MEMORY_HOOK_INSTRUCTIONS if limits.memory else _HOOK_INSTRUCTIONS
+        if "package" in host.allow:
+            publish()
+        self.pace = Pace(self._prelude.address, instructions)
         if limits.seconds or limits.memory:
-            self._prelude.watch(_MEMORY_HOOK_INSTRUCTIONS if limits.memory else _HOOK_INSTRUCTIONS, limits.memory)
+            self._prelude.watch(instructions, limits.memory)
 
     def load(self) -> None:
         """Run the script's file. Raise ScriptError."""
@@ -263,7 +270,8 @@ class LuaScript:
         self.path = path
         self._host = host
         self._seconds = host.limits.seconds or math.inf
-        self._deadline = 0.0  # of the running call, on the monotonic clock; 0: its first hook sets it
+        self.deadline = IDLE  # of the running call, on the monotonic clock; 0: its first hook, or the watch, sets it
+        self.pace: Pace | None = None  # of the state that runs
         self._state: _State | None = None
         self._entries: dict[str, list[Any]] = {}
         self._functions: frozenset[str] = frozenset()
@@ -271,11 +279,12 @@ class LuaScript:
 
     def _start(self, texts: dict[Path, str]) -> None:
         """Run the script in a new state. Raise ScriptLoadError; the running one stays then."""
-        outer, self._deadline = self._deadline, monotonic() + self._seconds * LOAD_FACTOR
+        outer, self.deadline = self.deadline, monotonic() + self._seconds * LOAD_FACTOR
         current = self._host.current
         ctx, current.ctx = current.ctx, None
         try:
             state = _State(self.path, self._host, self._expired, texts)
+            self.pace = state.pace
             state.load()
             functions = state.functions()
         except ScriptError as error:
@@ -283,8 +292,10 @@ class LuaScript:
         except LuaError as error:
             raise ScriptLoadError(str(self.path), None, f"memory limit reached {error}".rstrip(" ")) from None
         finally:
-            self._deadline = outer
+            self.deadline = outer
+            self.pace = self._state.pace if self._state is not None else None
             current.ctx = ctx
+        self.pace = state.pace
         self._state, self._entries, self._functions = state, state.entries, functions
 
     def functions(self) -> frozenset[str]:
@@ -305,7 +316,7 @@ class LuaScript:
         if entry is None:
             log.error("%s: no function %s", self.path, function)
             return
-        outer, self._deadline = self._deadline, 0.0  # a route block may run inside of another one's export
+        outer, self.deadline = self.deadline, 0.0  # a route block may run inside of another one's export
         try:
             failure = entry(argument)
         except LuaError:  # no memory for as much as the report: this entry is dead
@@ -313,7 +324,7 @@ class LuaScript:
         else:
             state.entries[function].append(entry)
         finally:
-            self._deadline = outer
+            self.deadline = outer
         if failure is not None:
             error = state.error(failure)
             if isinstance(error, ScriptMemory):
@@ -331,13 +342,13 @@ class LuaScript:
     def _enter(self, work: Callable[[_State], Xval]) -> Xval:
         if self._state is None:
             raise ScriptError(str(self.path), None, "the script is closed")
-        outer, self._deadline = self._deadline, 0.0
+        outer, self.deadline = self.deadline, 0.0
         try:
             return work(self._state)
         except (LuaError, UnicodeEncodeError) as error:
             raise ScriptError(str(self.path), None, str(error)) from None
         finally:
-            self._deadline = outer
+            self.deadline = outer
 
     def where(self) -> str:
         """Return ``file:line`` of the call that is running."""
@@ -355,17 +366,26 @@ class LuaScript:
                 self._start(state.texts)
             except ScriptLoadError as error:
                 log.error("%s: goes on with what it has", error)
+        memory.give_back()
 
     def close(self) -> None:
         """Drop the Lua state."""
-        self._state, self._entries, self._functions = None, {}, frozenset()
+        self._state, self.pace, self._entries, self._functions = None, None, {}, frozenset()
 
     def _expired(self) -> bool:
         """Tell whether the running call has used up its time; called by the hook, so nothing is paid per call."""
-        if not self._deadline:
-            self._deadline = monotonic() + self._seconds
+        if self.pace is not None and self.pace.hurried:
+            self.pace.relax()
+        if not self.deadline:
+            self.deadline = monotonic() + self._seconds
             return False
-        return monotonic() >= self._deadline
+        return monotonic() >= self.deadline
+
+
+# what stands on top of a thread's stack while Lua runs, and no KSR function
+_ENTRIES: Final = frozenset(
+    function.__code__ for function in (LuaScript.call, _State.load, _State._run, _State.entry, _State.invoke)
+)
 
 
 class LuaEngine:
@@ -376,12 +396,12 @@ class LuaEngine:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._scripts: set[LuaScript] = set()
+        self._watch = Watch(host.limits.seconds, lambda: tuple(self._scripts), _ENTRIES)
 
     def load(self, path: Path) -> LuaScript:
         """Load the script at ``path``. Raise ScriptLoadError."""
         script = LuaScript(path, self._host)
-        self._scripts = {one for one in self._scripts if one._state is not None}
-        self._scripts.add(script)
+        self._scripts = {one for one in self._scripts if one._state is not None} | {script}
         return script
 
     def memory(self) -> int:
@@ -390,6 +410,7 @@ class LuaEngine:
 
     def close(self) -> None:
         """Drop all Lua states."""
+        self._watch.close()
         for script in self._scripts:
             script.close()
         self._scripts = set()

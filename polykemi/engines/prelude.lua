@@ -132,6 +132,7 @@ local function failure(e)
   local exception = type(e) == "userdata" and e or nil
   if type(shown) == "string" then
     if #shown > MESSAGE then shown = sub(shown, 1, MESSAGE) .. "..." end
+    shown = gsub(shown, "^polykemi:%d+: ", "")
     local from, _, short, at = find(shown, "^(.-):(%d+): ")
     if from and full_names[short] then
       file, line, shown = full_names[short], tonumber(at), sub(shown, #short + #at + 4)
@@ -418,8 +419,8 @@ function entry.heap()
   return collect("count") * 1024
 end
 
-local anchor = create(function() end)
-entry.address = tostring(anchor) -- "thread: 0x...", of any thread of this state
+entry.anchor = create(function() end)
+entry.address = tostring(entry.anchor) -- "thread: 0x..."
 
 function entry.watch(instructions, octets)
   sethook(function()
