@@ -192,6 +192,8 @@ class Router:
         items, outbox.items = outbox.items, []
         try:
             self.services.location.commit()
+            if self.services.commits:
+                self.commit()
         except (
             DataError
         ) as error:  # disk full: what was staged is kept for the next commit, nobody is told that it is there
@@ -200,6 +202,12 @@ class Router:
         else:
             if items:
                 self._send(items)
+
+    def commit(self) -> None:
+        """Make durable what modules have asked for. Raise DataError; who has failed asks again when there is more to store."""
+        commits = self.services.commits
+        while commits:
+            commits.pop()()
 
     # ---- route blocks
     def run(self, ctx: RouteContext) -> None:

@@ -45,6 +45,7 @@ from polykemi.rehearsal import rehearse
 from polykemi.reload import Versions
 from polykemi.router import Router
 from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
+from polykemi.storage.items import ItemStore, LmdbItems, MemoryItems
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore, MemoryLocation
 from polykemi.storage.provisioned import Database
@@ -100,12 +101,17 @@ class Node:
                 module.stop(now)
             except DataError as error:
                 log.error("%s: %s", module.name, error)
+        try:
+            self.router.commit()
+        except DataError as error:
+            log.error("%s", error)
 
     def close(self) -> None:
         """Close engines and storage."""
         for engine in self.engines.values():
             engine.close()
         self.services.location.close()
+        self.services.items.close()
         self.services.database.close()
 
 
@@ -124,6 +130,7 @@ def assemble(
     peers: Peers | None = None,
     dns: Dns | None = None,
     locator: Locator | None = None,
+    items: ItemStore | None = None,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
@@ -165,6 +172,7 @@ def assemble(
         locator=Unlocated() if locator is None else locator,
         blocklist=Blocklist(enabled=settings.dns.use_dst_blocklist, expire=settings.dns.dst_blocklist_expire),
         dns_failover=settings.dns.use_failover,
+        items=MemoryItems() if items is None else items,
     )
     router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router
@@ -305,6 +313,8 @@ class Server:
             self._lock = DataLock(settings.data)
             undo.callback(self._lock.close)
             location, database = open_data(settings.data)
+            items = LmdbItems(settings.data / "htable")
+            undo.callback(items.close)
             undo.callback(location.close)
             undo.callback(database.close)
             self.control = ControlPlane(settings.data, settings.control, settings.metrics)
@@ -324,6 +334,7 @@ class Server:
                 peers=self._peers,
                 dns=DnsClient(name_servers if settings.dns.nameservers else ()),
                 locator=self.resolver,
+                items=items,
             )
             undo.pop_all()
         if any(listener.proto in WEBSOCKETS for listener in self.transports.bound):
@@ -332,6 +343,7 @@ class Server:
         self.node.services.counters.update(self.resolver.counters)
         self.resolver.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
+        self.node.services.kill = partial(os.kill, os.getpid())
         self.router = self.node.router
         if settings.reload.smoke is not None:
             self.node.versions.rehearse = partial(rehearse, self._scratch, settings.reload.smoke)

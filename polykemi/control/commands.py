@@ -5,6 +5,7 @@ Names and shapes of ``core``, ``stats`` and ``system`` are Kamailio's.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -22,9 +23,15 @@ _MICRO: Final = 1e6
 class Core:
     """What the server is."""
 
-    def __init__(self, version: str, started: float, clock: Callable[[], float] = time.time) -> None:
-        """``started`` and what ``clock`` shows are seconds since the epoch."""
-        self._version, self._started, self._clock = version, started, clock
+    def __init__(
+        self,
+        version: str,
+        started: float,
+        kill: Callable[[int], None] = lambda number: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``started`` and what ``clock`` shows are seconds since the epoch; ``kill`` sends the server a signal."""
+        self._version, self._started, self._kill, self._clock = version, started, kill, clock
 
     @rpc("core.version")
     def version(self) -> str:
@@ -36,6 +43,15 @@ class Core:
         """Return the time now, the time of the start, and the seconds between them."""
         now = self._clock()
         return {"now": time.ctime(now), "up_since": time.ctime(self._started), "uptime": int(now - self._started)}
+
+    @rpc("core.kill")
+    def kill(self, number: int = signal.SIGTERM) -> dict[str, Any]:
+        """Send the server a signal: 15 (the default) ends it when open transactions have ended, 1 reloads its scripts."""
+        try:
+            self._kill(signal.Signals(number))
+        except ValueError:
+            raise RpcError(400, f"number: expected a signal such as {signal.SIGTERM:d}, got {number}") from None
+        return {}
 
 
 class Stats:

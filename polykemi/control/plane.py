@@ -26,7 +26,15 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     """
     services = router.services
     rpc = JsonRpc()
-    rpc.add(commands.Core(__version__, started), commands.Stats(services.counters), commands.Routes(router.stats))
+
+    def kill(number: int) -> None:
+        services.kill(number)  # which is set when all is put together
+
+    rpc.add(
+        commands.Core(__version__, started, kill),
+        commands.Stats(services.counters),
+        commands.Routes(router.stats),
+    )
     rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist))
     if isinstance(services.locator, Resolver):
         rpc.add(Dns(services.locator))
@@ -64,11 +72,17 @@ class ControlPlane:
 
     def open(self, loop: asyncio.AbstractEventLoop, router: Router, rpc: JsonRpc) -> None:
         """Begin to answer ``rpc`` requests about the server that ``router`` belongs to; called before ``loop`` runs."""
-        self._socket.open(loop, rpc.answer)
+
+        def answer(request: bytes) -> bytes | None:
+            answered = rpc.answer(request)
+            router.pump()  # what a command has changed is durable before anybody is told of it
+            return answered
+
+        self._socket.open(loop, answer)
         if self._datagram is not None:
-            self._datagram.open(loop, rpc.answer)
+            self._datagram.open(loop, answer)
         if self._http is not None:
-            self._http.open(loop, {}, {PATH: rpc_over_http(rpc.answer, self._token)})
+            self._http.open(loop, {}, {PATH: rpc_over_http(answer, self._token)})
         if self._metrics is not None:
             from polykemi.control import metrics  # only who wants them pays for the client library
 

@@ -27,6 +27,7 @@ from polykemi.sip.flow import Flow, Listener, UdpSettings, is_at, listener_for, 
 from polykemi.sip.grammar import canonical_host
 from polykemi.sip.message import Response
 from polykemi.sip.reply_path import response_target
+from polykemi.storage.items import ItemStore, MemoryItems
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
 from polykemi.transaction.blocklist import Blocklist
@@ -85,6 +86,10 @@ class Services:
     work: list[Process[None]] = field(default_factory=list)  # processes waiting to run, behind what runs now
     pause: Callable[[float], None] = lambda seconds: None  # let so many seconds pass, with everything standing still
     abort: Callable[[], None] = lambda: None  # end the process at once; a server sets both
+    kill: Callable[[int], None] = lambda number: None  # send this process a signal
+    items: ItemStore = field(default_factory=MemoryItems)  # of hash tables that outlive the process
+    # what is to be made durable before the outbox leaves, besides ``location``; each is called once and may raise DataError
+    commits: list[Callable[[], None]] = field(default_factory=list)
     strays: list[Callable[[Response], bool]] = field(
         default_factory=list
     )  # take responses of no transaction, if theirs

@@ -13,9 +13,10 @@ from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Services
 from polykemi.modules.htable_database import load, store
 from polykemi.modules.htable_rpc import HtableCommands
-from polykemi.modules.htable_table import Iteration, Table, matcher, parse_definition
+from polykemi.modules.htable_table import Changed, Iteration, Table, matcher, parse_definition
 from polykemi.modules.htable_variables import variable_classes
 from polykemi.pv.accessor import Factory
+from polykemi.storage.items import Changes
 
 log = logging.getLogger("polykemi.script")
 
@@ -72,6 +73,9 @@ class Htable(HtableCommands):
         for table in self.tables.values():
             if table.dbtable:
                 load(table, self.services.database, self.params, now)
+            elif table.persist:
+                table.items.update(item for item in self.services.items.load(table.name) if item[1][1] > now)
+                table.changes = Changed(self._changed)
         if self.tables:
             self._due = now + self.params.timer_interval
         if self.params.event_callback:
@@ -82,6 +86,24 @@ class Htable(HtableCommands):
         for table in self.tables.values():
             if table.dbtable and table.dbmode:
                 store(table, self.services.database, self.params, now)
+
+    def _changed(self) -> None:
+        """Let the changes of tables with persist=1 be stored when the turn ends."""
+        if self._store not in self.services.commits:
+            self.services.commits.append(self._store)
+
+    def _store(self) -> None:
+        """Store what has changed since the last time. Raise DataError; it is stored with the next change then."""
+        changed = [(t, t.changes) for t in self.tables.values() if t.changes is not None]
+        self.services.items.write(
+            {
+                table.name: Changes(changes.emptied, {key: table.items.get(key) for key in changes.keys})
+                for table, changes in changed
+                if changes.keys or changes.emptied
+            }
+        )
+        for _, changes in changed:
+            changes.stored()
 
     def reloaded(self, table: Table, now: float) -> None:
         """Run the event route block for a table that was read anew."""
@@ -191,7 +213,7 @@ class Htable(HtableCommands):
         table = self.table(htname)
         if table is None:
             return -1
-        table.items.clear()
+        table.clear()
         return 0
 
     @export()
