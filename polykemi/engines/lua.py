@@ -26,7 +26,6 @@ from typing import Any, Final, NoReturn
 
 from lupa.luajit21 import LuaError, LuaMemoryError, LuaRuntime, lua_type
 
-from polykemi import memory
 from polykemi.engines.base import LOAD_FACTOR, Host
 from polykemi.engines.lua_watch import IDLE, Pace, Watch, publish
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout
@@ -319,8 +318,11 @@ class LuaScript:
         outer, self.deadline = self.deadline, 0.0  # a route block may run inside of another one's export
         try:
             failure = entry(argument)
-        except LuaError:  # no memory for as much as the report: this entry is dead
-            failure = ("memory",)
+        except (
+            LuaError
+        ) as died:  # this entry: no memory for as much as the report, or a limit as the function had ended
+            text = str(died)
+            failure = ("error", text) if text and text != "not enough memory" else ("memory",)
         else:
             state.entries[function].append(entry)
         finally:
@@ -366,7 +368,6 @@ class LuaScript:
                 self._start(state.texts)
             except ScriptLoadError as error:
                 log.error("%s: goes on with what it has", error)
-        memory.give_back()
 
     def close(self) -> None:
         """Drop the Lua state."""
@@ -379,7 +380,10 @@ class LuaScript:
         if not self.deadline:
             self.deadline = monotonic() + self._seconds
             return False
-        return monotonic() >= self.deadline
+        if monotonic() < self.deadline:
+            return False
+        self.deadline = IDLE  # once is enough, nothing in a script catches it
+        return True
 
 
 # what stands on top of a thread's stack while Lua runs, and no KSR function

@@ -69,6 +69,7 @@ end
 
 local entries = setmetatable({}, { __mode = "k" }) -- our threads, which are no coroutines to the script
 local current -- the thread that runs now
+local guarded = false -- whether a function of the script runs, with something below it that takes what the hook raises
 local depth = 0 -- coroutines that wait for one that they have resumed
 
 local function came_back(outer, ...)
@@ -328,13 +329,25 @@ function entry.export(module, name, f, ends)
   end
 end
 
+local function left(outer, ...)
+  guarded = outer
+  return ...
+end
+
+-- Calls a function of the script.
+local function guard(f, ...)
+  local outer = guarded
+  guarded = true
+  return left(outer, native_xpcall(f, failure, ...))
+end
+
 -- Returns what is to be run as a thread: it loads a script and yields the outcome.
 function entry.loader(text, file)
   return function()
     current = running()
     entries[current] = true
     local chunk, problem = compile(text, "@" .. file, G)
-    if chunk then yield(outcome(native_xpcall(chunk, failure))) end
+    if chunk then yield(outcome(guard(chunk))) end
     local _, _, line, cause = find(problem, "^.-:(%d+): (.*)$")
     yield("error", cause or problem, file, line and tonumber(line))
   end
@@ -363,9 +376,9 @@ function entry.handler(name)
       local outer, ok, e = current, nil, nil
       current = me
       if argument == nil then
-        ok, e = native_xpcall(rawget(G, name), failure)
+        ok, e = guard(rawget(G, name))
       else
-        ok, e = native_xpcall(rawget(G, name), failure, argument)
+        ok, e = guard(rawget(G, name), argument)
       end
       current = outer
       argument = yield(outcome(ok, e))
@@ -387,7 +400,7 @@ function entry.runner(f, ...)
     local me, outer, result = running(), current, nil
     entries[me] = true
     current = me
-    local ok, e = native_xpcall(function() result = f(unpack(arguments, 1, count)) end, failure)
+    local ok, e = guard(function() result = f(unpack(arguments, 1, count)) end)
     current = outer
     if ok and (type(result) == "number" or type(result) == "string") then yield("result", result) end
     yield(outcome(ok, e))
@@ -424,8 +437,8 @@ entry.address = tostring(entry.anchor) -- "thread: 0x..."
 
 function entry.watch(instructions, octets)
   sethook(function()
-    if expired() then error(TIMEOUT, 0) end
-    if octets > 0 and collect("count") * 1024 > octets and entry.heap() > octets then error(MEMORY, 0) end
+    if expired() and guarded then error(TIMEOUT, 0) end
+    if guarded and octets > 0 and collect("count") * 1024 > octets and entry.heap() > octets then error(MEMORY, 0) end
   end, "", instructions)
 end
 
