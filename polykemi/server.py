@@ -5,6 +5,7 @@ assemble, open, run, drain, stop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -27,7 +28,7 @@ from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import ControlPlane, make_rpc
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
-from polykemi.errors import ConfigError, DataError
+from polykemi.errors import ConfigError, DataError, ScriptLoadError, UsageError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import Finding, inspect
@@ -41,6 +42,7 @@ from polykemi.overload import BEAT, Overload
 from polykemi.process import DataLock, PidFile, drop_privileges
 from polykemi.pv.accessor import Environment
 from polykemi.pv.compiler import Variables
+from polykemi.reconfigure import Reconfiguration, loaded_modules
 from polykemi.rehearsal import rehearse
 from polykemi.reload import Versions
 from polykemi.router import Router
@@ -50,17 +52,14 @@ from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore, MemoryLocation
 from polykemi.storage.provisioned import Database
 from polykemi.systemd import Inherited, Notifier
-from polykemi.transaction.blocklist import Blocklist
 from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
 from polykemi.transport.name_servers import NameServers, servers_of
 from polykemi.transport.peers import PeerSockets
-from polykemi.transport.resolver import Resolver
+from polykemi.transport.resolver import DnsSettings, Resolver
 from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.server")
-
-_ALWAYS_LOADED = ("core", "pv", "hdr", "x")  # as in Kamailio
 
 _GIVE_BACK = 5.0  # seconds between two attempts to free memory: it stops everything for a while
 
@@ -75,6 +74,7 @@ class Node:
     engines: Mapping[str, Engine]
     timed: tuple[Module, ...]  # the modules that have timers
     rpc: JsonRpc
+    reconfiguration: Reconfiguration
     probes: Probes
     versions: Versions
 
@@ -143,7 +143,6 @@ def assemble(
     counters: dict[str, int] = {}
     environment = Environment(
         listeners=listeners,
-        domains=domains,
         started=now,
         version=__version__,
         hostname=socket.gethostname(),
@@ -170,10 +169,12 @@ def assemble(
         dns=dns or Offline(),
         udp=settings.udp,
         locator=Unlocated() if locator is None else locator,
-        blocklist=Blocklist(enabled=settings.dns.use_dst_blocklist, expire=settings.dns.dst_blocklist_expire),
-        dns_failover=settings.dns.use_failover,
         items=MemoryItems() if items is None else items,
     )
+    _use(settings.dns, services)
+    services.live.add("core", settings.udp)
+    services.live.add("core", settings.dns, partial(_use, settings.dns, services))
+    services.live.add("overload", settings.overload)
     router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router
     services.variables.where = router.where
@@ -182,19 +183,24 @@ def assemble(
     router.start()
     rpc = make_rpc(router, now)
     probes = Probes(counting=settings.metrics is not None)
-    engines, versions = _engines(settings, router, probes, now)
-    rpc.add(App(versions, [one.name for one in settings.engines]))
+    reconfiguration = Reconfiguration(settings, services)
+    engines, versions = _engines(settings, router, probes, reconfiguration, now)
+    rpc.add(App(versions, [one.name for one in settings.engines]), reconfiguration)
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed, rpc, probes, versions)
+    return Node(services, router, modules, engines, timed, rpc, reconfiguration, probes, versions)
+
+
+def _use(dns: DnsSettings, services: Services) -> None:
+    """Let the modules know of the settings of DNS that are about places."""
+    services.blocklist.enabled, services.blocklist.expire = dns.use_dst_blocklist, dns.dst_blocklist_expire
+    services.dns_failover = dns.use_failover
 
 
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
     """Make the modules that the configuration loads; core, pv, hdr and x are always there, as in Kamailio."""
-    names = settings.modules.load
-    wanted = _default_modules(settings) if names is None else {*names, *_ALWAYS_LOADED}
-    loaded = [name for name in MODULES if name in wanted]
+    loaded = loaded_modules(settings.modules)
     modules: dict[str, Module] = {}
     for name, module_class in MODULES.items():
         if name in loaded:
@@ -206,15 +212,13 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
             params = typed_params(module_class, settings.modules.params.get(name, {}), settings.file)
             modules[name] = module_class(services, params)
             services.variables.add(modules[name].pv_classes(), modules[name].transformations())
+            services.live.add(name, params, modules[name].params_changed)
     return modules
 
 
-def _default_modules(settings: Settings) -> set[str]:
-    """Return the modules that are loaded when the configuration has no list of them."""
-    return {name for name, one in MODULES.items() if one.by_default or name in settings.modules.params}
-
-
-def _engines(settings: Settings, router: Router, probes: Probes, now: float) -> tuple[dict[str, Engine], Versions]:
+def _engines(
+    settings: Settings, router: Router, probes: Probes, reconfiguration: Reconfiguration, now: float
+) -> tuple[dict[str, Engine], Versions]:
     """Make the engines, load and inspect their scripts, and give them to the router. Raise ScriptLoadError."""
     services = router.services
     registry = Registry(services.modules.values())
@@ -228,7 +232,7 @@ def _engines(settings: Settings, router: Router, probes: Probes, now: float) -> 
         versions = Versions(
             router,
             engines,
-            {one.name: one.script for one in settings.engines},
+            lambda: {one.name: one.script for one in reconfiguration.settings.engines},
             partial(_inspect, router, registry),
             keep=settings.reload.keep,
         )
@@ -285,6 +289,7 @@ class Server:
         self._stop_at: float | None = None  # set while draining
         self._give_back_at = 0.0  # next, on the monotonic clock
         self._started = time.time()
+        self._watcher: Any = None
         with ExitStack() as undo:
             undo.callback(self.loop.close)
             name_servers = servers_of(settings.dns)
@@ -336,6 +341,7 @@ class Server:
                 locator=self.resolver,
                 items=items,
             )
+            self.node.services.live.add("tcp", settings.tcp, self.transports.streams.make_room)
             undo.pop_all()
         if any(listener.proto in WEBSOCKETS for listener in self.transports.bound):
             self.node.services.counters.update(self.transports.streams.counters)
@@ -352,12 +358,10 @@ class Server:
 
     def _scratch(self, send: Callable[[list[tuple[bytes, Flow]]], None]) -> Node:
         """Return a node like this one with the scripts as their files are now: it sees what is provisioned, and changes nothing."""
-        files = self.node.versions.scripts
-        engines = tuple(replace(one, script=files[one.name]) for one in self.settings.engines)
         database = Database(self.node.services.database.name, query_only=True)
         try:
             return assemble(
-                replace(self.settings, engines=engines),
+                replace(self.settings, engines=self.node.reconfiguration.settings.engines),
                 listeners=self.transports.listeners,
                 location=MemoryLocation(),
                 database=database,
@@ -435,6 +439,7 @@ class Server:
         self.transports.open(self.loop)
         for number in (signal.SIGINT, signal.SIGTERM):  # not the loop's handlers: they miss what comes before it runs
             signal.signal(number, self._signalled)
+        signal.signal(signal.SIGHUP, self._hang_up)
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then let open transactions finish."""
@@ -453,6 +458,28 @@ class Server:
     def _tell_alive(self) -> None:
         self.notifier.alive()
         self.loop.call_later(self.notifier.watchdog / 2, self._tell_alive)
+
+    def watch(self) -> None:
+        """Reload when a file of the scripts has changed, from now on."""
+        from polykemi.watch import Watcher  # only who wants it pays for the library
+
+        self._watcher = Watcher(self.node.versions.files().values(), self._hang_up)
+
+    def _hang_up(self, *_: object) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._reload)
+
+    def _reload(self) -> None:
+        """Take configuration and scripts as they are now; what something is wrong with stays as it was, and the log says why."""
+        versions = self.node.versions
+        self.notifier.reloading()
+        try:
+            self.node.reconfiguration.apply(time.time())
+        except UsageError as error:
+            log.error("the configuration stays as it was: %s", error)
+        with contextlib.suppress(ScriptLoadError):
+            versions.reload(time.time())
+        self.notifier.ready(f"version {versions.current} of the scripts")
 
     def _signalled(self, *_: object) -> None:
         if not self.loop.is_closed():
@@ -483,6 +510,8 @@ class Server:
 
     def close(self) -> None:
         """Close everything; what was stored is committed."""
+        if self._watcher is not None:
+            self._watcher.close()
         self.transports.close()
         self.resolver.close()
         self.control.close()
@@ -515,8 +544,11 @@ def _name(kind: Route) -> str:
     return next(name for name, k in CONFIG_NAMES.items() if k == kind)
 
 
-def serve(settings: Settings, say: Callable[[str], None]) -> None:
-    """Run a server in the foreground until it is told to stop, and ``say`` what it is. Raises UsageError."""
+def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False) -> None:
+    """Run a server in the foreground until it is told to stop, and ``say`` what it is. Raises UsageError.
+
+    With ``watch`` the scripts are reloaded when their files change.
+    """
     logs.to_stderr(settings.log_level)
     notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
     server = Server(settings, notifier, inherited)
@@ -529,6 +561,9 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
             log.warning("the server and its scripts run as root: [service] user names somebody with fewer rights")
         for line in server.describe():
             say(line)
+        if watch:
+            server.watch()
+            say("watching the files of the scripts")
         say("ready")
         notifier.ready(f"listening on {', '.join(map(str, server.transports.bound))}")
         server.run()

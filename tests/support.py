@@ -64,7 +64,7 @@ def services(
     **more: Any,
 ) -> Services:
     """Return services with instances of ``modules``, started; ``params`` are theirs by module name, ``more`` other services."""
-    environment = Environment(listeners=listeners, domains=frozenset(domains), started=start)
+    environment = Environment(listeners=listeners, started=start)
     made = Services(
         listeners=listeners,
         domains=frozenset(domains),

@@ -356,7 +356,7 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
             "[modules.registrar]\nmax_contacts = true",
             "2: [modules.registrar] max_contacts: expected an integer, got true",
         ),
-        ("[modules.registrar]\nmax_contacts = -1", "1: [modules.registrar]: max_contacts: expected 0 or more, got -1"),
+        ("[modules.registrar]\nmax_contacts = -1", "2: [modules.registrar] max_contacts: expected 0 or more, got -1"),
         ("[modules.registrar]\nuse_path = 2", "2: [modules.registrar] use_path: expected true or false, got 2"),
         ("[modules.registrar]\nmode = 'slow'", '2: [modules.registrar] mode: expected fast or safe, got "slow"'),
         ("[modules.registrar]\nlimit = 1.5", "2: [modules.registrar] limit: expected an integer, got 1.5"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
@@ -136,6 +137,7 @@ class Settings:
     reload: ReloadSettings = field(default_factory=ReloadSettings)
     service: ServiceSettings = field(default_factory=ServiceSettings)
     file: Path | None = None
+    again: Callable[[], Settings] | None = field(default=None, compare=False, repr=False)  # reads all of it anew
 
 
 def load(
@@ -153,6 +155,8 @@ def load(
     An engine or a script of the command line runs all route blocks, whatever the file says. With ``serving`` a script is
     needed. Raise ConfigError.
     """
+    listen, domains = tuple(listen), tuple(domains)
+    given = {"engine": engine, "script": script, "listen": listen, "domains": domains, "data": data, "serving": serving}
     root = Table(path, (), read(path) if path else {})
     root.only(_TABLES)
     engines = _engines(root.table("engines"))
@@ -184,6 +188,7 @@ def load(
         reload=reload(root.table("reload")),
         service=service(root.table("service")),
         file=path,
+        again=partial(load, path, **given),  # type: ignore[arg-type]
     )
 
 
@@ -203,7 +208,8 @@ def typed_params(module_class: type[Any], given: Mapping[str, Any], file: Path |
     try:
         return module_class.Params(**values)
     except ValueError as error:  # the module's own check
-        table.fail("", str(error))
+        key, colon, cause = str(error).partition(": ")
+        table.fail(*((key, cause) if colon and key in given else ("", str(error))))
 
 
 _SECRETS = ("secret", "password", "xkey", "url", "sqlcon")  # parts of names of parameters

@@ -6,14 +6,17 @@ import asyncio
 from contextlib import ExitStack
 from pathlib import Path
 
-from polykemi import __version__
+from polykemi import __version__, memory
 from polykemi.config import ControlSettings
 from polykemi.control import commands
+from polykemi.control.cfg import Cfg
 from polykemi.control.datagram import DatagramSocket
 from polykemi.control.http import HttpServer
 from polykemi.control.http_rpc import PATH, rpc_over_http
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.names import Dns, DstBlocklist
+from polykemi.control.process import Core, Memory
+from polykemi.control.sockets import Sockets, of_connections
 from polykemi.control.unix import NAME, ControlSocket
 from polykemi.router import Router
 from polykemi.transport.resolver import Resolver
@@ -30,15 +33,16 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     def kill(number: int) -> None:
         services.kill(number)  # which is set when all is put together
 
-    rpc.add(
-        commands.Core(__version__, started, kill),
-        commands.Stats(services.counters),
-        commands.Routes(router.stats),
-    )
-    rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist))
+    rpc.add(Core(__version__, started, services.modules, kill))
+    rpc.add(Memory(router.overload.limits.memory or memory.limit()))
+    rpc.add(commands.Stats(services.counters), commands.Counters(services.counters), commands.Routes(router.stats))
+    rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist), Sockets(services))
+    rpc.add(Cfg(services.live))
+    rpc.add(*of_connections(services.connections))
     if isinstance(services.locator, Resolver):
         rpc.add(Dns(services.locator))
-    rpc.add(*services.modules.values())
+    for module in services.modules.values():
+        rpc.add(*module.commands())
     services.rpc = rpc.commands
     return rpc
 

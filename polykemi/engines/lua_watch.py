@@ -10,7 +10,7 @@ import ctypes
 import math
 import sys
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from time import monotonic
 from types import CodeType
 from typing import Final, Protocol
@@ -77,15 +77,23 @@ class Watch:
     ``entries``: the code that is on top of a thread's stack of Python frames while Lua itself runs.
     """
 
-    def __init__(self, seconds: float, scripts: Callable[[], Sequence[Watched]], entries: Collection[CodeType]) -> None:
+    def __init__(self, seconds: float, entries: Collection[CodeType]) -> None:
         self._seconds = seconds
-        self._scripts = scripts
+        self._scripts: tuple[Watched, ...] = ()
         self._entries = entries
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         if seconds:
             self._thread = threading.Thread(target=self._run, name="polykemi-lua-watch", daemon=True)
             self._thread.start()
+
+    def add(self, script: Watched) -> None:
+        """Look at ``script`` too."""
+        self._scripts = (*self._scripts, script)
+
+    def remove(self, script: Watched) -> None:
+        """Look at ``script`` no more; its Lua state may go."""
+        self._scripts = tuple(one for one in self._scripts if one is not script)
 
     def close(self) -> None:
         """End the thread."""
@@ -97,7 +105,7 @@ class Watch:
     def _run(self) -> None:
         while not self._closed.wait(self._seconds / _INTERVALS):
             now = monotonic()
-            for script in self._scripts():
+            for script in self._scripts:
                 deadline = script.deadline
                 if deadline == 0.0:
                     script.deadline = now + self._seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -80,6 +80,22 @@ class Htable(HtableCommands):
             self._due = now + self.params.timer_interval
         if self.params.event_callback:
             self.services.events.append(self._event_context("htable:mod-init", now))
+
+    def reread(self, now: float) -> Callable[[], None] | None:
+        """Read the tables whose rows have changed anew, but for those that are stored here (dbmode=1). Raise DataError."""
+        fresh = []
+        for table in self.tables.values():
+            if table.dbtable and not table.dbmode:
+                load(one := table.empty(), self.services.database, self.params, now)
+                if one.origin != table.origin:
+                    fresh.append((table, one))
+
+        def use() -> None:
+            for table, one in fresh:
+                table.take(one)
+                self.reloaded(table, now)
+
+        return use if fresh else None
 
     def stop(self, now: float) -> None:
         """Store the tables that are to be found again (dbmode=1). Raise DataError."""

@@ -64,6 +64,7 @@ class Table:
         "items",
         "maxsize",
         "name",
+        "origin",
         "persist",
         "updateexpire",
     )
@@ -91,6 +92,7 @@ class Table:
             columns  # of dbtable: the key and those that together are the value; () for those of the parameters
         )
         self.dbmode = dbmode  # the items are stored when the server ends
+        self.origin = 0  # a digest of what was read from the database last
         self.persist = persist  # each change is stored before anybody is told of it
         self.changes: Changed | None = None  # what is to be stored, where somebody does
         self.items: dict[str, tuple[Value, float]] = {}  # key -> value, time of expiry
@@ -204,7 +206,7 @@ class Table:
 
     def take(self, other: Table) -> None:
         """Take the items of ``other`` in the place of its own."""
-        self.items, self._full = other.items, other._full
+        self.items, self._full, self.origin = other.items, other._full, other.origin
 
     @property
     def is_sweeping(self) -> bool:
