@@ -3,11 +3,11 @@
 A script sees Lua's pure libraries, ``KSR`` and, through ``require``, ``cjson`` and the Lua files of its own directory and of
 the configured ``path``; ``prelude.lua`` keeps that law. Text needs no conversion: Lua strings are octets, lupa's Latin-1 makes one character of each.
 
-The time limit is a count hook. It stops every loop of Lua code, also inside of ``pcall``. Where each instruction takes long a
-thread lets it come at the next one (``lua_watch.py``). No hook stops a single call of a C function: ``bounded.lua`` sees to it that
-none takes long. What ``allow`` opens may (``os.execute``): then the thread ends the process.
+The time limit is a hook that a thread brings about at the next line or loop of the script (``lua_watch.py``). It stops all Lua code,
+also inside of ``pcall``, but no single call of a C function: ``bounded.lua`` sees to it that none takes long. What ``allow`` opens
+may (``os.execute``): then the thread ends the process.
 
-The memory limit is kept by the same hook. The allocator's own limit stands far above: it is there for the one string that
+The memory limit is kept by a hook that counts instructions. The allocator's own limit stands far above: it is there for the one string that
 is too large, for lupa ends the process when a heap is full to the last octet. A script that still holds too much when its
 call was stopped is started anew from the same text.
 """
@@ -37,8 +37,7 @@ log = logging.getLogger("polykemi.script")
 
 EXIT: Final = "~~ksr~exit~~"
 _ENDING_MODULE: Final = "x"  # its functions end the route
-_HOOK_INSTRUCTIONS: Final = 100_000  # under a millisecond of Lua
-_MEMORY_HOOK_INSTRUCTIONS: Final = 10_000
+_HOOK_INSTRUCTIONS: Final = 10_000  # between two looks at the memory: under a tenth of a millisecond of Lua
 _OWN_FRAMES: Final = ("\tpolykemi:", "\t[C]: in function 'native_xpcall'", "\t[C]: in function 'error'")
 _LUA_TYPES: Final[dict[type, str]] = {type(None): "nil", bool: "boolean", int: "number", float: "number", str: "string"}
 
@@ -124,12 +123,11 @@ class _State:
         )
         for bound in functions:
             self._prelude.export(*bound)
-        instructions = _MEMORY_HOOK_INSTRUCTIONS if limits.memory else _HOOK_INSTRUCTIONS
         if "package" in host.allow:
             publish()
-        self.pace = Pace(self._prelude.address, instructions)
+        self.pace = Pace(self._prelude.address, _HOOK_INSTRUCTIONS)
         if limits.seconds or limits.memory:
-            self._prelude.watch(instructions, limits.memory)
+            self._prelude.watch(_HOOK_INSTRUCTIONS, limits.memory)
 
     def table(self, content: Any) -> Any:
         """Return a Lua table with the content of a list or a dictionary."""
@@ -289,7 +287,7 @@ class LuaScript:
         self._bound = bound
         self._conversion = conversion
         self._seconds = host.limits.seconds or math.inf
-        self.deadline = IDLE  # of the running call, on the monotonic clock; 0: its first hook, or the watch, sets it
+        self.deadline = IDLE  # of the running call, on the monotonic clock; 0: the watch sets it at its next look
         self.pace: Pace | None = None  # of the state that runs
         self._state: _State | None = None
         self._entries: dict[str, list[Any]] = {}
@@ -408,13 +406,10 @@ class LuaScript:
         self._state, self.pace, self._entries, self._functions = None, None, {}, frozenset()
 
     def _expired(self) -> bool:
-        """Tell whether the running call has used up its time; called by the hook, so nothing is paid per call."""
-        if self.pace is not None and self.pace.hurried:
+        """Tell whether the running call has used up its time; called by the hook when the watch has hurried it."""
+        if self.pace is not None:
             self.pace.relax()
-        if not self.deadline:
-            self.deadline = monotonic() + self._seconds
-            return False
-        if monotonic() < self.deadline:
+        if not 0.0 < self.deadline <= monotonic():  # another call runs by now
             return False
         self.deadline = IDLE  # once is enough, nothing in a script catches it
         return True

@@ -1,6 +1,6 @@
-"""The time of Lua scripts, seen from outside: the count hook comes at once when it is over, and a stuck process ends.
+"""The time of Lua scripts, seen from outside: when it is over the hook comes at once; a process that is stuck ends.
 
-A hook that counts instructions comes too late where each instruction takes long (a loop that copies a large string). LuaJIT lets
+A hook that counts instructions would come too late where each instruction takes long (a loop that copies a large string). LuaJIT lets
 the hook be set at any time (``lua_sethook`` is safe in a signal handler), and lupa runs Lua without the GIL: so a thread does that.
 """
 
@@ -23,7 +23,7 @@ IDLE: Final = math.inf  # the deadline of a script that does not run
 
 _INTERVALS: Final = 10  # looks per time limit
 _MASK_COUNT: Final = 8  # LUA_MASKCOUNT
-_AT_ONCE: Final = 1  # instructions
+_MASK_LINE: Final = 4  # LUA_MASKLINE
 
 _lua: Final = ctypes.PyDLL(luajit21.__file__)
 _lua.lua_gethook.argtypes, _lua.lua_gethook.restype = [ctypes.c_void_p], ctypes.c_void_p
@@ -36,25 +36,22 @@ def publish() -> None:
 
 
 class Pace:
-    """How often the hook of one Lua state comes. ``address``: what Lua's tostring gives for a thread that lives as long."""
+    """When the hook of one Lua state comes. ``address``: what Lua's tostring gives for a thread of it that lives as long."""
 
     def __init__(self, address: str, instructions: int) -> None:
         self._state = int(address.partition("0x")[2], 16)
         self._instructions = instructions
-        self.hurried = False
 
     def hurry(self) -> None:
-        """Let the hook come at the next instruction; called on any thread."""
-        self.hurried = True
-        self._set(_AT_ONCE)
+        """Let the hook come at the next line or loop as well; called on any thread."""
+        self._set(_MASK_COUNT | _MASK_LINE)
 
     def relax(self) -> None:
-        """Let it come every so many instructions again; called by the hook."""
-        self.hurried = False
-        self._set(self._instructions)
+        """Let it come every so many instructions only; called by the hook."""
+        self._set(_MASK_COUNT)
 
-    def _set(self, instructions: int) -> None:
-        _lua.lua_sethook(self._state, _lua.lua_gethook(self._state), _MASK_COUNT, instructions)
+    def _set(self, mask: int) -> None:
+        _lua.lua_sethook(self._state, _lua.lua_gethook(self._state), mask, self._instructions)
 
 
 class Watched(Protocol):
@@ -103,13 +100,17 @@ class Watch:
         self._thread = None
 
     def _run(self) -> None:
-        while not self._closed.wait(self._seconds / _INTERVALS):
+        wait = interval = self._seconds / _INTERVALS
+        while not self._closed.wait(wait):
+            wait = interval
             now = monotonic()
             for script in self._scripts:
                 deadline = script.deadline
                 if deadline == 0.0:
                     script.deadline = now + self._seconds
-                elif now >= deadline and (pace := script.pace) is not None:
+                elif now < deadline:
+                    wait = min(wait, deadline - now)
+                elif (pace := script.pace) is not None:
                     pace.hurry()
                     late = now - deadline
                     if late > max(GRACE, self._seconds) and self._is_stuck():

@@ -436,8 +436,8 @@ entry.anchor = create(function() end)
 entry.address = tostring(entry.anchor) -- "thread: 0x..."
 
 function entry.watch(instructions, octets)
-  sethook(function()
-    if expired() and guarded then error(TIMEOUT, 0) end
+  sethook(function(event)
+    if event == "line" and expired() and guarded then error(TIMEOUT, 0) end
     if guarded and octets > 0 and collect("count") * 1024 > octets and entry.heap() > octets then error(MEMORY, 0) end
   end, "", instructions)
 end
