@@ -233,7 +233,7 @@ def _engines(
     try:
         for one in settings.engines:
             engines[one.name] = make_engine(
-                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
+                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path, allow=one.allow)
             )
         versions = Versions(
             router,
