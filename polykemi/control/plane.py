@@ -14,7 +14,7 @@ from polykemi.control.cfg import Cfg
 from polykemi.control.datagram import DatagramSocket
 from polykemi.control.http import HttpServer
 from polykemi.control.http_rpc import PATH, rpc_over_http
-from polykemi.control.jsonrpc import JsonRpc
+from polykemi.control.jsonrpc import Client, JsonRpc
 from polykemi.control.names import Dns, DstBlocklist
 from polykemi.control.process import Core, Memory
 from polykemi.control.sockets import Sockets, of_connections
@@ -80,8 +80,8 @@ class ControlPlane:
         """Begin to answer ``rpc`` requests about the server that ``sources`` are of; called before ``loop`` runs."""
         router = sources.router
 
-        def answer(request: bytes) -> bytes | None:
-            answered = rpc.answer(request)
+        def answer(request: bytes, client: Client | None = None) -> bytes | None:
+            answered = rpc.answer(request, client)
             router.pump()  # what a command has changed is durable before anybody is told of it
             return answered
 
