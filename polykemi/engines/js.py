@@ -132,19 +132,22 @@ class JsEngine:
     def relieve(self, failed: JsScript) -> None:
         """Start scripts anew, ``failed`` first, while what they hold is more than half of the limit; on V8's thread."""
         native, most = self._v8.native, self._v8.memory // 2
+        if native.used() <= most:
+            return
         for script in (failed, *(one for one in self._scripts if one is not failed)):
             native.collect()
             held = native.used()
             if held <= most:
                 return
             log.error("%s: JavaScript holds %d octets: the script is started anew", script.path, held)
-            before = script.realm
+            before, self._v8.spare = script.realm, held
             try:
                 script.take(self._loaded_from(str(script.path), script.text))
             except ScriptLoadError as error:
                 log.error("%s: goes on with what it has", error)
             else:
                 before.close()
+            self._v8.spare = 0
         native.collect()
 
     def release(self, script: JsScript) -> None:

@@ -12,6 +12,7 @@
   const { isArray } = Array;
   const { isConcatSpreadable, iterator, species } = Symbol;
   const ELEMENTS = 1 << 21, CHARACTERS = 1 << 24, KEYS = 1 << 20, ARGUMENTS = 1 << 15, BUFFER = 1 << 22;
+  const COMPARISONS = 2 ** 30; // of characters
 
   const proxies = new WeakSet(), addProxy = WeakSet.prototype.add, hasProxy = WeakSet.prototype.has;
   const isProxy = (value) => apply(hasProxy, proxies, [value]);
@@ -135,7 +136,7 @@
 
   // ---- texts
   for (const name of ['localeCompare', 'match', 'matchAll', 'normalize', 'replace', 'replaceAll', 'split', 'toLocaleLowerCase',
-    'toLocaleUpperCase', 'toLowerCase', 'toUpperCase', 'toWellFormed', 'lastIndexOf', 'indexOf', 'includes']) {
+    'toLocaleUpperCase', 'toLowerCase', 'toUpperCase', 'toWellFormed', 'indexOf', 'includes']) {
     guard(String.prototype, name, (plain) => ({
       [name](...given) {
         if (typeof this === 'string' && this.length > CHARACTERS) tooLong('a text', this.length, CHARACTERS);
@@ -143,6 +144,32 @@
       },
     })[name]);
   }
+
+  const made = (self, length) => {
+    if (length > CHARACTERS) tooLong('a text', length, CHARACTERS);
+    return self;
+  };
+  guard(String.prototype, 'repeat', (plain) => ({
+    repeat(count) {
+      const text = `${this}`, times = +count;
+      return apply(plain, made(text, text.length * times), [times]);
+    },
+  }).repeat);
+  for (const name of ['padEnd', 'padStart']) {
+    guard(String.prototype, name, (plain) => ({
+      [name](length, ...given) {
+        const most = +length;
+        return apply(plain, made(this, most), [most, ...given]);
+      },
+    })[name]);
+  }
+  guard(String.prototype, 'lastIndexOf', (plain) => ({ // V8 compares at every place
+    lastIndexOf(wanted, ...given) {
+      const text = `${this}`, part = `${wanted}`;
+      if (text.length * part.length > COMPARISONS) tooLong('a text', text.length, COMPARISONS / part.length);
+      return apply(plain, text, [part, ...given]);
+    },
+  }).lastIndexOf);
 
   guard(String, 'raw', () => ({
     raw(strings, ...given) {

@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 from polykemi.engines.js_realm import Realm
-from polykemi.errors import ScriptError, ScriptMemory
+from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.registry import Xval
 
@@ -69,26 +69,29 @@ class JsScript:
         if argument is not None:
             words[4] = self._values.put(argument)
         run.block = block = run.block + 1
+        settling = False
         if outermost:
             run.outermost = block
             run.file = self._file
             ended = self._run_block()
             if self._pending[0] and ended is not None:
+                settling = True
                 ended = self._settle()
             run.outermost = 0
         else:
             run.nested += 1
             ended = self._run_block()
             if self._pending[0] and ended is not None:
+                settling = True
                 ended = self._settle()
             run.nested -= 1
         if ended is None or run.struck or run.error is not None:
-            error = run.failure(block, self._file, stopped=ended is None, nested=not outermost)
+            error = run.failure(block, self._file, stopped=ended is None, nested=not outermost, begun=settling)
+            if outermost and isinstance(error, (ScriptMemory, ScriptTimeout)):
+                self._engine.relieve(self)
             if error is not None:
-                if outermost and isinstance(error, ScriptMemory):
-                    self._engine.relieve(self)
                 raise error
-            if words[3] == number:  # stopped before it began
+            if ended is None:  # stopped before it began
                 self.call(function, argument)
         if not block & _PAUSES:
             self._engine.pause()

@@ -42,6 +42,7 @@ _SHORT: Final[dict[str, tuple[str, Any, tuple[Any, ...]]]] = {
     "statistics": ("_ZN2v87Isolate17GetHeapStatisticsEPNS_14HeapStatisticsE", None, (_PTR, _PTR)),
     "low_memory": ("_ZN2v87Isolate21LowMemoryNotificationEv", None, (_PTR,)),
     "add_near_limit": ("_ZN2v87Isolate24AddNearHeapLimitCallbackEPFmPvmmES1_", None, (_PTR, NearLimit, _PTR)),
+    "restore_limit": ("_ZN2v87Isolate36AutomaticallyRestoreInitialHeapLimitEd", None, (_PTR, ctypes.c_double)),
     "after_gc": (
         "_ZN2v87Isolate21AddGCEpilogueCallbackEPFvPS0_NS_6GCTypeENS_15GCCallbackFlagsEPvES4_S2_",
         None,
@@ -265,6 +266,7 @@ class Native:
         near = NearLimit(beyond)
         self._f.after_gc(self._isolate, after_gc, None, _ALL_GC)
         self._f.add_near_limit(self._isolate, near, None)
+        self._f.restore_limit(self._isolate, 0.5)
         return [self._interrupt, after_gc, near, *self._ask_allocator(may_allocate)]
 
     def _ask_allocator(self, may_allocate: Callable[[int], bool]) -> list[Any]:
