@@ -167,7 +167,7 @@ def remove(user: str, file: Path | None, data: Path | None) -> None:
     click.echo(f"removed {_shown(who)}")
 
 
-@commands.command()
+@commands.command(context_settings={"ignore_unknown_options": True})  # app.reload --dry-run, ul.rm sip:a@b -1
 @click.argument("method")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
 @click.option("--socket", type=_FILE, help="The server's control socket.  [default: control.sock in its data]")
