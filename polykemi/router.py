@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+from polykemi import memory
 from polykemi.engines.base import Script
-from polykemi.errors import DataError, ParseError, ScriptError, ScriptTimeout
+from polykemi.errors import DataError, ParseError, ScriptError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
 from polykemi.kemi.histogram import Histogram
@@ -29,7 +30,7 @@ from polykemi.modules.xhttp import TakesHttp
 from polykemi.overload import Overload, OverloadLimits
 from polykemi.sip import build, http
 from polykemi.sip.flow import Flow, LastFlow
-from polykemi.sip.message import Request, Response, parse
+from polykemi.sip.message import Message, Request, Response, parse
 from polykemi.sip.reply_path import reply_path
 from polykemi.sip.tally import METHODS, RECEIVED_COUNTERS, REQUEST_COUNTERS, UNKNOWN_METHOD, reply_counters
 from polykemi.transaction.forking import Branch
@@ -57,6 +58,25 @@ class Dialogs(Protocol):
         """Return the version that the dialog of ``request`` began with; None when it is of none that is known."""
 
 
+class Onlooker(Protocol):
+    """Who looks at messages and their route blocks (``log.watch``, `polykemi trace`)."""
+
+    def follow(self, process: Process[None], message: Message, flow: Flow, now: float) -> Process[None]:
+        """A message has come in: return its process, or one around it.
+
+        It runs to its end without another one between, so what holds from its begin to its end holds for this message alone.
+        """
+
+    def began(self, ctx: RouteContext) -> None:
+        """A route block begins; it may be inside of another one, or run by a timer."""
+
+    def ended(self, ctx: RouteContext, seconds: float) -> None:
+        """It has ended."""
+
+    def sent(self, items: list[tuple[bytes, Flow]]) -> None:
+        """A turn ends: what was stored is committed, ``items`` leave next."""
+
+
 class Router:
     """Runs processes and their route blocks.
 
@@ -81,6 +101,7 @@ class Router:
         self._reloaded = False  # there may be messages of other versions
         self.depth = DEEPEST
         self.last_error: Exception | None = None  # of a script
+        self.onlookers: tuple[Onlooker, ...] = ()
         self._send = send
         self._ended = ended
         self._clock = clock
@@ -147,9 +168,13 @@ class Router:
                 self._refuse(data, flow, error)
             return
         if isinstance(message, Request):
-            self._queue.append(self._request(message, flow, now))
+            process = self._request(message, flow, now)
         else:
-            self._queue.append(self._response(message, flow, now))
+            process = self._response(message, flow, now)
+        if self.onlookers:
+            for onlooker in self.onlookers:
+                process = onlooker.follow(process, message, flow, now)
+        self._queue.append(process)
 
     def put(self, process: Process[None]) -> None:
         """Take work that is no datagram: a timer, a transport error."""
@@ -208,6 +233,9 @@ class Router:
             self.services.count("core.failed_commits", len(items))
             log.error("%s; %d messages are not sent", error, len(items))
         else:
+            if self.onlookers:
+                for onlooker in self.onlookers:
+                    onlooker.sent(items)
             if items:
                 self._send(items)
 
@@ -234,13 +262,21 @@ class Router:
             return
         stack.append(name)
         current.ctx = ctx
+        onlookers = self.onlookers
+        if onlookers:
+            for onlooker in onlookers:
+                onlooker.began(ctx)
         began = clock()
         try:
             version.scripts[name].call(ctx.callback, ctx.event or None)
         except ScriptError as error:
             ctx.error = error
         finally:
-            block.add(clock() - began)
+            seconds = clock() - began
+            block.add(seconds)
+            if onlookers:
+                for onlooker in onlookers:
+                    onlooker.ended(ctx, seconds)
             current.ctx = outer
             stack.pop()
 
@@ -310,6 +346,11 @@ class Router:
             log.error("script error in %s, called at %s: %s", what, self.where(), error)
             return -1
 
+    def look(self, onlooker: Onlooker, on: bool) -> None:
+        """Let ``onlooker`` see what comes from now on, or no more."""
+        others = tuple(one for one in self.onlookers if one is not onlooker)
+        self.onlookers = (*others, onlooker) if on else others
+
     def where(self) -> str:
         """Return ``file:line`` of the script's call that is running; empty when none is."""
         return self._version_here().scripts[self._stack[-1]].where() if self._stack else ""
@@ -337,6 +378,9 @@ class Router:
         self.services.count("core.script_errors")
         if isinstance(error, ScriptTimeout):
             self.services.count("core.script_timeouts")
+        elif isinstance(error, ScriptMemory):
+            self.services.count("core.script_memory")
+            memory.give_back()
         log.error("script error in %s: %s", where, error)
         if isinstance(error, ScriptError) and error.traceback:
             log.error("%s", error.traceback)

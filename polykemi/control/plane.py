@@ -9,11 +9,12 @@ from pathlib import Path
 from polykemi import __version__, memory
 from polykemi.config import ControlSettings
 from polykemi.control import commands
+from polykemi.control.api import Api
 from polykemi.control.cfg import Cfg
 from polykemi.control.datagram import DatagramSocket
 from polykemi.control.http import HttpServer
 from polykemi.control.http_rpc import PATH, rpc_over_http
-from polykemi.control.jsonrpc import JsonRpc
+from polykemi.control.jsonrpc import Client, JsonRpc
 from polykemi.control.names import Dns, DstBlocklist
 from polykemi.control.process import Core, Memory
 from polykemi.control.sockets import Sockets, of_connections
@@ -38,8 +39,8 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     rpc.add(Memory(router.overload.limits.memory or memory.limit()))
     rpc.add(commands.Stats(services.counters), commands.Counters(services.counters), commands.Routes(router.stats))
     rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist), Sockets(services))
+    rpc.add(*of_connections(services.connections), Api(services.modules.values(), lambda: router.version.scripts))
     rpc.add(Cfg(services.live))
-    rpc.add(*of_connections(services.connections))
     if isinstance(services.locator, Resolver):
         rpc.add(Dns(services.locator))
     for module in services.modules.values():
@@ -79,8 +80,8 @@ class ControlPlane:
         """Begin to answer ``rpc`` requests about the server that ``sources`` are of; called before ``loop`` runs."""
         router = sources.router
 
-        def answer(request: bytes) -> bytes | None:
-            answered = rpc.answer(request)
+        def answer(request: bytes, client: Client | None = None) -> bytes | None:
+            answered = rpc.answer(request, client)
             router.pump()  # what a command has changed is durable before anybody is told of it
             return answered
 
