@@ -76,27 +76,30 @@ def ask_over_tcp(port: int, call_id: str) -> tuple[bytes, bytes, int]:
         return request, response, own
 
 
+def mirrored(port: int, collector: Collector) -> list[Chunks]:
+    """Ask the server on ``port`` something, and return what is mirrored of it, which is looked at."""
+    request, response, own = ask_over_udp(port, "1@test")
+    there, back = collector.take(), collector.take()
+    assert (there[15], back[15]) == (request, response)
+    ports = [int.from_bytes(one[kind], "big") for one in (there, back) for kind in (7, 8)]
+    assert ports == [own, port, port, own]
+    assert abs(int.from_bytes(there[9], "big") - time.time()) < 60
+    assert int.from_bytes(there[10], "big") < 1_000_000
+    return [there, back]
+
+
 def test_packets_are_those_of_siptrace(tmp_path: Path, collector: Collector) -> None:
     kamailio = Kamailio("trace.cfg", tmp_path / "kamailio", CAPTURE=f'"sip:127.0.0.1:{collector.port}"')
     try:
-        theirs = [ask_over_udp(kamailio.port, "1@test"), *(collector.take() for _ in range(2))]
+        theirs = mirrored(kamailio.port, collector)
     finally:
         kamailio.stop()
     server = polykemi(tmp_path, f'server = "udp:127.0.0.1:{collector.port}"\ncapture_id = 77')
     try:
-        ours = [ask_over_udp(server.port, "1@test"), *(collector.take() for _ in range(2))]
+        ours = mirrored(server.port, collector)
     finally:
         assert server.stop() == 0
-    for port, ((request, response, own), there, back) in ((kamailio.port, theirs), (server.port, ours)):  # type: ignore[misc]
-        assert there[15] == request
-        assert back[15] == response
-        ports = [int.from_bytes(one[kind], "big") for one in (there, back) for kind in (7, 8)]
-        assert ports == [own, port, port, own]
-        assert abs(int.from_bytes(there[9], "big") - time.time()) < 60
-        assert int.from_bytes(there[10], "big") < 1_000_000
-    for one, other in zip(theirs[1:], ours[1:], strict=True):
-        assert isinstance(one, dict)
-        assert isinstance(other, dict)
+    for one, other in zip(theirs, ours, strict=True):
         assert other.keys() - one.keys() == {17, 19}  # siptrace tells neither Call-ID nor node
         assert one.keys() - other.keys() == set()
         assert all(one[kind] == other[kind] for kind in (1, 2, 3, 4, 11, 12))
