@@ -181,7 +181,7 @@ def _methods(context: click.Context, parameter: click.Parameter, beginning: str)
     return [name for name in names if name.startswith(beginning)]
 
 
-@commands.command()
+@commands.command(context_settings={"ignore_unknown_options": True})  # app.reload --dry-run, ul.rm sip:a@b -1
 @click.argument("method", required=False, shell_complete=_methods)
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
 @click.option("--list", "is_list", is_flag=True, help="List the methods that begin with METHOD, or all.")
@@ -213,6 +213,43 @@ def rpc(
         click.echo(line)
     if method is None and not is_list and not as_json:
         click.echo("\npolykemi rpc --list GROUP tells of the methods of one, polykemi rpc METHOD [ARGS] asks one.")
+
+
+@commands.command()
+@click.option("--call-id", default="", metavar="ID", help="Only the call with this Call-ID.")
+@click.option(
+    "--user", default="", metavar="USER[@HOST]", help="Only calls that name this user in From, To or Request-URI."
+)
+@click.option("--ip", default="", metavar="ADDRESS", help="Only calls with a message from or to this address.")
+@click.option("--once", is_flag=True, help="End with the first matching transaction.")
+@click.option("--messages", is_flag=True, help="Print the whole text of the messages.")
+@click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
+@click.option("--socket", type=_FILE, help="The server's control socket.  [default: control.sock in its data]")
+@_config_option
+@_data_option
+def trace(
+    call_id: str,
+    user: str,
+    ip: str,
+    once: bool,
+    messages: bool,
+    as_json: bool,
+    socket: Path | None,
+    file: Path | None,
+    data: Path | None,
+) -> None:
+    """Watch what a running server does for the messages that match: route blocks, KSR calls, what is sent. Ctrl-C ends it."""
+    from polykemi.control import trace_client
+
+    path = socket or _control_socket(_storage_settings(file, data))
+    wanted = {"call_id": call_id, "user": user, "ip": ip}
+    try:
+        with trace_client.attached(path, **wanted, messages=messages, once=once) as events:
+            click.echo(f"polykemi: attached to {path}", err=True)
+            for line in trace_client.printed(events, sys.stdout, as_json=as_json):
+                click.echo(line)
+    except KeyboardInterrupt:
+        pass
 
 
 @commands.command()

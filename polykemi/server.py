@@ -26,6 +26,8 @@ from polykemi.config import Settings, load_tls, typed_params
 from polykemi.control.app import App
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import ControlPlane, make_rpc
+from polykemi.control.sources import Sources
+from polykemi.control.trace import Tracer, Tracing
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
 from polykemi.errors import ConfigError, DataError, ScriptLoadError, UsageError
@@ -54,6 +56,7 @@ from polykemi.storage.provisioned import Database
 from polykemi.systemd import Inherited, Notifier
 from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
+from polykemi.transport.mirror import HepSettings, Mirror
 from polykemi.transport.name_servers import NameServers, servers_of
 from polykemi.transport.peers import PeerSockets
 from polykemi.transport.resolver import DnsSettings, Resolver
@@ -76,6 +79,7 @@ class Node:
     rpc: JsonRpc
     reconfiguration: Reconfiguration
     probes: Probes
+    tracer: Tracer
     versions: Versions
 
     def timers(self, now: float) -> None:
@@ -131,6 +135,7 @@ def assemble(
     dns: Dns | None = None,
     locator: Locator | None = None,
     items: ItemStore | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
@@ -185,11 +190,12 @@ def assemble(
     probes = Probes(counting=settings.metrics is not None)
     reconfiguration = Reconfiguration(settings, services)
     engines, versions = _engines(settings, router, probes, reconfiguration, now)
-    rpc.add(App(versions, [one.name for one in settings.engines]), reconfiguration)
+    tracer = Tracer(router, probes, clock, time.perf_counter)
+    rpc.add(App(versions, [one.name for one in settings.engines]), reconfiguration, Tracing(tracer, rpc))
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed, rpc, reconfiguration, probes, versions)
+    return Node(services, router, modules, engines, timed, rpc, reconfiguration, probes, tracer, versions)
 
 
 def _use(dns: DnsSettings, services: Services) -> None:
@@ -227,7 +233,7 @@ def _engines(
     try:
         for one in settings.engines:
             engines[one.name] = make_engine(
-                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
+                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path, allow=one.allow)
             )
         versions = Versions(
             router,
@@ -307,6 +313,9 @@ class Server:
                 inherited=inherited,
             )
             undo.callback(self.transports.close)
+            self.mirror = self._mirror(settings.hep)
+            if self.mirror is not None:
+                undo.callback(self.mirror.close)
             self.transports.streams.read_tls = partial(load_tls, settings.file, settings.listen)
             service = settings.service
             if service.umask is not None:
@@ -349,12 +358,26 @@ class Server:
         self.node.services.counters.update(self.resolver.counters)
         self.resolver.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
+        if self.mirror is not None:
+            self.node.services.counters.update(self.mirror.counters)
+            self.mirror.counters = self.node.services.counters
         self.node.services.kill = partial(os.kill, os.getpid())
         self.router = self.node.router
         if settings.reload.smoke is not None:
             self.node.versions.rehearse = partial(rehearse, self._scratch, settings.reload.smoke)
         # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it
         self._resident = next((one for one in self.node.engines.values() if isinstance(one, LoopHost)), None)
+
+    def _mirror(self, settings: HepSettings | None) -> Mirror | None:
+        """Make what mirrors messages; a capture server that is ourselves is refused. Raise UsageError."""
+        if settings is None:
+            return None
+        mirror = Mirror(settings)
+        if any((one.host, one.port) == mirror.address for one in self.transports.bound):
+            mirror.close()
+            raise ConfigError(f"[hep] server: {settings} is a listener of this server")
+        self.transports.mirror_to(mirror)
+        return mirror
 
     def _scratch(self, send: Callable[[list[tuple[bytes, Flow]]], None]) -> Node:
         """Return a node like this one with the scripts as their files are now: it sees what is provisioned, and changes nothing."""
@@ -433,10 +456,13 @@ class Server:
     # ---- life
     def open(self) -> None:
         """Get ready for ``run``: from now on signals end it, and what comes in is answered then."""
-        self.control.open(self.loop, self.router, self.node.rpc)
+        sources = Sources(self.router, self.node.engines, self.node.probes, self.transports)
+        self.control.open(self.loop, self.node.rpc, sources)
         for sock in self.transports.made:
             self.notifier.keep(sock)
         self.transports.open(self.loop)
+        if self.mirror is not None:
+            self.mirror.open(self.loop)
         for number in (signal.SIGINT, signal.SIGTERM):  # not the loop's handlers: they miss what comes before it runs
             signal.signal(number, self._signalled)
         signal.signal(signal.SIGHUP, self._hang_up)
@@ -513,6 +539,8 @@ class Server:
         if self._watcher is not None:
             self._watcher.close()
         self.transports.close()
+        if self.mirror is not None:
+            self.mirror.close()
         self.resolver.close()
         self.control.close()
         self.node.stop(time.time())
@@ -537,7 +565,8 @@ class Server:
             lines.append(f"{name}: {engine} {scripts[engine]}")
         lines += [f"{_name(kind)}:{callback}: {e} {scripts[e]}" for (kind, callback), e in routes.by_name.items()]
         lines.append(f"data in {self.settings.data}")
-        return lines + self.control.describe()
+        lines += self.control.describe()
+        return lines if self.mirror is None else [*lines, self.mirror.describe()]
 
 
 def _name(kind: Route) -> str:
@@ -559,6 +588,9 @@ def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False
             notifier.forget(address)
         if os.geteuid() == 0:
             log.warning("the server and its scripts run as root: [service] user names somebody with fewer rights")
+        slowest = max(one.seconds for one in settings.engines)
+        if 0 < notifier.watchdog <= slowest:
+            log.warning("the watchdog waits %g s, and a route block may run for %g s", notifier.watchdog, slowest)
         for line in server.describe():
             say(line)
         if watch:

@@ -13,6 +13,9 @@ from typing import Any, Final
 from polykemi.logs import CONTROLS
 
 _ESCAPES = CONTROLS | {ord("\t"): "\\t", ord("\n"): "\\n"}
+# terminals take the second set of control characters too, and these turn the direction of what stands beside them
+_ESCAPES |= {n: f"\\x{n:02x}" for n in range(0x80, 0xA0)}
+_ESCAPES |= {n: f"\\u{n:04x}" for n in (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))}
 _NOTHING: Final = ("", "[not set]", "-", "none")  # as Kamailio says it
 
 Record = dict[str, Any]
@@ -24,12 +27,12 @@ def readable(result: Any, width: int | None = None) -> list[str]:
     if isinstance(result, dict):
         return _object(result, width)
     if not isinstance(result, list):
-        return [_cell(result)]
+        return [cell(result)]
     if result and all(isinstance(one, dict) for one in result):
         return _records(result, width)
     if _is_pairs(result):
         return _table([{"": number, " ": text} for number, text in zip(result[::2], result[1::2], strict=True)])[1:]
-    return [_cell(one) for one in result]
+    return [cell(one) for one in result]
 
 
 def as_json(result: Any) -> str:
@@ -101,10 +104,10 @@ def _object(value: Record, width: int | None) -> list[str]:
     lines: list[str] = []
     for key, inner in _flat(value):
         if _is_records(key, inner):
-            lines.append(f"{_cell(key)}:")
+            lines.append(f"{cell(key)}:")
             lines += [f"  {line}".rstrip() for line in readable(inner, width and width - 2)]
         else:
-            lines.append(f"{_cell(key)}: {_cell(inner)}".rstrip())
+            lines.append(f"{cell(key)}: {cell(inner)}".rstrip())
     return lines
 
 
@@ -119,7 +122,7 @@ def _records(rows: list[Record], width: int | None) -> list[str]:
         lines = _table(shown)
         if width is None or max(map(len, lines), default=0) <= width:
             return lines
-        blocks = [[f"{_cell(k)}: {_cell(v)}" for k, v in row.items() if not _is_nothing(v)] for row in shown]
+        blocks = [[f"{cell(k)}: {cell(v)}" for k, v in row.items() if not _is_nothing(v)] for row in shown]
     return [line for block in blocks for line in (*block, "")][:-1]
 
 
@@ -135,8 +138,8 @@ def _table(rows: list[Record]) -> list[str]:
     """Return a heading and a line for each row; numbers stand to the right."""
     names = _names(rows)
     numbers = [all(type(row.get(name, 0)) in (int, float) for row in rows) for name in names]
-    cells = [[_cell(name) for name in names]]
-    cells += [[_cell(row[name]) if name in row else "" for name in names] for row in rows]
+    cells = [[cell(name) for name in names]]
+    cells += [[cell(row[name]) if name in row else "" for name in names] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
     lines = []
     for line in cells:
@@ -145,11 +148,11 @@ def _table(rows: list[Record]) -> list[str]:
     return lines
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     """Return ``value`` on one line; what came from the network must not steer a terminal."""
     if isinstance(value, list):
-        return " ".join(map(_cell, value))
+        return " ".join(map(cell, value))
     if isinstance(value, dict):
-        return " ".join(f"{_cell(key)}={_cell(inner)}" for key, inner in value.items())
+        return " ".join(f"{cell(key)}={cell(inner)}" for key, inner in value.items())
     text = value.rstrip("\r\n") if isinstance(value, str) else json.dumps(value)
     return text.translate(_ESCAPES).encode("utf-8", "backslashreplace").decode()
