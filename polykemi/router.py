@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+from polykemi import memory
 from polykemi.engines.base import Script
-from polykemi.errors import DataError, ParseError, ScriptError, ScriptTimeout
+from polykemi.errors import DataError, ParseError, ScriptError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
 from polykemi.kemi.histogram import Histogram
@@ -377,6 +378,10 @@ class Router:
         self.services.count("core.script_errors")
         if isinstance(error, ScriptTimeout):
             self.services.count("core.script_timeouts")
+        elif isinstance(error, ScriptMemory):
+            self.services.count("core.script_memory")
+        if isinstance(error, (ScriptMemory, ScriptTimeout)):
+            memory.give_back()
         log.error("script error in %s: %s", where, error)
         if isinstance(error, ScriptError) and error.traceback:
             log.error("%s", error.traceback)

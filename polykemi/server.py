@@ -233,7 +233,7 @@ def _engines(
     try:
         for one in settings.engines:
             engines[one.name] = make_engine(
-                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
+                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path, allow=one.allow)
             )
         versions = Versions(
             router,
@@ -588,6 +588,9 @@ def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False
             notifier.forget(address)
         if os.geteuid() == 0:
             log.warning("the server and its scripts run as root: [service] user names somebody with fewer rights")
+        slowest = max(one.seconds for one in settings.engines)
+        if 0 < notifier.watchdog <= slowest:
+            log.warning("the watchdog waits %g s, and a route block may run for %g s", notifier.watchdog, slowest)
         for line in server.describe():
             say(line)
         if watch:

@@ -17,6 +17,7 @@ from polykemi.errors import ConfigError
 from polykemi.kemi.binding import to_octets
 from polykemi.kemi.route import Route
 from polykemi.sip.flow import Listener
+from polykemi.transport.mirror import HepSettings
 from polykemi.transport.resolver import DnsSettings
 from polykemi.transport.tls_profiles import TlsProfile
 from tests.pki import Pki
@@ -101,6 +102,14 @@ max_contacts = 5
 level = "debug"
 [metrics]
 listen = "[::1]:9090"
+[hep]
+server = "tls:homer.example.test"
+capture_id = 4_294_967_295
+auth_key = "s\u00e9cret"
+node = "edge-1"
+methods = ["INVITE", "bye"]
+sample = 0.5
+ca = "polykemi.toml"
 [control]
 socket = "c.sock"
 datagram = "/run/rpc.sock"
@@ -115,7 +124,7 @@ def test_everything_of_the_file_arrives(tmp_path: Path) -> None:
     assert settings.domains == ("example.com", "2001:db8::1")
     assert settings.data == tmp_path / "state"
     assert settings.engines == (
-        EngineSettings("lua", tmp_path / "lua/basic.lua"),
+        EngineSettings("lua", tmp_path / "lua/basic.lua", memory=128 << 20),
         EngineSettings("python", Path("/scripts/failure.py")),
         EngineSettings("js", tmp_path / "basic.js", 2.0, 64 << 20, allow=frozenset({"wasm"})),
     )
@@ -123,6 +132,15 @@ def test_everything_of_the_file_arrives(tmp_path: Path) -> None:
     assert settings.modules.params == {"registrar": {"max_contacts": 5}}
     assert settings.log_level == "debug"
     assert settings.metrics == ("::1", 9090)
+    assert settings.hep == HepSettings(
+        *("tls", "homer.example.test", 9060),
+        capture_id=4_294_967_295,
+        auth_key="s\xc3\xa9cret",
+        node="edge-1",
+        methods=frozenset(("INVITE", "BYE")),
+        sample=0.5,
+        ca=tmp_path / "polykemi.toml",
+    )
     paths = (tmp_path / "c.sock", Path("/run/rpc.sock"))
     assert settings.control == ControlSettings(*paths, ("192.0.2.1", 8080), "abcdefghijklmnop")
     assert settings.file == tmp_path / "polykemi.toml"
@@ -194,7 +212,8 @@ def test_an_engine_alone_runs_the_script_that_the_file_names_for_it(tmp_path: Pa
 
 @pytest.mark.parametrize(("script", "engine"), [("a.lua", "lua"), ("a.js", "js"), ("a.py", "python")])
 def test_a_script_alone_tells_its_engine_by_its_suffix(script: str, engine: str) -> None:
-    assert config.load(None, script=Path(script)).engines == (EngineSettings(engine, Path(script)),)
+    (settings,) = config.load(None, script=Path(script)).engines
+    assert (settings.name, settings.script, settings.seconds) == (engine, Path(script), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +330,10 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ('[engines.lua]\nscript = "a"\nallow = 1', "3: [engines.lua] allow: expected a list of texts, got 1"),
         ('[engines.lua]\nscript = "a"\nallow = ["iO"]', "3: [engines.lua] allow: iO is unknown, expected debug"),
         ('[engines.js]\nscript = "a"\nallow = ["io"]', "3: [engines.js] allow: io is unknown, expected files or wasm"),
+        (
+            '[engines.python]\nscript = "a"\nmax_memory = 1',
+            "3: [engines.python] max_memory: a Python script has no heap",
+        ),
         ('[engines.python]\nscript = "a"\nallow = []', "3: [engines.python] allow: a Python script runs in the server"),
         ('[routes]\nrequest_route = "lua"', "2: [routes] request_route: [engines] names no script for lua"),
         ('[routes]\ndefault = "perl"', "2: [routes] default: perl is unknown, expected lua, js or python"),
@@ -373,6 +396,25 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ("[metrics]\nlisten = 'a:b'", "2: [metrics] listen: expected a port from 0 to 65535, got 'b'"),
         ("[metrics]\nlisten = '::1'", "2: [metrics] listen: expected HOST:PORT, got '::1' (an IPv6 address stands in"),
         ("[metrics]\nlisten = 'http://a:1'", "2: [metrics] listen: expected a port from 0 to 65535, got '//a:1'"),
+        ("[hep]\ncapture_id = 1", "1: [hep]: expected a server"),
+        ("[hep]\nserver = 9060", "2: [hep] server: expected a text, got 9060"),
+        ("[hep]\nserver = 'homer'", "2: [hep] server: expected udp:HOST:PORT (or tcp:, tls:), got 'homer'"),
+        ("[hep]\nserver = 'ws:a:1'", "2: [hep] server: expected udp:HOST:PORT (or tcp:, tls:), got 'ws:a:1'"),
+        (
+            "[hep]\nserver = 'udp:::1'",
+            "2: [hep] server: expected udp:HOST:PORT (or tcp:, tls:), got 'udp:::1' (an IPv6",
+        ),
+        ("[hep]\nserver = 'udp:a:0'", "2: [hep] server: expected a port from 1 to 65535, got '0'"),
+        ("[hep]\nserver = 'udp:a'\ncapture_id = -1", "3: [hep] capture_id: expected 0 to 4294967295, got -1"),
+        ("[hep]\nserver = 'udp:a'\nsample = 0", "3: [hep] sample: expected more than 0 and at most 1, got 0"),
+        ("[hep]\nserver = 'udp:a'\nmethods = ['A B']", "3: [hep] methods: expected methods such as INVITE, got 'A B'"),
+        (
+            "[hep]\nserver = 'udp:a'\nauth_key = '" + "k" * 256 + "'",
+            "3: [hep] auth_key: expected at most 255 octets, got 256",
+        ),
+        ("[hep]\nserver = 'udp:a'\nca = 'x.pem'", "3: [hep] ca: expected a server with tls:"),
+        ("[hep]\nserver = 'tls:a'\nca = 'x.pem'", "3: [hep] ca: "),
+        ("[hep]\nservers = 'udp:a'", "2: [hep] servers: unknown, did you mean server?"),
         ("[udp]\nmtu = -1", "2: [udp] mtu: expected 0 or more octets, got -1"),
         ("[udp]\nmtu_try_proto = 'sctp'", "2: [udp] mtu_try_proto: expected tcp or tls, got sctp"),
         ("[udp]\nmtus = 1300", "2: [udp] mtus: unknown, did you mean mtu?"),
