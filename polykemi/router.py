@@ -29,7 +29,7 @@ from polykemi.modules.xhttp import TakesHttp
 from polykemi.overload import Overload, OverloadLimits
 from polykemi.sip import build, http
 from polykemi.sip.flow import Flow, LastFlow
-from polykemi.sip.message import Request, Response, parse
+from polykemi.sip.message import Message, Request, Response, parse
 from polykemi.sip.reply_path import reply_path
 
 log = logging.getLogger("polykemi.router")
@@ -42,6 +42,22 @@ class RouteTable(Protocol):
 
     def engine_for(self, kind: Route, callback: str) -> str:
         """Return the name of the engine that runs ``callback`` as a block of ``kind``."""
+
+
+class Onlooker(Protocol):
+    """Who looks at messages and their route blocks (``log.watch``)."""
+
+    def follow(self, process: Process[None], message: Message, flow: Flow, now: float) -> Process[None]:
+        """A message has come in: return its process, or one around it.
+
+        It runs to its end without another one between, so what holds from its begin to its end holds for this message alone.
+        """
+
+    def began(self, ctx: RouteContext) -> None:
+        """A route block begins; it may be inside of another one, or run by a timer."""
+
+    def ended(self, ctx: RouteContext, seconds: float) -> None:
+        """It has ended."""
 
 
 class Router:
@@ -64,6 +80,7 @@ class Router:
         self.overload = overload or Overload(OverloadLimits())
         self.draining = False
         self.refusing = False  # draining, or some of the new requests are refused
+        self.onlookers: tuple[Onlooker, ...] = ()
         self.engines: Mapping[str, Engine] = {}
         self.scripts: Mapping[str, Path] = {}  # by engine
         self._send = send
@@ -121,9 +138,13 @@ class Router:
                 self._refuse(data, flow, error)
             return
         if isinstance(message, Request):
-            self._queue.append(self._request(message, flow, now))
+            process = self._request(message, flow, now)
         else:
-            self._queue.append(self._response(message, flow, now))
+            process = self._response(message, flow, now)
+        if self.onlookers:
+            for onlooker in self.onlookers:
+                process = onlooker.follow(process, message, flow, now)
+        self._queue.append(process)
 
     def put(self, process: Process[None]) -> None:
         """Take work that is no datagram: a timer, a transport error."""
@@ -132,7 +153,7 @@ class Router:
     # ---- work is done
     def next(self) -> RouteContext | None:
         """Go on until a route block has to run and return its context; None when nothing is left and the turn has ended."""
-        ran, self._ran = self._ran, None
+        ran = self._ran
         if ran is not None and ran.error is not None:
             self.report(ran)
         while True:
@@ -158,8 +179,8 @@ class Router:
                 ctx = None
                 self.services.count("core.internal_errors")
                 log.exception("internal error; the message it happened on is lost")
+            self._ran = ctx
             if ctx is not None:
-                self._ran = ctx
                 return ctx
             self._process = None
 
@@ -199,13 +220,21 @@ class Router:
             return
         stack.append(name)
         current.ctx = ctx
+        onlookers = self.onlookers
+        if onlookers:
+            for onlooker in onlookers:
+                onlooker.began(ctx)
         began = clock()
         try:
             self.engines[name].call(ctx.callback, ctx.event or None)
         except ScriptError as error:
             ctx.error = error
         finally:
-            block.add(clock() - began)
+            seconds = clock() - began
+            block.add(seconds)
+            if onlookers:
+                for onlooker in onlookers:
+                    onlooker.ended(ctx, seconds)
             current.ctx = outer
             stack.pop()
 
@@ -251,6 +280,15 @@ class Router:
             self.services.count("core.failed_calls")
             log.error("script error in %s, called at %s: %s", what, self.where(), error)
             return -1
+
+    def context(self) -> RouteContext | None:
+        """Return the context that is worked on: of the block that runs, else of the last one of the message."""
+        return self.services.current.ctx or self._ran
+
+    def look(self, onlooker: Onlooker, *, on: bool) -> None:
+        """Let ``onlooker`` see what comes from now on, or no more."""
+        others = tuple(one for one in self.onlookers if one is not onlooker)
+        self.onlookers = (*others, onlooker) if on else others
 
     def where(self) -> str:
         """Return ``file:line`` of the script's call that is running; empty when none is."""

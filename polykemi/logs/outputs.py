@@ -1,0 +1,157 @@
+"""Where lines go. None of it ever waits: what cannot be written at once is lost, counted, and told of when it works again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+SYSLOG: Final = "/dev/log"
+JOURNAL: Final = "/run/systemd/journal/socket"
+PIPE: Final = 4096  # octets that a pipe or a terminal that is ready takes at once (pipe(7): PIPE_BUF)
+
+
+class Output(Protocol):
+    """A place for lines."""
+
+    def write(self, data: bytes) -> None:
+        """Write all of ``data`` without waiting. Raise OSError."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
+class Stream:
+    """A file descriptor that others have too (standard error): asked before each write whether it would wait.
+
+    ``O_NONBLOCK`` would hold for all who share it, the shell that has started the server among them.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+        try:
+            self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        except OSError:  # closed: each write says so
+            self._is_file = False
+        self._torn = False  # the last line has no end
+
+    def write(self, data: bytes) -> None:
+        """Write ``data``. Raise OSError."""
+        rest = memoryview(b"\n" + data if self._torn else data)
+        while rest:
+            if not self._poll.poll(0):
+                raise BlockingIOError("it takes no more")
+            rest = rest[os.write(self._fd, rest if self._is_file else rest[:PIPE]) :]
+            self._torn = bool(rest)
+
+    def close(self) -> None:
+        """Nothing: it is not ours."""
+
+
+class File:
+    """A file that is opened anew when another one, or none, has its name (logrotate, with or without ``create``)."""
+
+    def __init__(self, path: Path) -> None:
+        """Raise OSError."""
+        self._path = path
+        self._identity = (0, 0)
+        self._fd = -1
+        self._torn = False
+        self._open()
+
+    def write(self, data: bytes) -> None:
+        """Write ``data``. Raise OSError."""
+        try:
+            found = os.stat(self._path)
+            same = (found.st_dev, found.st_ino) == self._identity
+        except FileNotFoundError:
+            same = False
+        if not same:
+            self._open()
+        rest = memoryview(b"\n" + data if self._torn else data)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+            self._torn = bool(rest)
+
+    def _open(self) -> None:
+        # O_NONBLOCK: for a pipe that nobody reads
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o640)
+        self.close()
+        found = os.fstat(fd)
+        self._fd, self._identity, self._torn = fd, (found.st_dev, found.st_ino), False
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Datagrams:
+    """A Unix socket that takes one datagram a line: syslog's or the journal's."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+
+    def write(self, data: bytes) -> None:
+        """Send ``data``. Raise OSError."""
+        self._socket.sendto(data, self._path)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+class Handler(logging.Handler):
+    """Gives records, as ``encode`` makes them, to an output."""
+
+    def __init__(self, output: Output, encode: Callable[[logging.LogRecord], bytes]) -> None:
+        super().__init__()
+        self._output, self._encode = output, encode
+        self.counters: dict[str, int] = {}  # where lost lines are counted: log.lost_lines
+        self._lost = 0  # since the last line that was written
+        self._cause = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, and before it how many were lost."""
+        try:
+            if self._lost:
+                self._output.write(self._encode(self._loss()))
+                self._lost = 0
+            self._output.write(self._encode(record))
+        except OSError as error:
+            self._lose(error.strerror or str(error))
+        except Exception as error:  # noqa: BLE001 - whatever a record holds, what logs it goes on
+            self._lose(f"{type(error).__name__}: {error}")
+
+    def _lose(self, cause: str) -> None:
+        self._lost += 1
+        self._cause = cause
+        self.counters["log.lost_lines"] = self.counters.get("log.lost_lines", 0) + 1
+
+    def _loss(self) -> logging.LogRecord:
+        text = "%d lines of the log were lost: %s"
+        return logging.makeLogRecord(
+            {
+                "name": "polykemi.log",
+                "levelno": logging.WARNING,
+                "levelname": "WARNING",
+                "msg": text,
+                "args": (self._lost, self._cause),
+                "thread": 0,
+            }
+        )
+
+    def close(self) -> None:
+        """Close the output."""
+        self._output.close()
+        super().close()
