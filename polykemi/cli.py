@@ -161,7 +161,7 @@ def rpc(
     """Ask a running server; system.listMethods says what. Numbers in ARGS are sent as numbers, s:5060 as a text."""
     from polykemi.control import client, text
 
-    path = socket or _storage_settings(file, data).data / client.SOCKET
+    path = socket or _control_socket(_storage_settings(file, data))
     result = client.call(path, method, [client.argument(one) for one in arguments])
     for line in [text.as_json(result)] if as_json else text.readable(result):
         click.echo(line)
@@ -194,6 +194,12 @@ def _config_file(given: Path | None) -> Path | None:
 
 def _storage_settings(file: Path | None, data: Path | None) -> config.Settings:
     return config.load(_config_file(file), data=data, serving=False)
+
+
+def _control_socket(settings: config.Settings) -> Path:
+    from polykemi.control import client
+
+    return settings.control.socket or settings.data / client.SOCKET
 
 
 def _subscriber(text: str, settings: config.Settings) -> Subscriber:

@@ -14,6 +14,12 @@ PolykemiError
     RpcError                an RPC command that is answered with an error: its code and what to say
 """
 
+from typing import Final
+
+WEDGED: Final = (
+    70  # exit status (EX_SOFTWARE) of a server that has ended itself because a script was stuck in native code
+)
+
 
 class PolykemiError(Exception):
     """Base of everything that polykemi raises on purpose."""

@@ -285,7 +285,7 @@ class Router:
         """Return the context that is worked on: of the block that runs, else of the last one of the message."""
         return self.services.current.ctx or self._ran
 
-    def look(self, onlooker: Onlooker, *, on: bool) -> None:
+    def look(self, onlooker: Onlooker, on: bool) -> None:
         """Let ``onlooker`` see what comes from now on, or no more."""
         others = tuple(one for one in self.onlookers if one is not onlooker)
         self.onlookers = (*others, onlooker) if on else others

@@ -20,7 +20,7 @@ from typing import Any
 
 import uvloop
 
-from polykemi import __version__, compiled, logs, memory
+from polykemi import __version__, compiled, memory
 from polykemi.config import Settings, load_tls, typed_params
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import ControlPlane, make_rpc
@@ -33,9 +33,11 @@ from polykemi.kemi.inspection import inspect
 from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTls, Offline, Peers, Tls, Unlocated
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.logs import Log
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
 from polykemi.overload import BEAT, Overload
+from polykemi.process import DataLock, PidFile, drop_privileges
 from polykemi.pv.accessor import Environment
 from polykemi.pv.compiler import Variables
 from polykemi.router import Router
@@ -43,6 +45,7 @@ from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
+from polykemi.systemd import Inherited, Notifier
 from polykemi.transaction.blocklist import Blocklist
 from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
@@ -55,8 +58,6 @@ log = logging.getLogger("polykemi.server")
 _ALWAYS_LOADED = ("core", "pv", "hdr", "x")  # as in Kamailio
 
 _GIVE_BACK = 5.0  # seconds between two attempts to free memory: it stops everything for a while
-
-DRAIN_SECONDS = 5.0  # how long a stopping server waits for open transactions
 
 Trace = Callable[[str, tuple[Any, ...], Any], None]
 
@@ -234,10 +235,6 @@ def _must_answer_requests(settings: Settings, router: Router) -> None:
 
 def open_data(data: Path) -> tuple[LocationStore, Database]:
     """Open (and make, when missing) what is stored under ``data``. Raises DataError."""
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{data}: {error.strerror}") from None
     database = Database(data / "polykemi.sqlite")
     try:
         return LmdbLocation(data / "location"), database
@@ -249,7 +246,14 @@ def open_data(data: Path) -> tuple[LocationStore, Database]:
 class Server:
     """A node on the network: sockets, timers, signals."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, notifier: Notifier | None = None, inherited: Inherited | None = None
+    ) -> None:
+        """Get everything that is needed, or leave nothing behind: raises UsageError.
+
+        ``notifier`` tells a manager of processes how the server is, ``inherited`` are the sockets that it has passed.
+        """
+        self.notifier = notifier or Notifier()
         if settings.overload.memory is None:
             settings = replace(settings, overload=replace(settings.overload, memory=memory.limit()))
         self.settings = settings
@@ -273,13 +277,23 @@ class Server:
                 settings.tls,
                 self._lost,
                 resolver=self.resolver,
+                inherited=inherited,
             )
             undo.callback(self.transports.close)
             self.transports.streams.read_tls = partial(load_tls, settings.file, settings.listen)
+            service = settings.service
+            if service.umask is not None:
+                os.umask(service.umask)
+            self._pid_file = PidFile(service.pid_file, service.user) if service.pid_file is not None else None
+            if self._pid_file is not None:
+                undo.callback(self._pid_file.close)
+            drop_privileges(service.user, service.group, settings.data)
+            self._lock = DataLock(settings.data)
+            undo.callback(self._lock.close)
             location, database = open_data(settings.data)
             undo.callback(location.close)
             undo.callback(database.close)
-            self.control = ControlPlane(settings.data, settings.metrics)
+            self.control = ControlPlane(settings.data, settings.control, settings.metrics)
             undo.callback(self.control.close)
             self._peers = PeerSockets()
             undo.callback(self._peers.close)
@@ -369,6 +383,8 @@ class Server:
     def open(self) -> None:
         """Get ready for ``run``: from now on signals end it, and what comes in is answered then."""
         self.control.open(self.loop, self.router, self.node.rpc)
+        for sock in self.transports.made:
+            self.notifier.keep(sock)
         self.transports.open(self.loop)
         for number in (signal.SIGINT, signal.SIGTERM):  # not the loop's handlers: they miss what comes before it runs
             signal.signal(number, self._signalled)
@@ -377,6 +393,8 @@ class Server:
         """Serve until SIGINT or SIGTERM, then let open transactions finish."""
         self._arm()
         self._beat(time.monotonic())
+        if self.notifier.watchdog:
+            self._tell_alive()
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)  # messages leave no cycles behind; looking for some costs 5 % of a call
@@ -384,6 +402,10 @@ class Server:
             self._resident.serve(self.loop)
         else:
             self.loop.run_forever()
+
+    def _tell_alive(self) -> None:
+        self.notifier.alive()
+        self.loop.call_later(self.notifier.watchdog / 2, self._tell_alive)
 
     def _signalled(self, *_: object) -> None:
         if not self.loop.is_closed():
@@ -394,7 +416,9 @@ class Server:
         if self._stop_at is not None:
             self._end()
             return
-        self._stop_at = time.time() + DRAIN_SECONDS
+        seconds = self.settings.service.drain
+        self._stop_at = time.time() + seconds
+        self.notifier.stopping(f"no new requests; open transactions have {seconds:g} s")
         self.router.drain()
         self._end_when_idle()
 
@@ -418,6 +442,10 @@ class Server:
         self.node.stop(time.time())
         self._peers.close()
         self.node.close()
+        self._lock.close()
+        if self._pid_file is not None:
+            self._pid_file.close()
+        self.notifier.close()
         self.loop.close()
 
     def describe(self) -> list[str]:
@@ -442,13 +470,27 @@ def _name(kind: Route) -> str:
 
 def serve(settings: Settings, say: Callable[[str], None]) -> None:
     """Run a server in the foreground until it is told to stop, and ``say`` what it is. Raises UsageError."""
-    logs.to_stderr(settings.log_level)
-    server = Server(settings)
+    with Log(settings.log) as written:
+        _serve(settings, say, written)
+
+
+def _serve(settings: Settings, say: Callable[[str], None], written: Log) -> None:
+    notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
+    server = Server(settings, notifier, inherited)
     try:
+        router = server.router
+        written.attach(router.services, router.context, router.where)
+        server.loop.call_soon(written.here)
         server.open()
+        for address, name in inherited.close():
+            log.warning("the socket %s was passed (%s), and [listen] does not name it: it is closed", address, name)
+            notifier.forget(address)
+        if os.geteuid() == 0:
+            log.warning("the server and its scripts run as root: [service] user names somebody with fewer rights")
         for line in server.describe():
             say(line)
         say("ready")
+        notifier.ready(f"listening on {', '.join(map(str, server.transports.bound))}")
         server.run()
     finally:
         server.close()

@@ -48,7 +48,9 @@ class Watch:
 class Watches:
     """The watches of a server. An onlooker of the router (``router.Onlooker``) while there are some, or its level is debug."""
 
-    def __init__(self, levels: Levels, sent: Callable[[], list[tuple[bytes, Flow]]], look: Callable[[bool], None]) -> None:
+    def __init__(
+        self, levels: Levels, sent: Callable[[], list[tuple[bytes, Flow]]], look: Callable[[Watches, bool], None]
+    ) -> None:
         """``sent``: what waits to leave; ``look``: is told whether messages are to be shown here."""
         self._levels, self._sent, self._look = levels, sent, look
         self._watches: list[Watch] = []
@@ -56,7 +58,7 @@ class Watches:
         levels.on_change = self._see
 
     def _see(self) -> None:
-        self._look(bool(self._watches) or log.isEnabledFor(logging.DEBUG))
+        self._look(self, bool(self._watches) or log.isEnabledFor(logging.DEBUG))
 
     # ---- what is watched
     def add(self, kind: str, value: str, seconds: float, now: float) -> Watch:

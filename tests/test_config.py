@@ -12,7 +12,7 @@ import pytest
 
 import polykemi.modules
 from polykemi import config
-from polykemi.config import EngineSettings, Settings
+from polykemi.config import ControlSettings, EngineSettings, Settings
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import to_octets
 from polykemi.kemi.route import Route
@@ -101,6 +101,11 @@ max_contacts = 5
 level = "debug"
 [metrics]
 listen = "[::1]:9090"
+[control]
+socket = "c.sock"
+datagram = "/run/rpc.sock"
+http = "192.0.2.1:8080"
+token = "abcdefghijklmnop"
 """
 
 
@@ -116,8 +121,10 @@ def test_everything_of_the_file_arrives(tmp_path: Path) -> None:
     )
     assert settings.modules.load == ("sl", "registrar")
     assert settings.modules.params == {"registrar": {"max_contacts": 5}}
-    assert settings.log_level == "debug"
+    assert settings.log.level == "debug"
     assert settings.metrics == ("::1", 9090)
+    paths = (tmp_path / "c.sock", Path("/run/rpc.sock"))
+    assert settings.control == ControlSettings(*paths, ("192.0.2.1", 8080), "abcdefghijklmnop")
     assert settings.file == tmp_path / "polykemi.toml"
 
 
@@ -130,13 +137,18 @@ def test_a_route_block_runs_in_the_engine_of_its_name_else_of_its_kind_else_of_t
     assert routes.engine_for(Route.REQUEST, "ksr_request_route") == "lua"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "[::1]", "localhost"])
+def test_on_loopback_the_control_plane_needs_no_token(tmp_path: Path, host: str) -> None:
+    assert load(tmp_path, f"[control]\nhttp = '{host}:8080'").control.http == (host.strip("[]"), 8080)
+
+
 def test_without_a_file_and_without_flags_the_defaults_hold() -> None:
     settings = config.load(None, serving=False)
     assert settings == Settings()
     assert settings.listen == (Listener("udp", "0.0.0.0", 5060),)
     assert settings.data == Path("polykemi.data")
     assert settings.modules.load is None
-    assert settings.log_level == "info"
+    assert settings.log.level == "info"
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
@@ -297,7 +309,7 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ('[engines.lua]\nscript = "a"\nmax_memory = "lots"', "3: [engines.lua] max_memory: expected octets, or a size"),
         ('[engines.lua]\nscript = "a"\nmax_memory = -1', "3: [engines.lua] max_memory: expected octets, or a size"),
         ('[engines.lua]\nscript = "a"\nallow = 1', "3: [engines.lua] allow: expected a list of texts, got 1"),
-        ('[engines.lua]\nscript = "a"\nallow = ["iO"]', "3: [engines.lua] allow: iO is unknown, did you mean io?"),
+        ('[engines.lua]\nscript = "a"\nallow = ["iO"]', "3: [engines.lua] allow: iO is unknown, expected debug"),
         ('[engines.js]\nscript = "a"\nallow = ["io"]', "3: [engines.js] allow: io is unknown, expected files or wasm"),
         ('[engines.python]\nscript = "a"\nallow = []', "3: [engines.python] allow: a Python script runs in the server"),
         ('[routes]\nrequest_route = "lua"', "2: [routes] request_route: [engines] names no script for lua"),
@@ -368,6 +380,21 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ("[tcp]\nlifetime = 1", "2: [tcp] lifetime: unknown"),
         ("[tcp]\nconection_lifetime = 1", "2: [tcp] conection_lifetime: unknown, did you mean connection_lifetime?"),
         ("[metrics]\nport = 9090", "2: [metrics] port: unknown, expected listen"),
+        ("[control]\nhttps = 'a'", "2: [control] https: unknown, did you mean http?"),
+        ("[control]\nhttp = '8080'", "2: [control] http: expected HOST:PORT, got '8080'"),
+        (
+            "[control]\nhttp = '0.0.0.0:80'",
+            "2: [control] http: whoever reaches 0.0.0.0 could command the server: set a",
+        ),
+        ("[control]\nhttp = '[::]:80'", "2: [control] http: whoever reaches :: could command the server: set a token,"),
+        ("[control]\nhttp = 'sip.test:80'", "2: [control] http: whoever reaches sip.test could command the server"),
+        (
+            "[control]\nhttp = 'a:1'\ntoken = 'se cret'",
+            "3: [control] token: expected 16 to 256 letters, digits and -._~",
+        ),
+        ("[control]\nhttp = 'a:1'\ntoken = ''", "3: [control] token: expected 16 to 256 letters, digits and -._~"),
+        ("[control]\ntoken = 'abcdefghijklmnop'", "2: [control] token: expected http = HOST:PORT beside it"),
+        ("[control]\nsocket = 'a'\ndatagram = 'a'", "3: [control] datagram: expected another path than that of socket"),
         ("[dns]\nnameservers = ['ns.test']", "2: [dns] nameservers: expected ADDRESS or ADDRESS:PORT of a name server"),
         ("[dns]\nretr_no = 0", "2: [dns] retr_no: expected more than 0, got 0"),
         ("[dns]\ncache_max_ttl = -1", "2: [dns] cache_max_ttl: expected seconds, got -1"),

@@ -202,8 +202,14 @@ def test_freed_memory_in_between_goes_back_to_the_system() -> None:
     assert len(blocks) == 20
 
 
+def _bound_udp() -> tuple[Listener, socket.socket]:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.17.2", 0))
+    return Listener("udp", "127.0.17.2", 0), sock
+
+
 def test_a_udp_socket_tells_how_long_datagrams_wait_and_how_many_had_no_room() -> None:
-    udp = UdpListener(Listener("udp", "127.0.17.2", 0), lambda *_: None, lambda: None, lambda *_: None)
+    udp = UdpListener(*_bound_udp(), lambda *_: None, lambda: None, lambda *_: None)
     udp._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     assert udp.waited(time.time()) == 0.0
     assert udp.lost() == 0
@@ -228,7 +234,7 @@ def test_passes_that_take_long_become_shorter(monkeypatch: pytest.MonkeyPatch) -
         taken[-1] += 1
         clock[0] += 0.05
 
-    udp = UdpListener(Listener("udp", "127.0.17.2", 0), receive, lambda: None, lambda *_: None)
+    udp = UdpListener(*_bound_udp(), receive, lambda: None, lambda *_: None)
     monkeypatch.setattr("polykemi.transport.udp.time.time", lambda: clock[0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         for _ in range(150):

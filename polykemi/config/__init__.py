@@ -11,12 +11,16 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
-from polykemi.config.addresses import host_and_port, parse_domain, parse_listen
+from polykemi.config.addresses import parse_domain, parse_listen
+from polykemi.config.control import ControlSettings, control, listen_address
+from polykemi.config.log import log
 from polykemi.config.network import dns, load_tls, overload, tcp, tls, udp
+from polykemi.config.service import ServiceSettings, service
 from polykemi.config.table import FILE_NAME, T, Table, convert, one_of, read, shown, size, unknown
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.logs import LogSettings
 from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener, UdpSettings
 from polykemi.transport.limits import StreamLimits
@@ -25,6 +29,7 @@ from polykemi.transport.tls_profiles import TlsSettings
 
 __all__ = [
     "FILE_NAME",
+    "ControlSettings",
     "EngineSettings",
     "ModuleSettings",
     "RouteSettings",
@@ -42,7 +47,6 @@ ALLOWED: Final = {  # engine -> what ``allow`` may open of its language
     "lua": ("debug", "ffi", "io", "jit", "os", "package", "python"),
     "js": ("files", "wasm"),
 }
-LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 _TABLES: Final = (
     "listen",
@@ -54,11 +58,13 @@ _TABLES: Final = (
     "modules",
     "log",
     "metrics",
+    "control",
     "udp",
     "tcp",
     "tls",
     "dns",
     "overload",
+    "service",
 )
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
 
@@ -113,13 +119,15 @@ class Settings:
     routes: RouteSettings = RouteSettings("")
     modules: ModuleSettings = ModuleSettings()
     strict: bool = False  # [ksr]: a call of KSR that cannot be made raises in the script
-    log_level: str = "info"
+    log: LogSettings = field(default_factory=LogSettings)
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
+    control: ControlSettings = field(default_factory=ControlSettings)
     udp: UdpSettings = field(default_factory=UdpSettings)
     tcp: StreamLimits = field(default_factory=StreamLimits)
     dns: DnsSettings = field(default_factory=DnsSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     overload: OverloadLimits = field(default_factory=OverloadLimits)
+    service: ServiceSettings = field(default_factory=ServiceSettings)
     file: Path | None = None
 
 
@@ -158,13 +166,15 @@ def load(
         routes=routes,
         modules=_modules(root.table("modules")),
         strict=_strict(root.table("ksr")),
-        log_level=_log_level(root.table("log")),
+        log=log(root.table("log")),
         metrics=_metrics(root.table("metrics")),
+        control=control(root.table("control")),
         udp=udp(root.table("udp")),
         tcp=tcp(root.table("tcp")),
         dns=dns(root.table("dns")),
         tls=tls(root.table("tls"), listening if serving else ()),
         overload=overload(root.table("overload")),
+        service=service(root.table("service")),
         file=path,
     )
 
@@ -317,23 +327,9 @@ def _strict(table: Table) -> bool:
     return bool(table.get("strict", bool, False))
 
 
-def _log_level(table: Table) -> str:
-    table.only(("level",))
-    level: str = table.get("level", str, "info")
-    if level not in LOG_LEVELS:
-        table.fail("level", f"{level} is {unknown(level, LOG_LEVELS)}")
-    return level
-
-
 def _metrics(table: Table) -> tuple[str, int] | None:
     table.only(("listen",))
-    address: str | None = table.get("listen", str)
-    if address is None:
-        return None
-    try:
-        return host_and_port(from_octets(address), None, f"expected HOST:PORT, got {from_octets(address)!r}")
-    except ValueError as error:
-        table.fail("listen", str(error))
+    return listen_address(table, "listen")
 
 
 def _flags(flag: str, given: Iterable[str], parse: Callable[[str], T]) -> tuple[T, ...]:

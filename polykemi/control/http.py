@@ -1,4 +1,4 @@
-"""The least of HTTP/1.1 (RFC 9112): GET requests, each on a connection of its own, served by the event loop.
+"""The least of HTTP/1.1 (RFC 9112): GET and POST requests, each on a connection of its own, served by the event loop.
 
 What a client can make the server hold is bounded: connections, the length of a request, the time that it takes.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
@@ -16,14 +16,20 @@ from typing import Any, Final
 from polykemi.errors import UsageError
 
 LONGEST: Final = 8192  # octets of a request's head
+LONGEST_BODY: Final = 65536
 MOST: Final = 16  # connections at a time
 SECONDS: Final = 10.0  # that a connection may last
 
 _REQUEST: Final = re.compile(rb"([!-~]{1,32}) (/[!-~]*) HTTP/1\.[01]\r?\n")
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
+_HEADER: Final = re.compile(rb"([!#-'*+.0-9A-Z^-z|~-]+):[ \t]*(.*?)[ \t]*\r?\n", re.ASCII)
+_JSON: Final = "application/json"
 
 # path -> its content type and what makes the content
-Pages = dict[str, tuple[str, Callable[[], bytes]]]
+Pages = Mapping[str, tuple[str, Callable[[], bytes]]]
+# path -> what is given the headers (names in lower case) and the body, and makes the content, which is JSON
+Post = Callable[[Mapping[str, str], bytes], tuple[HTTPStatus, bytes | None]]
+Posts = Mapping[str, Post]
 
 
 class HttpServer:
@@ -44,9 +50,9 @@ class HttpServer:
         self._server: asyncio.AbstractServer | None = None
         self._connections: set[_Connection] = set()
 
-    def open(self, loop: asyncio.AbstractEventLoop, pages: Pages) -> None:
-        """Begin to serve ``pages``; called before ``loop`` runs."""
-        connection = partial(_Connection, loop, pages, self._connections)
+    def open(self, loop: asyncio.AbstractEventLoop, pages: Pages, posts: Posts = {}) -> None:  # noqa: B006  # is read
+        """Begin to serve ``pages`` and ``posts``; called before ``loop`` runs."""
+        connection = partial(_Connection, loop, pages, posts, self._connections)
         self._server = loop.run_until_complete(loop.create_server(connection, sock=self._socket))
 
     def close(self) -> None:
@@ -61,9 +67,15 @@ class HttpServer:
 class _Connection(asyncio.Protocol):
     """One request and its response."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pages: Pages, connections: set[_Connection]) -> None:
-        self._pages, self._connections = pages, connections
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, pages: Pages, posts: Posts, connections: set[_Connection]
+    ) -> None:
+        self._pages, self._posts, self._connections = pages, posts, connections
         self._received = b""
+        self._head = 0  # octets, when all of it is there
+        self._body = 0  # octets that come behind it
+        self._headers: dict[str, str] = {}
+        self._post: Post | None = None  # what takes the body
         self._limit = loop.call_later(SECONDS, self.abort)
         self._transport: asyncio.Transport
 
@@ -80,11 +92,14 @@ class _Connection(asyncio.Protocol):
         self._connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take octets until the head of the request is there."""
+        """Take octets until the request is there."""
         if self._transport.is_closing():
             return
         self._received += data
-        if _HEAD_END.search(self._received):
+        if self._head:
+            self._answer_post()
+        elif end := _HEAD_END.search(self._received):
+            self._head = end.end()
             self._request()
         elif len(self._received) > LONGEST:
             self._respond(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -95,22 +110,49 @@ class _Connection(asyncio.Protocol):
 
     def _request(self) -> None:
         line = _REQUEST.match(self._received)
-        page = self._pages.get(line[2].partition(b"?")[0].decode()) if line else None
+        path = line[2].partition(b"?")[0].decode() if line else ""
+        page, post = self._pages.get(path), self._posts.get(path)
         if line is None:
             self._respond(HTTPStatus.BAD_REQUEST)
-        elif page is None:
+        elif page is None and post is None:
             self._respond(HTTPStatus.NOT_FOUND)
-        elif line[1] != b"GET":
-            self._respond(HTTPStatus.METHOD_NOT_ALLOWED, headers=["Allow: GET"])
-        else:
+        elif line[1] == b"GET" and page is not None:
             kind, content = page
             self._respond(HTTPStatus.OK, content(), kind)
+        elif line[1] == b"POST" and post is not None:
+            self._post = post
+            self._read_headers(line.end())
+        else:
+            allowed = ["GET"] * (page is not None) + ["POST"] * (post is not None)
+            self._respond(HTTPStatus.METHOD_NOT_ALLOWED, headers=[f"Allow: {', '.join(allowed)}"])
+
+    def _read_headers(self, start: int) -> None:
+        """Read the headers of a POST, which begin at ``start``, and wait for its body."""
+        for name, value in _HEADER.findall(self._received[: self._head], start):
+            self._headers.setdefault(name.decode().lower(), value.decode("latin-1"))
+        length = self._headers.get("content-length", "")
+        if not (length.isascii() and length.isdecimal()) or "transfer-encoding" in self._headers:
+            self._respond(HTTPStatus.LENGTH_REQUIRED)
+        elif len(length) > 9 or int(length) > LONGEST_BODY:
+            self._respond(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        else:
+            self._body = int(length)
+            if self._headers.get("expect", "").lower() == "100-continue":
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._answer_post()
+
+    def _answer_post(self) -> None:
+        body = self._received[self._head : self._head + self._body]
+        if self._post is not None and len(body) == self._body:
+            status, content = self._post(self._headers, body)
+            challenge = ["WWW-Authenticate: Bearer"] if status == HTTPStatus.UNAUTHORIZED else None
+            self._respond(status, content, _JSON if content is not None else "text/plain", challenge)
 
     def _respond(
         self, status: HTTPStatus, body: bytes | None = None, kind: str = "text/plain", headers: list[str] | None = None
     ) -> None:
         """Send the response and close; the connection goes when the client has taken it, or when its time is over."""
-        body = f"{status.phrase}\n".encode() if body is None else body
+        body = (b"" if status == HTTPStatus.NO_CONTENT else f"{status.phrase}\n".encode()) if body is None else body
         lines = [f"HTTP/1.1 {status} {status.phrase}", f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
         head = "\r\n".join([*lines, "Connection: close", *(headers or []), "", ""])
         self._transport.write(head.encode() + body)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from pathlib import Path
 
 from polykemi import __version__
+from polykemi.config import ControlSettings
 from polykemi.control import commands
+from polykemi.control.datagram import DatagramSocket
 from polykemi.control.http import HttpServer
+from polykemi.control.http_rpc import PATH, rpc_over_http
 from polykemi.control.jsonrpc import JsonRpc
+from polykemi.control.logs import Logs
 from polykemi.control.names import Dns, DstBlocklist
 from polykemi.control.unix import NAME, ControlSocket
-from polykemi.errors import UsageError
 from polykemi.router import Router
 from polykemi.transport.resolver import Resolver
+from polykemi.watches import Watches
 
 
 def make_rpc(router: Router, started: float) -> JsonRpc:
@@ -25,6 +30,8 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     rpc = JsonRpc()
     rpc.add(commands.Core(__version__, started), commands.Stats(services.counters), commands.Routes(router.stats))
     rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist))
+    watches = Watches(services.levels, lambda: services.outbox.items, router.look)
+    rpc.add(Logs(services.levels, watches))
     if isinstance(services.locator, Resolver):
         rpc.add(Dns(services.locator))
     rpc.add(*services.modules.values())
@@ -35,30 +42,45 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
 class ControlPlane:
     """Bound while the server is made, so that a mistake ends it early; open while it runs."""
 
-    def __init__(self, data: Path, metrics: tuple[str, int] | None = None) -> None:
-        """Bind what is listened on: a socket in ``data``, and host and port for ``metrics``. Raise UsageError."""
-        self._socket = ControlSocket(data / NAME)
-        try:
-            self._http = HttpServer(*metrics) if metrics is not None else None
-        except UsageError:
-            self._socket.close()
-            raise
+    def __init__(self, data: Path, settings: ControlSettings, metrics: tuple[str, int] | None = None) -> None:
+        """Bind what is listened on: a socket in ``data``, what ``settings`` names, ``metrics``. Raise UsageError."""
+        with ExitStack() as undo:
+            self._socket = ControlSocket(settings.socket or data / NAME)
+            undo.callback(self._socket.close)
+            self._datagram = DatagramSocket(settings.datagram) if settings.datagram is not None else None
+            if self._datagram is not None:
+                undo.callback(self._datagram.close)
+            self._http = HttpServer(*settings.http) if settings.http is not None else None
+            if self._http is not None:
+                undo.callback(self._http.close)
+            self._metrics = HttpServer(*metrics) if metrics is not None else None
+            undo.pop_all()
+        self._token = settings.token
 
     def describe(self) -> list[str]:
-        """Return the lines that tell where this server is watched."""
-        return [f"metrics on {self._http.url}/metrics"] if self._http is not None else []
+        """Return the lines that tell where this server is watched and asked."""
+        lines = [f"metrics on {self._metrics.url}/metrics"] if self._metrics is not None else []
+        if self._http is not None:
+            lines.append(f"JSON-RPC on {self._http.url}{PATH}")
+        if self._datagram is not None:
+            lines.append(f"JSON-RPC on {self._datagram.path}")
+        return lines
 
     def open(self, loop: asyncio.AbstractEventLoop, router: Router, rpc: JsonRpc) -> None:
         """Begin to answer ``rpc`` requests about the server that ``router`` belongs to; called before ``loop`` runs."""
         self._socket.open(loop, rpc.answer)
+        if self._datagram is not None:
+            self._datagram.open(loop, rpc.answer)
         if self._http is not None:
+            self._http.open(loop, {}, {PATH: rpc_over_http(rpc.answer, self._token)})
+        if self._metrics is not None:
             from polykemi.control import metrics  # only who wants them pays for the client library
 
             page = metrics.Metrics(router.services.counters, router.stats).page
-            self._http.open(loop, {"/metrics": (metrics.CONTENT_TYPE, page)})
+            self._metrics.open(loop, {"/metrics": (metrics.CONTENT_TYPE, page)})
 
     def close(self) -> None:
         """End it; called when the loop runs no more."""
-        self._socket.close()
-        if self._http is not None:
-            self._http.close()
+        for one in (self._socket, self._datagram, self._http, self._metrics):
+            if one is not None:
+                one.close()

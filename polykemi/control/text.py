@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from polykemi.logs import CONTROLS
+from polykemi.logs.formats import CONTROLS
 
-_ESCAPES = CONTROLS | {ord("\t"): "\\t", ord("\n"): "\\n"}
+_ESCAPES = CONTROLS | {ord("\t"): "\\t"}
 
 
 def readable(result: Any) -> list[str]:

@@ -7,24 +7,19 @@ bounded: connections, the length of a request, requests not yet answered, answer
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
-import os
 import socket
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from polykemi.control.jsonrpc import INVALID_REQUEST, SERVER_ERROR, failure
+from polykemi.control.paths import address_of, bind, directory_of, unbind
 from polykemi.errors import UsageError
 
 NAME: Final = "control.sock"  # in the data directory
 LONGEST: Final = 65536  # octets of a request
 MOST: Final = 32  # connections at a time
-_LONGEST_PATH: Final = 107  # octets that a socket's address has room for (struct sockaddr_un)
 
 Answer = Callable[[bytes], bytes | None]
 
@@ -39,28 +34,11 @@ class ControlSocket:
         self._server: asyncio.AbstractServer | None = None
         self._connections: set[_Connection] = set()
         try:
-            self._bind()
-        except OSError as error:
-            self._socket.close()
-            raise UsageError(f"cannot listen on {path}: {error.strerror}") from None
+            self._file = bind(self._socket, path)
         except UsageError:
             self._socket.close()
             raise
-
-    def _bind(self) -> None:
-        os.fchmod(self._socket.fileno(), 0o600)  # on Linux the file gets the mode that the socket has when it is bound
-        with _directory(self.path) as directory:
-            fcntl.flock(directory, fcntl.LOCK_EX)  # one server at a time looks whether a socket is stale
-            address = _address(self.path, directory)
-            try:
-                self._socket.bind(address)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                _remove_stale(self.path, address)
-                self._socket.bind(address)
-            self._file = self.path.lstat()
-            self._socket.listen()
+        self._socket.listen()
 
     def open(self, loop: asyncio.AbstractEventLoop, answer: Answer) -> None:
         """Begin to answer; called before ``loop`` runs."""
@@ -74,11 +52,7 @@ class ControlSocket:
         for connection in list(self._connections):
             connection.abort()
         self._socket.close()
-        try:
-            if os.path.samestat(self.path.lstat(), self._file):
-                self.path.unlink()
-        except OSError:  # it is gone already, perhaps with its directory
-            pass
+        unbind(self.path, self._file)
 
 
 def connect(path: Path, seconds: float) -> socket.socket:
@@ -86,42 +60,12 @@ def connect(path: Path, seconds: float) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(seconds)
-        with _directory(path) as directory:
-            sock.connect(_address(path, directory))
+        with directory_of(path) as directory:
+            sock.connect(address_of(path, directory))
     except BaseException:
         sock.close()
         raise
     return sock
-
-
-@contextmanager
-def _directory(path: Path) -> Iterator[int]:
-    """Give a descriptor of the directory that ``path`` is in."""
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _address(path: Path, directory: int) -> str:
-    """Return the address of ``path``: by way of its directory's descriptor where it is too long for one."""
-    return str(path) if len(os.fsencode(path)) <= _LONGEST_PATH else f"/proc/self/fd/{directory}/{path.name}"
-
-
-def _remove_stale(path: Path, address: str) -> None:
-    """Remove the socket of a server that was killed. Raise UsageError when one listens there, or when it is no socket."""
-    if not stat.S_ISSOCK(path.lstat().st_mode):
-        raise UsageError(f"cannot listen on {path}: there is a file that is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(address)
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except BlockingIOError:  # somebody listens and is busy
-            pass
-    raise UsageError(f"cannot listen on {path}: a server that runs already has this data directory")
 
 
 class _Connection(asyncio.Protocol):

@@ -100,7 +100,7 @@ class Datagrams:
     def __init__(self, path: str) -> None:
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
 
     def write(self, data: bytes) -> None:
         """Send ``data``. Raise OSError."""

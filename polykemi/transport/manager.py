@@ -19,9 +19,10 @@ from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.sip.grammar import to_ip
 from polykemi.sip.locate import Destination, Place
 from polykemi.sip.reply_path import is_for_many
+from polykemi.systemd import Inherited
 from polykemi.transport.limits import StreamLimits
 from polykemi.transport.resolver import Reply, Resolver
-from polykemi.transport.stream import Streams
+from polykemi.transport.stream import BACKLOG, Streams
 from polykemi.transport.tls_profiles import TlsSettings
 from polykemi.transport.udp import UdpListener
 
@@ -42,8 +43,11 @@ class Transports:
         tls: TlsSettings | None = None,
         lost: Callable[[Flow, float], None] = lambda *_: None,
         resolver: Resolver | None = None,
+        inherited: Inherited | None = None,
     ) -> None:
         """Bind all that is ``wanted``, or nothing: raises UsageError for the first that cannot be bound.
+
+        What is among the ``inherited`` sockets is bound already.
 
         The hosts 0.0.0.0 and :: stand for all addresses of this machine, each a listener of its own. ``closed``, ``limits``,
         ``tls`` and ``lost`` are about connections: ``transport/stream.py``. Without a ``resolver`` the names of
@@ -56,6 +60,8 @@ class Transports:
         self.resolver = Resolver(_ask_nobody) if resolver is None else resolver
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls = receive, done, failed
+        self._inherited = inherited or Inherited()
+        self.made: list[socket.socket] = []  # bound here, not inherited
         self._failed, self._done = failed, done
         try:
             for listener in wanted:
@@ -66,12 +72,17 @@ class Transports:
             raise
 
     def _bind(self, wanted: Listener) -> None:
+        given = self._inherited.find(wanted.proto, wanted.host, wanted.port)
+        sock = _bound(wanted) if given is None else given
         if wanted.proto != "udp":
-            self.bound.append(self.streams.listen(wanted))
-            return
-        udp = UdpListener(wanted, *self._calls)
-        self._by_listener[udp.listener] = udp
-        self.bound.append(udp.listener)
+            listener = self.streams.listen(wanted, sock)
+        else:
+            udp = UdpListener(wanted, sock, *self._calls)
+            self._by_listener[udp.listener] = udp
+            listener = udp.listener
+        self.bound.append(listener)
+        if given is None:
+            self.made.append(sock)
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
@@ -155,6 +166,23 @@ class Transports:
         self.streams.close()
         for udp in self._by_listener.values():
             udp.close()
+
+
+def _bound(wanted: Listener) -> socket.socket:
+    """Return a socket that is bound to ``wanted``, whose port may be 0: any. Raise UsageError."""
+    family = socket.AF_INET6 if ":" in wanted.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM if wanted.proto == "udp" else socket.SOCK_STREAM)
+    try:
+        if wanted.proto == "udp":
+            sock.bind((wanted.host, wanted.port))
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((wanted.host, wanted.port))
+            sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise UsageError(f"cannot listen on {wanted}: {error.strerror}") from None
+    return sock
 
 
 async def _ask_nobody(name: str, kind: str) -> Reply | None:

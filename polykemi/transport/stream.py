@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from polykemi.errors import ConfigError, ParseError, UsageError
+from polykemi.errors import ConfigError, ParseError
 from polykemi.kemi.network import TlsConnection, TlsState
 from polykemi.sip.constants import PORT, TLS_PORT
 from polykemi.sip.flow import SECURE, WEBSOCKETS, Flow, LastFlow, Listener, NamedFlow, OpenFlow
@@ -34,7 +34,7 @@ from polykemi.transport.websocket import WebSocket
 log = logging.getLogger("polykemi.transport")
 
 _OTHER_FILES: Final = 128  # descriptors kept free of connections: databases, sockets, scripts
-_BACKLOG: Final = 1024  # connections that wait to be taken
+BACKLOG: Final = 1024  # connections that wait to be taken
 
 
 class Streams:
@@ -75,24 +75,14 @@ class Streams:
         self._sweep: asyncio.TimerHandle | None = None
 
     # ---- life
-    def listen(self, wanted: Listener) -> Listener:
-        """Bind ``wanted``, over TCP or TLS; its port may be 0: any. Raise UsageError, BadProfile for the first of TLS."""
+    def listen(self, wanted: Listener, sock: socket.socket) -> Listener:
+        """Take the socket that is bound to ``wanted`` and listens, for TCP or TLS. Raise BadProfile for the first of TLS."""
+        listener = wanted._replace(port=sock.getsockname()[1])
+        self._listening.append((listener, sock))
         if wanted.proto == "tls" and self.contexts is None:
             self.contexts = TlsContexts(self.read_tls())
             self.contexts.tell_of_ends(time.time())
-        host, port = wanted.host, wanted.port
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)  # noqa: FBT003
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, port))
-            sock.listen(_BACKLOG)
-        except OSError as error:
-            sock.close()
-            raise UsageError(f"cannot listen on {wanted}: {error.strerror}") from None
-        listener = wanted._replace(port=sock.getsockname()[1])
-        self._listening.append((listener, sock))
         return listener
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -102,7 +92,7 @@ class Streams:
             self._make_room()
         for listener, sock in self._listening:
             factory: Any = partial(self._accept, listener)
-            self._servers.append(loop.run_until_complete(loop.create_server(factory, sock=sock, backlog=_BACKLOG)))
+            self._servers.append(loop.run_until_complete(loop.create_server(factory, sock=sock, backlog=BACKLOG)))
 
     def _accept(self, listener: Listener) -> Connection:
         contexts = self.contexts

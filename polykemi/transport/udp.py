@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from polykemi.errors import UsageError
 from polykemi.sip.flow import Flow, Listener
 from polykemi.transport.icmp import ask_for_errors, read_errors
 
@@ -40,26 +39,20 @@ class UdpListener:
     def __init__(
         self,
         wanted: Listener,
+        sock: socket.socket,
         receive: Callable[[bytes, Flow, float], None],
         done: Callable[[], None],
         failed: Callable[[bytes, Flow], None],
     ) -> None:
-        """Bind ``wanted``, whose port may be 0: any. Raise UsageError."""
-        host, port = wanted.host, wanted.port
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        """Take the socket that is bound to ``wanted``, whose port may be 0: any."""
+        self._socket = sock
         self._socket.setblocking(False)  # noqa: FBT003
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             self._socket.setsockopt(socket.SOL_SOCKET, option, BUFFER)
         ask_for_errors(self._socket)
-        try:
-            self._socket.bind((host, port))
-        except OSError as error:
-            self._socket.close()
-            raise UsageError(f"cannot listen on {wanted}: {error.strerror}") from None
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMP, 1)
         self.listener = wanted._replace(port=self._socket.getsockname()[1])
-        self.ipv6 = family == socket.AF_INET6
+        self.ipv6 = sock.family == socket.AF_INET6
         self._receive, self._done, self._failed = receive, done, failed
         self._unsent: deque[tuple[bytes, Flow, tuple[str, int]]] = deque()
         self._batch = BATCH

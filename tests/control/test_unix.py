@@ -102,7 +102,7 @@ def test_a_server_that_runs_keeps_its_socket(tmp_path: Path) -> None:
     first = ControlSocket(tmp_path / "s")
     with pytest.raises(UsageError) as raised:
         ControlSocket(tmp_path / "s")
-    assert str(raised.value) == f"cannot listen on {tmp_path}/s: a server that runs already has this data directory"
+    assert str(raised.value) == f"cannot listen on {tmp_path}/s: a server that runs already listens there"
     with connect(tmp_path / "s", 1):
         pass
     first.close()

@@ -107,7 +107,7 @@ def test_a_second_server_on_the_same_data_is_refused_and_a_killed_one_replaced(s
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert second.returncode == 2
     expected = (
-        f"polykemi: cannot listen on {server.data}/control.sock: a server that runs already has this data directory\n"
+        f"polykemi: {server.data}: a server that runs already (process {server.process.pid}) has this data directory\n"
     )
     assert (second.stdout, second.stderr) == ("", expected)
     assert rpc(server, "core.version").returncode == 0
