@@ -278,7 +278,7 @@ class Router:
                 stack.pop()
         except ScriptError as error:
             self.services.count("core.failed_calls")
-            log.error("script error in %s, called at %s: %s", what, self.where(), error)
+            log.error("script error in %s, called at %s: %s", what, self.where(), error, extra={"error": error})
             return -1
 
     def context(self) -> RouteContext | None:
@@ -309,13 +309,9 @@ class Router:
     def report(self, ctx: RouteContext) -> None:
         """Log and count a script error."""
         if ctx.error is not None:
-            self._tell(ctx.error, f"{ROUTE_NAMES[ctx.kind]} {ctx.callback}")
-
-    def _tell(self, error: Exception, where: str) -> None:
-        self.services.count("core.script_errors")
-        log.error("script error in %s: %s", where, error)
-        if isinstance(error, ScriptError) and error.traceback:
-            log.error("%s", error.traceback)
+            self.services.count("core.script_errors")
+            kind, about = ROUTE_NAMES[ctx.kind], {"about": ctx, "error": ctx.error}
+            log.error("script error in %s %s: %s", kind, ctx.callback, ctx.error, extra=about)
 
     # ---- the core's handling of messages
     def _request(self, request: Request, flow: Flow, now: float) -> Process[None]:

@@ -125,7 +125,7 @@ class Watches:
         return self._show(process, message, flow, now, lower=False) if log.isEnabledFor(logging.DEBUG) else process
 
     def _show(self, process: Process[None], message: Message, flow: Flow, now: float, *, lower: bool) -> Process[None]:
-        about = {"about": RouteContext(Route.REQUEST, "", message, flow, now)}
+        about = {"about": RouteContext(Route.REQUEST, "", message, flow, now), "at": ""}
         if lower:
             self._levels.lower()
         try:
@@ -144,11 +144,17 @@ class Watches:
         if lower:
             self._levels.lower()
         self._blocks.append(lower)
-        log.debug("%s %s begins", ROUTE_NAMES[ctx.kind], ctx.callback, extra={"about": ctx})
+        log.debug("%s %s begins", ROUTE_NAMES[ctx.kind], ctx.callback, extra={"about": ctx, "at": ""})
 
     def ended(self, ctx: RouteContext, seconds: float) -> None:
         """A route block has ended."""
-        log.debug("%s %s ended after %d us", ROUTE_NAMES[ctx.kind], ctx.callback, seconds * 1e6, extra={"about": ctx})
+        log.debug(
+            "%s %s ended after %d us",
+            ROUTE_NAMES[ctx.kind],
+            ctx.callback,
+            seconds * 1e6,
+            extra={"about": ctx, "at": ""},
+        )
         if self._blocks and self._blocks.pop():
             self._levels.restore()
 

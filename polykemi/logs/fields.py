@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import Any, Final
 
-from polykemi.errors import SipError
+from polykemi.errors import ScriptError, SipError
+from polykemi.kemi.binding import BOUND_CODE
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
-from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.kemi.route import ONSEND_ROUTE, REPLY_ROUTE, REQUEST_ROUTE, ROUTE_NAMES
 from polykemi.sip.uri import parse_uri
 
 FIELDS: Final = ("call_id", "from_user", "method", "status", "src", "route", "at", "version", "call")  # in this order
 
-_ROUTES: Final = {kind: name for name, kind in CONFIG_NAMES.items()}
-_NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND
+_NAMELESS: Final = (REQUEST_ROUTE, REPLY_ROUTE, ONSEND_ROUTE)
 
 
 class Fields:
@@ -64,13 +64,21 @@ class Fields:
         try:
             ctx = self.context(record)
             found: dict[str, str | int | None] = {} if ctx is None else dict(_of_context(ctx))
-            found["at"] = record.__dict__.get("at") or (self._where() if record.thread == self.thread else "")
-            found["call"] = record.__dict__.get("ksr_call")
-            return {name: value for name in self._names if (value := found.get(name)) not in (None, "", 0)}  # type: ignore[misc]
+            found.update(self._place(record))
+            return {name: value for name in self._names if (value := found.get(name)) not in (None, "", 0)}
         except Exception:  # noqa: BLE001 - a line that says less is better than none
             return {}
         finally:
             self._busy = False
+
+    def _place(self, record: logging.LogRecord) -> dict[str, str]:
+        """Return where in the script, and in which KSR call, a record was caused."""
+        error = record.__dict__.get("error")
+        if isinstance(error, ScriptError):
+            return {"at": f"{error.file}:{error.line}" if error.line else error.file, "call": _call_of(error)}
+        if "at" in record.__dict__ or record.thread != self.thread:
+            return {"at": record.__dict__.get("at", "")}
+        return {"at": self._where()}
 
     def prefix(self, record: logging.LogRecord) -> str:
         """Return what stands in front of the text of a record."""
@@ -92,8 +100,8 @@ def route_name(ctx: RouteContext) -> str:
     """Return the route block of a context as ``[routes]`` names it: ``request_route``, ``failure_route:ksr_failure_manage``."""
     if not ctx.callback:
         return ""
-    name = _ROUTES[ctx.kind]
-    return name if ctx.kind & _NAMELESS else f"{name}:{ctx.callback}"
+    name = ROUTE_NAMES[ctx.kind]
+    return name if ctx.callback in _NAMELESS else f"{name}:{ctx.callback}"
 
 
 def _of_context(ctx: RouteContext) -> Mapping[str, Any]:
@@ -108,6 +116,19 @@ def _of_context(ctx: RouteContext) -> Mapping[str, Any]:
         except SipError:  # a header that cannot be read
             continue
     return fields
+
+
+def _call_of(error: ScriptError) -> str:
+    """Return the KSR function that an exception came out of, as ``KSR.sl.send_reply``; "" when it came from the script."""
+    cause = error.__cause__ or error.__context__
+    call, frames = "", cause.__traceback__ if cause is not None else None
+    while frames is not None:
+        code = frames.tb_frame.f_code
+        if code.co_filename == BOUND_CODE:
+            module = getattr(frames.tb_frame.f_globals["function"], "__self__", None)
+            call = ".".join(filter(None, ("KSR", getattr(module, "name", ""), code.co_name.removesuffix("_"))))
+        frames = frames.tb_next
+    return call
 
 
 _READ: Final[dict[str, Callable[[RouteContext], str]]] = {

@@ -55,7 +55,7 @@ def message_of(record: logging.LogRecord, fields: Fields | None) -> str:
 
 def traceback_of(record: logging.LogRecord) -> str:
     """Return the traceback of a record, of a script or of the server, "" when there is none."""
-    text: str = record.__dict__.get("traceback", "")
+    text: str = getattr(record.__dict__.get("error"), "traceback", "")
     if not text and record.exc_info:
         text = logging.Formatter().formatException(record.exc_info)
     return readable(text.strip("\n"), TRACEBACK)

@@ -69,7 +69,7 @@ class File:
     def write(self, data: bytes) -> None:
         """Write ``data``. Raise OSError."""
         try:
-            found = os.stat(self._path)
+            found = self._path.stat()
             same = (found.st_dev, found.st_ino) == self._identity
         except FileNotFoundError:
             same = False
