@@ -80,10 +80,10 @@ class LineFormat:
 
 
 def _quoted(value: str | int) -> str:
-    text = readable(str(value), VALUE).translate(CONTROLS)
-    if text and not any(mark in text for mark in ' "\\|='):
-        return text
-    return '"' + text.replace('"', '\\"') + '"'
+    text = readable(str(value), VALUE)
+    if any(mark in text for mark in ' "\\|='):
+        text = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return text.translate(CONTROLS)
 
 
 def _local(record: logging.LogRecord) -> str:

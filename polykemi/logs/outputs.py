@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -13,7 +14,7 @@ from typing import Final, Protocol
 
 SYSLOG: Final = "/dev/log"
 JOURNAL: Final = "/run/systemd/journal/socket"
-PIPE: Final = 4096  # octets that a pipe or a terminal that is ready takes at once (pipe(7): PIPE_BUF)
+PIPE: Final = 4096
 
 
 class Output(Protocol):
@@ -27,32 +28,61 @@ class Output(Protocol):
 
 
 class Stream:
-    """A file descriptor that others have too (standard error): asked before each write whether it would wait.
+    """A file descriptor that others have too (standard error): written to without waiting, and without changing it.
 
-    ``O_NONBLOCK`` would hold for all who share it, the shell that has started the server among them.
+    ``O_NONBLOCK`` would hold for all who share it, the shell that has started the server among them. So a pipe or a terminal
+    is opened once more, a socket is told so with each send; where that is not allowed it is asked before each write.
     """
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
-        try:
-            self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
-        except OSError:  # closed: each write says so
-            self._is_file = False
+        self._fd, self._own = fd, -1
         self._torn = False  # the last line has no end
+        self._send = self._way()
+
+    def _way(self) -> Callable[[memoryview], int]:
+        try:
+            mode = os.fstat(self._fd).st_mode
+        except OSError:  # closed: each write says so
+            return self._write
+        if stat.S_ISREG(mode):
+            return self._write
+        if stat.S_ISSOCK(mode):
+            return self._send_socket
+        try:
+            self._own = os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            # a pipe that is ready takes so much at once (pipe(7): PIPE_BUF), a terminal may take one octet only
+            self._most = PIPE if stat.S_ISFIFO(mode) else 1
+            return self._ask_and_write
+        return self._write
 
     def write(self, data: bytes) -> None:
         """Write ``data``. Raise OSError."""
         rest = memoryview(b"\n" + data if self._torn else data)
         while rest:
-            if not self._poll.poll(0):
-                raise BlockingIOError("it takes no more")
-            rest = rest[os.write(self._fd, rest if self._is_file else rest[:PIPE]) :]
+            rest = rest[self._send(rest) :]
             self._torn = bool(rest)
 
+    def _write(self, data: memoryview) -> int:
+        return os.write(self._fd if self._own < 0 else self._own, data)
+
+    def _send_socket(self, data: memoryview) -> int:
+        with socket.socket(fileno=os.dup(self._fd)) as one:
+            return one.send(data, socket.MSG_DONTWAIT)
+
+    def _ask_and_write(self, data: memoryview) -> int:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        if not poll.poll(0):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return os.write(self._fd, data[: self._most])
+
     def close(self) -> None:
-        """Nothing: it is not ours."""
+        """Close what was opened once more; the descriptor itself is not ours."""
+        if self._own >= 0:
+            os.close(self._own)
+            self._own = -1
+            self._send = self._write
 
 
 class File:
