@@ -45,6 +45,10 @@ testcompiled: $(COMPILED)/.made ## run the tests on the compiled form
 stories: $(STAMP) ## play some hundred calls over bad links, and one through thousands of sequences of events; minutes
 	POLYKEMI_STORIES=$(STORIES) $(BIN)/pytest tests/modules/test_tm_link.py tests/modules/test_tm_stories.py $(ARGS)
 
+.PHONY: kills
+kills: $(STAMP) ## kill -9 a server under load, 50 times: nothing that was confirmed is lost; more: make kills ARGS="--rounds 200"
+	$(BIN)/python -m tests.e2e.kills $(ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,7 @@ def commands() -> None:
 )
 @click.option("--domain", "domains", multiple=True, metavar="NAME", help="Domain to serve; may be repeated.")
 @_data_option
+@click.option("--supervise", is_flag=True, help="Start the server anew when it crashes or is stuck.")
 def serve(
     script: Path | None,
     engine: str | None,
@@ -74,12 +76,27 @@ def serve(
     listen: tuple[str, ...],
     domains: tuple[str, ...],
     data: Path | None,
+    supervise: bool,
 ) -> None:
     """Run the server in the foreground. SCRIPT runs all route blocks."""
     settings = config.load(_config_file(file), engine=engine, script=script, listen=listen, domains=domains, data=data)
+    if supervise:
+        sys.exit(_supervise(settings))
     from polykemi import server
 
     server.serve(settings, click.echo)
+
+
+def _supervise(settings: config.Settings) -> int:
+    """Run this command without --supervise in a process of its own; return the exit code."""
+    from polykemi.logs import Log
+    from polykemi.supervisor import Supervisor
+
+    if "NOTIFY_SOCKET" in os.environ:
+        raise UsageError("--supervise: systemd does so already (NOTIFY_SOCKET is set)")
+    command = [one for one in sys.orig_argv if one != "--supervise"]
+    with Log(settings.log, scripts=False):
+        return Supervisor(command, settings.service.watchdog, settings.service.drain).run()
 
 
 @commands.group(no_args_is_help=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _PART: Final = 0.75  # of what there is, for one process
@@ -33,3 +34,28 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
+
+
+class Figures(NamedTuple):
+    """What the process has, in octets."""
+
+    resident: int
+    own: int  # of these, what is no file and no library
+    peak: int  # the most that was ever resident
+    free_blocks: int  # blocks that the C library keeps for what comes; 0 where it does not tell
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_size_t) for name in ("arena", "ordblks", *(f"other_{n}" for n in range(8))))
+
+
+def figures() -> Figures:
+    """Ask the system and the C library. Linux's names are VmRSS, RssAnon and VmHWM."""
+    status = Path("/proc/self/status").read_text("latin-1")
+    kilobytes = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", status, re.MULTILINE)}
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)  # glibc's, since 2.33
+    free_blocks = 0
+    if mallinfo is not None:
+        mallinfo.restype = _Mallinfo2
+        free_blocks = mallinfo().ordblks
+    return Figures(kilobytes["VmRSS"] << 10, kilobytes.get("RssAnon", 0) << 10, kilobytes["VmHWM"] << 10, free_blocks)

@@ -11,6 +11,8 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
+from polykemi.live import live
+
 log = logging.getLogger("polykemi.overload")
 
 BEAT: Final = 0.1  # seconds between two looks
@@ -27,10 +29,17 @@ _URGENT: Final = "urn:service:sos"  # calls for help are never refused (RFC 7339
 class OverloadLimits:
     """The table ``[overload]``."""
 
-    delay: float = 0.5  # seconds that messages may wait before new requests are refused; 0: they may wait for ever
-    transactions: int = 200_000  # open ones, of both sides; 0: no limit
+    delay: float = live(
+        0.5, "seconds that messages may wait before new requests are refused; 0: they may wait for ever"
+    )
+    transactions: int = live(200_000, "open ones, of both sides; 0: no limit")
     memory: int | None = None  # octets that the process may have; 0: no limit, None: polykemi.memory.limit()
-    retry_after: int = 5  # seconds; who is refused is told to come back after one to two times as many
+    retry_after: int = live(5, "seconds; who is refused is told to come back after one to two times as many")
+
+    def __post_init__(self) -> None:
+        for key in ("delay", "transactions", "memory", "retry_after"):
+            if not (getattr(self, key) or 0) >= 0:  # nan too
+                raise ValueError(f"{key}: expected 0 or more, got {getattr(self, key)}")
 
 
 class Overload:

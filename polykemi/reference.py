@@ -23,6 +23,8 @@ from typing import Any, Final
 
 from polykemi.control import commands
 from polykemi.control.names import Dns, DstBlocklist
+from polykemi.control.process import Core, Memory
+from polykemi.control.sockets import Sockets, Tcp
 from polykemi.kemi.context import Current
 from polykemi.kemi.coverage import CORE, Coverage, coverage, kamailio_exports
 from polykemi.kemi.ids import Ids
@@ -30,6 +32,7 @@ from polykemi.kemi.registry import Export, Xval, exports_of
 from polykemi.kemi.route import Route
 from polykemi.kemi.route_stats import RouteStats
 from polykemi.kemi.rpc import Command, commands_of
+from polykemi.live import mark_of
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
 from polykemi.pv.classes import (
@@ -52,6 +55,7 @@ from polykemi.storage.location import MemoryLocation
 from polykemi.storage.provisioned import Database
 from polykemi.transaction.blocklist import Blocklist
 from polykemi.transport.resolver import Reply, Resolver
+from polykemi.transport.stream import Streams
 
 DIRECTORY: Final = Path(__file__).parents[1] / "docs/reference"
 _TOPICS: Final = (uris, parties, message, network, auth, times, script, avp, branches, transaction)
@@ -62,7 +66,7 @@ _NOTE: Final = "<!-- Written by `make reference` from the sources: change those.
 class _NoScripts:
     """Scripts that define nothing."""
 
-    def defines(self, kind: Route, callback: str) -> bool:
+    def defines(self, kind: Route, callback: str, version: Any = None) -> bool:
         return False
 
     def invoke(self, engine: str, function: str, arguments: Sequence[str]) -> Xval:
@@ -134,7 +138,7 @@ def _page(name: str, module: Module, compared: Coverage | None, differences: str
     events = type(module).events
     if events:
         parts += ["\n## Events\n\n", *(f"- `{event}`: {what}\n" for event, what in events.items())]
-    found = list(commands_of(module))
+    found = [command for part in module.commands() for command in commands_of(part)]
     if found:
         parts += ["\n## Commands\n\n", *map(_command, found)]
     titles = _differences_of(name, differences)
@@ -187,7 +191,11 @@ def _parameters(params: type[Any]) -> Iterator[tuple[str, str, str, str]]:
         if default is MISSING:
             default = one_field.default_factory() if one_field.default_factory is not MISSING else ""
         kind = str(one_field.type).replace("|", "or")
-        yield one_field.name, kind, _toml(default), comments.get(one_field.name, "").replace("|", "\\|")
+        mark = mark_of(one_field.metadata)
+        meaning = comments.get(one_field.name, "")
+        if mark is not None:
+            meaning = f"{mark.doc}. *Can change at run time{f', as `{mark.name}`' if mark.name else ''}.*"
+        yield one_field.name, kind, _toml(default), meaning.replace("|", "\\|")
 
 
 def _toml(value: object) -> str:
@@ -288,8 +296,12 @@ def _transformations(instances: Mapping[str, Module]) -> str:
 def _commands(instances: Mapping[str, Module]) -> str:
     parts = ["# Commands\n\nAsked with `polykemi rpc`. Those of the server:\n\n"]
     of_server = (
-        commands.Core("", 0.0),
+        Core("", 0.0),
+        Memory(0),
+        Sockets(next(iter(instances.values())).services),
+        Tcp(Streams(lambda *_: None, lambda: None, lambda *_: None)),
         commands.Stats({}),
+        commands.Counters({}),
         commands.Routes(RouteStats(lambda kind, callback: "")),
         commands.System({}),
         Dns(Resolver(_nobody)),
@@ -297,7 +309,7 @@ def _commands(instances: Mapping[str, Module]) -> str:
     )
     parts += [_command(command) for part in of_server for command in commands_of(part)]
     for name, module in instances.items():
-        if found := list(commands_of(module)):
+        if found := [command for part in module.commands() for command in commands_of(part)]:
             parts += [f"\n## {name}\n\n", *map(_command, found)]
     return "".join(parts)
 

@@ -11,12 +11,11 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from polykemi.engines.base import Engine
-from polykemi.errors import DataError, ParseError, ScriptError
+from polykemi.engines.base import Script
+from polykemi.errors import DataError, ParseError, ScriptError, ScriptTimeout
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
 from polykemi.kemi.registry import Xval
@@ -31,8 +30,12 @@ from polykemi.sip import build, http
 from polykemi.sip.flow import Flow, LastFlow
 from polykemi.sip.message import Message, Request, Response, parse
 from polykemi.sip.reply_path import reply_path
+from polykemi.transaction.forking import Branch
+from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.router")
+
+DEEPEST: Final = 16  # route blocks inside of one another
 
 _MOST_LINES: Final = 100  # in the log, about what is malformed, a second
 
@@ -60,6 +63,13 @@ class Onlooker(Protocol):
         """It has ended."""
 
 
+class Dialogs(Protocol):
+    """What knows which version of the scripts a dialog belongs to (``modules/dialog.py``)."""
+
+    def version_of(self, request: Request) -> Any:
+        """Return the version that the dialog of ``request`` began with; None when it is of none that is known."""
+
+
 class Router:
     """Runs processes and their route blocks.
 
@@ -81,8 +91,10 @@ class Router:
         self.draining = False
         self.refusing = False  # draining, or some of the new requests are refused
         self.onlookers: tuple[Onlooker, ...] = ()
-        self.engines: Mapping[str, Engine] = {}
-        self.scripts: Mapping[str, Path] = {}  # by engine
+        self.version: Version  # that what begins now is routed by
+        self._reloaded = False  # there may be messages of other versions
+        self.depth = DEEPEST
+        self.last_error: Exception | None = None  # of a script
         self._send = send
         self._ended = ended
         self._clock = clock
@@ -94,11 +106,17 @@ class Router:
         self._stack: list[str] = []  # engines that run now, the innermost last
         self._tm: Tm | None = None
         self._sl: Sl | None = None
+        self._dialogs: Dialogs | None = None
         self._http: list[TakesHttp] = []  # of the modules that take what is no SIP message
 
-    def start(self, engines: Mapping[str, Engine]) -> None:
-        """Take the loaded engines; the first message may come."""
-        self.engines = engines
+    def take(self, version: Version) -> None:
+        """Route what begins from now on by ``version``."""
+        self.version = version
+        self._reloaded = self._reloaded or version.number > 1
+
+    def start(self) -> None:
+        """Take the modules, which are all there now."""
+        self._dialogs = self.services.modules.get("dialog")
         self._tm = self.services.modules.get("tm")
         self._sl = self.services.modules.get("sl")
         modules = (self.services.modules.get(name) for name in ("stun", "websocket", "xmlrpc", "xhttp"))
@@ -195,6 +213,8 @@ class Router:
         items, outbox.items = outbox.items, []
         try:
             self.services.location.commit()
+            if self.services.commits:
+                self.commit()
         except (
             DataError
         ) as error:  # disk full: what was staged is kept for the next commit, nobody is told that it is there
@@ -203,6 +223,12 @@ class Router:
         else:
             if items:
                 self._send(items)
+
+    def commit(self) -> None:
+        """Make durable what modules have asked for. Raise DataError; who has failed asks again when there is more to store."""
+        commits = self.services.commits
+        while commits:
+            commits.pop()()
 
     # ---- route blocks
     def run(self, ctx: RouteContext) -> None:
@@ -213,10 +239,11 @@ class Router:
         stack = self._stack
         current = self.services.current
         outer = current.ctx
-        if name in stack and stack[-1] != name:
-            ctx.error = ScriptError(
-                name, None, f"{ctx.callback}: {name} is waiting for {stack[-1]}: cannot be entered again"
-            )
+        shared = ctx.shared
+        version = shared.version
+        if version is None:
+            version = shared.version = self.version if outer is None else outer.shared.version
+        if stack and self._cannot_enter(name, ctx):
             return
         stack.append(name)
         current.ctx = ctx
@@ -226,7 +253,7 @@ class Router:
                 onlooker.began(ctx)
         began = clock()
         try:
-            self.engines[name].call(ctx.callback, ctx.event or None)
+            version.scripts[name].call(ctx.callback, ctx.event or None)
         except ScriptError as error:
             ctx.error = error
         finally:
@@ -237,6 +264,20 @@ class Router:
                     onlooker.ended(ctx, seconds)
             current.ctx = outer
             stack.pop()
+
+    def _cannot_enter(self, name: str, ctx: RouteContext) -> bool:
+        """Tell whether no block may run in the engine ``name`` inside of those that run now; ``ctx.error`` says why."""
+        stack = self._stack
+        if len(stack) >= self.depth:
+            ctx.error = ScriptError(
+                self.where() or name, None, f"{ctx.callback}: more than {self.depth} route blocks inside each other"
+            )
+            return True
+        if name in stack and stack[-1] != name:
+            cause = f"{ctx.callback}: {name} is waiting for {stack[-1]}: cannot be entered again"
+            ctx.error = ScriptError(name, None, cause)
+            return True
+        return False
 
     def drive(self, process: Process[Any]) -> Any:
         """Run a Process, with the blocks that it asks for, to its end and return its value."""
@@ -249,9 +290,16 @@ class Router:
         except StopIteration as end:
             return end.value
 
-    def defines(self, kind: Route, callback: str) -> bool:
+    def defines(self, kind: Route, callback: str, version: Any = None) -> bool:
         """Tell whether the script that runs blocks of this kind has the function (``modules.base.Routes``)."""
-        return self.engines[self.stats.of(kind, callback).engine].has(callback)
+        script: Script = (version or self._version_here()).scripts[self.stats.of(kind, callback).engine]
+        return script.has(callback)
+
+    def _version_here(self) -> Version:
+        """Return the version of the block that runs, the current one where none does."""
+        ctx = self.services.current.ctx
+        version: Version | None = ctx.shared.version if ctx is not None else None
+        return version if version is not None else self.version
 
     # ---- calls from one script into another
     def invoke(self, engine: str, function: str, arguments: Sequence[str]) -> Xval:
@@ -263,17 +311,19 @@ class Router:
         done = self._enter(engine, "a text", lambda entered: entered.evaluate(text, apart=apart))
         return -1 if done == -1 else 1
 
-    def _enter(self, name: str, what: str, work: Callable[[Engine], Xval]) -> Xval:
+    def _enter(self, name: str, what: str, work: Callable[[Script], Xval]) -> Xval:
         """Do ``work`` in another engine, on the message of the block that runs; -1 when it fails."""
-        stack = self._stack
+        stack, scripts = self._stack, self._version_here().scripts
         try:
-            if name not in self.engines:
+            if name not in scripts:
                 raise ScriptError(name, None, f"{what}: [engines] names no script for {name}")
             if name in stack and stack[-1] != name:
                 raise ScriptError(name, None, f"{what}: {name} is waiting for {stack[-1]}: cannot be entered again")
+            if len(stack) >= self.depth:
+                raise ScriptError(self.where(), None, f"{what}: more than {self.depth} calls inside each other")
             stack.append(name)
             try:
-                return work(self.engines[name])
+                return work(scripts[name])
             finally:
                 stack.pop()
         except ScriptError as error:
@@ -292,14 +342,14 @@ class Router:
 
     def where(self) -> str:
         """Return ``file:line`` of the script's call that is running; empty when none is."""
-        return self.engines[self._stack[-1]].where() if self._stack else ""
+        return self._version_here().scripts[self._stack[-1]].where() if self._stack else ""
 
     def read(self, engine: str, name: str) -> str | None:
         """Return the file ``name`` beside the script of ``engine``, one character an octet (``modules.base.Routes``)."""
-        script = self.scripts.get(engine)
+        script = self._version_here().scripts.get(engine)
         if script is None or "\0" in name:
             return None
-        directory = script.parent.resolve()
+        directory = script.path.parent.resolve()
         path = (directory / os.fsdecode(name.encode("latin-1"))).resolve()
         try:
             return path.read_bytes().decode("latin-1") if path.is_relative_to(directory) else None
@@ -308,10 +358,15 @@ class Router:
 
     def report(self, ctx: RouteContext) -> None:
         """Log and count a script error."""
-        if ctx.error is not None:
-            self.services.count("core.script_errors")
-            kind, about = ROUTE_NAMES[ctx.kind], {"about": ctx, "error": ctx.error}
-            log.error("script error in %s %s: %s", kind, ctx.callback, ctx.error, extra=about)
+        error = ctx.error
+        if error is None:
+            return
+        self.last_error = error
+        self.services.count("core.script_errors")
+        if isinstance(error, ScriptTimeout):
+            self.services.count("core.script_timeouts")
+        about = {"about": ctx, "error": error}
+        log.error("script error in %s %s: %s", ROUTE_NAMES[ctx.kind], ctx.callback, error, extra=about)
 
     # ---- the core's handling of messages
     def _request(self, request: Request, flow: Flow, now: float) -> Process[None]:
@@ -326,6 +381,8 @@ class Router:
                 raise ParseError("CSeq method does not match")
             callbacks = services.callbacks
             ctx = RouteContext(Route.REQUEST, callbacks.request, request, flow, now)
+            if self._reloaded:
+                ctx.shared.version = self._begun(request)
             if callbacks.pre_routing and (yield from self._pre_routing(ctx)):
                 return
             tm = self._tm
@@ -345,6 +402,13 @@ class Router:
             self._reply(ctx, 500, "Server Internal Error")
         if ctx.transaction is not None and tm is not None:
             tm.finish(ctx, now)
+
+    def _begun(self, request: Request) -> Any:
+        """Return the version in which the dialog of ``request`` began, or the INVITE that it cancels; None for the current one."""
+        if request.method == "CANCEL":
+            invite = self._tm.relayer.invite_of(request) if self._tm is not None else None
+            return invite.shared.version if invite is not None else None
+        return self._dialogs.version_of(request) if self._dialogs is not None else None
 
     def _refuses_new(self, request: Request) -> bool:
         """Tell whether ``request`` begins something new that is refused; what belongs to a dialog or a transaction goes on."""
@@ -378,7 +442,7 @@ class Router:
     def _pre_routing(self, ctx: RouteContext) -> Process[bool]:
         """Run the block in front of a message's route block, with the same context; tell whether it dropped the message."""
         callback, ctx.callback, ctx.event = ctx.callback, self.services.callbacks.pre_routing, "core:pre-routing"
-        if self.defines(ctx.kind, ctx.callback):
+        if self.defines(ctx.kind, ctx.callback, ctx.shared.version):
             yield ctx
         dropped, ctx.dropped = ctx.dropped, False
         ctx.callback, ctx.event, ctx.error, ctx.sflags = callback, "", None, 0
@@ -411,9 +475,11 @@ class Router:
         callbacks = services.callbacks
         ctx = RouteContext(Route.REPLY, callbacks.reply, response, flow, now)
         ctx.reply_status = response.status
+        if isinstance(branch, Branch) and branch.transaction is not None:
+            ctx.shared.version = branch.transaction.shared.version
         if callbacks.pre_routing and (yield from self._pre_routing(ctx)):
             return
-        if self.defines(Route.REPLY, callbacks.reply):
+        if self.defines(Route.REPLY, callbacks.reply, ctx.shared.version):
             yield ctx
             if ctx.dropped:
                 services.count("core.drop_replies")
@@ -439,7 +505,7 @@ class Router:
         """Run the event route blocks that modules have asked for."""
         events, self.services.events = self.services.events, []
         for ctx in events:
-            if self.defines(Route.EVENT, ctx.callback):
+            if self.defines(Route.EVENT, ctx.callback, ctx.shared.version):
                 yield ctx
 
     # ---- what is malformed

@@ -22,15 +22,17 @@ import uvloop
 
 from polykemi import __version__, compiled, memory
 from polykemi.config import Settings, load_tls, typed_params
+from polykemi.control.app import App
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import ControlPlane, make_rpc
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
-from polykemi.errors import ConfigError, DataError, ScriptLoadError
+from polykemi.errors import ConfigError, DataError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
-from polykemi.kemi.inspection import inspect
+from polykemi.kemi.inspection import Finding, inspect
 from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTls, Offline, Peers, Tls, Unlocated
+from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.logs import Log
@@ -40,26 +42,26 @@ from polykemi.overload import BEAT, Overload
 from polykemi.process import DataLock, PidFile, drop_privileges
 from polykemi.pv.accessor import Environment
 from polykemi.pv.compiler import Variables
+from polykemi.reconfigure import Reconfiguration, loaded_modules
+from polykemi.rehearsal import rehearse
+from polykemi.reload import Versions
 from polykemi.router import Router
 from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
+from polykemi.storage.items import ItemStore, LmdbItems, MemoryItems
 from polykemi.storage.lmdb_location import LmdbLocation
-from polykemi.storage.location import LocationStore
+from polykemi.storage.location import LocationStore, MemoryLocation
 from polykemi.storage.provisioned import Database
 from polykemi.systemd import Inherited, Notifier
-from polykemi.transaction.blocklist import Blocklist
 from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
 from polykemi.transport.name_servers import NameServers, servers_of
 from polykemi.transport.peers import PeerSockets
-from polykemi.transport.resolver import Resolver
+from polykemi.transport.resolver import DnsSettings, Resolver
+from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.server")
 
-_ALWAYS_LOADED = ("core", "pv", "hdr", "x")  # as in Kamailio
-
 _GIVE_BACK = 5.0  # seconds between two attempts to free memory: it stops everything for a while
-
-Trace = Callable[[str, tuple[Any, ...], Any], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,9 @@ class Node:
     engines: Mapping[str, Engine]
     timed: tuple[Module, ...]  # the modules that have timers
     rpc: JsonRpc
+    reconfiguration: Reconfiguration
+    probes: Probes
+    versions: Versions
 
     def timers(self, now: float) -> None:
         """Do what is due at ``now``; the router is to be pumped afterwards."""
@@ -96,12 +101,17 @@ class Node:
                 module.stop(now)
             except DataError as error:
                 log.error("%s: %s", module.name, error)
+        try:
+            self.router.commit()
+        except DataError as error:
+            log.error("%s", error)
 
     def close(self) -> None:
         """Close engines and storage."""
         for engine in self.engines.values():
             engine.close()
         self.services.location.close()
+        self.services.items.close()
         self.services.database.close()
 
 
@@ -115,12 +125,12 @@ def assemble(
     now: float,
     ended: Callable[[], None] = lambda: None,
     ids: Ids | None = None,
-    trace: Trace | None = None,
     connections: Connections | None = None,
     tls: Tls | None = None,
     peers: Peers | None = None,
     dns: Dns | None = None,
     locator: Locator | None = None,
+    items: ItemStore | None = None,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
@@ -133,7 +143,6 @@ def assemble(
     counters: dict[str, int] = {}
     environment = Environment(
         listeners=listeners,
-        domains=domains,
         started=now,
         version=__version__,
         hostname=socket.gethostname(),
@@ -160,27 +169,38 @@ def assemble(
         dns=dns or Offline(),
         udp=settings.udp,
         locator=Unlocated() if locator is None else locator,
-        blocklist=Blocklist(enabled=settings.dns.use_dst_blocklist, expire=settings.dns.dst_blocklist_expire),
-        dns_failover=settings.dns.use_failover,
+        items=MemoryItems() if items is None else items,
     )
+    _use(settings.dns, services)
+    services.live.add("core", settings.udp)
+    services.live.add("core", settings.dns, partial(_use, settings.dns, services))
+    services.live.add("overload", settings.overload)
     router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router
     services.variables.where = router.where
     modules = _modules(settings, services)
     services.modules = modules
+    router.start()
     rpc = make_rpc(router, now)
-    engines = _engines(settings, router, trace)
+    probes = Probes(counting=settings.metrics is not None)
+    reconfiguration = Reconfiguration(settings, services)
+    engines, versions = _engines(settings, router, probes, now)
+    rpc.add(App(versions, [one.name for one in settings.engines]), reconfiguration)
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed, rpc)
+    return Node(services, router, modules, engines, timed, rpc, reconfiguration, probes, versions)
+
+
+def _use(dns: DnsSettings, services: Services) -> None:
+    """Let the modules know of the settings of DNS that are about places."""
+    services.blocklist.enabled, services.blocklist.expire = dns.use_dst_blocklist, dns.dst_blocklist_expire
+    services.dns_failover = dns.use_failover
 
 
 def _modules(settings: Settings, services: Services) -> dict[str, Module]:
     """Make the modules that the configuration loads; core, pv, hdr and x are always there, as in Kamailio."""
-    names = settings.modules.load
-    wanted = _default_modules(settings) if names is None else {*names, *_ALWAYS_LOADED}
-    loaded = [name for name in MODULES if name in wanted]
+    loaded = loaded_modules(settings.modules)
     modules: dict[str, Module] = {}
     for name, module_class in MODULES.items():
         if name in loaded:
@@ -192,45 +212,49 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
             params = typed_params(module_class, settings.modules.params.get(name, {}), settings.file)
             modules[name] = module_class(services, params)
             services.variables.add(modules[name].pv_classes(), modules[name].transformations())
+            services.live.add(name, params, modules[name].params_changed)
     return modules
 
 
-def _default_modules(settings: Settings) -> set[str]:
-    """Return the modules that are loaded when the configuration has no list of them."""
-    return {name for name, one in MODULES.items() if one.by_default or name in settings.modules.params}
-
-
-def _engines(settings: Settings, router: Router, trace: Trace | None) -> dict[str, Engine]:
+def _engines(settings: Settings, router: Router, probes: Probes, now: float) -> tuple[dict[str, Engine], Versions]:
     """Make the engines, load and inspect their scripts, and give them to the router. Raise ScriptLoadError."""
     services = router.services
     registry = Registry(services.modules.values())
-    host = Host(registry=registry, current=services.current, drive=router.drive, trace=trace, strict=settings.strict)
+    host = Host(registry=registry, current=services.current, drive=router.drive, probes=probes, strict=settings.strict)
     engines: dict[str, Engine] = {}
     try:
         for one in settings.engines:
             engines[one.name] = make_engine(
                 one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
             )
-            engines[one.name].load(one.script)
-            for finding in inspect(one.script, one.name, registry.paths, services.variables.problem):
-                log.warning("%s", finding)
-        router.scripts = {one.name: one.script for one in settings.engines}
-        router.start(engines)
-        _must_answer_requests(settings, router)
+        versions = Versions(
+            router,
+            engines,
+            {one.name: one.script for one in settings.engines},
+            partial(_inspect, router, registry),
+            keep=settings.reload.keep,
+        )
+        for finding in versions.begin(now):
+            log.warning("%s", finding)
     except BaseException:
         for engine in engines.values():
             engine.close()
         raise
-    return engines
+    return engines, versions
 
 
-def _must_answer_requests(settings: Settings, router: Router) -> None:
-    """Refuse a script without a request route: every request would stay without an answer. Raises ScriptLoadError."""
-    callback = router.services.callbacks.request
-    if not router.defines(Route.REQUEST, callback):
-        engine = settings.routes.engine_for(Route.REQUEST, callback)
-        script = next(one.script for one in settings.engines if one.name == engine)
-        raise ScriptLoadError(str(script), None, f"defines no function {callback}")
+def _inspect(router: Router, registry: Registry, version: Version) -> list[Finding]:
+    """Return what is wrong in the scripts of ``version``."""
+
+    def defines(kind: Route, name: str) -> bool:
+        return router.defines(kind, name, version)
+
+    problem = router.services.variables.problem
+    return [
+        finding
+        for name, script in version.scripts.items()
+        for finding in inspect(script.path, name, registry.paths, problem, defines)
+    ]
 
 
 def open_data(data: Path) -> tuple[LocationStore, Database]:
@@ -291,6 +315,8 @@ class Server:
             self._lock = DataLock(settings.data)
             undo.callback(self._lock.close)
             location, database = open_data(settings.data)
+            items = LmdbItems(settings.data / "htable")
+            undo.callback(items.close)
             undo.callback(location.close)
             undo.callback(database.close)
             self.control = ControlPlane(settings.data, settings.control, settings.metrics)
@@ -310,7 +336,9 @@ class Server:
                 peers=self._peers,
                 dns=DnsClient(name_servers if settings.dns.nameservers else ()),
                 locator=self.resolver,
+                items=items,
             )
+            self.node.services.live.add("tcp", settings.tcp, self.transports.streams.make_room)
             undo.pop_all()
         if any(listener.proto in WEBSOCKETS for listener in self.transports.bound):
             self.node.services.counters.update(self.transports.streams.counters)
@@ -318,9 +346,30 @@ class Server:
         self.node.services.counters.update(self.resolver.counters)
         self.resolver.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
+        self.node.services.kill = partial(os.kill, os.getpid())
         self.router = self.node.router
+        if settings.reload.smoke is not None:
+            self.node.versions.rehearse = partial(rehearse, self._scratch, settings.reload.smoke)
         # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it
         self._resident = next((one for one in self.node.engines.values() if isinstance(one, LoopHost)), None)
+
+    def _scratch(self, send: Callable[[list[tuple[bytes, Flow]]], None]) -> Node:
+        """Return a node like this one with the scripts as their files are now: it sees what is provisioned, and changes nothing."""
+        files = self.node.versions.scripts
+        engines = tuple(replace(one, script=files[one.name]) for one in self.settings.engines)
+        database = Database(self.node.services.database.name, query_only=True)
+        try:
+            return assemble(
+                replace(self.settings, engines=engines),
+                listeners=self.transports.listeners,
+                location=MemoryLocation(),
+                database=database,
+                send=send,
+                now=time.time(),
+            )
+        except BaseException:
+            database.close()
+            raise
 
     def _receive(self, data: bytes, flow: Flow, now: float) -> None:
         self.router.receive(data, flow, now)
@@ -376,6 +425,7 @@ class Server:
         if self.router.overload.is_out_of_memory and began >= self._give_back_at:
             memory.give_back()
             self._give_back_at = began + _GIVE_BACK
+        self.node.versions.sweep()
         self.loop.call_later(BEAT, self._beat, began + BEAT)
         self._turn()  # ICMP may have told of something, and a socket is asked for what it has told
 

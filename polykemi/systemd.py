@@ -5,6 +5,7 @@ systemd speaks it, and so does ``supervisor``. All of it is environment variable
 
 from __future__ import annotations
 
+import array
 import contextlib
 import ipaddress
 import os
@@ -75,10 +76,8 @@ class Notifier:
             return
         data = "\n".join(line.replace("\n", " ") for line in lines).encode("utf-8", "replace")
         with contextlib.suppress(OSError):  # the server serves on, whoever was to hear of it
-            if fds:
-                socket.send_fds(self._socket, [data], fds, 0, self._address)
-            else:
-                self._socket.sendto(data, self._address)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            self._socket.sendmsg([data], rights, 0, self._address)  # socket.send_fds forgets the address in Python 3.11
 
     def close(self) -> None:
         """Say no more."""

@@ -44,7 +44,7 @@ class NoRoutes:
         """No script runs."""
         return ""
 
-    def defines(self, kind: Route, callback: str) -> bool:
+    def defines(self, kind: Route, callback: str, version: Any = None) -> bool:
         """Tell whether the function is one of them."""
         return callback in self.functions
 
@@ -64,7 +64,7 @@ def services(
     **more: Any,
 ) -> Services:
     """Return services with instances of ``modules``, started; ``params`` are theirs by module name, ``more`` other services."""
-    environment = Environment(listeners=listeners, domains=frozenset(domains), started=start)
+    environment = Environment(listeners=listeners, started=start)
     made = Services(
         listeners=listeners,
         domains=frozenset(domains),

@@ -185,9 +185,9 @@ def test_an_engine_that_waits_for_another_one_cannot_be_entered_again(
             call(*args)
 
         errors: list[str] = []
-        engine: Any = server.node.engines["python"]
-        call = engine.call
-        engine.call = enter_again
+        script: Any = server.node.router.version.scripts["python"]
+        call = script.call
+        script.call = enter_again
         server.receive(request(), PEER)
         assert errors == ["lua: c: lua is waiting for python: cannot be entered again"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
@@ -15,6 +16,7 @@ from polykemi.config.addresses import parse_domain, parse_listen
 from polykemi.config.control import ControlSettings, control, listen_address
 from polykemi.config.log import log
 from polykemi.config.network import dns, load_tls, overload, tcp, tls, udp
+from polykemi.config.reload import ReloadSettings, reload
 from polykemi.config.service import ServiceSettings, service
 from polykemi.config.table import FILE_NAME, T, Table, convert, one_of, read, shown, size, unknown
 from polykemi.errors import ConfigError
@@ -64,6 +66,7 @@ _TABLES: Final = (
     "tls",
     "dns",
     "overload",
+    "reload",
     "service",
 )
 _NAMELESS: Final = Route.REQUEST | Route.REPLY | Route.ONSEND  # one block each, the name is fixed
@@ -127,8 +130,10 @@ class Settings:
     dns: DnsSettings = field(default_factory=DnsSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     overload: OverloadLimits = field(default_factory=OverloadLimits)
+    reload: ReloadSettings = field(default_factory=ReloadSettings)
     service: ServiceSettings = field(default_factory=ServiceSettings)
     file: Path | None = None
+    again: Callable[[], Settings] | None = field(default=None, compare=False, repr=False)  # reads all of it anew
 
 
 def load(
@@ -146,6 +151,8 @@ def load(
     An engine or a script of the command line runs all route blocks, whatever the file says. With ``serving`` a script is
     needed. Raise ConfigError.
     """
+    listen, domains = tuple(listen), tuple(domains)
+    given = {"engine": engine, "script": script, "listen": listen, "domains": domains, "data": data, "serving": serving}
     root = Table(path, (), read(path) if path else {})
     root.only(_TABLES)
     engines = _engines(root.table("engines"))
@@ -174,8 +181,10 @@ def load(
         dns=dns(root.table("dns")),
         tls=tls(root.table("tls"), listening if serving else ()),
         overload=overload(root.table("overload")),
+        reload=reload(root.table("reload")),
         service=service(root.table("service")),
         file=path,
+        again=partial(load, path, **given),  # type: ignore[arg-type]
     )
 
 
@@ -195,7 +204,8 @@ def typed_params(module_class: type[Any], given: Mapping[str, Any], file: Path |
     try:
         return module_class.Params(**values)
     except ValueError as error:  # the module's own check
-        table.fail("", str(error))
+        key, colon, cause = str(error).partition(": ")
+        table.fail(*((key, cause) if colon and key in given else ("", str(error))))
 
 
 _SECRETS = ("secret", "password", "xkey", "url", "sqlcon")  # parts of names of parameters

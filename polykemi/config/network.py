@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 from polykemi.config.addresses import address_of
-from polykemi.config.table import Table, one_of, read, shown, size
+from polykemi.config.table import T, Table, one_of, read, shown, size
 from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener, UdpSettings
 from polykemi.transport.limits import StreamLimits
@@ -19,45 +19,34 @@ from polykemi.transport.tls_profiles import METHODS, VERIFY, BadProfile, TlsCont
 
 def udp(table: Table) -> UdpSettings:
     """Read [udp]."""
-    hints = get_type_hints(UdpSettings)
-    table.only([f.name for f in fields(UdpSettings)])
-    values = {key: table.get(key, hints[key]) for key in table.content}
-    try:
-        return UdpSettings(**values)
-    except ValueError as error:
-        key, _, cause = str(error).partition(": ")
-        table.fail(key, cause)
+    return _filled(UdpSettings, table)
 
 
 def tcp(table: Table) -> StreamLimits:
     """Read [tcp]."""
-    hints = get_type_hints(StreamLimits)
-    table.only([f.name for f in fields(StreamLimits)])
-    values = {}
-    for key in table.content:
-        values[key] = table.get(key, hints[key])
-        if not isinstance(values[key], bool) and values[key] <= 0:
-            table.fail(key, f"expected more than 0, got {values[key]}")
-    return StreamLimits(**values)
+    return _filled(StreamLimits, table)
 
 
 def dns(table: Table) -> DnsSettings:
     """Read [dns]."""
-    hints = get_type_hints(DnsSettings)
-    table.only([f.name for f in fields(DnsSettings)])
-    values: dict[str, Any] = {"nameservers": table.texts("nameservers", parse_server)}
-    for key in table.content:
-        if key == "nameservers":
-            continue
-        value = values[key] = table.get(key, hints[key])
-        if key in ("retr_time", "retr_no", "servers_no", "dst_blocklist_expire") and value <= 0:
-            table.fail(key, f"expected more than 0, got {value}")
-        if key in ("cache_min_ttl", "cache_max_ttl", "cache_negative_ttl") and value < 0:
-            table.fail(key, f"expected seconds, got {value:g}")
-    settings = DnsSettings(**values)
-    if settings.cache_min_ttl > settings.cache_max_ttl:
-        table.fail("cache_min_ttl", f"expected at most cache_max_ttl, {settings.cache_max_ttl:g}")
-    return settings
+    return _filled(DnsSettings, table, nameservers=table.texts("nameservers", parse_server))
+
+
+def overload(table: Table) -> OverloadLimits:
+    """Read [overload]."""
+    return _filled(OverloadLimits, table, **({"memory": size(table, "memory")} if "memory" in table.content else {}))
+
+
+def _filled(kind: type[T], table: Table, **read: Any) -> T:
+    """Return the settings ``kind`` with what ``table`` has, by names of fields; ``read``: what was read of it before."""
+    hints = get_type_hints(kind)
+    table.only(hints)
+    values = {key: table.get(key, hints[key]) for key in table.content if key not in read}
+    try:
+        return kind(**values, **read)
+    except ValueError as error:  # its own check
+        key, _, cause = str(error).partition(": ")
+        table.fail(key, cause)
 
 
 _TLS_FILES: Final = ("certificate", "key", "ca", "crl")
@@ -143,14 +132,3 @@ def _tls_profile(table: Table, base: TlsProfile) -> TlsProfile:
     if "verify_client" in table.content and profile.verify != "none" and profile.ca is None:
         table.fail("verify_client", "expected a ca beside it: whose certificates are taken")
     return profile
-
-
-def overload(table: Table) -> OverloadLimits:
-    """Read [overload]."""
-    hints = get_type_hints(OverloadLimits)
-    table.only([f.name for f in fields(OverloadLimits)])
-    values = {key: size(table, key) if key == "memory" else table.get(key, hints[key]) for key in table.content}
-    for key, value in values.items():
-        if not value >= 0:  # nan too
-            table.fail(key, f"expected 0 or more, got {value}")
-    return OverloadLimits(**values)

@@ -1,12 +1,11 @@
-"""The commands that belong to no module: ``core``, ``stats``, ``route`` and ``system``.
+"""Commands that belong to no module: ``stats``, ``cnt``, ``route`` and ``system``.
 
-Names and shapes of ``core``, ``stats`` and ``system`` are Kamailio's.
+Names and shapes of ``stats``, ``cnt`` and ``system`` are Kamailio's.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from polykemi.config import unknown
@@ -17,25 +16,7 @@ from polykemi.kemi.rpc import Command, rpc
 from polykemi.modules.statistics import chosen
 
 _MICRO: Final = 1e6
-
-
-class Core:
-    """What the server is."""
-
-    def __init__(self, version: str, started: float, clock: Callable[[], float] = time.time) -> None:
-        """``started`` and what ``clock`` shows are seconds since the epoch."""
-        self._version, self._started, self._clock = version, started, clock
-
-    @rpc("core.version")
-    def version(self) -> str:
-        """Return name and version."""
-        return f"polykemi {self._version}"
-
-    @rpc("core.uptime")
-    def uptime(self) -> dict[str, Any]:
-        """Return the time now, the time of the start, and the seconds between them."""
-        now = self._clock()
-        return {"now": time.ctime(now), "up_since": time.ctime(self._started), "uptime": int(now - self._started)}
+_WHICH: Final = (400, "Please provide which stats to retrieve")
 
 
 class Stats:
@@ -45,22 +26,72 @@ class Stats:
         """``counters``: ``group.name`` -> number."""
         self._counters = counters
 
-    @rpc("stats.get_statistics")
+    @rpc("stats.get_statistics", missing=_WHICH)
     def get_statistics(self, name: str, *names: str) -> list[str]:
         """Return counters as lines ``group:name = value``. A name is ``all``, ``group:``, ``group``, ``name`` or ``group.name``."""
         return [
             f"{key.replace('.', ':', 1)} = {value}" for key, value in chosen(self._counters, (name, *names)).items()
         ]
 
-    @rpc("stats.fetch")
+    @rpc("stats.fetch", missing=_WHICH)
     def fetch(self, name: str, *names: str) -> dict[str, str]:
         """Return counters as an object, values as texts. Names as for stats.get_statistics."""
         return {key: str(value) for key, value in chosen(self._counters, (name, *names)).items()}
 
-    @rpc("stats.fetchn")
+    @rpc("stats.fetchn", missing=_WHICH)
     def fetchn(self, name: str, *names: str) -> dict[str, int]:
         """Return counters as an object, values as numbers. Names as for stats.get_statistics."""
         return chosen(self._counters, (name, *names))
+
+
+class Counters:
+    """The same counters, as Kamailio's module counters shows them."""
+
+    def __init__(self, counters: Mapping[str, int]) -> None:
+        """``counters``: ``group.name`` -> number."""
+        self._counters = counters
+
+    @rpc("cnt.list_groups")
+    def list_groups(self) -> list[str]:
+        """List the groups of counters."""
+        return sorted({name.partition(".")[0] for name in self._counters})
+
+    @rpc("cnt.grps_list")
+    def groups_list(self) -> list[str]:
+        """List the groups of counters."""
+        return self.list_groups()
+
+    @rpc("cnt.list_vars")
+    def list_vars(self, group: str) -> list[str]:
+        """List the counters of a group."""
+        return list(self._of(group))
+
+    @rpc("cnt.var_list")
+    def var_list(self, group: str) -> list[str]:
+        """List the counters of a group."""
+        return list(self._of(group))
+
+    @rpc("cnt.get_vars")
+    def get_vars(self, group: str, name: str = "") -> dict[str, int]:
+        """Return all counters of a group; the name is not looked at, as in Kamailio."""
+        return self._of(group)
+
+    @rpc("cnt.grp_get_all")
+    def group_get_all(self, group: str) -> dict[str, int]:
+        """Return all counters of a group."""
+        return self._of(group)
+
+    @rpc("cnt.get")
+    def get(self, group: str, name: str) -> int:
+        """Return a counter."""
+        value = self._counters.get(f"{group}.{name}")
+        if value is None:
+            raise RpcError(400, f"non-existent counter {group}.{name}\n")
+        return value
+
+    def _of(self, group: str) -> dict[str, int]:
+        beginning = f"{group}."
+        return {name[len(beginning) :]: n for name, n in sorted(self._counters.items()) if name.startswith(beginning)}
 
 
 class Routes:
@@ -104,10 +135,18 @@ class System:
         """Return the names of all methods, sorted."""
         return sorted(self._commands)
 
-    @rpc("system.methodHelp")
+    @rpc("system.methodHelp", missing=(400, "Method Name Expected"))
     def method_help(self, method: str) -> str:
         """Return what a method does, and its parameters."""
         command = self._commands.get(method)
         if command is None:
             raise RpcError(400, f"method {method}: {unknown(method, self._commands)}")
         return f"{command.name}: {command.usage}. {command.doc}"
+
+    @rpc("system.methodSignature")
+    def method_signature(self, method: str) -> str:
+        """Return the parameters of a method, those in brackets may be left out. Kamailio has the name, and no answer."""
+        command = self._commands.get(method)
+        if command is None:
+            raise RpcError(400, f"method {method}: {unknown(method, self._commands)}")
+        return command.usage

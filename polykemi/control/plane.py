@@ -6,15 +6,18 @@ import asyncio
 from contextlib import ExitStack
 from pathlib import Path
 
-from polykemi import __version__
+from polykemi import __version__, memory
 from polykemi.config import ControlSettings
 from polykemi.control import commands
+from polykemi.control.cfg import Cfg
 from polykemi.control.datagram import DatagramSocket
 from polykemi.control.http import HttpServer
 from polykemi.control.http_rpc import PATH, rpc_over_http
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.logs import Logs
 from polykemi.control.names import Dns, DstBlocklist
+from polykemi.control.process import Core, Memory
+from polykemi.control.sockets import Sockets, of_connections
 from polykemi.control.unix import NAME, ControlSocket
 from polykemi.router import Router
 from polykemi.transport.resolver import Resolver
@@ -28,13 +31,22 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     """
     services = router.services
     rpc = JsonRpc()
-    rpc.add(commands.Core(__version__, started), commands.Stats(services.counters), commands.Routes(router.stats))
-    rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist))
+
+    def kill(number: int) -> None:
+        services.kill(number)  # which is set when all is put together
+
+    rpc.add(Core(__version__, started, services.modules, kill))
+    rpc.add(Memory(router.overload.limits.memory or memory.limit()))
+    rpc.add(commands.Stats(services.counters), commands.Counters(services.counters), commands.Routes(router.stats))
+    rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist), Sockets(services))
+    rpc.add(Cfg(services.live))
+    rpc.add(*of_connections(services.connections))
     watches = Watches(services.levels, lambda: services.outbox.items, router.look)
     rpc.add(Logs(services.levels, watches))
     if isinstance(services.locator, Resolver):
         rpc.add(Dns(services.locator))
-    rpc.add(*services.modules.values())
+    for module in services.modules.values():
+        rpc.add(*module.commands())
     services.rpc = rpc.commands
     return rpc
 
@@ -68,11 +80,17 @@ class ControlPlane:
 
     def open(self, loop: asyncio.AbstractEventLoop, router: Router, rpc: JsonRpc) -> None:
         """Begin to answer ``rpc`` requests about the server that ``router`` belongs to; called before ``loop`` runs."""
-        self._socket.open(loop, rpc.answer)
+
+        def answer(request: bytes) -> bytes | None:
+            answered = rpc.answer(request)
+            router.pump()  # what a command has changed is durable before anybody is told of it
+            return answered
+
+        self._socket.open(loop, answer)
         if self._datagram is not None:
-            self._datagram.open(loop, rpc.answer)
+            self._datagram.open(loop, answer)
         if self._http is not None:
-            self._http.open(loop, {}, {PATH: rpc_over_http(rpc.answer, self._token)})
+            self._http.open(loop, {}, {PATH: rpc_over_http(answer, self._token)})
         if self._metrics is not None:
             from polykemi.control import metrics  # only who wants them pays for the client library
 

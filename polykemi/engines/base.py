@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 from polykemi.kemi.context import Current, RouteContext
+from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry, Xval
 
 LOAD_FACTOR: Final = 10.0  # loading a script, with all that it imports, may take ten times as long as a route block
@@ -33,7 +34,7 @@ class Host:
     path: tuple[str, ...] = ()  # patterns as in Lua's package.path, where modules are besides the script's directory
     allow: frozenset[str] = frozenset()  # what the script may reach besides KSR (``config.ALLOWED``)
     strict: bool = False  # a call that cannot be made raises in the script
-    trace: Callable[[str, tuple[Any, ...], Any], None] | None = None
+    probes: Probes = field(default_factory=Probes)  # what sees the calls of KSR functions
 
 
 class Script(Protocol):

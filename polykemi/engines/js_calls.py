@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, Final
 
 from polykemi.engines.base import Host
-from polykemi.engines.js_values import EXIT, FAILED, FALSE, TRUE, Values
+from polykemi.engines.js_values import EXIT, FAILED, FALSE, RUN, TRUE, Values
 from polykemi.errors import SipError
 from polykemi.kemi.binding import Misuse, bind, to_octets
 from polykemi.kemi.context import Exit
@@ -59,23 +59,38 @@ class Calls:
         self._where = where
         self._exports = list(host.registry)
         self._methods: dict[str, int] = {}  # with their numbers in JavaScript
+        self._unheld = 0
 
     def bind(self) -> tuple[list[list[Any]], list[Callable[[], None]]]:
         """Bind the registry: return what JavaScript needs to know of each export, and what it calls."""
-        host, conversion = self._host, JsConversion(self._where, checked=True)
+        conversion = JsConversion(self._where, checked=True)
         rows: list[list[Any]] = []
         entries: list[Callable[[], None]] = []
         for export, function in self._exports:
             bound = self._bound(export, function, conversion)
             types = "".join(p.type[0] for p in export.params)
-            holds = "" if host.trace else "method" if export.by_method else "run" if export.constant else ""
+            holds = "method" if export.by_method else "run" if export.constant else ""
             rows.append([export.module, export.name, types, "renews" if export.renews else holds])
             entries.append(self._entry(export, bound, types))
         return rows, entries
 
     def _bound(self, export: Export, function: Callable[..., Any], conversion: JsConversion) -> Callable[..., Any]:
         host = self._host
-        return bind(export, function, host.current, conversion, drive=host.drive, trace=host.trace, strict=host.strict)
+        return bind(
+            export,
+            function,
+            host.current,
+            conversion,
+            drive=host.drive,
+            probes=host.probes,
+            unhold=self._unhold if export.constant else None,
+            strict=host.strict,
+        )
+
+    def _unhold(self) -> None:
+        """Let V8 hold no result beyond the call that runs: who watches sees each call. No block has such a number."""
+        self._unheld = (self._unheld + 1) & 0x3FFFFFFF
+        self._values.words[RUN] = -0x40000000 - self._unheld
 
     def _entry(self, export: Export, bound: Callable[..., Any], types: str) -> Callable[[], None]:
         """Return what JavaScript calls for ``export``: the whole way of one call."""
@@ -96,8 +111,14 @@ class Calls:
         return FAILED
 
     def method(self) -> None:
-        """Give the number of the message's method, -1 when it has none; the first that come get one."""
+        """Give the number of the message's method, -1 when it has none; the first that come get one.
+
+        None has one while calls are watched: V8 would give results without a call.
+        """
         words, numbers = self._values.words, self._methods
+        if self._host.probes.are_watched:
+            words[0] = -1
+            return
         try:
             method = self._host.current.ctx.method  # type: ignore[union-attr]
         except SipError:  # it stands in a malformed header

@@ -14,6 +14,7 @@
 //   words[8..13]   of a call: the number to keep a text under from now on (-1: none); [8..9] of a piece that goes ahead:
 //                  which argument it belongs to, and where in it
 //   words[3..4]    of a route block: the number of the script's function (ENTERED: it has begun), the code of its argument;
+//                  of a load: the code of the source;
 //                  INVOKED less the number: it is called for another script, the argument is the JSON of its arguments
 //   words[4]       of a call that failed: the code of the reason; of a result that is a list or a dictionary: that of its
 //                  JSON
@@ -62,10 +63,10 @@
   const octets = new Uint8Array(shared, TEXT), units = new Uint16Array(shared, TEXT);
   const spec = JSON.parse(this);
   const failed = entries[0], piece = entries[1], rest = entries[2];
-  const tellMethod = entries[3], misfit = entries[4], returned = entries[5], findModule = entries[6], say = entries[7], OWN_ENTRIES = 8;
+  const tellMethod = entries[3], misfit = entries[4], returned = entries[5], findModule = entries[6], say = entries[7];
+  const loaded = entries[8], OWN_ENTRIES = 9;
 
   let runs = 0;
-  let handlers = []; // of the script that is live: number => function that returns the script's function
 
   // ---- texts
   function copyOut(source, from, to) {
@@ -410,22 +411,25 @@
   }
 
   // ---- route blocks
-  function runBlock() {
-    const number = words[3], code = words[4], run = words[RUN], state = words[STATE];
-    words[3] = ENTERED;
-    words[4] = NULL;
-    words[RUN] = runs = runs % LAST_RUN + 1;
-    words[STATE] = OPEN;
-    try {
-      if (number > INVOKED) runHandler(handlers[number], code);
-      else invoke(handlers[INVOKED - number], code);
-    } catch (error) {
-      if (words[STATE] !== LEAVING && error !== EXIT_TEXT) fail(error);
-      words[STATE] = LEAVING;
-      drain(); // what is left to promises shall not call KSR in the next block
-    }
-    words[RUN] = run;
-    words[STATE] = state;
+  // Return what runs a block of a script; `handlers`: number => function that returns the script's function.
+  function runner(handlers) {
+    return function runBlock() {
+      const number = words[3], code = words[4], run = words[RUN], state = words[STATE];
+      words[3] = ENTERED;
+      words[4] = NULL;
+      words[RUN] = runs = runs % LAST_RUN + 1;
+      words[STATE] = OPEN;
+      try {
+        if (number > INVOKED) runHandler(handlers[number], code);
+        else invoke(handlers[INVOKED - number], code);
+      } catch (error) {
+        if (words[STATE] !== LEAVING && error !== EXIT_TEXT) fail(error);
+        words[STATE] = LEAVING;
+        drain(); // what is left to promises shall not call KSR in the next block
+      }
+      words[RUN] = run;
+      words[STATE] = state;
+    };
   }
 
   function runHandler(handler, code) {
@@ -473,34 +477,41 @@
     },
   );
 
-  // `this`: the name of the source, a line break, the source. Return the names of the functions, a line each.
+  // words[4]: the code of the name of the source, a line break, the source. Tell Python the names of the functions, a line
+  // each, and return what runs a block; or tell why it failed, and return what was thrown.
   function load() {
-    const end = indexOf(this, '\n');
-    const name = slice(this, 0, end), source = slice(this, end + 1);
-    mustParse(source);
+    words[3] = ENTERED;
     words[RUN] = 0;
     words[STATE] = LOADING;
     const before = globalThis.KSR, ownRequire = globalThis.require;
-    install(name);
-    let loaded = false;
     try {
-      // a function scope of its own; the function inside finds const, let and var alike
-      const make = evaluate(
-        '(function () {' + source + '\n;return function () { return eval(arguments[0]); }; })\n//# sourceURL=' + name);
-      const scope = apply(make, globalThis, []);
-      const found = functionsOf(scope, source);
-      drain();
-      const own = [() => (text) => { scope(text); }, () => (text) => { evaluate(text); }]; // see engines/js.py
-      for (let i = 0; i < own.length; i++) {
-        defineProperty(found.handlers, found.handlers.length, { value: own[i], writable: true, enumerable: true, configurable: true });
-      }
-      handlers = found.handlers;
-      loaded = true;
-      return found.names;
+      const text = take(words[4]), end = indexOf(text, '\n');
+      words[4] = NULL;
+      return loadSource(slice(text, 0, end), slice(text, end + 1));
+    } catch (error) {
+      restore(before, ownRequire);
+      fail(error);
+      return error;
     } finally {
       words[STATE] = CLOSED;
-      if (!loaded) restore(before, ownRequire);
     }
+  }
+
+  function loadSource(name, source) {
+    mustParse(source);
+    install(name);
+    // a function scope of its own; the function inside finds const, let and var alike
+    const make = evaluate(
+      '(function () {' + source + '\n;return function () { return eval(arguments[0]); }; })\n//# sourceURL=' + name);
+    const scope = apply(make, globalThis, []);
+    const found = functionsOf(scope, source);
+    drain();
+    const own = [() => (text) => { scope(text); }, () => (text) => { evaluate(text); }]; // see js_script.py
+    for (let i = 0; i < own.length; i++) {
+      defineProperty(found.handlers, found.handlers.length, { value: own[i], writable: true, enumerable: true, configurable: true });
+    }
+    enterWith(loaded, [found.names]);
+    return runner(found.handlers);
   }
 
   function restore(ksr, ownRequire) {
@@ -511,6 +522,6 @@
     for (let i = 0; i < rows.length; i++) if (rows[i][0] !== '') globalThis['KSR_' + rows[i][0]] = ksr[rows[i][0]];
   }
 
-  return { runBlock, drain, tellStack, load };
+  return { drain, tellStack, load };
 })
 //# sourceURL=js_runtime.js

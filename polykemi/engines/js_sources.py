@@ -14,10 +14,9 @@ _FRAME: Final = re.compile(_NAME + r"(\d{1,9}):(\d{1,9})")
 
 
 class Sources:
-    """``live`` is the file of the script that runs."""
+    """The files, in the order of their numbers, and where require() may go from each."""
 
     def __init__(self) -> None:
-        self.live = "js"
         self._files: list[str] = []
         self._labels: dict[tuple[Path, Path], str] = {}
         self._roots: list[Path] = []  # of each file: the directory that require() does not leave
@@ -49,29 +48,18 @@ class Sources:
                 return str(path), label, read(path)
         raise ScriptLoadError(self._files[number], None, f"Cannot find module '{name}'")
 
-    def position(self, stack: str) -> str:
-        """Return ``file:line`` of the script's innermost frame."""
+    def position(self, stack: str, file: str) -> str:
+        """Return ``file:line`` of the script's innermost frame, ``file`` when there is none."""
         frame = _FRAME.search(stack)
-        return self._named(frame) if frame else self.live
+        return self._named(frame) if frame else file
 
-    def error(self, cause: str, stack: str) -> ScriptError:
-        """Return the error of a script; both texts may be anything, as scripts can make them up."""
+    def error(self, cause: str, stack: str, file: str) -> ScriptError:
+        """Return the error of the script ``file``; the texts may be anything, as scripts can make them up."""
         cause, stack = (text.encode("utf-8", "replace").decode() for text in (cause, stack))
         cause = cause.replace("\r", " ").replace("\n", " ")  # it goes into one line of the log
-        lines = [line for line in stack.split("\n") if not any(f"({own}" in line for own in _OWN)]
-        file, line = self._place(stack, self.live)
+        lines = [line for line in stack.split("\n") if not any(f"{own}:" in line for own in _OWN)]
+        file, line = self._place(stack, file)
         return ScriptError(file, line, cause, _FRAME.sub(self._named, "\n".join(lines)))
-
-    def load_error(self, file: str, name: str, message: str) -> ScriptLoadError:
-        """Return the error of a script that did not load, from V8's message: ``where:line: cause``, source line, stack."""
-        head, _, stack = message.partition("\n")
-        parts = re.match(r"(\S*?):(\d+): (.*)", head)
-        if parts is None:
-            return ScriptLoadError(*self._place(stack, file), head)
-        where, line, cause = parts.groups()
-        if where in ("undefined", name):  # V8 gives a source that it could not parse no name
-            return ScriptLoadError(file, int(line), cause)
-        return ScriptLoadError(*self._place(f"{where}:{line}\n{stack}", file), cause)
 
     def _place(self, stack: str, file: str) -> tuple[str, int | None]:
         """Return file and line of the innermost frame that is a script's, ``file`` when there is none."""

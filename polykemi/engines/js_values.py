@@ -24,7 +24,7 @@ ENTERED: Final = -1  # words[3] when JavaScript has begun a route block
 SIZE: Final = 1 << 20  # of the buffer, octets
 _STATE: Final = 14  # words[14]: whether JavaScript may call
 _CLOSED, _OPEN = 0, 1
-_RUN: Final = 15  # words[15]: the number of the route block that runs
+RUN: Final = 15  # words[15]: the number of the route block that runs
 _TEXT: Final = 128  # octet where texts begin
 _SHORT: Final = 64  # characters of a text that is numbered
 _KEPT: Final = 4096
@@ -157,7 +157,7 @@ class Values:
         if nested:
             self.words[3] = ENTERED  # of the block around it
         self.words[_STATE] = _OPEN if nested else _CLOSED
-        self.words[_RUN] = -(block & 0x3FFFFFFF) if nested else 0  # one that no block has had
+        self.words[RUN] = -(block & 0x3FFFFFFF) if nested else 0  # one that no block has had
         self._forget()
         self._pieces.clear()
 

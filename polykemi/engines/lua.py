@@ -70,7 +70,7 @@ class ScriptMemory(ScriptError):
     """A route that was stopped because the script holds more memory than its limit."""
 
 
-class _Script:
+class _State:
     """One Lua state with one script in it."""
 
     def __init__(self, path: Path, host: Host, expired: Callable[[], bool], texts: dict[Path, str]) -> None:
@@ -104,7 +104,7 @@ class _Script:
         conversion = LuaConversion(self._prelude.where, self._lua.table_from)
         for export, method in host.registry:
             bound = bind(
-                export, method, host.current, conversion, drive=host.drive, trace=host.trace, strict=host.strict
+                export, method, host.current, conversion, drive=host.drive, probes=host.probes, strict=host.strict
             )
             ends = export.module == _ENDING_MODULE
             self._prelude.export(export.module, export.name, _ending(bound) if ends else bound, ends)
@@ -130,6 +130,10 @@ class _Script:
     def heap(self) -> int:
         """Return how many octets the script holds on to."""
         return int(self._prelude.heap())
+
+    def used(self) -> int:
+        """Return how many octets are taken, garbage included; 0 where nothing counts them."""
+        return int(self._lua.get_memory_used() or 0)
 
     def functions(self) -> frozenset[str]:
         """Return the names of the global functions that the script has set."""
@@ -251,39 +255,37 @@ def _ending(bound: Callable[..., Any]) -> Callable[..., Any]:
     return ending
 
 
-class LuaEngine:
-    """Runs one Lua script."""
+class LuaScript:
+    """One load of a Lua script, in a Lua state of its own (see ``engines/base.py``)."""
 
-    name = "lua"
-
-    def __init__(self, host: Host) -> None:
+    def __init__(self, path: Path, host: Host) -> None:
+        """Load the script at ``path``. Raise ScriptLoadError."""
+        self.path = path
         self._host = host
         self._seconds = host.limits.seconds or math.inf
         self._deadline = 0.0  # of the running call, on the monotonic clock; 0: its first hook sets it
-        self._script: _Script | None = None
+        self._state: _State | None = None
         self._entries: dict[str, list[Any]] = {}
         self._functions: frozenset[str] = frozenset()
+        self._start({})
 
-    def load(self, path: Path) -> None:
-        """Load the script at ``path`` into a new Lua state. Raise ScriptLoadError; the running script stays then."""
-        self._start(path, {})
-
-    def _start(self, path: Path, texts: dict[Path, str]) -> None:
+    def _start(self, texts: dict[Path, str]) -> None:
+        """Run the script in a new state. Raise ScriptLoadError; the running one stays then."""
         outer, self._deadline = self._deadline, monotonic() + self._seconds * LOAD_FACTOR
         current = self._host.current
         ctx, current.ctx = current.ctx, None
         try:
-            script = _Script(path, self._host, self._expired, texts)
-            script.load()
-            functions = script.functions()
+            state = _State(self.path, self._host, self._expired, texts)
+            state.load()
+            functions = state.functions()
         except ScriptError as error:
             raise ScriptLoadError(error.file, error.line, error.cause) from error.__cause__
         except LuaError as error:
-            raise ScriptLoadError(str(path), None, f"memory limit reached {error}".rstrip(" ")) from None
+            raise ScriptLoadError(str(self.path), None, f"memory limit reached {error}".rstrip(" ")) from None
         finally:
             self._deadline = outer
             current.ctx = ctx
-        self._script, self._entries, self._functions = script, script.entries, functions
+        self._state, self._entries, self._functions = state, state.entries, functions
 
     def functions(self) -> frozenset[str]:
         """Return the names of the functions that the script defines."""
@@ -295,13 +297,13 @@ class LuaEngine:
 
     def call(self, function: str, argument: str | None = None) -> None:
         """Call ``function``. Raise ScriptError; what ends a route ends the call normally."""
-        script = self._script
-        if script is None:
-            raise ScriptError("", None, "no script is loaded")
+        state = self._state
+        if state is None:
+            raise ScriptError(str(self.path), None, "the script is closed")
         idle = self._entries.get(function)
-        entry = idle.pop() if idle else script.entry(function)
+        entry = idle.pop() if idle else state.entry(function)
         if entry is None:
-            log.error("%s: no function %s", script.path, function)
+            log.error("%s: no function %s", self.path, function)
             return
         outer, self._deadline = self._deadline, 0.0  # a route block may run inside of another one's export
         try:
@@ -309,50 +311,54 @@ class LuaEngine:
         except LuaError:  # no memory for as much as the report: this entry is dead
             failure = ("memory",)
         else:
-            script.entries[function].append(entry)
+            state.entries[function].append(entry)
         finally:
             self._deadline = outer
         if failure is not None:
-            error = script.error(failure)
+            error = state.error(failure)
             if isinstance(error, ScriptMemory):
-                self._relieve(script)
+                self._relieve(state)
             raise error
 
     def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
         """Call ``function`` for a script. Raise ScriptError."""
-        return self._enter(lambda script: script.invoke(function, arguments))
+        return self._enter(lambda state: state.invoke(function, arguments))
 
     def evaluate(self, text: str, *, apart: bool) -> None:
         """Run ``text`` with the script's globals, or with those of Lua alone. Raise ScriptError."""
-        self._enter(lambda script: script.evaluate(text, apart=apart))
+        self._enter(lambda state: state.evaluate(text, apart=apart))
 
-    def _enter(self, work: Callable[[_Script], Xval]) -> Xval:
-        if self._script is None:
-            raise ScriptError("", None, "no script is loaded")
+    def _enter(self, work: Callable[[_State], Xval]) -> Xval:
+        if self._state is None:
+            raise ScriptError(str(self.path), None, "the script is closed")
         outer, self._deadline = self._deadline, 0.0
         try:
-            return work(self._script)
+            return work(self._state)
         except (LuaError, UnicodeEncodeError) as error:
-            raise ScriptError(str(self._script.path), None, str(error)) from None
+            raise ScriptError(str(self.path), None, str(error)) from None
         finally:
             self._deadline = outer
 
     def where(self) -> str:
         """Return ``file:line`` of the call that is running."""
-        return self._script.where() if self._script is not None else ""
+        return self._state.where() if self._state is not None else ""
 
-    def _relieve(self, script: _Script) -> None:
+    def memory(self) -> int:
+        """Return how many octets the Lua state has, garbage included; 0 without a limit, as nothing is counted then."""
+        return self._state.used() if self._state is not None else 0
+
+    def _relieve(self, state: _State) -> None:
         """Start the script anew when what it holds is above its limit."""
-        if self._script is script and script.heap() > self._host.limits.memory:
-            log.error("%s: holds %d octets: started anew", script.path, script.heap())
+        if self._state is state and state.heap() > self._host.limits.memory:
+            log.error("%s: holds %d octets: started anew", self.path, state.heap())
             try:
-                self._start(script.path, script.texts)
+                self._start(state.texts)
             except ScriptLoadError as error:
                 log.error("%s: goes on with what it has", error)
 
     def close(self) -> None:
         """Drop the Lua state."""
-        self._script, self._entries, self._functions = None, {}, frozenset()
+        self._state, self._entries, self._functions = None, {}, frozenset()
 
     def _expired(self) -> bool:
         """Tell whether the running call has used up its time; called by the hook, so nothing is paid per call."""
@@ -360,3 +366,30 @@ class LuaEngine:
             self._deadline = monotonic() + self._seconds
             return False
         return monotonic() >= self._deadline
+
+
+class LuaEngine:
+    """Runs Lua scripts, each in a Lua state of its own."""
+
+    name = "lua"
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._scripts: set[LuaScript] = set()
+
+    def load(self, path: Path) -> LuaScript:
+        """Load the script at ``path``. Raise ScriptLoadError."""
+        script = LuaScript(path, self._host)
+        self._scripts = {one for one in self._scripts if one._state is not None}
+        self._scripts.add(script)
+        return script
+
+    def memory(self) -> int:
+        """Return how many octets the Lua states of all scripts have; see ``LuaScript.memory``."""
+        return sum(script.memory() for script in self._scripts)
+
+    def close(self) -> None:
+        """Drop all Lua states."""
+        for script in self._scripts:
+            script.close()
+        self._scripts = set()

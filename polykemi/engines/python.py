@@ -15,11 +15,12 @@ import sys
 import sysconfig
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from polykemi.engines.base import LOAD_FACTOR, Host
 from polykemi.engines.python_message import ScriptMessage
@@ -37,7 +38,6 @@ log = logging.getLogger("polykemi.script")
 KSR_VERSION: Final = 1002  # KSR.__version__, as app_python3 has it
 _LISTENER: Final = Listener("udp", "127.0.0.1", 5060)  # of the message while a script loads
 _CHILD_RANK: Final = 1  # of Kamailio's first SIP worker
-_MARK: Final = "__polykemi_script__"  # set in the modules that a script brings: its directory
 _FOREIGN: Final = tuple(  # directories of code that is no script's, wherever the script may be
     f"{path}/"
     for path in (Path(__file__).parent.parent, *(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")))
@@ -75,8 +75,8 @@ class PythonConversion:
         return "a script"
 
 
-class _Script:
-    """One loaded script: its module and the functions that can be route blocks."""
+class _Source:
+    """The files of one load of a script, and the functions in them that can be route blocks."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -140,64 +140,68 @@ def _arity(function: Callable[..., Any]) -> int:
     return min(2, sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters))
 
 
-class PythonEngine:
-    """Runs one Python script."""
+class PythonScript:
+    """One load of a Python script (see ``engines/base.py``).
 
-    name = "python"
+    Python's table of modules is one for all. So the script whose code runs has the stage: the modules that it has brought from
+    its own directory, and ``KSR`` as its engine made it, stand in that table, and its directory in the path.
+    """
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    _on_stage: ClassVar[PythonScript | None] = None
+
+    def __init__(
+        self, path: Path, host: Host, ksr: ModuleType, conversion: PythonConversion, watchdog: Watchdog
+    ) -> None:
+        """Load the script at ``path``. Raise ScriptLoadError."""
+        self.path = path
         self._current = host.current
-        self._script: _Script | None = None
-        self._handlers: dict[str, Handler] = {}
-        self._functions: frozenset[str] = frozenset()
-        self._watchdog = Watchdog(host.limits.seconds, PythonEngine._run.__code__)
-        self._ksr = ModuleType("KSR", "The functions of polykemi, as KEMI names them.")
-        self._ksr.__dict__["__version__"] = KSR_VERSION
-        self._conversion = conversion = PythonConversion(self._is_script)
-        for export, method in host.registry:
-            place = self._ksr
-            if export.module:
-                if not hasattr(place, export.module):
-                    setattr(place, export.module, ModuleType(f"KSR.{export.module}"))
-                place = getattr(place, export.module)
-            bound = bind(
-                export, method, host.current, conversion, drive=host.drive, trace=host.trace, strict=host.strict
-            )
-            bound.__name__, bound.__doc__ = export.name, export.doc
-            setattr(place, export.name, bound)
+        self._ksr = ksr
+        self._conversion = conversion
+        self._watchdog = watchdog
+        self._source = _Source(path)
+        self._modules: dict[str, ModuleType] = {}  # that it has brought
+        self._others: set[str] = set()  # the modules that were there when it took the stage
+        self._load()
+        self._handlers = self._source.handlers
+        self._functions = frozenset(self._handlers)
 
-    def load(self, path: Path) -> None:
-        """Load the script at ``path``. Raise ScriptLoadError; the running script stays then.
-
-        ``KSR`` functions work while it loads: as in Kamailio on a made-up OPTIONS request, here in an event route block.
-        """
-        script = _Script(path)
-        before = self._script
-        running = _forget(script.directory)
-        known = set(sys.modules)
-        sys.path.insert(0, script.directory)
-        self._script = script
+    def _load(self) -> None:
+        """Run the file. ``KSR`` functions work: as in Kamailio on a made-up OPTIONS request, here in an event route block."""
+        before = PythonScript._on_stage
+        importlib.invalidate_caches()
         try:
             with self._faked_context():
-                self._run(script.run, factor=LOAD_FACTOR)
-        except BaseException as error:  # noqa: BLE001 - put back what was, whatever it is
-            _mark(script, known)
-            _forget(script.directory)
-            sys.modules.update(running)
-            sys.path.remove(script.directory)
-            try:
-                if isinstance(error, (Exception, SystemExit, Exit, TimeLimit)):
-                    raise self._load_error(error) from error
-                raise
-            finally:
-                self._script = before
-        _mark(script, known)
-        if before is not None:
-            sys.path.remove(before.directory)
-            if before.directory != script.directory:
-                _forget(before.directory)
-        self._handlers, self._functions = script.handlers, frozenset(script.handlers)
+                self._run(self._source.run, factor=LOAD_FACTOR)
+        except BaseException as error:  # put back what was, whatever it is
+            failure = self._load_error(error) if isinstance(error, (Exception, SystemExit, Exit, TimeLimit)) else error
+            self._leave()
+            if before is not None:
+                before._enter()
+            raise failure from error
+
+    # ---- the stage
+    def _enter(self) -> None:
+        """Take the stage."""
+        if PythonScript._on_stage is not None:
+            PythonScript._on_stage._leave()
+        PythonScript._on_stage = self
+        self._others = set(sys.modules)
+        sys.modules.update(self._modules, KSR=self._ksr)
+        sys.path.insert(0, self._source.directory)
+
+    def _leave(self) -> None:
+        """Give the stage up."""
+        PythonScript._on_stage = None
+        new = {name: sys.modules[name] for name in sys.modules.keys() - self._others}
+        self._modules = {n: m for n, m in new.items() if self.is_ours(getattr(m, "__file__", None) or "")}
+        for name in (*self._modules, "KSR"):
+            sys.modules.pop(name, None)
+        if self._source.directory in sys.path:
+            sys.path.remove(self._source.directory)
+
+    def is_ours(self, filename: str) -> bool:
+        """Tell whether code of ``filename`` belongs to the script."""
+        return self._source.is_ours(filename)
 
     def functions(self) -> frozenset[str]:
         """Return the names of the functions or methods that the script defines."""
@@ -214,9 +218,7 @@ class PythonEngine:
         """
         handler = self._handlers.get(function)
         if handler is None:
-            if self._script is None:
-                raise ScriptError("", None, "no script is loaded")
-            log.error("%s: no function %s", self._script.path, function)
+            log.error("%s: no function %s", self.path, function)
             return
         try:
             self._run_handler(handler, argument)
@@ -251,7 +253,7 @@ class PythonEngine:
         """
         handler = self._handlers.get(from_octets(function))
         if handler is None:
-            raise ScriptError(str(self._script.path) if self._script else "", None, f"no function {function}")
+            raise ScriptError(str(self.path), None, f"no function {function}")
         try:
             result = self._run_handler(handler, from_octets(arguments[0]) if arguments else None)
         except SystemExit:
@@ -262,28 +264,22 @@ class PythonEngine:
 
     def evaluate(self, text: str, *, apart: bool) -> None:
         """Kamailio has no such function for Python."""
-        raise ScriptError(str(self._script.path) if self._script else "", None, "Python runs functions only")
+        raise ScriptError(str(self.path), None, "Python runs functions only")
 
     def where(self) -> str:
         """Return ``file:line`` of the call that is running."""
         return self._conversion.where()
 
     def close(self) -> None:
-        """End the watchdog and take the script out of this interpreter's tables."""
-        self._watchdog.close()
-        if sys.modules.get("KSR") is self._ksr:
-            del sys.modules["KSR"]
-        if self._script is not None:
-            _forget(self._script.directory)
-            if self._script.directory in sys.path:
-                sys.path.remove(self._script.directory)
-        self._script, self._handlers, self._functions = None, {}, frozenset()
+        """Take the script out of this interpreter's tables."""
+        if PythonScript._on_stage is self:
+            self._leave()
+        self._modules, self._handlers, self._functions = {}, {}, frozenset()
 
     def _run(self, function: Callable[..., Any], *args: Any, factor: float = 1.0) -> Any:
         """Call ``function`` of the script, watched. The watchdog strikes only above this frame."""
-        modules = sys.modules
-        if modules.get("KSR") is not self._ksr:  # another instance ran last
-            modules["KSR"] = self._ksr
+        if PythonScript._on_stage is not self:
+            self._enter()
         watchdog = self._watchdog
         outer = watchdog.arm(factor)
         try:
@@ -302,21 +298,20 @@ class PythonEngine:
 
     # ---- errors
     def _is_script(self, code: CodeType) -> bool:
-        return self._script is not None and self._script.is_ours(code.co_filename)
+        return self.is_ours(code.co_filename)
 
     def _error(self, error: BaseException, kind: type[ScriptError]) -> ScriptError:
         """Return the error of a route block: the script's innermost line and a traceback from its first line on."""
-        assert self._script is not None
         stack = _from_script(error.__traceback__, self._is_script)
-        frames = [f for f in traceback.extract_tb(stack) if self._script.is_ours(f.filename)]
-        file, line = (frames[-1].filename, frames[-1].lineno) if frames else (str(self._script.path), None)
+        frames = [f for f in traceback.extract_tb(stack) if self.is_ours(f.filename)]
+        file, line = (frames[-1].filename, frames[-1].lineno) if frames else (str(self.path), None)
         if isinstance(error, TimeLimit):
             return kind(file, line, "time limit reached", "".join(traceback.format_tb(stack)))
         text = "".join(traceback.format_exception(type(error), error, stack))
         return kind(file, line, _cause(error), text)
 
     def _load_error(self, error: BaseException) -> ScriptLoadError:
-        """Return the error of a script that does not load; it stands in ``_script`` still."""
+        """Return why the script does not load."""
         if isinstance(error, ScriptLoadError):
             return error
         if isinstance(error, SyntaxError) and error.filename:
@@ -325,6 +320,53 @@ class PythonEngine:
         if isinstance(error, OSError) and error.filename == found.file and found.line is None:  # the script itself
             return ScriptLoadError(found.file, None, error.strerror or str(error))
         return ScriptLoadError(found.file, found.line, found.cause)
+
+
+class PythonEngine:
+    """Runs Python scripts, all in this interpreter."""
+
+    name = "python"
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._watchdog = Watchdog(host.limits.seconds, PythonScript._run.__code__)
+        self._scripts: weakref.WeakSet[PythonScript] = weakref.WeakSet()
+        self._ksr = ModuleType("KSR", "The functions of polykemi, as KEMI names them.")
+        self._ksr.__dict__["__version__"] = KSR_VERSION
+        self._conversion = conversion = PythonConversion(_is_on_stage)
+        for export, method in host.registry:
+            place = self._ksr
+            if export.module:
+                if not hasattr(place, export.module):
+                    setattr(place, export.module, ModuleType(f"KSR.{export.module}"))
+                place = getattr(place, export.module)
+            bound = bind(
+                export, method, host.current, conversion, drive=host.drive, probes=host.probes, strict=host.strict
+            )
+            bound.__name__, bound.__doc__ = export.name, export.doc
+            setattr(place, export.name, bound)
+
+    def load(self, path: Path) -> PythonScript:
+        """Load the script at ``path``. Raise ScriptLoadError."""
+        script = PythonScript(path, self._host, self._ksr, self._conversion, self._watchdog)
+        self._scripts.add(script)
+        return script
+
+    def memory(self) -> int:
+        """Return 0: what a script holds cannot be told from what the server holds."""
+        return 0
+
+    def close(self) -> None:
+        """End the watchdog and all scripts."""
+        self._watchdog.close()
+        for script in self._scripts:
+            script.close()
+
+
+def _is_on_stage(code: CodeType) -> bool:
+    """Tell whether ``code`` belongs to the script that runs."""
+    script = PythonScript._on_stage
+    return script is not None and script.is_ours(code.co_filename)
 
 
 def _cause(error: BaseException) -> str:
@@ -341,20 +383,3 @@ def _from_script(stack: TracebackType | None, is_script: Callable[[CodeType], bo
     while start is not None and not is_script(start.tb_frame.f_code):
         start = start.tb_next
     return start
-
-
-def _mark(script: _Script, known: set[str]) -> None:
-    """Mark the modules of the script's directory that are not ``known``: it brought them."""
-    for name in sys.modules.keys() - known:
-        module = sys.modules[name]
-        if script.is_ours(getattr(module, "__file__", None) or ""):
-            module.__dict__[_MARK] = script.directory
-
-
-def _forget(directory: str) -> dict[str, ModuleType]:
-    """Take the modules that a script of ``directory`` brought out of ``sys.modules``; each load reads them anew."""
-    importlib.invalidate_caches()
-    brought = {n: m for n, m in sys.modules.items() if getattr(m, "__dict__", {}).get(_MARK) == directory}
-    for name in brought:
-        del sys.modules[name]
-    return brought

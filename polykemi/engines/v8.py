@@ -4,7 +4,7 @@ mini_racer's Python API gives JavaScript asynchronous functions only. Its librar
 ``mr_init_context`` was given on the isolate's own thread and holds JavaScript until the callback returns. That is the way
 onto the thread (``errand``); what is done there is done by V8's own interface (``v8_native.py``). Three laws follow:
 
-* nothing may wait for mini_racer on the isolate's thread: it would wait for itself. ``start`` and ``errand`` only queue;
+* nothing may wait for mini_racer on the isolate's thread: it would wait for itself. ``errand`` only queues;
 * the isolate's thread takes its Python thread state once and keeps it until ``close`` (otherwise one is made and
   destroyed for every call: 9 us);
 * what calls of JavaScript leave behind (8 octets each) goes when the errand ends, and V8 does some of its housekeeping
@@ -36,7 +36,6 @@ _FUNCTIONS: Final = (
     "mr_alloc_string_val",
     "mr_array_push",
     "mr_call_function",
-    "mr_cancel_task",
     "mr_eval",
     "mr_free_context",
     "mr_free_value",
@@ -133,7 +132,7 @@ class V8:
             raise UsageError(f"V8 was started in this process without its flag {_FLAG}") from None
         self.thread = 0  # the identifier of the isolate's thread
         self._run_errand = dll.mr_make_js_callback(context, _ERRAND)
-        self._on_thread(self._settle)
+        self.on_thread(self._settle)
 
     def _settle(self) -> None:
         """Take the GIL state once more than the callback gives it back, so that the thread keeps its thread state."""
@@ -171,7 +170,7 @@ class V8:
         """Return a JavaScript array of functions that call ``functions``, which must not raise."""
         callbacks = [Callback(function) for function in functions]
         self._callbacks += callbacks
-        self._on_thread(lambda: self._native.put(callbacks))
+        self.on_thread(lambda: self._native.put(callbacks))
         return self.eval(_FROM_GLOBAL)
 
     def callers(self, functions: Sequence[Handle]) -> list[Callable[[], Any]]:
@@ -181,9 +180,27 @@ class V8:
         """
         self.make(self.eval(_TO_GLOBAL), "", self.array([self.array(functions)]))
         out: list[Callable[[], Any]] = []
-        self._on_thread(lambda: out.extend(self._native.take(len(functions))))
+        self.on_thread(lambda: out.extend(self._native.take(len(functions))))
         self.eval(_FROM_GLOBAL)
         return out
+
+    def caller(self, local: int | None) -> Callable[[], Any]:
+        """Return a Python function that calls the function ``local``, which a caller has returned; on the thread."""
+        return self._native.caller(local)
+
+    def drop(self, caller: Callable[[], Any]) -> None:
+        """Let V8 free the function that ``caller`` calls; on the thread."""
+        self._native.drop(caller)
+
+    def line(self, local: int | None) -> int | None:
+        """Return the line where ``local``, what was thrown, says that it comes from; on the thread."""
+        return self._native.line(local)
+
+    def used(self) -> int:
+        """Return how many octets the heap holds, and buffers beside it."""
+        out: list[int] = []
+        self.on_thread(lambda: out.append(self._native.used()))
+        return out[0]
 
     def array(self, items: Sequence[Handle]) -> Handle:
         """Return a JavaScript array of ``items``."""
@@ -211,7 +228,11 @@ class V8:
         value = shared.contents
         return memoryview((ctypes.c_ubyte * value.len).from_address(value.value.value_ptr)).cast("B")
 
-    def _on_thread(self, errand: Callable[[], None]) -> None:
+    def on_thread(self, errand: Callable[[], None]) -> None:
+        """Do ``errand``, which must not raise, on the isolate's thread, now when it is this one."""
+        if threading.get_ident() == self.thread:
+            errand()
+            return
         ended = threading.Event()
         self.errand(errand, lambda _: ended.set())
         ended.wait()
@@ -234,31 +255,20 @@ class V8:
 
     # ---- tasks
     def text(self, text: str) -> Handle:
-        """Return ``text`` as a JavaScript value; give it back with ``release``."""
+        """Return ``text`` as a JavaScript value."""
         data = text.encode("utf-8", "replace")
         return self._dll.mr_alloc_string_val(self._context, data, len(data), _TEXT)
 
-    def release(self, handle: Handle) -> None:
-        """Give a value back."""
-        self._free(self._context, handle)
-
-    def start(self, function: Handle, done: Callable[[Outcome], None], this: Handle = None) -> int:
-        """Queue a call of ``function``; ``done`` is called on the isolate's thread when it has ended. Return the task."""
+    def _start(self, function: Handle, done: Callable[[Outcome], None]) -> None:
+        """Queue a call of ``function``; ``done`` is called on the isolate's thread when it has ended."""
         number = next(self._numbers)
         self._tasks[number] = done, False
-        task: int = self._dll.mr_call_function(
-            self._context, function, self._undefined if this is None else this, self._nothing, number
-        )
-        return task
+        self._dll.mr_call_function(self._context, function, self._undefined, self._nothing, number)
 
     def errand(self, function: Callable[[], None], done: Callable[[Outcome], None]) -> None:
         """Queue a call of ``function``, which must not raise, on the isolate's thread; then ``done`` is called there."""
         self._errands.append(function)
-        self.start(self._run_errand, done)
-
-    def cancel(self, task: int) -> None:
-        """End ``task`` wherever it is; nothing happens when it has ended."""
-        self._dll.mr_cancel_task(self._context, task)
+        self._start(self._run_errand, done)
 
     def stop(self) -> None:
         """Stop the JavaScript that an errand has called; from any thread. What is called next is stopped too, if it ended."""
@@ -284,7 +294,7 @@ class V8:
     def close(self) -> None:
         """End the isolate and its thread, once what runs has ended."""
         if self._finalizer.alive:
-            self._on_thread(_give_thread_state_back)
+            self.on_thread(_give_thread_state_back)
             self._finalizer()
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
+_USED, _EXTERNAL = 4, 7  # words of v8::HeapStatistics: used_heap_size_, external_memory_
+
 Callback: Final = ctypes.CFUNCTYPE(None)  # V8 passes its FunctionCallbackInfo, which nobody needs here
 
 _ISOLATE: Final = ctypes.c_void_p
@@ -34,11 +36,16 @@ _NEW: Final = (
     "_ZN2v88Function3NewENS_5LocalINS_7ContextEEEPFvRKNS_20FunctionCallbackInfoINS_5ValueEEEENS1_INS_4DataEEEi"
     "NS_19ConstructorBehaviorENS_14SideEffectTypeE"
 )
+_DISPOSE: Final = "_ZN2v812api_internal13DisposeGlobalEPm"
+_MESSAGE: Final = "_ZN2v89Exception13CreateMessageEPNS_7IsolateENS_5LocalINS_5ValueEEE"
+_LINE: Final = "_ZNK2v87Message13GetLineNumberENS_5LocalINS_7ContextEEE"
+_STATISTICS: Final = "_ZN2v87Isolate17GetHeapStatisticsEPNS_14HeapStatisticsE"
 _CALL: Final = "_ZN2v88Function4CallENS_5LocalINS_7ContextEEENS1_INS_5ValueEEEiPS5_"
 
 NAMES: Final = (
     *(_GET_CURRENT, _TERMINATE, _CANCEL_TERMINATE, _CONTEXT, _GLOBAL),
     *(_GLOBALIZE, _GET, _SET, _NEW, _CALL),
+    *(_DISPOSE, _MESSAGE, _LINE, _STATISTICS),
 )
 
 
@@ -56,6 +63,10 @@ class Native:
         self._new = _function(library, _NEW, _LOCAL, _LOCAL, Callback, _LOCAL, _INT, _INT, _INT)
         self._call = ctypes.CDLL(path)[_CALL]  # not brief: the GIL is free meanwhile
         self._call.restype = _LOCAL  # no argtypes: to check them takes 0.1 us a call
+        self._dispose = _function(library, _DISPOSE, None, ctypes.c_void_p)
+        self._message = _function(library, _MESSAGE, _LOCAL, _ISOLATE, _LOCAL)
+        self._line = _function(library, _LINE, ctypes.c_uint64, _LOCAL, _LOCAL)
+        self._statistics = _function(library, _STATISTICS, None, _ISOLATE, ctypes.c_void_p)
         self._terminate = _function(library, _TERMINATE, None, _ISOLATE)
         self._cancel_terminate = _function(library, _CANCEL_TERMINATE, None, _ISOLATE)
         self._isolate = ctypes.c_void_p()
@@ -78,13 +89,33 @@ class Native:
         """
         context = self._context(self._isolate)
         global_ = self._global(context)
-        kept = self._keep(context), self._keep(global_)
-        functions = [self._keep(self._get(global_, context, i)) for i in range(count)]
-        return [partial(self._call, function, *kept, _INT(0), ctypes.c_void_p()) for function in functions]
+        return [self.caller(self._get(global_, context, i)) for i in range(count)]
 
-    def _keep(self, local: int) -> ctypes.c_void_p:
+    def caller(self, local: int | None) -> Callable[[], Any]:
+        """Return a function that calls the JavaScript function ``local``, as those of ``take``."""
+        context = self._context(self._isolate)
+        kept = (self._keep(one) for one in (local, context, self._global(context)))
+        return partial(self._call, *kept, _INT(0), ctypes.c_void_p())
+
+    def drop(self, caller: Callable[[], Any]) -> None:
+        """Let V8 free what ``caller`` calls; it must not be called any more."""
+        for handle in caller.args[:3]:  # type: ignore[attr-defined]
+            self._dispose(handle)
+
+    def line(self, local: int | None) -> int | None:
+        """Return the line that V8 has noted in an error when it was made, None when there is none."""
+        maybe = self._line(self._message(self._isolate, local), self._context(self._isolate))
+        return (maybe >> 32 or None) if maybe & 1 else None
+
+    def used(self) -> int:
+        """Return how many octets the heap holds, and buffers beside it."""
+        words = (ctypes.c_uint64 * 32)()
+        self._statistics(self._isolate, words)
+        return int(words[_USED] + words[_EXTERNAL])
+
+    def _keep(self, local: int | None) -> ctypes.c_void_p:
         """Return a handle to the same object that lives as long as the isolate."""
-        return ctypes.c_void_p(self._globalize(self._isolate, ctypes.c_uint64.from_address(local)))
+        return ctypes.c_void_p(self._globalize(self._isolate, ctypes.c_uint64.from_address(local or 0)))
 
     def stop(self) -> None:
         """Stop the JavaScript that runs, for any thread; ``go_on`` lets it run again."""

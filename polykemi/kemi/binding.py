@@ -22,17 +22,15 @@ from types import CodeType
 from typing import Any, Final, Protocol
 
 from polykemi.errors import SipError
-from polykemi.kemi.context import Current, Exit
+from polykemi.kemi.context import Current
+from polykemi.kemi.probes import FAILED, Probe, Probes, Tally
 from polykemi.kemi.registry import Export
 from polykemi.kemi.route import ROUTE_NAMES, Route
 
 log = logging.getLogger("polykemi.kemi")
 
-Trace = Callable[[str, tuple[Any, ...], Any], None]
-
 BOUND_CODE: Final = "<KSR>"  # the file name of the generated functions' code
 MISSING: Any = object()
-_FAILED: Final = {"int": -1, "bool": False, "xval": None, "data": None, "none": False}
 MAX_ARGUMENTS: Final = 6  # of any function (SR_KEMI_PARAMS_MAX)
 _SHOWN: Final = 64  # characters of a refused text that go into the log
 
@@ -136,18 +134,19 @@ def bind(
     conversion: Conversion,
     *,
     drive: Callable[[Generator[Any, None, Any]], Any],
-    trace: Trace | None = None,
+    probes: Probes,
+    unhold: Callable[[], None] | None = None,
     strict: bool = False,
 ) -> Callable[..., Any]:
     """Return the callable for ``export``.
 
-    ``drive`` runs a Process to its end and returns its value. ``trace`` is called with path, arguments (octet text) and
-    result of every call; the result of one that ended the route is None. ``strict``: see ``Misuse``.
+    ``drive`` runs a Process to its end and returns its value. ``probes`` see the calls (``unhold``: see ``Probe``).
+    ``strict``: see ``Misuse``.
     """
-    scope = _helpers(export, conversion, trace, strict=strict)
+    scope: dict[str, Any] = {}
     scope.update(
         MISSING=MISSING,
-        Exit=Exit,
+        PATH=export.path,  # for who finds the frame in a traceback
         Refused=Refused,
         SipError=SipError,
         current=current,
@@ -158,9 +157,12 @@ def bind(
         to_int=as_int,
         to_octets=to_octets,
         to_str=as_str,
-        trace=trace,
     )
-    exec(_code("\n".join(_source(export, conversion, traced=trace is not None))), scope)
+    probe = Probe(export, scope, conversion.where, unhold)
+    tally = probes.tally(export.path) if probes.counting else None
+    scope.update(_helpers(export, current, conversion, probe, tally, strict=strict))
+    exec(_code("\n".join(_source(export, conversion, counted=tally is not None))), scope)
+    probes.add(probe)
     bound: Callable[..., Any] = scope[f"{export.name}_"]
     return bound
 
@@ -171,32 +173,39 @@ def _code(source: str) -> CodeType:
     return compile(source, BOUND_CODE, "exec")
 
 
-def _helpers(export: Export, conversion: Conversion, trace: Trace | None, *, strict: bool) -> dict[str, Any]:
+def _helpers(
+    export: Export, current: Current, conversion: Conversion, probe: Probe, tally: Tally | None, *, strict: bool
+) -> dict[str, Any]:
     """Return what the generated code calls off the beaten track."""
     path = export.path
 
-    def unanswered(args: tuple[Any, ...], *, result: Any) -> Any:
-        if trace is not None:
-            trace(path, tuple(a for a in args if a is not MISSING), result)
+    def unanswered(args: tuple[Any, ...], refusal: Exception, *, result: Any) -> Any:
+        if tally is not None:
+            tally.errors += 1
+        probe.refused(current.ctx, tuple(a for a in args if a is not MISSING), result, refusal)
         return result
 
     def no_context(*args: Any) -> Any:
         log.error("%s: called outside of message processing at %s", path, conversion.where())
-        return unanswered(args, result=False)
+        return unanswered(args, Refused("called outside of message processing"), result=False)
 
     def not_here(kind: Route, *args: Any) -> Any:
         log.warning("%s: makes no sense in %s, at %s", path, ROUTE_NAMES[kind], conversion.where())
-        return unanswered(args, result=_FAILED[export.returns])
+        return unanswered(args, Refused(f"makes no sense in {ROUTE_NAMES[kind]}"), result=FAILED[export.returns])
 
     def refuse(refusal: Refused, *args: Any) -> Any:
         if strict:
-            raise Misuse(f"{path}: {refusal}")
+            misuse = Misuse(f"{path}: {refusal}")
+            unanswered(args, misuse, result=None)
+            raise misuse
         log.error("%s: %s at %s", path, refusal, conversion.where())
-        return unanswered(args, result=False)
+        return unanswered(args, refusal, result=False)
 
     def failed(error: SipError) -> Any:
+        if tally is not None:
+            tally.errors += 1
         log.info("%s: %s", path, error)
-        return _FAILED[export.returns]
+        return FAILED[export.returns]
 
     def wrong(value: Any, param: str, convert: Callable[..., Any]) -> Any:
         try:
@@ -219,17 +228,19 @@ def _helpers(export: Export, conversion: Conversion, trace: Trace | None, *, str
         "not_here": not_here,
         "refuse": refuse,
         "surplus": surplus,
+        "tally": tally,
         "wrong": wrong,
     }
 
 
-def _source(export: Export, conversion: Conversion, *, traced: bool) -> list[str]:
+def _source(export: Export, conversion: Conversion, *, counted: bool) -> list[str]:
     """Return the lines of the generated function. It names its export, so that no two share code: CPython adapts that."""
     names = [p.name for p in export.params]
     given = ", ".join(names if conversion.checked else [*names, "*extra"])
     parameters = names if conversion.checked else [*(f"{n}=MISSING" for n in names), "*extra"]
     lines = [
         f"def {export.name}_({', '.join(parameters)}):  # {export.path}",
+        *([" tally.calls += 1"] if counted else []),
         " ctx = current.ctx",
         f" if ctx is None: return no_context({given})",
     ]
@@ -249,19 +260,11 @@ def _source(export: Export, conversion: Conversion, *, traced: bool) -> list[str
     lines.append(f"  result = {f'drive({call})' if export.is_process else call}")
     if not conversion.checked:
         lines.append(f" except Refused as refusal: return refuse(refusal, {given})")
-    return lines + _result(export, conversion, traced=traced)
-
-
-def _result(export: Export, conversion: Conversion, *, traced: bool) -> list[str]:
-    """Return the lines behind the call: errors, the result's conversion, the trace."""
-    args = "(" + "".join(f"{p.name}, " for p in export.params) + ")"
-    lines = [" except SipError as error: result = failed(error)"]
-    if traced:
-        lines += [" except Exit:", f"  trace({export.path!r}, {args}, None)", "  raise"]
+    lines.append(" except SipError as error: result = failed(error)")
+    if counted:
+        lines += [" except Exception:", "  tally.errors += 1", "  raise"]
     if export.returns == "none":
         lines.append(f" if result is None: result = {conversion.none_result!r}")
-    if traced:
-        lines.append(f" trace({export.path!r}, {args}, result)")
     if export.returns == "data":
         lines.append(" if type(result) is list or type(result) is dict: return to_data(result)")
     if export.returns in ("xval", "data") and conversion.unicode:

@@ -1,4 +1,4 @@
-"""What can be told of a script before it runs: calls of functions that are not there, names that are no variables.
+"""What can be told of a script before it runs: calls of functions that are not there, names that are no variables or handlers.
 
 The text is not parsed: strings and comments are passed over, and what looks like a call of KSR is looked up. So a name that a
 script makes up while it runs is not seen, and a call that never happens is told of all the same.
@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from polykemi.kemi.route import Route
 
 _QUOTED: Final = r'"(?:\\.|[^"\\\n])*"|' + r"'(?:\\.|[^'\\\n])*'"
 _PASSED: Final = {  # comments and strings
@@ -27,6 +29,14 @@ _FILES: Final = {  # how a script names other files of its directory
 }
 _SUFFIXES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}
 _MOST_FILES: Final = 100
+_HANDLERS: Final = {  # whose argument names a function of the script: which one, and the blocks that it is to run
+    "KSR.tm.t_on_branch": (0, Route.BRANCH),
+    "KSR.tm.t_on_reply": (0, Route.ONREPLY),
+    "KSR.tm.t_on_failure": (0, Route.FAILURE),
+    "KSR.tm.t_on_branch_failure": (0, Route.BRANCH_FAILURE),
+    "KSR.tmx.t_continue": (2, Route.REQUEST),
+}
+_ARGUMENT: Final = r"[^,()\"']*,"  # in front of a literal
 _VARIABLE: Final = re.compile(r"KSR\.pv\.(?:get\w*|set\w*|unset|is_null)")  # their first argument is a variable
 
 
@@ -42,11 +52,16 @@ class Finding(NamedTuple):
 
 
 def inspect(
-    script: Path, language: str, functions: Collection[str], problem: Callable[[str], str | None]
+    script: Path,
+    language: str,
+    functions: Collection[str],
+    problem: Callable[[str], str | None],
+    defines: Callable[[Route, str], bool],
 ) -> list[Finding]:
     """Return what is wrong in ``script`` and the files of its directory that it loads, each function once.
 
-    ``functions`` are those that there are, as ``KSR.module.function``; ``problem`` tells what is wrong with a variable.
+    ``functions`` are those that there are, as ``KSR.module.function``; ``problem`` tells what is wrong with a variable,
+    ``defines`` whether the scripts have a function for blocks of a kind.
     """
     findings: list[Finding] = []
     told: set[str] = set()
@@ -58,14 +73,25 @@ def inspect(
             module = match["module"]
             path = f"KSR.{module}.{function}" if module else f"KSR.{function}"
             cause = "" if path in functions else f"there is no function {path}"
-            if not cause and _VARIABLE.fullmatch(path) and (literal := _LITERAL.match(text, match.end())):
-                name = re.sub(r"\\(.)", r"\1", literal[1][1:-1])
+            if path in _HANDLERS:
+                place, kind = _HANDLERS[path]
+                name = _literal(text, match.end(), place)
+                if name and not defines(kind, name):
+                    cause = f"{path}: the script defines no function {name}"
+            elif not cause and _VARIABLE.fullmatch(path) and (name := _literal(text, match.end(), 0)) is not None:
                 wrong = problem(name.encode().decode("latin-1"))
                 cause = f"{name!r} is no variable: {wrong}" if wrong else ""
             if cause and cause not in told:
                 told.add(cause)
                 findings.append(Finding(file, text.count("\n", 0, match.start()) + 1, cause))
     return findings
+
+
+def _literal(text: str, at: int, place: int) -> str | None:
+    """Return the string that is written as argument ``place`` of a call whose arguments begin ``at``; None for all else."""
+    before = re.compile(_ARGUMENT * place).match(text, at)
+    found = _LITERAL.match(text, before.end()) if before else None
+    return re.sub(r"\\(.)", r"\1", found[1][1:-1]) if found else None
 
 
 def _texts(script: Path, language: str) -> Iterator[tuple[Path, str]]:

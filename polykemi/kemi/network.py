@@ -9,7 +9,6 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
-from polykemi.errors import ConfigError
 from polykemi.sip.constants import PORT, TLS_PORT
 from polykemi.sip.flow import Flow
 from polykemi.sip.locate import Destination, Draw, Naptr, Place, Srv, Usable, protos
@@ -225,8 +224,11 @@ class Tls(Protocol):
     def use_server_id(self, server_id: str) -> None:
         """Make connections from now on with the client profile that has ``server_id``, "": with that of their address."""
 
-    def reload_tls(self) -> None:
-        """Read profiles and certificates anew, for connections that come. Raise ConfigError: all stays as it was."""
+    def reread_tls(self) -> Callable[[], None] | None:
+        """Read profiles and certificates anew; return what makes connections that come use them. Raise ConfigError.
+
+        None: there is no listener for TLS.
+        """
 
 
 class NoTls:
@@ -243,6 +245,6 @@ class NoTls:
     def use_server_id(self, server_id: str) -> None:
         """Do nothing."""
 
-    def reload_tls(self) -> None:
-        """Raise ConfigError."""
-        raise ConfigError("there is no listener for TLS")
+    def reread_tls(self) -> Callable[[], None] | None:
+        """Return None."""
+        return None

@@ -7,6 +7,7 @@ their commands alike; names and answers are Kamailio's where Kamailio has the co
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, Signature
@@ -18,7 +19,11 @@ INVALID_PARAMS: Final = -32602  # JSON-RPC 2.0 section 5.1
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_names: Final[dict[Callable[..., Any], str]] = {}  # beside the methods: compiled ones take no attributes
+Refusal = tuple[int, str]  # code and text of an error
+
+# name, and what is answered when parameters are missing: beside the methods, as compiled ones take no attributes
+_marks: Final[dict[Callable[..., Any], tuple[str, Refusal | None]]] = {}
+_NUMBERS: Final = {int: re.compile(r"-?[0-9]{1,18}"), float: re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")}
 _EXPECTED: Final[dict[Any, str]] = {int: "an integer", float: "a number", str: "a text"}
 
 
@@ -31,6 +36,7 @@ class Command:
     function: Callable[..., Any]
     signature: Signature  # of what is given, without ``now``
     wants_now: bool = False
+    missing: Refusal | None = None  # Kamailio's words when parameters are missing
 
     @property
     def usage(self) -> str:
@@ -45,6 +51,8 @@ class Command:
             else:
                 bound = self.signature.bind(*given)
         except TypeError:
+            if self.missing is not None and len(given) < len(self.signature.parameters):
+                raise RpcError(*self.missing) from None
             raise RpcError(INVALID_PARAMS, f"{self.name}: expected {self.usage}") from None
         arguments: list[Any] = []
         for name, value in bound.arguments.items():
@@ -54,7 +62,10 @@ class Command:
         return self.function(*arguments, now=now) if self.wants_now else self.function(*arguments)
 
     def _convert(self, parameter: Parameter, value: Any) -> Any:
-        """Return ``value`` as the parameter's type: a number is a text too (users are named 1001), the reverse is not so."""
+        """Return ``value`` as the parameter's type.
+
+        A number is a text too (users are named 1001), and so is a text a number that is written as one (kamcli sends texts).
+        """
         kind, given = parameter.annotation, type(value)
         if given is kind:
             return value
@@ -62,18 +73,20 @@ class Command:
             return float(value)
         if given in (int, float) and kind is str:
             return str(value)
+        if given is str and _NUMBERS[kind].fullmatch(value):
+            return kind(value)
         raise RpcError(INVALID_PARAMS, f"{self.name}: {parameter.name}: expected {_EXPECTED[kind]}")
 
 
-def rpc(name: str) -> Callable[[F], F]:
-    """Mark a method as the command ``name`` (``group.command``).
+def rpc(name: str, missing: Refusal | None = None) -> Callable[[F], F]:
+    """Mark a method as the command ``name`` (``group.command``); ``missing`` is answered when parameters are missing.
 
     Parameters are int, float or str; ``*names`` takes any number; ``*, now: float`` is given the time, in seconds since the
     epoch.
     """
 
     def mark(method: F) -> F:
-        _names[method] = name
+        _marks[method] = (name, missing)
         return method
 
     return mark
@@ -82,9 +95,10 @@ def rpc(name: str) -> Callable[[F], F]:
 def commands_of(part: object) -> Iterator[Command]:
     """Give the commands of an object. Raise TypeError for a declaration that cannot be called."""
     for attribute, method in inspect.getmembers(type(part), inspect.isroutine):
-        name = _names.get(method)
-        if name is None:
+        mark = _marks.get(method)
+        if mark is None:
             continue
+        name, missing = mark
         function = getattr(part, attribute)
         if not method.__doc__:
             raise TypeError(f"{name}: a command needs a docstring")
@@ -97,7 +111,7 @@ def commands_of(part: object) -> Iterator[Command]:
         for parameter in parameters:
             if parameter.annotation not in _EXPECTED or parameter.kind is Parameter.KEYWORD_ONLY:
                 raise TypeError(f"{name}: parameter {parameter.name} must be int, float or str, by position")
-        yield Command(name, inspect.getdoc(method) or "", function, signature, wants_now)
+        yield Command(name, inspect.getdoc(method) or "", function, signature, wants_now, missing)
 
 
 def _shown(parameter: Parameter) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 from polykemi.errors import ConfigError
 from polykemi.kemi.context import Current, RouteContext
-from polykemi.kemi.log_levels import LEVELS, NOTICE, TOP
+from polykemi.kemi.log_levels import LEVELS, TOP
 from polykemi.logs.fields import FIELDS, Fields
 from polykemi.logs.formats import JsonFormat, LineFormat, journal_entry, severity
 from polykemi.logs.outputs import JOURNAL, SYSLOG, Datagrams, File, Handler, Output, Stream
@@ -77,8 +77,8 @@ class Few(logging.Filter):
 class Log:
     """The log while a server runs: a handler of Python's root logger, and what scripts print."""
 
-    def __init__(self, settings: LogSettings) -> None:
-        """Open it. Raise ConfigError when its file cannot be opened."""
+    def __init__(self, settings: LogSettings, *, scripts: bool = True) -> None:
+        """Open it. Raise ConfigError when its file cannot be opened. ``scripts``: scripts run in this process."""
         self._settings = settings
         self._fields = Fields(settings.fields)
         self._current: Current | None = None
@@ -86,6 +86,7 @@ class Log:
         self._handler.addFilter(Few())
         self._journal: Handler | None = None
         self._streams = sys.stdout, sys.stderr
+        self._scripts = scripts
 
     def _open(self) -> Handler:
         settings, fields = self._settings, self._fields
@@ -109,7 +110,6 @@ class Log:
 
     def __enter__(self) -> Self:
         """Begin: from now on records go there."""
-        logging.addLevelName(NOTICE, "NOTICE")
         logging.getLogger().addHandler(self._handler)
         logging.getLogger(TOP).setLevel(LEVELS[self._settings.level])
         if Path(JOURNAL).is_socket():
@@ -119,9 +119,9 @@ class Log:
             journal.setLevel(logging.DEBUG)
             journal.propagate = False
         stdout, stderr = self._streams
-        if stdout is not None:
+        if stdout is not None and self._scripts:
             sys.stdout = Printed(stdout, logging.INFO, self._is_script)
-        if stderr is not None:
+        if stderr is not None and self._scripts:
             sys.stderr = Printed(stderr, logging.ERROR, self._is_script)
         return self
 

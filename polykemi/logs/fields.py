@@ -105,7 +105,8 @@ def route_name(ctx: RouteContext) -> str:
 
 
 def _of_context(ctx: RouteContext) -> Mapping[str, Any]:
-    fields: dict[str, Any] = {"route": route_name(ctx)}
+    version = ctx.shared.version
+    fields: dict[str, Any] = {"route": route_name(ctx), "version": None if version is None else version.number}
     if ctx.message is FAKED_MESSAGE:
         return fields
     fields["src"] = ctx.flow.peer
@@ -123,10 +124,8 @@ def _call_of(error: ScriptError) -> str:
     cause = error.__cause__ or error.__context__
     call, frames = "", cause.__traceback__ if cause is not None else None
     while frames is not None:
-        code = frames.tb_frame.f_code
-        if code.co_filename == BOUND_CODE:
-            module = getattr(frames.tb_frame.f_globals["function"], "__self__", None)
-            call = ".".join(filter(None, ("KSR", getattr(module, "name", ""), code.co_name.removesuffix("_"))))
+        if frames.tb_frame.f_code.co_filename == BOUND_CODE:
+            call = f"KSR.{frames.tb_frame.f_globals['PATH']}"
         frames = frames.tb_next
     return call
 

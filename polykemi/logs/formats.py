@@ -73,7 +73,7 @@ class LineFormat:
         text = message_of(record, self.fields).translate(CONTROLS)
         found = self.fields.of(record) if self.fields is not None else {}
         shown = " ".join(f"{name}={_quoted(value)}" for name, value in found.items())
-        head = self._head.format(time=_local(record), level=record.levelname, logger=record.name)
+        head = self._head.format(time=_local(record), level=name_of(record.levelno).upper(), logger=record.name)
         line = f"{head}{text} | {shown}" if shown else head + text
         lines = [one.translate(CONTROLS) for one in traceback_of(record).split("\n")]
         return "\n    ".join([line, *lines]) if lines != [""] else line

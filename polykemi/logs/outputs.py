@@ -174,7 +174,6 @@ class Handler(logging.Handler):
             {
                 "name": "polykemi.log",
                 "levelno": logging.WARNING,
-                "levelname": "WARNING",
                 "msg": text,
                 "args": (self._lost, self._cause),
                 "thread": 0,

@@ -21,6 +21,7 @@ from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTl
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Callbacks, Route
 from polykemi.kemi.rpc import Command
+from polykemi.live import Live
 from polykemi.pv.accessor import Accessor
 from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
@@ -28,6 +29,7 @@ from polykemi.sip.flow import Flow, Listener, UdpSettings, is_at, listener_for, 
 from polykemi.sip.grammar import canonical_host
 from polykemi.sip.message import Response
 from polykemi.sip.reply_path import response_target
+from polykemi.storage.items import ItemStore, MemoryItems
 from polykemi.storage.location import LocationStore
 from polykemi.storage.provisioned import Database
 from polykemi.transaction.blocklist import Blocklist
@@ -49,8 +51,8 @@ class Outbox:
 class Routes(Protocol):
     """What modules may know of the scripts."""
 
-    def defines(self, kind: Route, callback: str) -> bool:
-        """Tell whether the engine that runs this block has the function."""
+    def defines(self, kind: Route, callback: str, version: Any = None) -> bool:
+        """Tell whether the script that runs this block has the function, in ``version``: that of the block which runs by default."""
 
     def invoke(self, engine: str, function: str, arguments: Sequence[str]) -> Xval:
         """Call a function of the script of ``engine`` and return its number or text; null for all else, -1 when it fails."""
@@ -70,7 +72,7 @@ class Services:
     """The parts of the server that modules work with. Built once by ``server.py`` (or a test)."""
 
     listeners: tuple[Listener, ...]
-    domains: frozenset[str]  # lower case, names that the server is responsible for
+    domains: frozenset[str]  # lower case, names that the server is responsible for; ``serve`` changes them
     outbox: Outbox
     ids: Ids
     current: Current
@@ -87,6 +89,10 @@ class Services:
     pause: Callable[[float], None] = lambda seconds: None  # let so many seconds pass, with everything standing still
     levels: Levels = field(default_factory=Levels)  # of the log
     abort: Callable[[], None] = lambda: None  # end the process at once; a server sets both
+    kill: Callable[[int], None] = lambda number: None  # send this process a signal
+    items: ItemStore = field(default_factory=MemoryItems)  # of hash tables that outlive the process
+    # what is to be made durable before the outbox leaves, besides ``location``; each is called once and may raise DataError
+    commits: list[Callable[[], None]] = field(default_factory=list)
     strays: list[Callable[[Response], bool]] = field(
         default_factory=list
     )  # take responses of no transaction, if theirs
@@ -100,13 +106,26 @@ class Services:
     dns: Dns = field(default_factory=Offline)
     locator: Locator = field(default_factory=Unlocated)  # where names lead to
     blocklist: Blocklist = field(default_factory=Blocklist)  # places that have not answered
+    live: Live = field(default_factory=Live)  # the settings that can change while the server runs
     dns_failover: bool = True  # the next place that a name leads to is tried when one does not answer
+    on_domains: list[Callable[[], None]] = field(default_factory=list)  # called when the domains have changed
+    _configured: frozenset[str] = field(init=False, repr=False)  # domains of the configuration
+    _entered: frozenset[str] = field(init=False, repr=False, default=frozenset())  # and of the database
     _listeners_at: dict[str, list[Listener]] = field(init=False, repr=False, default_factory=dict)  # by host
 
     def __post_init__(self) -> None:
+        self._configured = self.domains
         for listener in self.listeners:
             for host in {listener.host, listener.advertised_host or listener.host}:
                 self._listeners_at.setdefault(host, []).append(listener)
+
+    def serve(self, *, configured: frozenset[str] | None = None, entered: frozenset[str] | None = None) -> None:
+        """Be responsible for other domains from now on: those of the configuration, those of the database."""
+        self._configured = self._configured if configured is None else configured
+        self._entered = self._entered if entered is None else entered
+        self.domains = self._configured | self._entered
+        for call in self.on_domains:
+            call()
 
     def is_myself(self, host: str, port: int = 0, proto: str = "") -> bool:
         """Tell whether ``host`` is one of our domains or listeners, by their own address or the advertised one.
@@ -176,12 +195,26 @@ class Module:
     def start(self, now: float) -> None:
         """Called once when all modules are built and before the first message."""
 
+    def params_changed(self) -> None:
+        """Called when parameters have changed at run time (``polykemi.live``): work out anew what was made of them."""
+
+    def reread(self, now: float) -> Callable[[], None] | None:
+        """Read anew what is kept in memory of tables and files; return what puts it in place, None when nothing is new.
+
+        Raise DataError; all stays as it is then.
+        """
+        return None
+
     def stop(self, now: float) -> None:
         """Called once when the server ends, before its storage is closed."""
 
     def pv_classes(self) -> Mapping[str, Factory]:
         """Return the pseudo-variable classes that this module adds: name without ``$`` -> factory."""
         return {}
+
+    def commands(self) -> tuple[object, ...]:
+        """Return what has the module's RPC commands (``kemi/rpc.py``): itself, or what it has put them into."""
+        return (self,)
 
     def transformations(self) -> Mapping[str, Step]:
         """Return the transformations that this module adds: ``class.name`` (``sql.val``), in lower case -> step."""

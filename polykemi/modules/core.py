@@ -389,7 +389,7 @@ class Core(CoreEvents):
             way = services.instead_of_udp(flow, len(data))
         if ONWARD in ctx.cache:
             flow = onward(ctx.cache[ONWARD], flow)
-        if services.routes.defines(Route.ONSEND, services.callbacks.onsend):
+        if services.routes.defines(Route.ONSEND, services.callbacks.onsend, ctx.shared.version):
             onsend = RouteContext(Route.ONSEND, services.callbacks.onsend, request, ctx.flow, ctx.now)
             onsend.ruri, onsend.dst_uri = ctx.ruri, ctx.dst_uri
             onsend.shared, onsend.wire, onsend.destination = ctx.shared, data, flow

@@ -50,7 +50,7 @@ class DialogClock(DialogEvents):
             profile_names("profiles_no_value", p.profiles_no_value),
         )
         self.now = 0.0  # seconds since the epoch, as it was seen last
-        self.store = DialogStore(services.database, services.listeners) if p.db_mode else None
+        self.store = DialogStore(services.database, services.listeners, services.commits) if p.db_mode else None
         self.to_end: list[Dialog] = []  # an operator wants them to end
         for name in ("active", "early", "processed", "expired", "failed"):
             services.counters.setdefault(f"dialog.{name}_dialogs", 0)

@@ -54,11 +54,11 @@ class DialogEvents(Module):
         else:
             ctx = RouteContext(Route.EVENT, callback, message, flow, now)
             ctx.event = name
-            ctx.shared.dialog = dialog
+            ctx.shared.dialog, ctx.shared.version = dialog, dialog.version
         self.services.events.append(ctx)
 
     def _faked(self, dialog: Dialog, name: str, now: float) -> RouteContext:
         """Return a context of ``dialog`` without a message of its own."""
         ctx = event_context(self.params.event_callback, name, self.services.listeners[0], now)
-        ctx.shared.dialog = dialog
+        ctx.shared.dialog, ctx.shared.version = dialog, dialog.version
         return ctx

@@ -6,7 +6,7 @@ import heapq
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from polykemi.sip.flow import Listener
 
@@ -100,6 +100,7 @@ class Dialog:
     ack_until: float = 0.0  # when its ACK has to be there, 0 before the answer
     failures: list[int] = field(default_factory=lambda: [0, 0])  # keep-alives without answer, of each leg
     from_routes: int = 0  # Record-Route values in the INVITE as it came
+    version: Any = None  # of the scripts, that its requests are routed by (versions.Version); None after a restart
 
     @property
     def is_live(self) -> bool:

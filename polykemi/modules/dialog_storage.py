@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from polykemi.errors import DataError
@@ -24,14 +24,55 @@ _OF: Final = "hash_entry = ? AND hash_id = ?"
 
 
 class DialogStore:
-    """Writes answered dialogs and reads them again. What the database does not take is one line in the log."""
+    """Writes answered dialogs and reads them again. What the database does not take is one line in the log.
 
-    def __init__(self, database: Database, listeners: Iterable[Listener]) -> None:
+    All that has changed in a turn is one transaction at its end, before anything leaves (``commits``): a dialog whose 200
+    somebody has seen is there after ``kill -9``, as a whole.
+    """
+
+    def __init__(
+        self, database: Database, listeners: Iterable[Listener], commits: list[Callable[[], None]] | None = None
+    ) -> None:
+        """``commits``: what is called when the turn ends."""
         self._database = database
         self._listeners = {str(listener): listener for listener in listeners}
+        self._commits = commits
+        self._staged: dict[tuple[int, int], Dialog | None] = {}  # None: to be removed
 
     def save(self, dialog: Dialog) -> None:
-        """Write ``dialog`` with its variables, in place of what was written of it before."""
+        """Write ``dialog`` with its variables, as they are when the turn ends, in place of what was written before."""
+        self._stage(dialog, dialog)
+
+    def remove(self, dialog: Dialog) -> None:
+        """Forget ``dialog``."""
+        self._stage(dialog, None)
+
+    def _stage(self, dialog: Dialog, state: Dialog | None) -> None:
+        if not self._staged and self._commits is not None:
+            self._commits.append(self.commit)
+        self._staged[dialog.h_entry, dialog.h_id] = state
+        if self._commits is None:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write what is staged."""
+        staged, self._staged = self._staged, {}
+        try:
+            with self._database.transaction():
+                for key, dialog in staged.items():
+                    for table in ("dialog", "dialog_vars"):
+                        self._database.query(f"DELETE FROM {table} WHERE {_OF}", key)
+                    if dialog is not None:
+                        self._insert(dialog)
+        except DataError as error:
+            if len(staged) == 1:
+                log.error("dialog %d:%d is not stored: %s", *next(iter(staged)), error)
+                return
+            for key, dialog in staged.items():  # each for itself: one of them may be what is wrong
+                self._staged[key] = dialog
+                self.commit()
+
+    def _insert(self, dialog: Dialog) -> None:
         caller, callee = dialog.legs
         profiles = [{"name": name} | ({"value": value} if value else {}) for name, value in dialog.profiles]
         values: list[int | str] = [
@@ -41,30 +82,16 @@ class DialogStore:
             *(dialog.state, int(dialog.started), int(dialog.deadline), dialog.sflags, dialog.iflags),
             *(dialog.timeout_route, dialog.req_uri, json.dumps({"profiles": profiles}) if profiles else ""),
         ]
-        key = (dialog.h_entry, dialog.h_id)
         marks = ", ".join("?" * len(_COLUMNS))
-        try:
-            self._remove(key)
-            self._database.query(f"INSERT INTO dialog ({', '.join(_COLUMNS)}) VALUES ({marks})", values)
-            for name, value in dialog.variables.items():
-                sql = "INSERT INTO dialog_vars (hash_entry, hash_id, dialog_key, dialog_value) VALUES (?, ?, ?, ?)"
-                self._database.query(sql, (*key, name, value))
-        except DataError as error:
-            log.error("dialog %s is not stored: %s", dialog.rr_param, error)
-
-    def remove(self, dialog: Dialog) -> None:
-        """Forget ``dialog``."""
-        try:
-            self._remove((dialog.h_entry, dialog.h_id))
-        except DataError as error:
-            log.error("dialog %s is not removed from the database: %s", dialog.rr_param, error)
-
-    def _remove(self, key: tuple[int, int]) -> None:
-        for table in ("dialog", "dialog_vars"):
-            self._database.query(f"DELETE FROM {table} WHERE {_OF}", key)
+        self._database.query(f"INSERT INTO dialog ({', '.join(_COLUMNS)}) VALUES ({marks})", values)
+        for name, value in dialog.variables.items():
+            sql = "INSERT INTO dialog_vars (hash_entry, hash_id, dialog_key, dialog_value) VALUES (?, ?, ?, ?)"
+            self._database.query(sql, (dialog.h_entry, dialog.h_id, name, value))
 
     def load(self, call_id: str = "") -> Iterator[Dialog]:
         """Give the dialogs that are stored, those of a Call-ID when it is not empty. Raise DataError."""
+        if self._staged:
+            self.commit()
         where, given = (" WHERE callid = ?", (call_id,)) if call_id else ("", ())
         for row in self._database.query(f"SELECT {', '.join(_COLUMNS)} FROM dialog{where} ORDER BY id", given):
             try:

@@ -132,6 +132,12 @@ class DialogTracking(DialogClock):
         """Return the dialog of the message."""
         return self.lookup(ctx)[0]
 
+    def version_of(self, request: Request) -> Any:
+        """Return the version of the scripts in which the dialog of ``request`` began; None when it is of none. Raise ParseError."""
+        tag = request.to.tag
+        dialog = self.table.find(request.call_id, request.from_.tag or "", tag)[0] if tag else None
+        return dialog.version if dialog is not None else None
+
     # ---- it begins
     def begin(self, ctx: RouteContext) -> bool:
         """Begin the dialog of an initial INVITE, or find the one that has come by before (a spiral)."""
@@ -186,6 +192,7 @@ class DialogTracking(DialogClock):
             iflags=asked.iflags,
             timeout_route=asked.timeout_route,
         )
+        dialog.version = ctx.shared.version
         asked.variables = {}
         if self.params.send_bye or asked.timeout_bye:
             dialog.iflags |= IFLAG_TIMEOUT_BYE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -73,9 +73,9 @@ class Dialplan(Module):
     def start(self, now: float) -> None:
         """Read the rules. Raise DataError."""
         self._attrs = self.variable("attrs_pvar", self.params.attrs_pvar, settable=True)
-        self.read()
+        self.reread(now)()
 
-    def read(self) -> None:
+    def reread(self, now: float) -> Callable[[], None]:
         """Read the rules anew; one that makes no sense spoils them. Raise DataError, the old ones stay then."""
         p: DialplanParams = self.params
         columns = [p.dpid_col, p.pr_col, p.match_op_col, p.match_exp_col, p.match_len_col]
@@ -101,7 +101,11 @@ class Dialplan(Module):
             except ValueError as error:
                 raise DataError(f"{where}: {error}") from None
             plans.setdefault(row.dpid, {}).setdefault(row.match_len, []).append(rule)
-        self._plans = plans
+
+        def use() -> None:
+            self._plans = plans
+
+        return use
 
     # ---- what scripts call
     @export()
@@ -188,10 +192,10 @@ class Dialplan(Module):
 
     # ---- commands
     @rpc("dialplan.reload")
-    def reload(self) -> None:
+    def reload(self, *, now: float) -> None:
         """Read the rules anew."""
         try:
-            self.read()
+            self.reread(now)()
         except DataError as error:
             raise RpcError(_FAILED, f"Dialplan Reload Failed: {error}") from None
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from polykemi.errors import DataError
+from polykemi.live import live
 from polykemi.modules.base import Module, Services
 from polykemi.modules.dispatcher_sets import (
     DISABLED,
@@ -65,14 +66,18 @@ class DispatcherParams:
     ds_ping_method: str = "OPTIONS"
     ds_ping_from: str = "sip:dispatcher@localhost"
     ds_ping_interval: int = 0  # seconds, 0: destinations are not probed
-    ds_ping_reply_codes: str = ""  # "class=2;code=480": besides 2xx, what says that a destination is up
+    ds_ping_reply_codes: str = live(
+        "", "class=2;code=480;...: besides 2xx, what says that a destination is up", name="ping_reply_codes"
+    )
     ds_ping_latency_stats: int = 0
     ds_latency_estimator_alpha: int = 900  # thousandths
     ds_probing_mode: int = (
         0  # 0: those flagged P, 1: all, 2: those inactive and P, 3: those flagged, as long as they are
     )
-    ds_probing_threshold: int = 1  # probes without answer until a destination is inactive
-    ds_inactive_threshold: int = 1  # answers until it is active again
+    ds_probing_threshold: int = live(
+        1, "probes without answer until a destination is inactive", name="probing_threshold"
+    )
+    ds_inactive_threshold: int = live(1, "answers until it is active again", name="inactive_threshold")
     outbound_proxy: str = ""  # URI that probes are sent to
     ds_hash_size: int = 0  # 0: calls are not counted for algorithm 10
     ds_hash_expire: int = 7200  # seconds
@@ -136,11 +141,16 @@ class DispatcherLists(Module):
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
         self.sets: dict[int, DestinationSet] = {}  # in the order in which Kamailio searches them
+        self._read: list[Row] = []  # what they were made of
         default = self.params.ds_default_socket
         self._default = find_listener(default, services.listeners) if default else None
         self._random: Random | None = None
         self.is_pinging = True  # an operator may stop the probes
         self.reply_codes: frozenset[int] = self.params.reply_codes
+
+    def params_changed(self) -> None:
+        """Take the other codes for answers of what is up."""
+        self.reply_codes = self.params.reply_codes
 
     def random(self) -> Random:
         """Return the source of randomness, made when it is needed first."""
@@ -159,12 +169,27 @@ class DispatcherLists(Module):
         return self.sets.get(setid)
 
     def read(self) -> None:
-        """Read the destinations anew; what is wrong with one is logged. Raise DataError, the sets stay then."""
+        """Read the destinations anew, all states being forgotten. Raise DataError, the sets stay then."""
+        self._use(self._entered_rows())
+
+    def reread(self, now: float) -> Callable[[], None] | None:
+        """Read the destinations anew; when they are those that were read before, their states stay. Raise DataError."""
+        rows = self._entered_rows()
+        if rows == self._read:
+            return None
+        sets = self._made(rows)
+        return lambda: self._use(rows, sets)
+
+    def _use(self, rows: list[Row], sets: dict[int, DestinationSet] | None = None) -> None:
+        self.sets, self._read = sets or self._made(rows), rows
+
+    def _made(self, rows: list[Row]) -> dict[int, DestinationSet]:
+        """Return the sets of ``rows``; what is wrong with a row is logged. Raise DataError."""
         p: DispatcherParams = self.params
         found: dict[int, list[Destination]] = {}
         entered: list[int] = []
         try:
-            for row in self._rows():
+            for row in rows:
                 try:
                     destination = make(
                         row, self.services.listeners, self._default, no_attrs="none=yes" if p.ds_attrs_none else ""
@@ -178,7 +203,7 @@ class DispatcherLists(Module):
                 found.setdefault(row.setid, []).append(destination)
         except BadDestination as error:
             raise DataError(f"dispatcher: {p.list_file or p.table_name}: {error}") from None
-        self.sets = {setid: DestinationSet(setid, found[setid], self.random) for setid in walk(entered)}
+        return {setid: DestinationSet(setid, found[setid], self.random) for setid in walk(entered)}
 
     def add(self, row: Row) -> None:
         """Add a destination, in memory alone. Raise BadDestination."""
@@ -198,6 +223,13 @@ class DispatcherLists(Module):
         if left:
             sets[setid] = DestinationSet(setid, left, self.random)
         self.sets = {other: sets[other] for other in walk(sets)}
+
+    def _entered_rows(self) -> list[Row]:
+        """Return the rows of the file or the table. Raise DataError."""
+        try:
+            return list(self._rows())
+        except BadDestination as error:
+            raise DataError(f"dispatcher: {self.params.list_file}: {error}") from None
 
     def _rows(self) -> Iterator[Row]:
         p: DispatcherParams = self.params

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,14 +55,13 @@ class Domain(Module):
         super().__init__(services, params)
         self._domains: dict[str, _Domain] = {}  # by name in lower case
         self._attributes: dict[str, Attributes] = {}  # by domain id in lower case
-        self._own = services.domains
 
     def start(self, now: float) -> None:
         """Read the tables. Raise DataError."""
-        self.read()
+        self.reread(now)()
 
-    def read(self) -> None:
-        """Read the tables anew. Raise DataError; what was read before stays then."""
+    def reread(self, now: float) -> Callable[[], None]:
+        """Read the tables anew and return what puts them in place. Raise DataError."""
         p: DomainParams = self.params
         select = self.services.database.select
         attributes: dict[str, Attributes] = {}
@@ -83,9 +83,13 @@ class Domain(Module):
                 raise DataError(f"domain: table {p.domain_table}, row {number}: domain and did must not be empty")
             did = name if did is None else did
             domains[name.lower()] = _Domain(name, did, attributes.get(did.lower(), []))
-        self._domains, self._attributes = domains, attributes
-        if p.register_myself:
-            self.services.domains = frozenset(self._own | domains.keys())
+
+        def use() -> None:
+            self._domains, self._attributes = domains, attributes
+            if p.register_myself:
+                self.services.serve(entered=frozenset(domains))
+
+        return use
 
     # ---- is it local?
     @export()
@@ -142,10 +146,10 @@ class Domain(Module):
 
     # ---- commands
     @rpc("domain.reload")
-    def reload(self) -> None:
+    def reload(self, *, now: float) -> None:
         """Read the tables anew."""
         try:
-            self.read()
+            self.reread(now)()
         except DataError as error:
             raise RpcError(400, f"Reload of domain tables failed: {error}") from None
 

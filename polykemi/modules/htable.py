@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -13,9 +13,10 @@ from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Services
 from polykemi.modules.htable_database import load, store
 from polykemi.modules.htable_rpc import HtableCommands
-from polykemi.modules.htable_table import Iteration, Table, matcher, parse_definition
+from polykemi.modules.htable_table import Changed, Iteration, Table, matcher, parse_definition
 from polykemi.modules.htable_variables import variable_classes
 from polykemi.pv.accessor import Factory
+from polykemi.storage.items import Changes
 
 log = logging.getLogger("polykemi.script")
 
@@ -72,16 +73,53 @@ class Htable(HtableCommands):
         for table in self.tables.values():
             if table.dbtable:
                 load(table, self.services.database, self.params, now)
+            elif table.persist:
+                table.items.update(item for item in self.services.items.load(table.name) if item[1][1] > now)
+                table.changes = Changed(self._changed)
         if self.tables:
             self._due = now + self.params.timer_interval
         if self.params.event_callback:
             self.services.events.append(self._event_context("htable:mod-init", now))
+
+    def reread(self, now: float) -> Callable[[], None] | None:
+        """Read the tables whose rows have changed anew, but for those that are stored here (dbmode=1). Raise DataError."""
+        fresh = []
+        for table in self.tables.values():
+            if table.dbtable and not table.dbmode:
+                load(one := table.empty(), self.services.database, self.params, now)
+                if one.origin != table.origin:
+                    fresh.append((table, one))
+
+        def use() -> None:
+            for table, one in fresh:
+                table.take(one)
+                self.reloaded(table, now)
+
+        return use if fresh else None
 
     def stop(self, now: float) -> None:
         """Store the tables that are to be found again (dbmode=1). Raise DataError."""
         for table in self.tables.values():
             if table.dbtable and table.dbmode:
                 store(table, self.services.database, self.params, now)
+
+    def _changed(self) -> None:
+        """Let the changes of tables with persist=1 be stored when the turn ends."""
+        if self._store not in self.services.commits:
+            self.services.commits.append(self._store)
+
+    def _store(self) -> None:
+        """Store what has changed since the last time. Raise DataError; it is stored with the next change then."""
+        changed = [(t, t.changes) for t in self.tables.values() if t.changes is not None]
+        self.services.items.write(
+            {
+                table.name: Changes(changes.emptied, {key: table.items.get(key) for key in changes.keys})
+                for table, changes in changed
+                if changes.keys or changes.emptied
+            }
+        )
+        for _, changes in changed:
+            changes.stored()
 
     def reloaded(self, table: Table, now: float) -> None:
         """Run the event route block for a table that was read anew."""
@@ -191,7 +229,7 @@ class Htable(HtableCommands):
         table = self.table(htname)
         if table is None:
             return -1
-        table.items.clear()
+        table.clear()
         return 0
 
     @export()

@@ -31,6 +31,11 @@ class Columns(Protocol):
 
 def load(table: Table, database: Database, names: Columns, now: float) -> None:
     """Fill ``table`` with the items of its database table. Raise DataError."""
+    _fill(table, database, names, now)
+    table.origin = hash(tuple((key, value) for key, (value, _) in table.items.items()))
+
+
+def _fill(table: Table, database: Database, names: Columns, now: float) -> None:
     if table.columns:
         key, *columns = table.columns
         for name, *values in database.select(table.dbtable, [key, *columns], order=key):

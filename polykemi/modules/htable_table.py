@@ -18,7 +18,35 @@ MAXSIZE: Final = 1_000_000  # items, where the definition does not say
 Value = int | str
 Matcher = Callable[[str], object]
 
-_NUMBERS: Final = ("size", "autoexpire", "initval", "updateexpire", "dmqreplicate", "dbmode", "maxsize")
+_NUMBERS: Final = ("size", "autoexpire", "initval", "updateexpire", "dmqreplicate", "dbmode", "maxsize", "persist")
+
+
+class Changed:
+    """The keys of a table that have changed since they were stored last."""
+
+    __slots__ = ("_begin", "emptied", "keys")
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        """``begin`` is called at the first change."""
+        self._begin = begin
+        self.emptied = False
+        self.keys: set[str] = set()
+
+    def note(self, key: str) -> None:
+        """Note that ``key`` has changed or is gone."""
+        self._begin()
+        self.keys.add(key)
+
+    def empty(self) -> None:
+        """Note that all is gone."""
+        self._begin()
+        self.emptied = True
+        self.keys.clear()
+
+    def stored(self) -> None:
+        """Begin anew."""
+        self.emptied = False
+        self.keys.clear()
 
 
 class Table:
@@ -28,6 +56,7 @@ class Table:
         "_full",
         "_sweep",
         "autoexpire",
+        "changes",
         "columns",
         "dbmode",
         "dbtable",
@@ -35,6 +64,8 @@ class Table:
         "items",
         "maxsize",
         "name",
+        "origin",
+        "persist",
         "updateexpire",
     )
 
@@ -49,6 +80,7 @@ class Table:
         dbtable: str = "",
         columns: tuple[str, ...] = (),
         dbmode: bool = False,
+        persist: bool = False,
     ) -> None:
         self.name = name
         self.autoexpire = autoexpire  # seconds, 0: items stay
@@ -60,6 +92,9 @@ class Table:
             columns  # of dbtable: the key and those that together are the value; () for those of the parameters
         )
         self.dbmode = dbmode  # the items are stored when the server ends
+        self.origin = 0  # a digest of what was read from the database last
+        self.persist = persist  # each change is stored before anybody is told of it
+        self.changes: Changed | None = None  # what is to be stored, where somebody does
         self.items: dict[str, tuple[Value, float]] = {}  # key -> value, time of expiry
         self._sweep: list[str] = []  # keys that a sweep has still to look at
         self._full = False
@@ -91,6 +126,8 @@ class Table:
         else:
             expires = now + self.autoexpire
         self.items[key] = (value, expires)
+        if self.changes is not None:
+            self.changes.note(key)
         return True
 
     def add(self, key: str, by: int, now: float) -> int | None:
@@ -111,6 +148,8 @@ class Table:
         """Remove ``key``, if it is there."""
         if self.items.pop(key, None) is not None:
             self._full = False
+            if self.changes is not None:
+                self.changes.note(key)
 
     def expiry(self, key: str, now: float) -> int:
         """Return in how many seconds ``key`` expires, 0 when it never does or is not there."""
@@ -122,6 +161,8 @@ class Table:
         item = self.items.get(key)
         if item is not None and item[1] > now and self.autoexpire:
             self.items[key] = (item[0], now + seconds if seconds > 0 else NEVER)
+            if self.changes is not None:
+                self.changes.note(key)
 
     def count(self, matches: Matcher, now: float, *, by_value: bool, limit: int = 0) -> int:
         """Count the items whose key (or text) matches, up to ``limit`` when it is not 0; integers have no text."""
@@ -147,6 +188,8 @@ class Table:
         """Remove all items."""
         self.items.clear()
         self._full = False
+        if self.changes is not None:
+            self.changes.empty()
 
     def empty(self) -> Table:
         """Return an empty table with the attributes of this one."""
@@ -163,7 +206,7 @@ class Table:
 
     def take(self, other: Table) -> None:
         """Take the items of ``other`` in the place of its own."""
-        self.items, self._full = other.items, other._full
+        self.items, self._full, self.origin = other.items, other._full, other.origin
 
     @property
     def is_sweeping(self) -> bool:
@@ -229,8 +272,11 @@ def parse_definition(text: str) -> Table:
                 numbers[attribute] = int(value)
             except ValueError:
                 raise ValueError(f"htable {name}: {attribute}={value!r}, expected a number") from None
+    if numbers.get("persist", 0) and dbtable:
+        raise ValueError(f"htable {name}: persist=1 and dbtable={dbtable}, expected one of them")
     return Table(
         name,
+        persist=bool(numbers.get("persist", 0)),
         autoexpire=numbers.get("autoexpire", 0),
         initval=numbers.get("initval"),
         updateexpire=bool(numbers.get("updateexpire", 1)),

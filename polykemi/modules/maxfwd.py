@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
+from polykemi.live import live
 from polykemi.modules.base import Module
 
 _KEY = "maxfwd"  # ctx.cache: the value that goes out
@@ -14,9 +15,13 @@ _KEY = "maxfwd"  # ctx.cache: the value that goes out
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """``max_limit``: the highest Max-Forwards that goes out, 0..255."""
+    """Kamailio's name and default."""
 
-    max_limit: int = 70
+    max_limit: int = live(70, "the highest Max-Forwards that goes out, 0 to 255")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_limit <= 255:
+            raise ValueError(f"max_limit: expected 0 to 255, got {self.max_limit}")
 
 
 class MaxFwd(Module):

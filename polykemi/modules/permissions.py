@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -78,9 +78,9 @@ class Permissions(Module):
     def start(self, now: float) -> None:
         """Read the tables."""
         self._tag = self.variable("peer_tag_avp", self.params.peer_tag_avp, settable=True)
-        self.reload()
+        self.reread(now)()
 
-    def reload(self) -> None:
+    def reread(self, now: float) -> Callable[[], None]:
         """Read the tables again; rows that make no sense are logged and left out. Raise DataError."""
         networks: dict[tuple[int, int], dict[int, list[Row]]] = {}
         names: dict[str, list[Row]] = {}
@@ -97,10 +97,13 @@ class Permissions(Module):
             row = single if bits == address.max_prefixlen else Row((1, group, number), group, port, tag)
             network = int(address) >> (address.max_prefixlen - bits)
             networks.setdefault((address.version, bits), {}).setdefault(network, []).append(row)
-        self._networks = networks
-        self._names = names
-        self._trusted = self._read_trusted()
-        self._found.clear()
+        trusted = self._read_trusted()
+
+        def use() -> None:
+            self._networks, self._names, self._trusted = networks, names, trusted
+            self._found.clear()
+
+        return use
 
     def _entered(self) -> list[Address]:
         """Return the rows of the table, or of the file. Raise DataError."""
@@ -213,10 +216,10 @@ class Permissions(Module):
 
     # ---- commands
     @rpc("permissions.addressReload")
-    def reload_addresses(self) -> str:
+    def reload_addresses(self, *, now: float) -> str:
         """Read the address table (or file) anew, and the trusted table."""
         try:
-            self.reload()
+            self.reread(now)()
         except DataError as error:
             raise RpcError(500, f"Reload failed: {error}") from None
         return "Reload OK"

@@ -9,6 +9,7 @@ from typing import Any, Final
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
+from polykemi.live import live
 from polykemi.modules.base import Module, Services
 from polykemi.sip.grammar import to_ip
 
@@ -25,10 +26,10 @@ _MAX_SOURCES: Final = 65536  # when there are more, those that were seen first a
 class PikeParams:
     """Kamailio's names and defaults; times in seconds."""
 
-    sampling_time_unit: int = 2
-    reqs_density_per_unit: int = 30
-    remove_latency: int = 120
-    pike_log_level: int = 1  # 1: blocked and unblocked sources are logged as warnings; -1 and less: not at all
+    sampling_time_unit: int = live(2, "the unit of time in which requests are counted")
+    reqs_density_per_unit: int = live(30, "requests that an address may send in one unit")
+    remove_latency: int = live(120, "how long an address is known that sends nothing")
+    pike_log_level: int = live(1, "blocked and unblocked sources are logged as warnings; -1 and less: not at all")
 
     def __post_init__(self) -> None:
         if self.sampling_time_unit < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,19 @@ class Regex(Module):
 
     def start(self, now: float) -> None:
         """Read the file. Raise DataError."""
-        if self.params.file is not None:
-            self.read(self.params.file)
+        self.reread(now)()
 
-    def read(self, file: Path) -> None:
-        """Read the groups anew. Raise DataError; they stay then."""
+    def reread(self, now: float) -> Callable[[], None]:
+        """Read the groups anew and return what puts them in place. Raise DataError."""
+        groups = self._read(self.params.file) if self.params.file is not None else []
+
+        def use() -> None:
+            self._groups = groups
+
+        return use
+
+    def _read(self, file: Path) -> list[Pattern]:
+        """Return the groups of a file, compiled. Raise DataError."""
         try:
             text = file.read_bytes().decode("latin-1")
         except OSError as error:
@@ -92,7 +101,7 @@ class Regex(Module):
                 compiled.append(compile_pcre(pattern, self._options))
             except BadPattern as error:
                 raise DataError(f"regex: {file}: group {number}: {error}") from None
-        self._groups = compiled
+        return compiled
 
     @export()
     def pcre_match(self, ctx: RouteContext, string: str, regex: str) -> int:
@@ -115,11 +124,11 @@ class Regex(Module):
         return 1 if self._groups[num_pcre].matches(string) else -1
 
     @rpc("regex.reload")
-    def reload(self) -> None:
+    def reload(self, *, now: float) -> None:
         """Read the file of groups anew."""
         if self.params.file is None:
             raise RpcError(500, "Group matching not enabled")
         try:
-            self.read(self.params.file)
+            self.reread(now)()
         except DataError as error:
             raise RpcError(500, f"Failed to reload: {error}") from None

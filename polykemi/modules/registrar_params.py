@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from polykemi.live import live
+
 # outbound_mode: whether phones may, or have to, keep several flows (RFC 5626)
 OUTBOUND_NONE: Final = 0
 OUTBOUND_REQUIRED: Final = 2
@@ -18,22 +20,22 @@ _LONGEST_FLOW_TIMER: Final = 999  # seconds, as Kamailio's
 class RegistrarParams:
     """Kamailio's names and defaults; times in seconds, ranges in percent."""
 
-    default_expires: int = 3600
-    default_expires_range: int = 0
-    expires_range: int = 0
-    min_expires: int = 60
-    min_expires_mode: int = 0  # 1: shorter ones are answered with 423, 0: they are raised to min_expires
-    max_expires: int = 0
-    default_q: int = -1  # thousandths, -1: none
-    realm_prefix: str = ""
-    append_branches: int = 1
-    case_sensitive: int = 0
+    default_expires: int = live(3600, "expiry of a contact that asks for none")
+    default_expires_range: int = live(0, "default_expires is shortened or lengthened by up to so much, at random")
+    expires_range: int = live(0, "the same for what a phone asks for")
+    min_expires: int = live(60, "no shorter expiry is granted, see min_expires_mode; 0: any")
+    min_expires_mode: int = live(0, "1: shorter ones are answered with 423, 0: they are raised to min_expires")
+    max_expires: int = live(0, "no longer expiry is granted; 0: any")
+    default_q: int = live(-1, "q of a contact that says none, in thousandths; -1: none")
+    realm_prefix: str = live("", "taken off the domain of an address of record", name="realm_pref")
+    append_branches: int = live(1, "lookup makes branches of the other contacts; 0: the best one alone")
+    case_sensitive: int = live(0, "1: addresses of record in capitals are others")
     received_param: str = "received"
     received_avp: str = ""  # the AVP that says where a REGISTER came from; else what nathelper.fix_nated_register knows
     sock_hdr_name: str = ""  # the header that says to which listener a REGISTER came (add_sock_hdr of another server)
     sock_flag: int = -1  # only of requests with this message flag
-    max_contacts: int = 0
-    retry_after: int = 0
+    max_contacts: int = live(0, "contacts that an address of record may have; 0: 1,000")
+    retry_after: int = live(0, "Retry-After of a 5xx to a REGISTER; 0: none")
     method_filtering: int = 0
     use_path: int = 0
     path_mode: int = 2
@@ -49,11 +51,19 @@ class RegistrarParams:
     xavp_rcd_mask: int = 0  # what they leave out: 1 ruid, 2 contact, 4 expires, 8 received, 16 path
     contact_max_size: int = 512
     event_callback: str = ""
-    use_expired_contacts: int = 0
+    use_expired_contacts: int = live(0, "1: lookup takes contacts that have expired and are still there")
 
     def __post_init__(self) -> None:
         if self.received_avp and not self.received_avp.startswith(("$avp(", "$(avp(")):
             raise ValueError(f"received_avp: expected $avp(NAME), got {self.received_avp!r}")
+        for name in ("default_expires_range", "expires_range"):
+            if not 0 <= getattr(self, name) <= 100:
+                raise ValueError(f"{name}: expected 0 to 100 percent, got {getattr(self, name)}")
+        if not -1 <= self.default_q <= 1000:
+            raise ValueError(f"default_q: expected -1 to 1000, got {self.default_q}")
+        for name in ("default_expires", "min_expires", "max_expires", "max_contacts", "retry_after"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if not -1 <= self.sock_flag <= 31:
             raise ValueError("sock_flag: expected a message flag, 0 to 31, or -1")
         for name, most in (("path_mode", 2), ("outbound_mode", 2), ("regid_mode", 1), ("lookup_filter_mode", 3)):

@@ -67,6 +67,7 @@ class Rr(Module):
         self._addresses: dict[Listener, str] = {}  # what stands in our Record-Route behind the scheme
         self._own = frozenset(listener.sent_by for listener in services.listeners)
         self._ours: dict[str, bool] = {}  # URI -> whether it names us
+        services.on_domains.append(self._ours.clear)
         # called with the parameters of our own Route when loose_route has taken it away (Kamailio: register_rrcb)
         self.on_routed: list[Callable[[RouteContext, str], None]] = []
         self._outbound: Outbound | None = None

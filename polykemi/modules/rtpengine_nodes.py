@@ -99,7 +99,7 @@ class Nodes:
     def __init__(self, peers: Peers, patience: Patience, cookie: str) -> None:
         self.sets: dict[int, NodeSet] = {}
         self._peers = peers
-        self._patience = patience
+        self.patience = patience
         self._cookie = cookie
         self._asked = 0
 
@@ -131,8 +131,8 @@ class Nodes:
         accept = (lambda answer: True) if local else (lambda answer: answer.startswith(cookie))
         command = question["command"]
         try:
-            for _ in range(1 if local else max(self._patience.retries, 1)):
-                answer = self._peers.ask(node.address, data, self._patience.seconds, accept)
+            for _ in range(1 if local else max(self.patience.retries, 1)):
+                answer = self._peers.ask(node.address, data, self.patience.seconds, accept)
                 if answer is not None:
                     return _dictionary(answer if local else answer[len(cookie) :], node)
             log.error("%s: no answer to %s", node.url, command)
@@ -148,7 +148,7 @@ class Nodes:
     def disable(self, node: Node, now: float) -> None:
         """Leave a relay alone for a while, unless an operator has spoken."""
         if not node.permanent:
-            node.disabled, node.recheck = True, now + self._patience.disable_seconds
+            node.disabled, node.recheck = True, now + self.patience.disable_seconds
 
     def probe(self, node: Node, now: float) -> None:
         """Ping a relay that is not disabled for ever, and enable or disable it."""
@@ -168,14 +168,14 @@ class Nodes:
             if node.disabled and node.recheck <= now:
                 self.probe(node, now)
         alive = _alive(shown, queried)
-        if not sum(n.weight for n in alive) and self._patience.redetect:
+        if not sum(n.weight for n in alive) and self.patience.redetect:
             for node in shown:
                 self.probe(node, now)
             alive = _alive(shown, queried)
         total = sum(n.weight for n in alive)
         if not total:
             return None
-        cut = _hash(call_id, self._patience.hash_algo) % total
+        cut = _hash(call_id, self.patience.hash_algo) % total
         for node in alive:
             if cut < node.weight:
                 return node
@@ -184,7 +184,7 @@ class Nodes:
 
     def usable(self, node: Node) -> bool:
         """Tell whether the relay of a call that is on its way may be asked (rtpengine_allow_op)."""
-        return not node.disabled or self._patience.allow_op == 1 or (self._patience.allow_op != 0 and node.permanent)
+        return not node.disabled or self.patience.allow_op == 1 or (self.patience.allow_op != 0 and node.permanent)
 
 
 def _alive(nodes: list[Node], queried: list[Node]) -> list[Node]:

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.splice import splice_body
+from polykemi.live import live
 from polykemi.modules.base import Module, Services
 from polykemi.modules.rtpengine_bencode import Bencoded
 from polykemi.modules.rtpengine_flags import BadFlag, Flags, Question, via_branch
@@ -43,11 +44,11 @@ class RtpengineParams(QualityParams):
     """
 
     rtpengine_sock: tuple[str, ...] = ()
-    rtpengine_disable_tout: int = 60  # seconds that a dead relay is left alone
-    aggressive_redetection: int = 1
-    rtpengine_tout_ms: int = 1000  # for one try
-    rtpengine_retr: int = 5  # tries
-    queried_nodes_limit: int = _MOST_NODES
+    rtpengine_disable_tout: int = live(60, "seconds that a dead relay is left alone")
+    aggressive_redetection: int = live(1, "1: when all relays of a set are dead they are asked before their time")
+    rtpengine_tout_ms: int = live(1000, "milliseconds that a relay has for an answer, at each try")
+    rtpengine_retr: int = live(5, "how often a relay is asked again")
+    queried_nodes_limit: int = live(_MOST_NODES, "relays of a set that are asked for one call")
     rtpengine_allow_op: int = 0
     db_url: str = ""
     table_name: str = "rtpengine"
@@ -109,20 +110,16 @@ class RtpengineRelay(Module):
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
         p: RtpengineParams = self.params
-        patience = Patience(
-            p.rtpengine_retr,
-            p.rtpengine_tout_ms / 1000,
-            p.rtpengine_disable_tout,
-            min(p.queried_nodes_limit, _MOST_NODES),
-            bool(p.aggressive_redetection),
-            p.hash_algo,
-            p.rtpengine_allow_op,
-        )
-        self.nodes = Nodes(services.peers, patience, f"{services.ids.unique()[:12]}")
+        self._rows: list[tuple[Any, ...]] = []  # of the table
+        self._patience = _patience(p)
+        self.nodes = Nodes(services.peers, self._patience, f"{services.ids.unique()[:12]}")
         self.on_relays = Calls(p.hash_table_tout)
-        self._patience = patience
         self._chosen: tuple[bytes, NodeSet, NodeSet | None] | None = None  # for which message, by set_rtpengine_set
         self.seen = 0.0  # seconds since the epoch: when relays were last asked
+
+    def params_changed(self) -> None:
+        """Wait for relays as the parameters have it now."""
+        self._patience = self.nodes.patience = _patience(self.params)
         self._between: str | None = None  # what the first of two sets has made of the description
 
     def start(self, now: float) -> None:
@@ -141,6 +138,22 @@ class RtpengineRelay(Module):
 
     def read_table(self) -> None:
         """Read the table of relays anew. Raise DataError, all stays as it is then."""
+        self._use(self._read())
+
+    def reread(self, now: float) -> Callable[[], None] | None:
+        """Read the table of relays anew, where there is one; when it has not changed their states stay. Raise DataError."""
+        rows = self._read() if self.params.db_url else self._rows
+        if rows == self._rows:
+            return None
+
+        def use() -> None:
+            self._use(rows)
+            for _, node in self.nodes:
+                self.nodes.probe(node, now)
+
+        return use
+
+    def _read(self) -> list[tuple[Any, ...]]:
         p: RtpengineParams = self.params
         rows = self.services.database.select(p.table_name, [p.setid_col, p.url_col, p.weight_col, p.disabled_col])
         for row in rows:
@@ -148,6 +161,10 @@ class RtpengineRelay(Module):
                 checked_url(str(row[1]))
             except ValueError as error:
                 raise DataError(f"rtpengine: {p.table_name}: {error}") from None
+        return rows
+
+    def _use(self, rows: list[tuple[Any, ...]]) -> None:
+        self._rows = rows
         self.nodes.hide()
         for setid, url, weight, disabled in rows:
             self.nodes.add(int(setid), url, int(weight), disabled=bool(disabled))
@@ -357,3 +374,15 @@ def _put_tags(question: Question, flags: Flags, is_request: bool) -> None:
         question["from-tag"], question["to-tag"] = to_tag, flags.from_tag
     else:
         raise Refused("there is no To tag")
+
+
+def _patience(p: RtpengineParams) -> Patience:
+    return Patience(
+        p.rtpengine_retr,
+        p.rtpengine_tout_ms / 1000,
+        p.rtpengine_disable_tout,
+        min(p.queried_nodes_limit, _MOST_NODES),
+        bool(p.aggressive_redetection),
+        p.hash_algo,
+        p.rtpengine_allow_op,
+    )

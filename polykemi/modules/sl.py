@@ -11,6 +11,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Module
+from polykemi.modules.sl_rpc import SlCommands
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import keyed
 from polykemi.sip import http
@@ -54,6 +55,10 @@ class Sl(Module):
         FILTERED_ACK: "an ACK to a stateless reply came, which ends here; the message is that ACK",
         LOCAL_RESPONSE: "a stateless reply leaves; the message is the request, as in Kamailio",
     }
+
+    def commands(self) -> tuple[object, ...]:
+        """Return the command sl.stats."""
+        return (SlCommands(self.services.counters),)
 
     def reply(self, ctx: RouteContext, code: int, reason: str, headers: Iterable[str] = (), body: bytes = b"") -> int:
         """Reply statelessly to the request of ``ctx``; ``headers`` are whole lines without CRLF.

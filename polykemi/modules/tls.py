@@ -165,7 +165,10 @@ class TlsModule(Module):
     def reload(self) -> str:
         """Read [tls] and its certificates anew. Connections that there are keep theirs; after a mistake all stays as it was."""
         try:
-            self.services.tls.reload_tls()
+            use = self.services.tls.reread_tls()
+            if use is None:
+                raise ConfigError("there is no listener for TLS")
+            use()
         except ConfigError as error:
             logging.getLogger("polykemi.tls").error("not reloaded: %s", error)
             raise RpcError(500, str(error)) from None

@@ -15,6 +15,7 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
+from polykemi.modules.tm_commands import TmCommands
 from polykemi.modules.tm_fork import E_UNSPEC
 from polykemi.modules.tm_hops import E_BAD_URI, Hops, destination_of
 from polykemi.modules.tm_local import LOCAL_REQUEST, LocalRequest, Locals, OnEnd, of_headers
@@ -49,14 +50,7 @@ class Tm(TmSettings):
     def __init__(self, services: Services, params: TmParams | None = None) -> None:
         super().__init__(services, params)
         p = self.params
-        timings = Timings(
-            t1=p.retr_timer1 / 1000,
-            t2=p.retr_timer2 / 1000,
-            t4=p.wt_timer / 1000,
-            fr=p.fr_timer / 1000,
-            fr_inv=p.fr_inv_timer / 1000,
-        )
-        self.layer = TransactionLayer(services.outbox.send, timings)
+        self.layer = TransactionLayer(services.outbox.send, _timings(p))
         self.replier = Replier(services, self.layer, p)
         hops = Hops(services)
         self.local = Locals(self.replier, hops)
@@ -64,6 +58,15 @@ class Tm(TmSettings):
         self.relayer = Relayer(self.replier, self.responses, hops)
         self.responses.failover = self.relayer.failover
         self._now = 0.0
+
+    def params_changed(self) -> None:
+        """Use the new timers for transactions that come."""
+        self.layer.use(_timings(self.params))
+        self.relayer.forget_timings()
+
+    def commands(self) -> tuple[object, ...]:
+        """Return the commands tm.*."""
+        return (TmCommands(self),)
 
     # ---- the router's side
     def absorb(self, request: Request, flow: Flow, now: float) -> bool:
@@ -204,11 +207,15 @@ class Tm(TmSettings):
     @export()
     def t_clean(self, ctx: RouteContext) -> int:
         """End transactions that should have ended 90 seconds ago at the latest. Answers 1."""
+        self.end_overdue(ctx.now)
+        return 1
+
+    def end_overdue(self, now: float) -> None:
+        """End transactions that should have ended 90 seconds ago at the latest."""
         for t in self.layer.server_transactions():
-            if isinstance(t, Transaction) and t.expires and ctx.now > t.expires + _OVERDUE:
+            if isinstance(t, Transaction) and t.expires and now > t.expires + _OVERDUE:
                 log.warning("a transaction of %s lasted too long", t.method)
                 self.close(t)
-        return 1
 
     def close(self, t: Transaction) -> None:
         """Forget a transaction and its branches at once."""
@@ -417,3 +424,13 @@ def _resumed(block: RouteContext, process: Process[int]) -> Process[None]:
 
 
 __all__ = ["Tm", "TmParams"]
+
+
+def _timings(p: TmParams) -> Timings:
+    return Timings(
+        t1=p.retr_timer1 / 1000,
+        t2=p.retr_timer2 / 1000,
+        t4=p.wt_timer / 1000,
+        fr=p.fr_timer / 1000,
+        fr_inv=p.fr_inv_timer / 1000,
+    )

@@ -98,6 +98,7 @@ class Locals:
         self._params = replier.params
         self._counters = replier.counters
         self._hops = hops
+        self.total = 0  # requests with a transaction that were sent
 
     @property
     def has_event(self) -> bool:
@@ -177,6 +178,7 @@ class Locals:
             client.way, way.data = way, data
         self._layer.open_client(client, now)
         self._counters["tmx.UAC_transactions"] += 1
+        self.total += 1
         return 1
 
     def _next(self, client: LocalClient, now: float) -> bool:

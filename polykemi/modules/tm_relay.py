@@ -84,7 +84,7 @@ class Relayer:
         self._layer = replier.layer
         self._params = replier.params
         self._counters = replier.services.counters
-        self._mtu = replier.services.udp.mtu
+        self._udp = replier.services.udp
         self._labels = 0
         self._timings: dict[tuple[int, int, int, int], Timings] = {}
         self.hops = hops
@@ -143,6 +143,10 @@ class Relayer:
             if len(self._timings) < 256:  # values come from scripts and may be computed
                 self._timings[key] = timings
         return timings
+
+    def forget_timings(self) -> None:
+        """Work out anew what a route's timers are: what they are by default has changed."""
+        self._timings.clear()
 
     # ---- t_relay
     def relay(self, ctx: RouteContext, hop: Flow | Way | None = None, *, replicate: bool = False) -> Process[int] | int:
@@ -204,7 +208,7 @@ class Relayer:
             if refused:
                 return refused
         on_branch, t.on_branch = t.on_branch, ""
-        if on_branch or self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
+        if on_branch or self._services.routes.defines(_ONSEND, self._services.callbacks.onsend, ctx.shared.version):
             return self._fork_with_blocks(fork, on_branch)
         try:
             for target in targets:
@@ -357,7 +361,7 @@ class Relayer:
             added = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
         path = [branch.path] if branch.path else []  # one Route line, as the Path was written
         branch.data = self._request_for(ctx, request, added, branch.uri, branch.key, goes_out, path)
-        if self._mtu:
+        if self._udp.mtu:
             other = self._services.instead_of_udp(flow, len(branch.data))
             if other is not None:
                 self.build(ctx, request, branch, edits, other)
@@ -390,7 +394,7 @@ class Relayer:
 
     def may_send(self, ctx: RouteContext, t: Transaction | None, branch: Branch | bytes) -> Process[bool]:
         """Run the onsend route; False when it dropped the message."""
-        if not self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
+        if not self._services.routes.defines(_ONSEND, self._services.callbacks.onsend, ctx.shared.version):
             return True
         onsend = RouteContext(
             _ONSEND, self._services.callbacks.onsend, ctx.message if t is None else t.request, ctx.flow, ctx.now
@@ -428,11 +432,11 @@ class Relayer:
             flow = onward(ctx.cache[ONWARD], flow)
         path, branch = [ctx.path] if ctx.path else [], self._services.ids.branch()
         data = self._request_for(ctx, request, ctx.edits, ctx.ruri, branch, flow.listener, path)
-        other = self._services.instead_of_udp(flow, len(data)) if self._mtu else None
+        other = self._services.instead_of_udp(flow, len(data)) if self._udp.mtu else None
         if other is not None:
             flow = other
             data = self._request_for(ctx, request, ctx.edits, ctx.ruri, branch, flow.listener, path)
-        if self._services.routes.defines(_ONSEND, self._services.callbacks.onsend):
+        if self._services.routes.defines(_ONSEND, self._services.callbacks.onsend, ctx.shared.version):
             return self._send_ack_with_block(ctx, data, flow)
         self._services.outbox.send(data, flow)
         return 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.registry import RouteContext
+from polykemi.live import live
 from polykemi.modules.base import Services
 from polykemi.sip.build import forward_response, response
 from polykemi.sip.constants import REASONS
@@ -25,43 +26,46 @@ if TYPE_CHECKING:
 class TmParams:
     """The parameters of tm. Times are milliseconds; names and defaults are Kamailio's."""
 
-    fr_timer: int = 30000  # no response (non-INVITE: no final response) after this time: 408
-    fr_inv_timer: int = 120000  # no final response to an INVITE this time after a provisional one: 408
-    max_inv_lifetime: int = 180000  # an INVITE transaction ends after this time, whatever comes; 0: no limit
-    max_noninv_lifetime: int = 32000
-    wt_timer: int = 5000  # T4: how long what has ended waits for what the network still holds
-    restart_fr_on_each_reply: int = (
-        1  # 0: of provisional responses only a higher one of 180 and above starts fr_inv_timer anew
+    fr_timer: int = live(30000, "no response (non-INVITE: no final response) after this time: 408")
+    fr_inv_timer: int = live(120000, "no final response to an INVITE this time after a provisional one: 408")
+    max_inv_lifetime: int = live(180000, "an INVITE transaction ends after this time, whatever comes; 0: no limit")
+    max_noninv_lifetime: int = live(32000, "the same for other transactions")
+    wt_timer: int = live(5000, "T4: how long what has ended waits for what the network still holds")
+    restart_fr_on_each_reply: int = live(
+        1, "0: of provisional responses only a higher one of 180 and above starts fr_inv_timer anew"
     )
-    retr_timer1: int = 500  # T1
-    retr_timer2: int = 4000  # T2
-    auto_inv_100: int = 1  # answer INVITE with 100 when it is relayed
-    auto_inv_100_reason: str = "Trying"
-    aggregate_challenges: int = 1  # put the challenges of all 401 and 407 into the one that goes upstream
-    cancel_b_method: int = (
-        1  # cancelling a branch without a response: 0 give it up, 1 wait for one, 2 send CANCEL anyway
+    retr_timer1: int = live(500, "T1: a request is sent again after this time, then after twice as much and so on")
+    retr_timer2: int = live(4000, "T2: the longest of these intervals")
+    auto_inv_100: int = live(1, "answer INVITE with 100 when it is relayed")
+    auto_inv_100_reason: str = live("Trying", "the reason of this 100")
+    aggregate_challenges: int = live(1, "put the challenges of all 401 and 407 into the one that goes upstream")
+    cancel_b_method: int = live(
+        1, "cancelling a branch without a response: 0 give it up, 1 wait for one, 2 send CANCEL anyway"
     )
-    unmatched_cancel: int = 0  # a CANCEL without INVITE: 0 relay it with a transaction, 1 without one, 2 drop it
-    default_code: int = 500  # t_reply_error, and when nothing better is known
-    default_reason: str = "Server Internal Error"
-    disable_6xx_block: int = 0  # 1: a 6xx response is one like all others
-    failure_reply_mode: int = (
-        3  # replies forgotten when a failure route relays: 0 none, 2 of the last t_relay, 1 and 3 all
+    unmatched_cancel: int = live(0, "a CANCEL without INVITE: 0 relay it with a transaction, 1 without one, 2 drop it")
+    default_code: int = live(500, "the status of t_reply_error, and when nothing better is known")
+    default_reason: str = live("Server Internal Error", "its reason")
+    disable_6xx_block: int = live(0, "1: a 6xx response is one like all others")
+    failure_reply_mode: int = live(
+        3, "replies forgotten when a failure route relays: 0 none, 2 of the last t_relay, 1 and 3 all"
     )
-    local_cancel_reason: int = 1  # our CANCELs say why (RFC 3326)
-    e2e_cancel_reason: int = 1  # the Reason of a received CANCEL goes along
-    remap_503_500: int = 1  # a 503 goes upstream as 500 (RFC 3261 section 16.7 step 6)
-    relay_100: int = 0  # 1: a 100 of a branch goes upstream
-    blst_503: int = 0  # 1: who answers 503 is put on the blocklist ([dns] use_dst_blocklist), by its Retry-After
-    blst_503_def_timeout: int = 0  # without one for so many seconds; 0: not at all
-    blst_503_min_timeout: int = 0  # seconds
-    blst_503_max_timeout: int = 3600
+    local_cancel_reason: int = live(1, "our CANCELs say why (RFC 3326)")
+    e2e_cancel_reason: int = live(1, "the Reason of a received CANCEL goes along")
+    remap_503_500: int = live(1, "a 503 goes upstream as 500 (RFC 3261 section 16.7 step 6)")
+    relay_100: int = live(0, "1: a 100 of a branch goes upstream")
+    blst_503: int = live(0, "1: who answers 503 is put on the blocklist ([dns] use_dst_blocklist), by its Retry-After")
+    blst_503_def_timeout: int = live(0, "without one for so many seconds; 0: not at all")
+    blst_503_min_timeout: int = live(0, "for so many seconds at least")
+    blst_503_max_timeout: int = live(3600, "for so many seconds at most")
     event_callback: str = ""  # the script's function for the events of tm, "" for none
-    loop_detection: int = 1  # a forked request that comes back the same way is answered 482 (RFC 5393; not in Kamailio)
-    max_breadth: int = (
-        60  # branches that a request without Max-Breadth may have in all servers at once (RFC 5393), else
+    loop_detection: int = live(
+        1, "a forked request that comes back the same way is answered 482 (RFC 5393; not in Kamailio)"
     )
-    # 440; forked requests carry their share. 0: Max-Breadth is not looked at (as Kamailio)
+    max_breadth: int = live(
+        60,
+        "branches that a request without Max-Breadth may have in all servers at once (RFC 5393), else 440; forked requests "
+        "carry their share. 0: Max-Breadth is not looked at (as Kamailio)",
+    )
     contact_flows_avp: str = ""  # name of the XAVP that keeps more flows to one phone, "": all are called
 
     def __post_init__(self) -> None:
@@ -74,6 +78,9 @@ class TmParams:
         for key, most in (("cancel_b_method", 2), ("unmatched_cancel", 2), ("failure_reply_mode", 3)):
             if not 0 <= getattr(self, key) <= most:
                 raise ValueError(f"{key}: expected 0 to {most}, got {getattr(self, key)}")
+        for key in ("relay_100", "auto_inv_100", "disable_6xx_block", "blst_503"):
+            if getattr(self, key) not in (0, 1):
+                raise ValueError(f"{key}: expected 0 or 1, got {getattr(self, key)}")
         if not 400 <= self.default_code <= 699:
             raise ValueError(f"default_code: expected 400 to 699, got {self.default_code}")
         for key in ("default_reason", "auto_inv_100_reason"):

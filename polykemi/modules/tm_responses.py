@@ -29,7 +29,6 @@ class Responses:
         self._layer = replier.layer
         self._params = replier.params
         self._counters = replier.services.counters
-        self._restarts = bool(replier.params.restart_fr_on_each_reply)
         self.failover: Failover  # set by tm: it needs what relays, which needs this
 
     def handle(
@@ -41,7 +40,11 @@ class Responses:
         """
         counters = self._counters
         counters["tmx.rpl_received"] += 1
-        restarts = self._restarts or not isinstance(client, Branch) or client.status < response.status >= 180
+        restarts = (
+            self._params.restart_fr_on_each_reply != 0
+            or not isinstance(client, Branch)
+            or client.status < response.status >= 180
+        )
         if not self._layer.receive(client, response, now, restarts):
             counters["tmx.rpl_absorbed"] += 1
             return ()

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from polykemi.modules.base import Module, Services
 from polykemi.modules.usrloc_keepalive import Keepalive
+from polykemi.modules.usrloc_rpc import UsrlocCommands
 from polykemi.sip.uri import same_uri
 from polykemi.storage.location import Binding, LocationStore
 from polykemi.storage.location_rows import LocationRows
@@ -102,6 +103,10 @@ class Usrloc(Module):
         self._mirror: MirroredLocation | None = None  # where rows are written back
         self.nat_flag: int = 1 << self.params.nat_bflag if self.params.nat_bflag >= 0 else 0  # a bit of Binding.bflags
 
+    def commands(self) -> tuple[object, ...]:
+        """Return the commands ul.*."""
+        return (UsrlocCommands(self),)
+
     def find(self, bindings: list[Binding], new: Binding) -> int:
         """Return the index of the binding that ``new`` would replace, -1 when there is none (matching_mode).
 
@@ -190,6 +195,10 @@ class Usrloc(Module):
 
     def stop(self, now: float) -> None:
         """Write what has not been written back. Raise DataError."""
+        self.write_back()
+
+    def write_back(self) -> None:
+        """Write the rows that wait for the timer. Raise DataError."""
         if self._mirror is not None:
             self._mirror.commit()
             for table in self.params.preload:

@@ -17,6 +17,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.faked import event_context
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.rpc import rpc
+from polykemi.live import live
 from polykemi.modules.base import Module, Services
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import plain
@@ -43,8 +44,8 @@ class WebSocketParams:
     keepalive_mechanism: int = (
         _PING  # of a connection that is quiet: 0 nothing, 1 Ping, 2 Pong, 3 look whether it is there
     )
-    keepalive_timeout: int = 180  # seconds without anything from the peer
-    keepalive_interval: int = 1  # seconds between two looks
+    keepalive_timeout: int = live(180, "seconds without anything from the peer until it is asked")
+    keepalive_interval: int = live(1, "seconds between two looks")
     ping_application_data: str = "polykemi"
     sub_protocols: int = _SIP
     cors_mode: int = 0  # Access-Control-Allow-Origin: 0 none, 1 *, 2 the request's Origin

@@ -63,7 +63,6 @@ class Environment:
     """What variables need of the server besides the route context. One for all route blocks."""
 
     listeners: tuple[Listener, ...] = ()
-    domains: frozenset[str] = frozenset()
     started: float = 0.0  # seconds since the epoch
     version: str = "0"
     hostname: str = "localhost"

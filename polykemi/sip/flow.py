@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from mypy_extensions import mypyc_attr
 
+from polykemi.live import live
 from polykemi.sip.grammar import canonical_host, ip4_octets, is_host, to_port
 
 TRANSPORT_NUMBERS: Final = {"udp": 1, "tcp": 2, "tls": 3, "sctp": 4, "ws": 5, "wss": 6}  # Kamailio's, on the wire too
@@ -124,8 +125,11 @@ def moved(flow: Flow, listener: Listener) -> Flow:
 class UdpSettings:
     """Kamailio's core parameters without ``udp_``: requests of more than ``mtu`` octets go over ``mtu_try_proto``, 0: none."""
 
-    mtu: int = 0
-    mtu_try_proto: str = "tcp"  # or tls; no Literal, which is lost when this file is compiled
+    mtu: int = live(0, "requests of more octets go over udp_mtu_try_proto; 0: none", name="udp_mtu")
+    # no Literal, which is lost when this file is compiled
+    mtu_try_proto: str = live(
+        "tcp", "what requests that are too long for UDP go over: tcp or tls", name="udp_mtu_try_proto"
+    )
 
     def __post_init__(self) -> None:
         if self.mtu < 0:

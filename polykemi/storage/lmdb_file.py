@@ -22,6 +22,7 @@ from polykemi.errors import DataError
 MIN_STEP: Final = 4 << 20  # octets that the file grows by: as many as it has, within these limits
 MAX_STEP: Final = 64 << 20
 
+_ABOUT: Final = b"#about"  # the named database that tells whose file this is
 _IN_PLACE: Final = frozenset(("ext2", "ext3", "ext4", "tmpfs"))
 
 T = TypeVar("T")
@@ -81,6 +82,27 @@ class LmdbFile:
             env.close()
             raise
         return env
+
+    def claim(self, format_: bytes, what: str) -> None:
+        """Make a new file one of ``format_``; raise DataError when it is another one."""
+        if self.retrying(lambda: self._format(format_)) != format_:
+            raise DataError(f"{self.path}: not a {what} of this version (expected {format_.decode()!r})")
+
+    def _format(self, ours: bytes) -> bytes | None:
+        """Return the format of the file, which is ours when the file is new, None for a foreign one."""
+        with self.env.begin() as txn:
+            is_new = not txn.stat()["entries"]
+        if is_new:
+            with self.env.begin(write=True) as txn:  # in one: another process may look
+                txn.put(b"format", ours, db=self.env.open_db(_ABOUT, txn))
+            return ours
+        try:
+            about = self.env.open_db(_ABOUT, create=False)
+        except lmdb.NotFoundError:
+            return None
+        with self.env.begin() as txn:
+            found: bytes | None = txn.get(b"format", db=about)
+        return found
 
     # ---- transactions
     def read(self) -> Any:

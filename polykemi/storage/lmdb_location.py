@@ -20,7 +20,6 @@ from polykemi.storage.lmdb_file import MIN_STEP, LmdbFile
 from polykemi.storage.location import MAX_AOR, MOST_STAGED, NEVER, Binding, check_aor, decode, earliest_expiry, encode
 
 FORMAT: Final = b"polykemi location 1"
-_ABOUT: Final = b"#about"  # the named database that tells whose file this is
 _MAX_TABLES: Final = 64
 _TIME: Final = Struct(">d")  # times after 1970 sort as their octets do
 _NEVER: Final = _TIME.pack(NEVER)
@@ -57,7 +56,7 @@ class LmdbLocation:
         self._file = LmdbFile(self.path, map_size, 2 * _MAX_TABLES + 1)
         self._is_open = True
         try:
-            self._check_owner()
+            self._file.claim(FORMAT, "location store")
         except BaseException:
             self._file.close()
             raise
@@ -233,27 +232,6 @@ class LmdbLocation:
                 self._file.close()
 
     # ---- tables
-    def _check_owner(self) -> None:
-        if self._file.retrying(self._format) != FORMAT:
-            raise DataError(f"{self.path}: not a location store of this version (expected {FORMAT.decode()!r})")
-
-    def _format(self) -> bytes | None:
-        """Return the format of the file, which is ours when the file is new, None for a foreign one."""
-        env = self._file.env
-        with env.begin() as txn:
-            is_new = not txn.stat()["entries"]
-        if is_new:
-            with env.begin(write=True) as txn:  # in one: another process may look
-                txn.put(b"format", FORMAT, db=env.open_db(_ABOUT, txn))
-            return FORMAT
-        try:
-            about = env.open_db(_ABOUT, create=False)
-        except lmdb.NotFoundError:
-            return None
-        with env.begin() as txn:
-            found: bytes | None = txn.get(b"format", db=about)
-        return found
-
     def _table(self, table: str) -> _Table:
         """Return the handles of ``table``, which is made when it does not exist."""
         handles = self._tables.get(table)

@@ -12,6 +12,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import md5
 from pathlib import Path
 from types import MappingProxyType
@@ -64,10 +65,10 @@ class Database:
     """The provisioned data of one server. Writes are durable when a method returns; other processes may write too.
 
     ``path`` is the SQLite file, made with its folder and tables when missing; ``:memory:`` (the default) keeps all in
-    memory. Raise DataError when the file cannot be used.
+    memory. With ``query_only`` nothing can be changed. Raise DataError when the file cannot be used.
     """
 
-    def __init__(self, path: Path | str = IN_MEMORY) -> None:
+    def __init__(self, path: Path | str = IN_MEMORY, *, query_only: bool = False) -> None:
         self.name = str(path)
         # in memory too a second connection has to find the same tables
         self._place = f"file:polykemi{next(_serials)}?mode=memory&cache=shared" if path == IN_MEMORY else self.name
@@ -86,6 +87,8 @@ class Database:
                 self._reader = self._connect()
                 # else pages of a large table are copied all the time
                 self._reader.execute(f"PRAGMA mmap_size = {_MAP}")
+            if query_only:
+                self._connection.execute("PRAGMA query_only = ON")
             # one cursor for all look-ups: a new one for each costs more than 1 us
             self._select = self._reader.cursor().execute
         except BaseException:
@@ -292,6 +295,29 @@ class Database:
         except UnicodeEncodeError:
             raise DataError(f"{self.name}: text that is not UTF-8") from None
         except (sqlite3.Error, OverflowError) as error:
+            raise DataError(f"{self.name}: {error}") from None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make what is written inside one: all or nothing. Raise DataError.
+
+        It is handed to the operating system without waiting for the disk: it survives ``kill -9``, and after a power
+        failure it may be missing as a whole.
+        """
+        execute = self._connection.execute
+        try:
+            execute("PRAGMA synchronous = NORMAL")  # the log is synced when it is carried over into the file
+            execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # it is not when the disk is full
+                    execute("ROLLBACK")
+                raise
+            finally:
+                execute("PRAGMA synchronous = FULL")
+        except sqlite3.Error as error:
             raise DataError(f"{self.name}: {error}") from None
 
     def _check_names(self, *names: str) -> None:

@@ -14,8 +14,13 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings
+from polykemi.errors import SipError
+from polykemi.kemi.binding import Refused
+from polykemi.kemi.context import Exit
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.network import Connections, Dns, Locator, Peers
+from polykemi.kemi.probes import Ended, Watcher
+from polykemi.kemi.registry import Export
 from polykemi.server import assemble
 from polykemi.sip.flow import Flow, Listener, UdpSettings, bracketed
 from polykemi.storage.location import MemoryLocation
@@ -43,11 +48,24 @@ class Sent(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call of a KSR function: its path, arguments and result."""
+    """One call of a KSR function: its path, arguments and result (None where there is none)."""
 
     path: str
     arguments: tuple[Any, ...]
     result: Any
+
+
+def recorder(calls: list[Call]) -> Watcher:
+    """Return a watcher that puts all calls of KSR functions into ``calls``, but those that an unforeseen error ended."""
+
+    def called(export: Export, _ctx: object, arguments: tuple[Any, ...], _where: object) -> Ended:
+        def ended(result: Any, error: BaseException | None) -> None:
+            if error is None or isinstance(error, (SipError, Refused, Exit)):
+                calls.append(Call(export.path, arguments, result))
+
+        return ended
+
+    return called
 
 
 class ServerUnderTest:
@@ -103,8 +121,8 @@ class ServerUnderTest:
             dns=dns,
             locator=locator,
             connections=connections,
-            trace=lambda path, arguments, result: self.calls.append(Call(path, arguments, result)),
         )
+        self.node.probes.watch(recorder(self.calls))
 
     def _send(self, items: list[tuple[bytes, Flow]]) -> None:
         self._sent += [Sent(self.now - START, flow, data) for data, flow in items]

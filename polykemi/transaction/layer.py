@@ -104,6 +104,11 @@ class TransactionLayer:
     def __len__(self) -> int:
         return len(self._servers) + len(self._clients)
 
+    def use(self, timings: Timings) -> None:
+        """Take other timings for transactions that come; those that are open keep theirs."""
+        self.timings = timings
+        self._timers.expect(timings.all_lengths())
+
     # ---- server side
     def key_of(self, request: Request) -> str:
         """Return the ``server_key`` of ``request``, made once while that request is processed. Raise ParseError."""

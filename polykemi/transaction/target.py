@@ -17,6 +17,7 @@ class Shared:
         "flags",
         "record_routes",
         "route_params",
+        "version",
         "xavis",
         "xavps",
         "xavus",
@@ -27,6 +28,9 @@ class Shared:
         self.flags = 0
         self.acc_upstream = False  # acc: the callee has sent the request
         self.dialog: Any = None  # dialog: the one that the message belongs to (modules/dialog_state.Dialog)
+        self.version: Any = (
+            None  # of the scripts that the first block ran in: the others run there too (versions.Version)
+        )
         self.xflags = 0  # corex's extended flags, 0..63
         self.route_params = ""  # URI parameters of our own Route, as rr.loose_route found them
         self.record_routes: tuple[str, ...] = ()  # lines that rr has added

@@ -25,9 +25,8 @@ class Timers:
     __slots__ = ("_first", "_heap", "_queues", "_serial")
 
     def __init__(self, lengths: Iterable[float]) -> None:
-        self._queues: dict[float, deque[Entry]] = {
-            length: deque() for length in sorted({*lengths, LAP}) if length <= LAP
-        }
+        self._queues: dict[float, deque[Entry]] = {}
+        self.expect((*lengths, LAP))
         self._heap: list[tuple[float, int, Machine]] = []
         self._serial = 0  # keeps the order of equal times in the heap
         self._first = math.inf  # nothing is due before
@@ -35,6 +34,12 @@ class Timers:
     def __len__(self) -> int:
         """How many entries stand here, those that will be passed over included."""
         return len(self._heap) + sum(map(len, self._queues.values()))
+
+    def expect(self, lengths: Iterable[float]) -> None:
+        """Give a queue to each of ``lengths`` that has none."""
+        for length in sorted(lengths):
+            if length <= LAP and length not in self._queues:
+                self._queues[length] = deque()
 
     def start_resend(self, owner: Machine, event: int, length: float, now: float) -> None:
         """Start the timer of ``owner`` that brings ``event`` after ``length`` seconds, or start it again."""

@@ -27,9 +27,8 @@ class NameServers:
     """The servers of /etc/resolv.conf, or those given, asked one after the other."""
 
     def __init__(self, servers: Sequence[Server], settings: DnsSettings) -> None:
-        self._servers = list(servers)[: settings.servers_no]
-        self._tries = settings.retr_no
-        self._seconds = settings.retr_time
+        self._servers = list(servers)
+        self._settings = settings
 
     async def ask(self, name: str, kind: str) -> Reply | None:
         """Return what the first server with a usable answer says about ``name``; None when none has one.
@@ -45,10 +44,11 @@ class NameServers:
             wire = query.to_wire()
         except (dns.exception.DNSException, UnicodeError):
             return None
-        for _ in range(self._tries):
-            for server in self._servers:
+        settings = self._settings
+        for _ in range(settings.retr_no):
+            for server in self._servers[: settings.servers_no]:
                 try:
-                    async with asyncio.timeout(self._seconds):
+                    async with asyncio.timeout(settings.retr_time):
                         response = await _over_udp(server, query, wire)
                         if response.flags & dns.flags.TC:
                             response = await _over_tcp(server, query, wire)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from polykemi.live import live
 from polykemi.sip.locate import Candidate, Destination, Draw, Place, Question, Usable, in_order, locate
 from polykemi.transport.hosts import Hosts
 
@@ -32,18 +33,36 @@ class DnsSettings:
     """How names are found; the names are those of Kamailio's core parameters without ``dns_``. Times are seconds."""
 
     nameservers: tuple[tuple[str, int], ...] = ()  # address and port; none: those of /etc/resolv.conf
-    try_naptr: bool = True  # look for NAPTR records where RFC 3263 says so
-    try_ipv6: bool = True  # use IPv6 addresses where there is a listener for them
-    srv_lb: bool = True  # share by the weights of SRV records; off: the highest weight comes first, always
-    retr_time: float = 1.0  # wait so long for an answer of one name server
-    retr_no: int = 3  # ask all of them so often
-    servers_no: int = 3  # ask so many of them
-    cache_min_ttl: float = 0.0  # keep answers at least so long, whatever they say
-    cache_max_ttl: float = 86400.0  # and at most so long
-    cache_negative_ttl: float = 60.0  # keep "there is none" so long at most; 0: not at all
-    use_failover: bool = True  # try the next place when one does not answer (use_dns_failover)
-    use_dst_blocklist: bool = False  # pass over what has not answered
-    dst_blocklist_expire: float = 60.0  # for so long
+    try_naptr: bool = live(default=True, doc="look for NAPTR records where RFC 3263 says so", name="dns_try_naptr")
+    try_ipv6: bool = live(
+        default=True, doc="use IPv6 addresses where there is a listener for them", name="dns_try_ipv6"
+    )
+    srv_lb: bool = live(
+        default=True,
+        doc="share by the weights of SRV records; off: the highest weight comes first, always",
+        name="dns_srv_lb",
+    )
+    retr_time: float = live(1.0, "wait so long for an answer of one name server", name="dns_retr_time")
+    retr_no: int = live(3, "ask all of them so often", name="dns_retr_no")
+    servers_no: int = live(3, "ask so many of them", name="dns_servers_no")
+    cache_min_ttl: float = live(0.0, "keep answers at least so long, whatever they say", name="dns_cache_min_ttl")
+    cache_max_ttl: float = live(86400.0, "and at most so long", name="dns_cache_max_ttl")
+    cache_negative_ttl: float = live(
+        60.0, 'keep "there is none" so long at most; 0: not at all', name="dns_cache_negative_ttl"
+    )
+    use_failover: bool = live(default=True, doc="try the next place when one does not answer", name="use_dns_failover")
+    use_dst_blocklist: bool = live(default=False, doc="pass over what has not answered")
+    dst_blocklist_expire: float = live(60.0, "for so long")
+
+    def __post_init__(self) -> None:
+        for key in ("retr_time", "retr_no", "servers_no", "dst_blocklist_expire"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}: expected more than 0, got {getattr(self, key):g}")
+        for key in ("cache_min_ttl", "cache_max_ttl", "cache_negative_ttl"):
+            if not getattr(self, key) >= 0:
+                raise ValueError(f"{key}: expected seconds, got {getattr(self, key):g}")
+        if self.cache_min_ttl > self.cache_max_ttl:
+            raise ValueError(f"cache_min_ttl: expected at most cache_max_ttl, {self.cache_max_ttl:g}")
 
 
 class Reply(NamedTuple):

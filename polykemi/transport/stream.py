@@ -13,11 +13,10 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from polykemi.errors import ConfigError, ParseError
+from polykemi.errors import ParseError
 from polykemi.kemi.network import TlsConnection, TlsState
 from polykemi.sip.constants import PORT, TLS_PORT
 from polykemi.sip.flow import SECURE, WEBSOCKETS, Flow, LastFlow, Listener, NamedFlow, OpenFlow
@@ -57,6 +56,7 @@ class Streams:
     ) -> None:
         self.receive, self.done, self.failed, self.closed, self.lost = receive, done, failed, closed, lost
         self.limits = limits or StreamLimits()
+        self._most = self.limits.max_connections  # or what the process may have open
         tls = tls or TlsSettings()
         self.read_tls: Callable[[], TlsSettings] = lambda: tls  # anew, when they are to be loaded again
         self.contexts: TlsContexts | None = None  # as soon as there is a listener for TLS
@@ -89,7 +89,7 @@ class Streams:
         """Begin to take connections; called before ``loop`` runs."""
         self.loop = loop
         if self._listening:
-            self._make_room()
+            self.make_room()
         for listener, sock in self._listening:
             factory: Any = partial(self._accept, listener)
             self._servers.append(loop.run_until_complete(loop.create_server(factory, sock=sock, backlog=BACKLOG)))
@@ -112,17 +112,17 @@ class Streams:
             self.loop.call_soon(self._shake_hands)
         connection.shake_hands()
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
         """Let the process have as many descriptors as there may be connections, or take less of these."""
-        wanted = self.limits.max_connections + _OTHER_FILES
+        self._most = self.limits.max_connections
+        wanted = self._most + _OTHER_FILES
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != resource.RLIM_INFINITY and soft < wanted:
             soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             if soft < wanted:
-                most = max(soft - _OTHER_FILES, 1)
-                log.warning("at most %d connections: this process may open %d files (ulimit -n)", most, soft)
-                self.limits = replace(self.limits, max_connections=most)
+                self._most = max(soft - _OTHER_FILES, 1)
+                log.warning("at most %d connections: this process may open %d files (ulimit -n)", self._most, soft)
 
     def close(self) -> None:
         """Drop all connections."""
@@ -233,7 +233,7 @@ class Streams:
 
         So who opens connections and says nothing keeps nobody out who has something to say.
         """
-        if len(self.known) < self.limits.max_connections:
+        if len(self.known) < self._most:
             return True
         oldest = next(iter(self._silent), None)
         if oldest is None:
@@ -380,13 +380,19 @@ class Streams:
         """Make connections from now on with the client profile that has ``server_id``, "": with that of their address."""
         self._server_id = server_id
 
-    def reload_tls(self) -> None:
-        """Read profiles and certificates anew, for connections that come. Raise ConfigError: all stays as it was."""
-        if self.contexts is None:
-            raise ConfigError("there is no listener for TLS")
-        self.contexts.use(self.read_tls())
-        self.contexts.tell_of_ends(time.time())
-        log.info("TLS profiles and certificates have been read anew")
+    def reread_tls(self) -> Callable[[], None] | None:
+        """Read profiles and certificates anew; return what makes connections that come use them. Raise ConfigError."""
+        contexts = self.contexts
+        if contexts is None:
+            return None
+        made = TlsContexts(self.read_tls())
+
+        def use() -> None:
+            contexts.take(made)
+            contexts.tell_of_ends(time.time())
+            log.info("TLS profiles and certificates have been read anew")
+
+        return use
 
 
 def _by_via(reply: bytes, flow: Flow) -> Flow:

@@ -105,16 +105,14 @@ class TlsContexts:
     """The credentials of each profile. Connections keep those that they began with."""
 
     def __init__(self, settings: TlsSettings) -> None:
-        """Raise BadProfile."""
+        """Read what the files of the profiles hold now. Raise BadProfile."""
         self._settings = settings
-        self._of: dict[TlsProfile, Credentials] = {}
-        self.use(settings)
+        self._of = {one: for_clients(one) for one in settings.servers if one.certificate is not None}
+        self._of.update({one: for_servers(one) for one in settings.clients})
 
-    def use(self, settings: TlsSettings) -> None:
-        """Use these profiles, and what their files hold now, for connections that come. Raise BadProfile: all stays as it is."""
-        made = {one: for_clients(one) for one in settings.servers if one.certificate is not None}
-        made.update({one: for_servers(one) for one in settings.clients})
-        self._settings, self._of = settings, made
+    def take(self, other: TlsContexts) -> None:
+        """Use the profiles and credentials of ``other`` for connections that come."""
+        self._settings, self._of = other._settings, other._of
 
     def tell_of_ends(self, now: float) -> None:
         """Warn of certificates of ours that are over, or are soon."""

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from polykemi.engines import ENGINES, make_engine
-from polykemi.engines.base import Engine, Host, Limits
+from polykemi.engines.base import Engine, Host, Limits, Script
 from polykemi.errors import ScriptError, SipError
 from polykemi.kemi.context import Current, Exit, Process, RouteContext
 from polykemi.kemi.registry import Data, Registry, Xval, export
 from polykemi.kemi.route import Route
 from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.message import parse
+from polykemi.testing.harness import Call, recorder
 
 EXTENSIONS = {"lua": "lua", "js": "js", "python": "py"}
 FLOW = Flow(Listener("udp", "192.0.2.1", 5060), "192.0.2.10", 5062)
@@ -206,7 +207,7 @@ class Bench:
     def __init__(self, name: str, directory: Path, limits: Limits, *, strict: bool = False) -> None:
         self.name = name
         self.lab = Lab()
-        self.traced: list[tuple[str, tuple[Any, ...], Any]] = []
+        self.calls: list[Call] = []
         self.current = Current()
         self.directory = directory
         self.path = directory / f"route.{EXTENSIONS[name]}"
@@ -216,9 +217,10 @@ class Bench:
             drive=self._drive,
             limits=limits,
             strict=strict,
-            trace=lambda *call: self.traced.append(call),
         )
+        host.probes.watch(recorder(self.calls))
         self.engine: Engine = make_engine(name, host)
+        self.loaded: Script  # the last one
 
     def pick(self, **by_engine: Any) -> Any:
         """Return what is meant for this engine."""
@@ -241,7 +243,10 @@ class Bench:
         """Load a script; its first line is line 2 of the file."""
         text = textwrap.dedent(by_engine[self.name]).strip("\n")
         self.path.write_text(f"{_SHOW[self.name]}\n{text}\n", "utf-8")
-        self.engine.load(self.path)
+        before = getattr(self, "loaded", None)
+        self.loaded = self.engine.load(self.path)
+        if before is not None:
+            before.close()
 
     def route(self, **by_engine: str) -> None:
         """Load and run a ksr_request_route with this body, whose first line is line 3 of the file."""
@@ -262,7 +267,7 @@ class Bench:
         ctx = RouteContext(kind, function, message, FLOW, 1_800_000_000.0)
         self.current.ctx = ctx
         try:
-            self.engine.call(function, event)
+            self.loaded.call(function, event)
         finally:
             self.current.ctx = None
         return ctx
@@ -270,7 +275,7 @@ class Bench:
     def _run(self, ctx: RouteContext) -> None:
         outer, self.current.ctx = self.current.ctx, ctx
         try:
-            self.engine.call(ctx.callback)
+            self.loaded.call(ctx.callback)
         except ScriptError as error:
             ctx.error = error
         finally:

@@ -310,12 +310,12 @@ _THREE = {
 
 def test_an_engine_knows_the_functions_of_its_script(bench: Bench) -> None:
     bench.script(**_THREE)
-    assert bench.engine.has("ksr_request_route")
-    assert bench.engine.has("MANAGE")
-    assert {"ksr_request_route", "MANAGE"} <= bench.engine.functions()
+    assert bench.loaded.has("ksr_request_route")
+    assert bench.loaded.has("MANAGE")
+    assert {"ksr_request_route", "MANAGE"} <= bench.loaded.functions()
     for name in ("other", "nothing", "print", "KSR", "toString", "__init__", ""):
-        assert not bench.engine.has(name)
-        assert name not in bench.engine.functions()
+        assert not bench.loaded.has(name)
+        assert name not in bench.loaded.functions()
 
 
 def test_what_a_route_returns_is_ignored(bench: Bench) -> None:
@@ -517,23 +517,23 @@ def test_a_script_that_loads_replaces_the_running_one_whole(bench: Bench) -> Non
     bench.script(**_THREE)
     bench.route(**dict.fromkeys(("lua", "js", "python"), "show(2)"))
     assert bench.seen == ["num 2"]
-    assert not bench.engine.has("MANAGE")
+    assert not bench.loaded.has("MANAGE")
     bench.route(lua="show(other)", js="show(typeof other)", python="show('other' in globals())")
     assert bench.seen == [bench.pick(lua="null", js="str undefined", python="false")]
 
 
-def test_every_call_is_traced_with_its_arguments_and_result(bench: Bench) -> None:
+def test_every_call_is_watched_with_its_arguments_and_result(bench: Bench) -> None:
     bench.script(
         lua="function ksr_request_route() KSR.lab.text('ü') KSR.lab.pair(1, 'a') KSR.lab.block('B') KSR.x.exit() end function B() end",
         js="function ksr_request_route() { KSR.lab.text('ü'); KSR.lab.pair(1, 'a'); KSR.lab.block('B'); KSR.x.exit(); } function B() {}",
         python="def ksr_request_route(): KSR.lab.text('ü'); KSR.lab.pair(1, 'a'); KSR.lab.block('B'); KSR.x.exit()\ndef B(): pass",
     )
-    bench.traced.clear()
+    bench.calls.clear()
     bench.call()
-    traced: list[tuple[str, tuple[Any, ...], Any]] = [
+    called: list[tuple[str, tuple[Any, ...], Any]] = [
         ("KSR.lab.text", ("\xc3\xbc",), "\xc3\xbc"),
         ("KSR.lab.pair", (1, "a"), 1),
         ("KSR.lab.block", ("B",), 1),
         ("KSR.x.exit", (), None),
     ]
-    assert bench.traced == traced
+    assert bench.calls == called

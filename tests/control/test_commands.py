@@ -1,8 +1,7 @@
-"""The commands of the server itself: names and shapes as in Kamailio."""
+"""Counters, route blocks, methods: names and shapes as in Kamailio."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from polykemi.errors import RpcError
 from polykemi.kemi.route import Route
 from polykemi.kemi.route_stats import RouteStats
 
-STARTED = 1_800_000_000.0
 COUNTERS = {"sl.sent_replies": 3, "sl.200_replies": 2, "core.rcv_requests": 5, "usrloc.location-expires": 1}
 
 
@@ -25,21 +23,13 @@ def stats() -> RouteStats:
 @pytest.fixture
 def server(stats: RouteStats) -> JsonRpc:
     server = JsonRpc()
-    server.add(
-        commands.Core("9.9.9", STARTED, clock=lambda: STARTED + 61.7), commands.Stats(COUNTERS), commands.Routes(stats)
-    )
+    server.add(commands.Stats(COUNTERS), commands.Counters(COUNTERS), commands.Routes(stats))
     server.add(commands.System(server.commands))
     return server
 
 
 def call(server: JsonRpc, method: str, *params: Any) -> Any:
     return server.commands[method].run(params)
-
-
-def test_version_and_uptime(server: JsonRpc) -> None:
-    assert call(server, "core.version") == "polykemi 9.9.9"
-    up, now = time.ctime(STARTED), time.ctime(STARTED + 61)
-    assert call(server, "core.uptime") == {"now": now, "up_since": up, "uptime": 61}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +58,7 @@ def test_statistics_as_an_object_of_texts_or_numbers(server: JsonRpc) -> None:
 
 
 def test_statistics_want_to_be_named(server: JsonRpc) -> None:
-    with pytest.raises(RpcError, match=r"expected name \[names\.\.\.\]"):
+    with pytest.raises(RpcError, match="Please provide which stats to retrieve"):
         call(server, "stats.get_statistics")
 
 
@@ -103,3 +93,16 @@ def test_the_methods_are_listed_and_explained(server: JsonRpc) -> None:
         assert call(server, "system.methodHelp", name).startswith(f"{name}: ")
     with pytest.raises(RpcError, match=r"did you mean route\.stats"):
         call(server, "system.methodHelp", "route.stat")
+    assert call(server, "system.methodSignature", "stats.fetch") == "name [names...]"
+    with pytest.raises(RpcError, match=r"did you mean route\.stats"):
+        call(server, "system.methodSignature", "route.stat")
+
+
+def test_counters_by_group(server: JsonRpc) -> None:
+    assert call(server, "cnt.list_groups") == call(server, "cnt.grps_list") == ["core", "sl", "usrloc"]
+    assert call(server, "cnt.list_vars", "sl") == call(server, "cnt.var_list", "sl") == ["200_replies", "sent_replies"]
+    values = {"200_replies": 2, "sent_replies": 3}
+    assert call(server, "cnt.grp_get_all", "sl") == call(server, "cnt.get_vars", "sl", "x") == values
+    assert call(server, "cnt.get", "sl", "sent_replies") == 3
+    with pytest.raises(RpcError, match=r"non-existent counter sl\.nothing"):
+        call(server, "cnt.get", "sl", "nothing")

@@ -213,7 +213,7 @@ def test_levels_are_restored_when_a_watched_script_fails(server: ServerUnderTest
 def test_watches_are_bounded(server: ServerUnderTest) -> None:
     for n in range(32):
         rpc(server, "log.watch", "user", n)
-    with pytest.raises(RpcError, match="log.watch: there are 32 watches already"):
+    with pytest.raises(RpcError, match=r"log\.watch: there are 32 watches already"):
         rpc(server, "log.watch", "user", "one more")
     rpc(server, "log.watch", "user", 5)
     assert rpc(server, "log.unwatch", "all") == {"ended": 32}
@@ -235,5 +235,5 @@ def test_what_cannot_be_watched_is_refused(server: ServerUnderTest, params: tupl
 
 
 def test_what_nobody_watches_cannot_be_ended(server: ServerUnderTest) -> None:
-    with pytest.raises(RpcError, match="log.unwatch: nobody watches user x"):
+    with pytest.raises(RpcError, match=r"log\.unwatch: nobody watches user x"):
         rpc(server, "log.unwatch", "user", "x")

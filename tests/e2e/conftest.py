@@ -78,8 +78,8 @@ class ServerProcess:
         self.tls_port = free_port(host) if tls else 0
         self.start()
 
-    def start(self) -> None:
-        """Start (again) and wait until it is ready."""
+    def launch(self) -> None:
+        """Start (again), without waiting for anything."""
         with (self.data / "server.log").open("ab") as log:
             command = [sys.executable, "-m", "polykemi", "serve", *self._arguments]
             for proto in ("udp", "tcp"):
@@ -88,6 +88,10 @@ class ServerProcess:
                 command += ["--listen", f"tls:{bracketed(self.host)}:{self.tls_port}"]
             command += ["--domain", DOMAIN, "--data", str(self.data)]
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+
+    def start(self) -> None:
+        """Start (again) and wait until it is ready."""
+        self.launch()
         assert self.process.stdout is not None
         self.greeting = []
         for line in self.process.stdout:

@@ -10,6 +10,7 @@ from typing import Any
 
 from polykemi.engines.base import Host, Limits
 from polykemi.engines.js import JsEngine
+from polykemi.engines.js_script import JsScript
 from polykemi.errors import ScriptError, SipError
 from polykemi.kemi.context import Current, Exit, Process, RouteContext
 from polykemi.kemi.registry import Registry, Xval, export
@@ -164,24 +165,33 @@ class Bench:
         self.modules: list[Fake] = [module(self.said) for module in (Core, Pv, Kx, Tm, Odd, X)]
         self.host = Host(registry=Registry(self.modules), current=self.current, drive=self.drive)
         self.engines: list[JsEngine] = []
+        self.scripts: list[JsScript] = []
 
     def drive(self, process: Generator[RouteContext, None, Any]) -> Any:
         """Run a process with the blocks that it wants, as the router does."""
         try:
             while True:
-                self.run_block(self.engines[-1], process.send(None))
+                self.run_block(self.scripts[-1], process.send(None))
         except StopIteration as end:
             return end.value
 
-    def engine(self, source: str = "", limits: Limits | None = None, **host: Any) -> JsEngine:
-        """Return a new engine with a script."""
-        engine = JsEngine(replace(self.host, limits=limits or Limits(5.0), **host))
-        self.engines.append(engine)
-        if source:
-            engine.load(self.script(source))
-        return engine
+    @property
+    def engine(self) -> JsEngine:
+        """The engine that was made last."""
+        return self.engines[-1]
 
-    def script(self, source: str | bytes, name: str = "script.js") -> Path:
+    def load(self, source: str | bytes, limits: Limits | None = None, **host: Any) -> JsScript:
+        """Return a script of a new engine; it runs the blocks that an export wants."""
+        self.engines.append(JsEngine(replace(self.host, limits=limits or Limits(5.0), **host)))
+        return self.also(source)
+
+    def also(self, source: str | bytes, name: str = "script.js") -> JsScript:
+        """Return one more script of that engine; it runs the blocks that an export wants from now on."""
+        script = self.engine.load(self.file(source, name))
+        self.scripts.append(script)
+        return script
+
+    def file(self, source: str | bytes, name: str = "script.js") -> Path:
         path = self.directory / name
         path.write_bytes(source if isinstance(source, bytes) else source.encode())
         return path
@@ -191,32 +201,32 @@ class Bench:
         ctx.callback = callback
         return ctx
 
-    def run(self, engine: JsEngine, *blocks: RouteContext) -> RouteContext:
+    def run(self, script: JsScript, *blocks: RouteContext) -> RouteContext:
         """Run ``blocks``, one by default, and return the last."""
         todo = blocks or (self.block(),)
         if self.mode == "resident":
-            self.serve(engine, lambda: self.run_blocks(engine, todo))
+            self.serve(lambda: self.run_blocks(script, todo))
         else:
-            self.run_blocks(engine, todo)
+            self.run_blocks(script, todo)
         return todo[-1]
 
-    def run_blocks(self, engine: JsEngine, blocks: Sequence[RouteContext]) -> None:
+    def run_blocks(self, script: JsScript, blocks: Sequence[RouteContext]) -> None:
         """Run ``blocks`` from this thread."""
         for ctx in blocks:
-            self.run_block(engine, ctx)
+            self.run_block(script, ctx)
         assert self.current.ctx is None
 
-    def run_block(self, engine: JsEngine, ctx: RouteContext) -> None:
+    def run_block(self, script: JsScript, ctx: RouteContext) -> None:
         """Run one block from this thread; its error goes into it."""
         outer, self.current.ctx = self.current.ctx, ctx
         try:
-            engine.call(ctx.callback, ctx.event if ctx.kind == Route.EVENT else None)
+            script.call(ctx.callback, ctx.event if ctx.kind == Route.EVENT else None)
         except ScriptError as error:
             ctx.error = error
         assert self.current.ctx is ctx
         self.current.ctx = outer
 
-    def serve(self, engine: JsEngine, *work: Callable[[], object]) -> None:
+    def serve(self, *work: Callable[[], object]) -> None:
         """Let the engine serve a loop in which ``work`` is done, one call after the other; the last is ``stop``."""
         loop = asyncio.new_event_loop()
         failures: list[BaseException] = []
@@ -227,19 +237,19 @@ class Bench:
             except BaseException as failure:  # noqa: BLE001
                 failures.append(failure)
             if failures or index + 1 == len(work):
-                engine.stop()
+                self.engine.stop()
             else:
                 loop.call_soon(do, index + 1)
 
         loop.call_soon(do, 0)
-        engine.serve(loop)
+        self.engine.serve(loop)
         loop.close()
         if failures:
             raise failures[0]
 
     def says(self, body: str) -> list[Any]:
         """Run ``body`` as a request route and return what it said."""
-        ctx = self.run(self.engine(f"function {MAIN}() {{\n{body}\n}}"))
+        ctx = self.run(self.load(f"function {MAIN}() {{\n{body}\n}}"))
         assert ctx.error is None, ctx.error
         return self.said
 

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from polykemi.engines import make_engine
 from polykemi.engines.base import Host
 from polykemi.errors import UsageError
-from polykemi.kemi.binding import bind, from_octets, to_octets
+from polykemi.kemi.binding import Misuse, bind, from_octets, to_octets
 from polykemi.kemi.context import Current, Exit, RouteContext
+from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import Route
+from polykemi.testing.harness import Call, recorder
 from tests.conformance.conftest import FLOW, OPTIONS, Core, Ending, Lab
 
 
@@ -59,7 +61,8 @@ class Bound:
         self.current = Current()
         self.ctx = RouteContext(Route.REQUEST, "ksr_request_route", OPTIONS, FLOW, 0.0)
         self.current.ctx = self.ctx
-        self.traced: list[Any] = []
+        self.calls: list[Call] = []
+        self.probes = Probes()
         self._conversion = conversion or Plain()
         self._more = more
         self._registry = Registry([self.lab, Ending()])
@@ -71,7 +74,7 @@ class Bound:
         """Return the bound export ``path``."""
         row = self._registry.get(path)
         assert row is not None
-        return bind(*row, self.current, self._conversion, drive=self.drive, **self._more)
+        return bind(*row, self.current, self._conversion, drive=self.drive, probes=self.probes, **self._more)
 
     def drive(self, process: Generator[Any, None, Any]) -> Any:
         """Run a process without the blocks that it wants."""
@@ -81,9 +84,9 @@ class Bound:
         except StopIteration as end:
             return end.value
 
-    def trace(self, *call: Any) -> None:
-        """Keep a traced call."""
-        self.traced.append(call)
+    def watch(self) -> None:
+        """Keep all calls from now on."""
+        self.probes.watch(recorder(self.calls))
 
 
 def test_outside_of_message_processing_the_export_is_not_called(caplog: pytest.LogCaptureFixture) -> None:
@@ -189,9 +192,9 @@ def test_a_text_of_a_script_that_is_no_unicode_becomes_question_marks() -> None:
 
 def test_a_process_is_driven_to_its_end() -> None:
     bound = Bound()
-    bound._more["trace"] = bound.trace
+    bound.watch()
     assert bound.block("BRANCH") == 1
-    assert bound.traced == [("KSR.lab.block", ("BRANCH",), 1)]
+    assert bound.calls == [("KSR.lab.block", ("BRANCH",), 1)]
 
 
 def test_arguments_that_the_engine_has_checked_are_not_looked_at_again() -> None:
@@ -202,9 +205,9 @@ def test_arguments_that_the_engine_has_checked_are_not_looked_at_again() -> None
         bound.pair(1)
 
 
-def test_a_trace_sees_every_call_with_octet_texts_and_its_result() -> None:
+def test_who_watches_sees_every_call_with_octet_texts_and_its_result() -> None:
     bound = Bound(Unicode())
-    bound._more["trace"] = bound.trace
+    bound.watch()
     bound.text("ü")
     bound.pair("no", "x")
     bound.pair(1)
@@ -215,16 +218,99 @@ def test_a_trace_sees_every_call_with_octet_texts_and_its_result() -> None:
         bound.get("KSR.x.exit")()
     bound.current.ctx = None
     bound.number(3)
-    assert bound.traced == [
+    assert bound.calls == [
         ("KSR.lab.text", ("\xc3\xbc",), "\xc3\xbc"),
         ("KSR.lab.pair", ("no", "x"), False),
         ("KSR.lab.pair", (1,), False),
         ("KSR.lab.in_branch", (), -1),
         ("KSR.lab.refuse", ("x",), -1),
-        ("KSR.lab.none", (), "none"),
+        ("KSR.lab.none", (), None),
         ("KSR.x.exit", (), None),
         ("KSR.lab.number", (3,), False),
     ]
+
+
+def test_a_call_that_nobody_watches_any_more_runs_what_it_ran_before() -> None:
+    bound = Bound()
+    number, block = bound.number, bound.block
+    before = [(one.__code__, one.__globals__["function"], one.__globals__["drive"]) for one in (number, block)]
+    calls: list[Call] = []
+    watcher = recorder(calls)
+    for _ in range(100):
+        bound.probes.watch(watcher)
+        assert (number(1), block("B")) == (1, 1)
+        bound.probes.unwatch(watcher)
+        assert (number(2), block("B")) == (2, 1)
+        after = [(one.__code__, one.__globals__["function"], one.__globals__["drive"]) for one in (number, block)]
+        assert after == before
+    assert len(calls) == 200
+
+
+def test_functions_that_are_bound_while_somebody_watches_are_watched_and_each_watcher_by_itself() -> None:
+    bound = Bound()
+    bound.watch()
+    number = bound.number
+    other: list[Call] = []
+    watcher = recorder(other)
+    bound.probes.watch(watcher)
+    number(1)
+    bound.probes.unwatch(watcher)
+    number(2)
+    assert [call.arguments for call in bound.calls] == [(1,), (2,)]
+    assert [call.arguments for call in other] == [(1,)]
+
+
+def test_a_watcher_is_told_why_a_call_failed_and_where_it_stands() -> None:
+    bound = Bound()
+    seen: list[tuple[str, str, Any, str]] = []
+
+    def watcher(export: Any, _ctx: Any, _arguments: tuple[Any, ...], where: Callable[[], str]) -> Any:
+        at = where()
+        return lambda result, error: seen.append((export.name, at, result, repr(error)))
+
+    bound.probes.watch(watcher)
+    bound.probes.watch(lambda *call: None)  # who is not interested hears of no end
+    bound.number("x")
+    bound.refuse("x")
+    with pytest.raises(ZeroDivisionError):
+        bound.broken()
+    strict = Bound(strict=True)
+    strict.probes.watch(watcher)
+    with pytest.raises(Misuse):
+        strict.number("x")
+    assert [(name, at, result) for name, at, result, _ in seen] == [
+        ("number", "x.lua:12", False),
+        ("refuse", "x.lua:12", -1),
+        ("broken", "x.lua:12", None),
+        ("number", "x.lua:12", None),
+    ]
+    assert "expected an integer" in seen[0][3]
+    assert "ZeroDivisionError" in seen[2][3]
+    assert seen[3][3].startswith("Misuse")
+
+
+def test_calls_and_errors_are_counted_for_who_wants_that() -> None:
+    bound = Bound()
+    bound.number(1)
+    assert bound.probes.tallies == {}
+    bound.probes = Probes(counting=True)
+    number = bound.number
+    for argument in (1, 2, "x"):
+        number(argument)
+    bound.refuse("x")
+    bound.in_branch()
+    with pytest.raises(ZeroDivisionError):
+        bound.broken()
+    with pytest.raises(Exit):
+        bound.get("KSR.x.exit")()
+    counts = {path: (tally.calls, tally.errors) for path, tally in bound.probes.tallies.items()}
+    assert counts == {
+        "KSR.lab.number": (3, 1),
+        "KSR.lab.refuse": (1, 1),
+        "KSR.lab.in_branch": (1, 1),
+        "KSR.lab.broken": (1, 1),
+        "KSR.x.exit": (1, 0),
+    }
 
 
 def test_an_unknown_engine_is_a_usage_error() -> None:

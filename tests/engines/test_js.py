@@ -12,9 +12,11 @@ import pytest
 
 from polykemi.engines.base import Host, Limits
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
+from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry, Xval
 from polykemi.kemi.route import Route
 from polykemi.modules.core import Core
+from polykemi.testing.harness import Call, recorder
 from tests import support
 from tests.engines.js_bench import MAIN, Bench, Pv, benches
 
@@ -68,7 +70,7 @@ def test_a_text_parameter_takes_what_converts(bench: Bench, given: str, expected
     ],
 )
 def test_an_integer_parameter_takes_what_converts(bench: Bench, given: str, expected: int) -> None:
-    ctx = bench.run(bench.engine(f'function {MAIN}() {{ KSR.pv.seti("n", {given}); }}'))
+    ctx = bench.run(bench.load(f'function {MAIN}() {{ KSR.pv.seti("n", {given}); }}'))
     assert ctx.cache["n"] == expected
 
 
@@ -90,16 +92,16 @@ def test_an_integer_parameter_takes_what_converts(bench: Bench, given: str, expe
     ],
 )
 def test_results_come_back_as_the_same_octets(bench: Bench, value: Xval, expected: str) -> None:
-    engine = bench.engine(f'function {MAIN}() {{ var v = KSR.pv.get("v"); KSR.info(typeof v + ":" + v); }}')
+    script = bench.load(f'function {MAIN}() {{ var v = KSR.pv.get("v"); KSR.info(typeof v + ":" + v); }}')
     blocks = [bench.block() for _ in range(4)]
     for ctx in blocks:
         ctx.cache["v"] = value
-    bench.run(engine, *blocks)
+    bench.run(script, *blocks)
     assert bench.said == [expected] * 4
 
 
 def test_texts_of_megabytes_cross_whole_in_both_directions(bench: Bench) -> None:
-    engine = bench.engine(
+    script = bench.load(
         f"""function {MAIN}() {{
             var wide = "\\u4e00" + "\\ud83d\\ude00".repeat(300000), narrow = "n".repeat(70000);
             KSR.pv.six(wide, 1, narrow, 2, "short", 3);
@@ -108,7 +110,7 @@ def test_texts_of_megabytes_cross_whole_in_both_directions(bench: Bench) -> None
     )
     ctx = bench.block()
     ctx.cache["long"] = "0123456789" * 100_000 + "\u00c3\u00a9"
-    assert bench.run(engine, ctx).error is None
+    assert bench.run(script, ctx).error is None
     ((wide, one, narrow, two, short, three),) = bench.said
     assert wide == ("\u4e00" + "\U0001f600" * 300_000).encode().decode("latin-1")
     assert (narrow, short, one, two, three) == ("n" * 70_000, "short", 1, 2, 3)
@@ -116,7 +118,7 @@ def test_texts_of_megabytes_cross_whole_in_both_directions(bench: Bench) -> None
 
 
 def test_a_text_beyond_the_limit_is_an_error_of_the_script(bench: Bench) -> None:
-    ctx = bench.run(bench.engine(f'function {MAIN}() {{ KSR.info("x".repeat(20000000)); }}'))
+    ctx = bench.run(bench.load(f'function {MAIN}() {{ KSR.info("x".repeat(20000000)); }}'))
     assert isinstance(ctx.error, ScriptError)
     assert "RangeError" in str(ctx.error)
 
@@ -174,8 +176,8 @@ def test_a_refused_call_gives_false_and_logs_function_script_and_line(
 def test_a_function_that_makes_no_sense_here_fails_and_says_where(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = bench.engine("function onreply() {\n\n  KSR.info('' + KSR.tm.t_relay());\n}")
-    bench.run(engine, bench.block("onreply", Route.ONREPLY))
+    script = bench.load("function onreply() {\n\n  KSR.info('' + KSR.tm.t_relay());\n}")
+    bench.run(script, bench.block("onreply", Route.ONREPLY))
     assert bench.said == ["-1"]
     assert "KSR.tm.t_relay: makes no sense in onreply_route" in caplog.text
     assert "script.js:3" in caplog.text
@@ -204,7 +206,7 @@ def test_scripts_reach_nothing_of_the_runtime(bench: Bench) -> None:
     body = """KSR.info(Object.getOwnPropertyNames(globalThis).filter(function (n) {
         return /^(host|shared|words|entries|boot|load|main|runBlock|Values)$/.test(n); }).join());
         KSR.info(typeof KSR.info.caller + typeof KSR.info.arguments)"""
-    with_caller = bench.run(bench.engine(f"function {MAIN}() {{ {body} }}"))
+    with_caller = bench.run(bench.load(f"function {MAIN}() {{ {body} }}"))
     assert bench.said[0] == ""
     assert with_caller.error is not None or bench.said[1] == "undefinedundefined"
 
@@ -221,25 +223,23 @@ def test_a_script_that_breaks_the_language_does_not_break_the_engine(bench: Benc
         eval = Symbol = null;
         function ksr_request_route() { KSR.info(KSR.pv.get("v") + "!"); KSR.pv.six("a", 1, "b", 2, "c", 3); broken(); }
     """
-    engine = bench.engine(source)
+    script = bench.load(source)
     blocks = [bench.block() for _ in range(3)]
     for ctx in blocks:
         ctx.cache["v"] = "some text"
-    bench.run(engine, *blocks)
+    bench.run(script, *blocks)
     assert bench.said == ["some text!", ("a", 1, "b", 2, "c", 3)] * 3
     assert isinstance(blocks[-1].error, ScriptError)
     assert blocks[-1].error.line == 10
-    engine.load(bench.script("const ksr_request_route = () => KSR.info('next')"))
-    bench.run(engine)
+    bench.run(bench.also("const ksr_request_route = () => KSR.info('next')"))
     assert bench.said[-1] == "next"
 
 
 def test_what_a_script_adds_to_ksr_is_gone_after_the_next_load(bench: Bench) -> None:
-    engine = bench.engine('KSR.pv.extra = KSR.extra = () => "mine"; KSR.info = null; function a() {}')
+    bench.load('KSR.pv.extra = KSR.extra = () => "mine"; KSR.info = null; function a() {}')
     with pytest.raises(ScriptLoadError):
-        engine.load(bench.script("nothing.here()", "broken.js"))
-    engine.load(bench.script(f"function {MAIN}() {{ KSR.info(typeof KSR.pv.extra + typeof KSR.extra); }}"))
-    bench.run(engine)
+        bench.also("nothing.here()", "broken.js")
+    bench.run(bench.also(f"function {MAIN}() {{ KSR.info(typeof KSR.pv.extra + typeof KSR.extra); }}"))
     assert bench.said == ["undefinedundefined"]
 
 
@@ -252,7 +252,7 @@ def test_a_constant_function_crosses_once_a_route(bench: Bench) -> None:
     function ksr_branch_manage() {{ KSR.kx.get_method(); KSR.kx.get_method(); }}"""
     first, second = bench.block(), bench.block()
     first.cache["method"], second.cache["method"] = "A", "B"
-    bench.run(bench.engine(source), first, second)
+    bench.run(bench.load(source), first, second)
     assert bench.said == ["asked", "asked", "relayed", "asked", "AAAA", "asked", "asked", "relayed", "asked", "BBBB"]
 
 
@@ -267,7 +267,7 @@ def test_method_tests_are_answered_as_the_module_answers_them(mode: str, tmp_pat
     host = Host(Registry([core, Pv(said)]), services.current, lambda process: None)
     for bench in benches(mode, tmp_path):
         bench.host, bench.current = host, services.current
-        engine = bench.engine(f"""function {MAIN}() {{
+        script = bench.load(f"""function {MAIN}() {{
             KSR.pv.sets("answers", [KSR.is_INVITE(), KSR.is_BYE(), KSR.is_method("bye"), KSR.is_method("M39"), KSR.is_method(5),
                 KSR.is_method_in("IR"), KSR.is_method_in("B")].join());
         }}""")
@@ -282,7 +282,7 @@ def test_method_tests_are_answered_as_the_module_answers_them(mode: str, tmp_pat
         blocks.append(support.request_context(support.message("SIP/2.0 200 OK", cseq="malformed"), kind=Route.REPLY))
         for ctx in blocks:
             ctx.callback = MAIN
-        bench.run(engine, *blocks)
+        bench.run(script, *blocks)
         for ctx in blocks[:-1]:
             asked = [core.is_INVITE(ctx), core.is_BYE(ctx), *(core.is_method(ctx, m) for m in ("bye", "M39", "5"))]
             asked += [core.is_method_in(ctx, "IR"), core.is_method_in(ctx, "B")]
@@ -295,37 +295,47 @@ def test_a_function_of_the_method_crosses_once_for_each_method_and_text(bench: B
         for (var i = 0; i < 3; i++) KSR.info("" + KSR.kx.is_method("OPTIONS") + KSR.kx.is_method("BYE"));
         for (i = 0; i < 20; i++) KSR.kx.is_method("M" + i);
     }}"""
-    bench.run(bench.engine(source), bench.block(), bench.block())
+    bench.run(bench.load(source), bench.block(), bench.block())
     asked = ["is OPTIONS", "is BYE", *["truefalse"] * 3, *(f"is M{n}" for n in range(20))]
     again = [*["truefalse"] * 3, *(f"is M{n}" for n in range(14, 20))]  # 16 texts are kept
     assert bench.said == [*asked, *again]
 
 
-def test_a_trace_sees_every_call_even_of_constants(bench: Bench) -> None:
-    calls: list[tuple[str, tuple[Any, ...], Any]] = []
+def test_who_watches_sees_every_call_even_of_constants(bench: Bench) -> None:
     source = f"function {MAIN}() {{ KSR.kx.get_method(); KSR.kx.get_method(); KSR.tm.t_relay(); KSR.pv.seti('n', 5);"
     source += " KSR.kx.is_method('BYE'); KSR.kx.is_method('BYE'); }"
-    bench.run(bench.engine(source, trace=lambda *call: calls.append(call)))
-    assert calls == [
-        ("KSR.kx.get_method", (), "OPTIONS"),
-        ("KSR.kx.get_method", (), "OPTIONS"),
-        ("KSR.tm.t_relay", (), 1),
-        ("KSR.pv.seti", ("n", 5), True),
-        *[("KSR.kx.is_method", ("BYE",), False)] * 2,
-    ]
+    calls: list[Call] = []
+    watcher, probes = recorder(calls), Probes()
+    script = bench.load(source, probes=probes)
+    bench.run(script)  # V8 holds the results by now
+    for _ in range(2):
+        probes.watch(watcher)
+        bench.run(script)
+        probes.unwatch(watcher)
+        assert calls == [
+            ("KSR.kx.get_method", (), "OPTIONS"),
+            ("KSR.kx.get_method", (), "OPTIONS"),
+            ("KSR.tm.t_relay", (), 1),
+            ("KSR.pv.seti", ("n", 5), True),
+            *[("KSR.kx.is_method", ("BYE",), False)] * 2,
+        ]
+        calls.clear()
+        bench.said.clear()
+        bench.run(script)
+        assert calls == []
 
 
 # ---- ending a route
 
 
 def test_exit_and_drop_end_the_route_without_an_error(bench: Bench) -> None:
-    engine = bench.engine(
+    script = bench.load(
         """function stay() { KSR.info("before"); KSR.x.exit(); KSR.info("after"); }
            function gone() { KSR.x.drop(7); KSR.info("after"); }
            function inside() { KSR.odd.leave_from_process(); KSR.info("after"); }"""
     )
     stay, gone, inside = bench.block("stay"), bench.block("gone"), bench.block("inside")
-    bench.run(engine, stay, gone, inside)
+    bench.run(script, stay, gone, inside)
     assert bench.said == ["before"]
     assert [ctx.error for ctx in (stay, gone, inside)] == [None] * 3
     assert [ctx.dropped for ctx in (stay, gone, inside)] == [False, True, False]
@@ -333,19 +343,19 @@ def test_exit_and_drop_end_the_route_without_an_error(bench: Bench) -> None:
 
 def test_a_catch_all_does_not_let_the_route_go_on_after_exit(bench: Bench) -> None:
     body = 'try { KSR.x.exit(); } catch (e) { KSR.pv.sets("caught", e); } KSR.info("after");'
-    engine = bench.engine(f"function {MAIN}() {{ {body} }}")
+    script = bench.load(f"function {MAIN}() {{ {body} }}")
     first, second = bench.block(), bench.block()
-    bench.run(engine, first, second)
+    bench.run(script, first, second)
     assert (bench.said, first.error, first.cache, second.error) == ([], None, {}, None)
 
 
 def test_exit_throws_the_text_that_kamailio_throws(bench: Bench) -> None:
-    engine = bench.engine(
+    script = bench.load(
         f"""var caught;
         function {MAIN}() {{ try {{ KSR.x.exit(); }} catch (e) {{ caught = typeof e + e; }} }}
         function tell() {{ KSR.info(caught); throw "~~ksr~exit~~"; }}"""
     )
-    assert bench.run(engine, bench.block(), bench.block("tell")).error is None
+    assert bench.run(script, bench.block(), bench.block("tell")).error is None
     assert bench.said == ["string~~ksr~exit~~"]
 
 
@@ -353,9 +363,9 @@ def test_exit_throws_the_text_that_kamailio_throws(bench: Bench) -> None:
 
 
 def test_an_error_of_the_script_names_its_file_line_cause_and_stack(bench: Bench) -> None:
-    engine = bench.engine(f"function deep() {{\n  nothing.here();\n}}\nfunction {MAIN}() {{\n  deep();\n}}")
+    script = bench.load(f"function deep() {{\n  nothing.here();\n}}\nfunction {MAIN}() {{\n  deep();\n}}")
     failed, fine = bench.block(), bench.block("deep_but_missing")
-    bench.run(engine, failed, fine)
+    bench.run(script, failed, fine)
     error = failed.error
     assert isinstance(error, ScriptError)
     assert (error.file, error.line) == (f"{bench.directory}/script.js", 2)
@@ -376,24 +386,24 @@ def test_an_error_of_the_script_names_its_file_line_cause_and_stack(bench: Bench
     ],
 )
 def test_whatever_is_thrown_is_an_error_of_that_route_only(bench: Bench, thrown: str, cause: str) -> None:
-    engine = bench.engine(f'function {MAIN}() {{ throw {thrown}; }} function fine() {{ KSR.info("fine"); }}')
+    script = bench.load(f'function {MAIN}() {{ throw {thrown}; }} function fine() {{ KSR.info("fine"); }}')
     failed, fine = bench.block(), bench.block("fine")
-    bench.run(engine, failed, fine)
+    bench.run(script, failed, fine)
     assert isinstance(failed.error, ScriptError)
     assert failed.error.cause == cause
     assert (fine.error, bench.said) == (None, ["fine"])
 
 
 def test_endless_recursion_is_an_error_of_that_route_only(bench: Bench) -> None:
-    engine = bench.engine(f'function {MAIN}() {{ {MAIN}(); }} function fine() {{ KSR.info("fine"); }}')
+    script = bench.load(f'function {MAIN}() {{ {MAIN}(); }} function fine() {{ KSR.info("fine"); }}')
     failed = bench.block()
-    bench.run(engine, failed, bench.block("fine"))
+    bench.run(script, failed, bench.block("fine"))
     assert "Maximum call stack size exceeded" in str(failed.error)
     assert bench.said == ["fine"]
 
 
 def test_a_bug_in_an_export_fails_the_route_and_is_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    ctx = bench.run(bench.engine(f"function {MAIN}() {{\n KSR.odd.crash();\n}}"))
+    ctx = bench.run(bench.load(f"function {MAIN}() {{\n KSR.odd.crash();\n}}"))
     assert isinstance(ctx.error, ScriptError)
     assert ctx.error.line == 2
     assert "KSR.odd.crash: KeyError: 'not there'" in ctx.error.cause
@@ -402,7 +412,7 @@ def test_a_bug_in_an_export_fails_the_route_and_is_logged(bench: Bench, caplog: 
 
 def test_a_stack_that_a_script_made_up_is_taken_as_text(bench: Bench) -> None:
     ctx = bench.run(
-        bench.engine(f"""function {MAIN}() {{
+        bench.load(f"""function {MAIN}() {{
         var e = new Error("two\\nlines \\ud800"); e.stack = "at ksr:script/99:5:1 at ksr:script/" + "9".repeat(5000) + ":1"; throw e; }}""")
     )
     assert isinstance(ctx.error, ScriptError)
@@ -411,7 +421,7 @@ def test_a_stack_that_a_script_made_up_is_taken_as_text(bench: Bench) -> None:
 
 
 def test_async_functions_and_promises_belong_to_their_route_block(bench: Bench) -> None:
-    engine = bench.engine(
+    script = bench.load(
         f"""async function {MAIN}() {{
             await null; KSR.info("relayed " + KSR.tm.t_relay()); await null; KSR.x.exit(); KSR.info("after");
         }}
@@ -423,7 +433,7 @@ def test_async_functions_and_promises_belong_to_their_route_block(bench: Bench) 
         function later() {{ Promise.resolve("later").then(KSR.info); }}"""
     )
     first, broken, later = bench.block(), bench.block("broken"), bench.block("later")
-    bench.run(engine, first, broken, later)
+    bench.run(script, first, broken, later)
     assert bench.said == ["relayed", "relayed 1", "later"]
     assert (first.error, later.error) == (None, None)
     assert isinstance(broken.error, ScriptError)
@@ -431,7 +441,7 @@ def test_async_functions_and_promises_belong_to_their_route_block(bench: Bench) 
 
 
 def test_ksr_is_closed_for_what_a_stopped_route_block_left_behind(bench: Bench) -> None:
-    engine = bench.engine(
+    script = bench.load(
         f"""var failures = [];
         function {MAIN}() {{
             Promise.resolve("late").then(KSR.info).catch(function (e) {{ failures.push(String(e)); }});
@@ -440,12 +450,12 @@ def test_ksr_is_closed_for_what_a_stopped_route_block_left_behind(bench: Bench) 
         function tell() {{ KSR.info(failures.join()); }}""",
         Limits(0.05),
     )
-    bench.run(engine, bench.block(), bench.block("tell"))
+    bench.run(script, bench.block(), bench.block("tell"))
     assert bench.said == ["Error: KSR is called when no route block runs"]
 
 
 def test_what_a_block_has_left_to_promises_when_it_ended_does_not_call_ksr_in_the_next_one(bench: Bench) -> None:
-    engine = bench.engine(
+    script = bench.load(
         f"""function {MAIN}() {{ Promise.resolve("late").then(KSR.info); KSR.x.exit(); }}
         function broken() {{ Promise.resolve("late").then(KSR.info); throw new Error("broken"); }}
         function endless() {{ (function again() {{ Promise.resolve().then(again); }})(); for (;;) {{}} }}
@@ -453,7 +463,7 @@ def test_what_a_block_has_left_to_promises_when_it_ended_does_not_call_ksr_in_th
         Limits(0.05),
     )
     blocks = [bench.block(name) for name in (MAIN, "fine", "broken", "fine", "endless", "fine")]
-    bench.run(engine, *blocks)
+    bench.run(script, *blocks)
     assert bench.said == ["fine"] * 3
     assert [type(ctx.error) for ctx in blocks[::2]] == [type(None), ScriptError, ScriptTimeout]
 
@@ -468,7 +478,7 @@ def test_a_branch_route_runs_inside_t_relay_with_its_own_context(bench: Bench) -
         KSR.info(KSR.pv.get("who"));
     }}
     function ksr_branch_manage() {{ KSR.info("branch " + KSR.pv.get("who")); KSR.x.drop(); }}"""
-    ctx = bench.run(bench.engine(source))
+    ctx = bench.run(bench.load(source))
     assert bench.said == ["branch null", "relayed", "-1", "request"]
     assert ctx.cache["block"].dropped
     assert not ctx.dropped
@@ -479,18 +489,18 @@ def test_blocks_nest_and_events_get_their_name(bench: Bench) -> None:
     function outer() {{ KSR.info("outer"); KSR.tm.run("inner"); }}
     function inner() {{ KSR.info("inner"); }}
     function on_event(name) {{ KSR.info(name); }}"""
-    assert bench.run(bench.engine(source)).error is None
+    assert bench.run(bench.load(source)).error is None
     assert bench.said == ["outer", "inner", "ran:inner", "ran:outer", "got 7"]
 
 
 def test_blocks_that_nest_without_end_are_an_error_and_leave_nothing_behind(bench: Bench) -> None:
-    engine = bench.engine(
+    script = bench.load(
         f"""function {MAIN}() {{ KSR.tm.run("{MAIN}"); }}
         function fine() {{ KSR.tm.run("nowhere"); KSR.info(KSR.pv.get("who")); }}"""
     )
     endless, fine = bench.block(), bench.block("fine")
     fine.cache["who"] = "fine"
-    bench.run(engine, endless, fine)
+    bench.run(script, endless, fine)
     innermost = endless
     while MAIN in innermost.cache:
         innermost = innermost.cache[MAIN]
@@ -499,14 +509,14 @@ def test_blocks_that_nest_without_end_are_an_error_and_leave_nothing_behind(benc
 
 
 def test_a_branch_route_that_finds_no_stack_leaves_nothing_behind(bench: Bench) -> None:
-    engine = bench.engine(
+    script = bench.load(
         f"""function {MAIN}() {{ try {{ {MAIN}(); }} catch (e) {{ KSR.tm.t_relay(); }} }}
         function ksr_branch_manage() {{ }}
         function fine() {{ KSR.tm.t_relay(); KSR.info(KSR.pv.get("who")); }}"""
     )
     endless, fine = bench.block(), bench.block("fine")
     fine.cache["who"] = "fine"
-    bench.run(engine, endless, fine)
+    bench.run(script, endless, fine)
     assert fine.error is None
     assert bench.said[-1] == "fine"
 
@@ -516,7 +526,7 @@ def test_a_failing_branch_route_leaves_the_request_route_unharmed(bench: Bench) 
     function ksr_branch_manage() {{
         broken();
     }}"""
-    ctx = bench.run(bench.engine(source))
+    ctx = bench.run(bench.load(source))
     assert ctx.error is None
     assert bench.said == ["relayed", "-1"]
     error = ctx.cache["block"].error
@@ -525,12 +535,12 @@ def test_a_failing_branch_route_leaves_the_request_route_unharmed(bench: Bench) 
 
 
 def test_a_call_from_another_thread_while_one_waits_is_refused(hosted: Bench) -> None:
-    engine = hosted.engine(f"function {MAIN}() {{ KSR.tm.t_relay(); }}", drive=lambda process: elsewhere())
+    script = hosted.load(f"function {MAIN}() {{ KSR.tm.t_relay(); }}", drive=lambda process: elsewhere())
     errors: list[ScriptError] = []
 
     def call() -> None:
         try:
-            engine.call(MAIN)
+            script.call(MAIN)
         except ScriptError as error:
             errors.append(error)
 
@@ -540,8 +550,8 @@ def test_a_call_from_another_thread_while_one_waits_is_refused(hosted: Bench) ->
         thread.join()
         return 1
 
-    assert hosted.run(engine).error is None
-    assert f"{MAIN}: JavaScript runs on another thread" in str(errors[0])
+    assert hosted.run(script).error is None
+    assert "script.js: JavaScript runs on another thread" in str(errors[0])
 
 
 # ---- what scripts expect around the language
@@ -563,7 +573,7 @@ def test_require_loads_files_of_the_scripts_directory_once(bench: Bench) -> None
         try { require("./none"); } catch (e) { KSR.info(e.message); }
         tools.fail();
     """
-    ctx = bench.run(bench.engine(f"function {MAIN}() {{ {body} }}"))
+    ctx = bench.run(bench.load(f"function {MAIN}() {{ {body} }}"))
     assert bench.said == [
         "tools.js7,true,1,index,1",
         "function",
@@ -575,7 +585,7 @@ def test_require_loads_files_of_the_scripts_directory_once(bench: Bench) -> None
 def test_an_error_while_a_module_loads_names_the_module(bench: Bench) -> None:
     (bench.directory / "bad.js").write_text("\nnone();")
     with pytest.raises(ScriptLoadError, match=r"bad\.js:2: (Uncaught )?ReferenceError: none is not defined"):
-        bench.engine(f"require('./bad');\nfunction {MAIN}() {{}}")
+        bench.load(f"require('./bad');\nfunction {MAIN}() {{}}")
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "./link", "\\0", "", "./lib\\0.js"])

@@ -16,6 +16,7 @@ import uvloop
 
 from polykemi.engines import v8
 from polykemi.engines.base import Limits
+from polykemi.engines.js_script import JsScript
 from polykemi.engines.js_values import OCTETS, SIZE, TEXTS, Values
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout, UsageError
 from tests.engines.js_bench import MAIN, Bench, benches
@@ -58,29 +59,29 @@ def resident(tmp_path: Path) -> Iterator[Bench]:
     ],
 )
 def test_functions_are_found_however_they_are_defined(bench: Bench, source: str) -> None:
-    engine = bench.engine(source)
-    assert engine.has(MAIN)
-    assert MAIN in engine.functions()
-    bench.run(engine)
+    script = bench.load(source)
+    assert script.has(MAIN)
+    assert MAIN in script.functions()
+    bench.run(script)
     assert bench.said == ["ran"]
 
 
 def test_functions_lists_what_the_script_defines_and_nothing_else(hosted: Bench) -> None:
-    engine = hosted.engine(
+    script = hosted.load(
         "function a() {} const b = () => 1, c = 5; var d = function* () {}; class E {} let o = {f: 1}; o.g = a;"
     )
-    assert engine.functions() == {"a", "b", "d", "E"}
-    assert not engine.has("c")
-    assert not engine.has("parseInt")
+    assert script.functions() == {"a", "b", "d", "E"}
+    assert not script.has("c")
+    assert not script.has("parseInt")
 
 
 def test_a_function_that_is_missing_is_not_run(bench: Bench) -> None:
-    assert bench.run(bench.engine("var a = 1;"), bench.block("nowhere")).error is None
+    assert bench.run(bench.load("var a = 1;"), bench.block("nowhere")).error is None
 
 
 def test_callbacks_may_have_names_beyond_ascii(bench: Bench) -> None:
-    engine = bench.engine("function r\u00e9ponse() { KSR.info('ran'); }")
-    bench.run(engine, bench.block("r\u00e9ponse"), bench.block("r\u00e9ponse".encode().decode("latin-1")))
+    script = bench.load("function r\u00e9ponse() { KSR.info('ran'); }")
+    bench.run(script, bench.block("r\u00e9ponse"), bench.block("r\u00e9ponse".encode().decode("latin-1")))
     assert bench.said == ["ran", "ran"]
 
 
@@ -95,92 +96,146 @@ def test_callbacks_may_have_names_beyond_ascii(bench: Bench) -> None:
         ("let a = 1;\nlet a = 2;", 2, "SyntaxError: Identifier 'a' has already been declared"),
         ("\n\n\nnothing.here();", 4, "ReferenceError: nothing is not defined"),
         ("function f() {\n  nothing.here();\n}\nf();", 2, "ReferenceError: nothing is not defined"),
-        ("\nthrow 'text';", 2, "text"),
+        ("\nthrow 'text';", None, "text"),
         ("\nnew RegExp('(');", 2, "SyntaxError: Invalid regular expression"),
         (b"var a = 1;\n// \xff\n", 2, "is not UTF-8"),
     ],
 )
 def test_a_script_that_does_not_load_says_file_line_and_cause(
-    bench: Bench, source: str | bytes, line: int, cause: str
+    bench: Bench, source: str | bytes, line: int | None, cause: str
 ) -> None:
-    engine = bench.engine(f"function {MAIN}() {{ KSR.info('old'); }}")
-    path = bench.script(source, "new.js")
+    script = bench.load(f"function {MAIN}() {{ KSR.info('old'); }}")
+    path = bench.file(source, "new.js")
     with pytest.raises(ScriptLoadError) as caught:
-        engine.load(path)
+        bench.engine.load(path)
     assert (caught.value.file, caught.value.line) == (str(path), line)
     assert caught.value.cause.startswith(cause)
-    bench.run(engine)
+    bench.run(script)
     assert bench.said == ["old"]
 
 
 def test_a_missing_script_says_so(hosted: Bench) -> None:
+    hosted.load("")
     with pytest.raises(ScriptLoadError, match=r"none\.js: No such file or directory"):
-        hosted.engine().load(hosted.directory / "none.js")
+        hosted.engine.load(hosted.directory / "none.js")
 
 
 def test_calls_while_loading_give_false_and_are_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    engine = bench.engine(
+    script = bench.load(
         f"\nvar a = KSR.pv.get('x'), b = KSR.pv.sets('y');\nfunction {MAIN}() {{ KSR.info(a + ' ' + b); }}"
     )
-    bench.run(engine)
+    bench.run(script)
     assert bench.said == ["false false"]
     assert [r.getMessage().rpartition("/")[2] for r in caplog.records] == ["script.js:2"] * 2
 
 
-def test_a_script_that_never_ends_loading_is_stopped(hosted: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polykemi.engines.js.LOAD_SECONDS", 0.05)
-    with pytest.raises(ScriptLoadError, match=r"script\.js: ran longer than 0\.05 s"):
-        hosted.engine("for (;;) {}")
+def test_a_script_that_never_ends_loading_is_stopped_and_the_others_run(bench: Bench) -> None:
+    script = bench.load(f"function {MAIN}() {{ KSR.info('old'); }}", Limits(0.02))
+    errors: list[str] = []
 
-
-def test_a_script_that_needs_too_much_memory_to_load_is_refused(hosted: Bench) -> None:
-    engine = hosted.engine(f"function {MAIN}() {{ KSR.info('old'); }}", Limits(5.0, 64 << 20))
-    with pytest.raises(ScriptLoadError, match=r"script\.js: needs more memory than its 67108864 octets"):
-        engine.load(hosted.script("var all = []; for (;;) all.push(new Array(1000).fill(0));"))
-    hosted.run(engine)
-    assert hosted.said == ["old"]
-
-
-def test_a_script_can_be_replaced_while_serving(resident: Bench) -> None:
-    engine = resident.engine(f"function {MAIN}() {{ KSR.info('old'); }}")
-    new = resident.script(f"function {MAIN}() {{ KSR.info('new'); }}", "new.js")
-    broken = resident.script("function (", "broken.js")
-    errors: list[ScriptLoadError] = []
-    loop = uvloop.new_event_loop()
-
-    def run() -> None:
-        resident.run_blocks(engine, [resident.block()])
-
-    def reload() -> None:
+    def load() -> None:
         try:
-            engine.load(broken)
+            bench.also("for (;;) {}", "endless.js")
+        except ScriptLoadError as error:
+            errors.append(str(error))
+
+    if bench.mode == "resident":
+        bench.serve(load, lambda: bench.run_blocks(script, [bench.block()]))
+    else:
+        load()
+        bench.run(script)
+    assert errors == [f"{bench.directory}/endless.js: ran longer than 0.2 s"]
+    assert bench.said == ["old"]
+
+
+def test_a_script_that_needs_too_much_memory_to_load_is_refused(bench: Bench) -> None:
+    script = bench.load(f"function {MAIN}() {{ KSR.info('old'); }}", Limits(5.0, 64 << 20))
+    with pytest.raises(ScriptLoadError, match=r"script\.js: needs more memory than its 67108864 octets"):
+        bench.also("var all = []; for (;;) all.push(new Array(1000).fill(0));")
+    bench.run(script)
+    assert bench.said == ["old"]
+
+
+def test_scripts_stand_beside_each_other_and_go_one_by_one_while_serving(resident: Bench) -> None:
+    old = resident.load(f"const name = 'old'; function {MAIN}() {{ KSR.info(name); }}")
+    errors: list[ScriptLoadError] = []
+    new: list[JsScript] = []
+
+    def load() -> None:
+        new.append(
+            resident.also(f"const name = 'new'; function {MAIN}() {{ KSR.info(name); }} function more() {{}}", "new.js")
+        )
+        try:
+            resident.also("\nfunction (", "broken.js")
         except ScriptLoadError as error:
             errors.append(error)
-        engine.load(new)
-        loop.call_soon_threadsafe(run)
-        engine.stop()
 
-    thread = threading.Thread(target=reload)
-    loop.call_soon(run)
-    loop.call_soon(thread.start)
-    engine.serve(loop)
-    thread.join()
-    loop.close()
-    assert resident.said == ["old", "new"]
-    assert errors[0].line == 1
+    def run() -> None:
+        for script in (old, new[0], old):
+            resident.run_blocks(script, [resident.block()])
+
+    def close() -> None:
+        old.close()
+        old.close()
+        assert not old.has(MAIN)
+        resident.run_blocks(old, [resident.block()])
+        resident.run_blocks(new[0], [resident.block()])
+
+    resident.serve(load, run, close)
+    assert resident.said == ["old", "new", "old", "new"]
+    assert [(error.file, error.line) for error in errors] == [(f"{resident.directory}/broken.js", 2)]
+    assert (old.path.name, new[0].path.name) == ("script.js", "new.js")
+    assert new[0].functions() == {MAIN, "more"}
 
 
-def test_loading_on_the_thread_that_serves_is_refused_and_does_not_hang(resident: Bench) -> None:
-    engine = resident.engine(f"function {MAIN}() {{}}")
-    with pytest.raises(RuntimeError, match="from another"):
-        resident.serve(engine, lambda: engine.load(resident.directory / "script.js"))
+def test_a_script_is_not_loaded_inside_of_a_route_block(bench: Bench) -> None:
+    causes: list[str] = []
+
+    def load(process: object) -> int:
+        with pytest.raises(ScriptLoadError) as caught:
+            bench.also("")
+        causes.append(caught.value.cause)
+        return 1
+
+    if bench.mode == "resident":
+        script = bench.load(f"function {MAIN}() {{ KSR.tm.t_relay(); KSR.info('on'); }}", drive=load)
+        assert bench.run(script).error is None
+        assert causes == ["a script cannot be loaded inside of a route block"]
+        assert bench.said == ["on"]
+
+
+def test_loading_from_another_thread_while_serving_is_refused_and_does_not_hang(resident: Bench) -> None:
+    resident.load(f"function {MAIN}() {{}}")
+    errors: list[ScriptError] = []
+
+    def load() -> None:
+        try:
+            resident.engine.load(resident.directory / "script.js")
+        except ScriptError as error:
+            errors.append(error)
+
+    def from_another_thread() -> None:
+        thread = threading.Thread(target=load)
+        thread.start()
+        thread.join()
+
+    resident.serve(from_another_thread)
+    assert "JavaScript runs on another thread" in str(errors[0])
+
+
+def test_the_engine_tells_what_memory_its_scripts_hold(bench: Bench) -> None:
+    bench.load("var a;")
+    before = bench.engine.memory()
+    bench.also("var all = new Array(1000000).fill(0.5).map((v, i) => v * i), octets = new ArrayBuffer(4000000);")
+    assert 0 < before < 64 << 20
+    assert bench.engine.memory() - before >= 12_000_000
 
 
 # ---- limits
 
 
 def test_a_route_that_runs_too_long_is_stopped_and_the_next_ones_run(bench: Bench) -> None:
-    engine = bench.engine(
+    script = bench.load(
         f"""function {MAIN}() {{ KSR.info("in"); for (;;) {{ try {{ for (;;) {{}} }} catch (e) {{}} }} }}
         function fine() {{ KSR.info(KSR.pv.get("v")); }}""",
         Limits(0.05),
@@ -188,7 +243,7 @@ def test_a_route_that_runs_too_long_is_stopped_and_the_next_ones_run(bench: Benc
     blocks = [bench.block("fine"), bench.block(), bench.block("fine"), bench.block(), bench.block("fine")]
     for ctx in blocks:
         ctx.cache["v"] = "fine"
-    bench.run(engine, *blocks)
+    bench.run(script, *blocks)
     assert bench.said == ["fine", "in", "fine", "in", "fine"]
     for ctx in blocks[1::2]:
         assert isinstance(ctx.error, ScriptTimeout)
@@ -197,31 +252,31 @@ def test_a_route_that_runs_too_long_is_stopped_and_the_next_ones_run(bench: Benc
 
 
 def test_a_branch_route_that_runs_too_long_ends_the_request_route_too(bench: Bench) -> None:
-    engine = bench.engine(
+    script = bench.load(
         f"function {MAIN}() {{ KSR.tm.t_relay(); KSR.info('on'); }} function ksr_branch_manage() {{ for (;;) {{}} }}",
         Limits(0.05),
     )
-    ctx = bench.run(engine)
+    ctx = bench.run(script)
     assert isinstance(ctx.error, ScriptTimeout)
     assert isinstance(ctx.cache["block"].error, ScriptTimeout)
     assert bench.said == ["relayed"]
-    assert bench.run(engine, bench.block("nowhere")).error is None
+    assert bench.run(script, bench.block("nowhere")).error is None
 
 
 def test_promises_that_never_end_are_stopped(bench: Bench) -> None:
-    engine = bench.engine(
+    script = bench.load(
         f"""function {MAIN}() {{ (function again() {{ Promise.resolve().then(again); }})(); }}
         function fine() {{ KSR.info("fine"); }}""",
         Limits(0.05),
     )
     endless = bench.block()
-    bench.run(engine, endless, bench.block("fine"))
+    bench.run(script, endless, bench.block("fine"))
     assert isinstance(endless.error, ScriptTimeout)
     assert bench.said == ["fine"]
 
 
 def test_results_are_not_mixed_up_after_a_stop(bench: Bench) -> None:
-    engine = bench.engine(
+    script = bench.load(
         f"""function {MAIN}() {{ for (;;) KSR.pv.get("v"); }}
         function fine() {{ KSR.info(KSR.pv.get("v") + KSR.pv.get("v") + KSR.pv.get("v")); }}""",
         Limits(0.02),
@@ -229,7 +284,7 @@ def test_results_are_not_mixed_up_after_a_stop(bench: Bench) -> None:
     blocks = [bench.block(name) for name in (MAIN, "fine") * 5]
     for n, ctx in enumerate(blocks):
         ctx.cache["v"] = f"<{n // 4}>"
-    bench.run(engine, *blocks)
+    bench.run(script, *blocks)
     assert bench.said == [f"<{n // 4}>" * 3 for n in range(1, 10, 2)]
 
 
@@ -241,28 +296,28 @@ def test_a_result_is_sent_whole_again_after_javascript_was_stopped() -> None:
 
 
 def test_a_route_that_needs_too_much_memory_fails_alone(bench: Bench) -> None:
-    engine = bench.engine(
+    script = bench.load(
         f"""function {MAIN}() {{ var all = []; for (;;) all.push(new Array(1000).fill(all.length)); }}
         function fine() {{ KSR.info("fine"); }}""",
         Limits(30.0, 64 << 20),
     )
     failed, fine = bench.block(), bench.block("fine")
-    bench.run(engine, failed, fine)
+    bench.run(script, failed, fine)
     assert isinstance(failed.error, ScriptError)
     assert failed.error.cause == "needs more memory than its 67108864 octets"
     assert bench.said == ["fine"]
 
 
 def test_memory_stays_level_over_many_calls(resident: Bench) -> None:
-    engine = resident.engine(f"function {MAIN}() {{ for (var i = 0; i < 20; i++) KSR.odd.no_value(); }}")
+    script = resident.load(f"function {MAIN}() {{ for (var i = 0; i < 20; i++) KSR.odd.no_value(); }}")
     blocks = [resident.block()] * 1000
     octets: list[int] = []
 
     def run() -> None:
-        resident.run_blocks(engine, blocks)
+        resident.run_blocks(script, blocks)
         octets.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
 
-    resident.serve(engine, *[run] * 60)
+    resident.serve(*[run] * 60)
     assert octets[-1] - octets[10] < 4 << 20
 
 
@@ -270,17 +325,17 @@ def test_memory_stays_level_over_many_calls(resident: Bench) -> None:
 
 
 def test_the_loop_runs_inside_and_stop_ends_it_from_any_thread(resident: Bench) -> None:
-    engine = resident.engine(f"function {MAIN}() {{ KSR.info('ran'); }}")
+    script = resident.load(f"function {MAIN}() {{ KSR.info('ran'); }}")
     loop = uvloop.new_event_loop()
 
     async def client() -> None:
         for _ in range(3):
-            resident.run_blocks(engine, [resident.block()])
+            resident.run_blocks(script, [resident.block()])
             await asyncio.sleep(0)
-        threading.Thread(target=engine.stop).start()
+        threading.Thread(target=resident.engine.stop).start()
 
     task = loop.create_task(client())
-    engine.serve(loop)
+    resident.engine.serve(loop)
     loop.run_until_complete(task)
     loop.close()
     assert resident.said == ["ran"] * 3
@@ -289,17 +344,17 @@ def test_the_loop_runs_inside_and_stop_ends_it_from_any_thread(resident: Bench) 
 def test_the_loop_goes_on_when_v8s_message_pump_has_had_its_turn(
     resident: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polykemi.engines.js._PAUSES", 1)
-    engine = resident.engine(f"function {MAIN}() {{ KSR.info('ran'); KSR.tm.run('{MAIN}x'); }} function {MAIN}x() {{}}")
-    resident.serve(engine, *[lambda: resident.run_blocks(engine, [resident.block()] * 3)] * 5)
+    monkeypatch.setattr("polykemi.engines.js_script._PAUSES", 1)
+    script = resident.load(f"function {MAIN}() {{ KSR.info('ran'); KSR.tm.run('{MAIN}x'); }} function {MAIN}x() {{}}")
+    resident.serve(*[lambda: resident.run_blocks(script, [resident.block()] * 3)] * 5)
     assert resident.said == ["ran"] * 15
 
 
 def test_stop_before_serve_makes_serve_return(resident: Bench) -> None:
-    engine = resident.engine("var a;")
-    engine.stop()
+    resident.load("var a;")
+    resident.engine.stop()
     loop = asyncio.new_event_loop()
-    engine.serve(loop)
+    resident.engine.serve(loop)
     loop.close()
 
 
@@ -313,17 +368,17 @@ def interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interruptible")
 def test_a_signal_reaches_the_thread_that_serves(resident: Bench) -> None:
-    engine = resident.engine("var a;")
+    resident.load("var a;")
     loop = asyncio.new_event_loop()
     loop.call_soon(lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        engine.serve(loop)
+        resident.engine.serve(loop)
     loop.close()
 
 
 @pytest.mark.usefixtures("interruptible")
 def test_a_signal_ends_the_route_block_that_is_waited_for(hosted: Bench) -> None:
-    engine = hosted.engine(
+    script = hosted.load(
         f"function {MAIN}() {{ KSR.info('in'); for (;;) {{}} }} function fine() {{ KSR.info('fine'); }}"
     )
 
@@ -336,14 +391,14 @@ def test_a_signal_ends_the_route_block_that_is_waited_for(hosted: Bench) -> None
     for module in hosted.modules:
         module.said = said
     with pytest.raises(KeyboardInterrupt):
-        hosted.run(engine)
+        hosted.run(script)
     hosted.current.ctx = None
-    hosted.run(engine, hosted.block("fine"))
+    hosted.run(script, hosted.block("fine"))
     assert said == ["in", "fine"]
 
 
 def test_what_ends_the_loop_ends_serve_with_that_error(resident: Bench) -> None:
-    engine = resident.engine(f"function {MAIN}() {{ KSR.info('ran'); }}")
+    script = resident.load(f"function {MAIN}() {{ KSR.info('ran'); }}")
 
     def fail() -> None:
         raise SystemExit("broken")
@@ -351,9 +406,9 @@ def test_what_ends_the_loop_ends_serve_with_that_error(resident: Bench) -> None:
     loop = asyncio.new_event_loop()
     loop.call_soon(fail)
     with pytest.raises(SystemExit, match="broken"):
-        engine.serve(loop)
+        resident.engine.serve(loop)
     loop.close()
-    resident.run(engine)
+    resident.run(script)
     assert resident.said == ["ran"]
 
 
@@ -363,8 +418,8 @@ def test_engines_follow_each_other_in_one_process_and_leave_no_thread(bench: Ben
 
     before = threads()
     for n in range(3):
-        engine = bench.engine(f"function {MAIN}() {{ KSR.info('{n}'); }}")
-        bench.run(engine)
+        script = bench.load(f"function {MAIN}() {{ KSR.info('{n}'); }}")
+        bench.run(script)
         bench.engines.pop().close()
     assert bench.said == ["0", "1", "2"]
     assert threads() <= before  # one of an earlier test may have ended meanwhile

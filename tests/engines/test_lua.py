@@ -14,7 +14,7 @@ from lupa.luajit21 import LuaRuntime
 
 from polykemi import config
 from polykemi.engines.base import Host, Limits
-from polykemi.engines.lua import LuaEngine, ScriptMemory
+from polykemi.engines.lua import LuaEngine, LuaScript, ScriptMemory
 from polykemi.errors import ConfigError, ScriptError, ScriptLoadError
 from polykemi.kemi.context import Current
 from polykemi.kemi.registry import Registry
@@ -460,16 +460,16 @@ def test_the_engine_may_be_called_from_another_thread_than_the_one_that_made_it(
 
 @pytest.mark.pure
 def test_a_reload_gives_the_old_script_back(lua: Bench) -> None:
-    assert isinstance(lua.engine, LuaEngine)
     states: list[weakref.ref[Any]] = []
     for _ in range(5):
         lua.route(lua="show(1)")
-        states.append(weakref.ref(lua.engine._script))
+        assert isinstance(lua.loaded, LuaScript)
+        states.append(weakref.ref(lua.loaded._state))
     gc.collect()
     assert [state() is None for state in states] == [True] * 4 + [False]
     lua.engine.close()
-    assert not lua.engine.has("ksr_request_route")
-    with pytest.raises(ScriptError, match="no script is loaded"):
+    assert not lua.loaded.has("ksr_request_route")
+    with pytest.raises(ScriptError, match="the script is closed"):
         lua.call()
 
 
@@ -593,8 +593,7 @@ def test_modules_are_found_by_the_configured_path(tmp_path: Path) -> None:
     current = Current()
     host = Host(Registry([]), current, drive=lambda _: None, path=settings.engines[0].path)
     engine = LuaEngine(host)
-    engine.load(script)
-    assert engine.has("ksr_request_route")
+    assert engine.load(script).has("ksr_request_route")
     with pytest.raises(ScriptLoadError, match=r"module 'deep.tools' not found:"):
         LuaEngine(Host(Registry([]), current, drive=lambda _: None)).load(script)
     (tmp_path / "polykemi.toml").write_text(f"[engines.lua]\nscript = '{script}'\npath = ['library']\n")

@@ -43,8 +43,8 @@ def mod_init():
 
 def test_callbacks_are_methods_of_what_mod_init_returns(python: Bench) -> None:
     python.script(python=_OBJECT)
-    assert {"ksr_request_route", "ksr_event", "failure", "any"} <= python.engine.functions()
-    assert not python.engine.has("mod_init")
+    assert {"ksr_request_route", "ksr_event", "failure", "any"} <= python.loaded.functions()
+    assert not python.loaded.has("mod_init")
     python.call()
     assert python.seen == ["num 1", "str SIP_REQUEST"]
     python.call("ksr_event", event="tm:local-request")
@@ -224,7 +224,7 @@ def test_closing_leaves_nothing_behind(tmp_path: Path) -> None:
     assert sys.path == path
     assert not {"KSR", "route"} & (set(sys.modules) - modules)
     assert threading.active_count() == threads
-    assert not bench.engine.has("ksr_request_route")
+    assert not bench.loaded.has("ksr_request_route")
 
 
 def test_modules_of_the_server_survive_a_script_that_lies_above_them(tmp_path: Path) -> None:

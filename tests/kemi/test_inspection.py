@@ -62,7 +62,7 @@ def problem(name: str) -> str | None:
 def test_calls_and_variables_that_are_not_there_are_told_once_with_their_line(tmp_path: Path, language: str) -> None:
     script = tmp_path / "script"
     script.write_text(SCRIPTS[language])
-    assert [str(one) for one in inspect(script, language, FUNCTIONS, problem)] == [
+    assert [str(one) for one in inspect(script, language, FUNCTIONS, problem, lambda kind, name: True)] == [
         f"{script}:6: there is no function KSR.nothing.at_all",
         f"{script}:8: there is no function KSR.no_core",
         f"{script}:9: '$nope' is no variable: there is none",
@@ -86,13 +86,13 @@ def test_files_that_a_script_loads_are_looked_into(tmp_path: Path, language: str
     part.parent.mkdir(exist_ok=True)
     script.write_text(main)
     part.write_text("\n\nKSR.nothing.at_all()")
-    assert [str(one) for one in inspect(script, language, FUNCTIONS, problem)] == [
+    assert [str(one) for one in inspect(script, language, FUNCTIONS, problem, lambda kind, name: True)] == [
         f"{part}:3: there is no function KSR.nothing.at_all"
     ]
 
 
 def test_a_file_that_is_gone_has_nothing_wrong(tmp_path: Path) -> None:
-    assert inspect(tmp_path / "none.lua", "lua", FUNCTIONS, problem) == []
+    assert inspect(tmp_path / "none.lua", "lua", FUNCTIONS, problem, lambda kind, name: True) == []
 
 
 OPTIONS = (

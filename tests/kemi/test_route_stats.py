@@ -15,6 +15,7 @@ from polykemi.kemi.route import Route
 from polykemi.kemi.route_stats import OTHERS, BlockStats, RouteStats
 from polykemi.router import Router
 from polykemi.testing import ServerUnderTest
+from polykemi.versions import Version
 from tests import support
 
 
@@ -118,7 +119,8 @@ def router() -> Router:
     router = Router(support.services(), RouteSettings("lua"), send=lambda items: None, clock=clock)
     engine: Any = TimedEngine(clock)
     engine.router = router
-    router.start({"lua": engine})
+    router.start()
+    router.take(Version(1, {"lua": engine}, 0.0))
     return router
 
 

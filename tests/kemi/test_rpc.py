@@ -28,6 +28,11 @@ class Part:
         """Return what came, and when."""
         return text, now
 
+    @rpc("part.kamailio", missing=(400, "Name expected"))
+    def kamailio(self, name: str, *more: str) -> str:
+        """Return what came."""
+        return name
+
     def no_command(self) -> None:
         """Not reachable."""
 
@@ -44,7 +49,7 @@ def refused(command: Command, given: Any) -> str:
 
 
 def test_what_is_marked_is_a_command_with_its_documentation() -> None:
-    assert set(COMMANDS) == {"part.all", "part.none", "part.time"}
+    assert set(COMMANDS) == {"part.all", "part.kamailio", "part.none", "part.time"}
     assert COMMANDS["part.none"].doc == "Return 1."
     assert ALL.usage == "text number [share] [more...]"
     assert COMMANDS["part.none"].usage == "no parameters"
@@ -62,6 +67,7 @@ def test_a_command_is_given_the_time_that_nobody_brings() -> None:
     [
         (["a", 1], ("a", 1, 0.5)),
         (["a", 1, 2], ("a", 1, 2.0)),
+        (["a", "-1", "2.5"], ("a", -1, 2.5)),
         (["a", 1, 0.25, "b", 3], ("a", 1, 0.25, "b", "3")),
         ([1001, 1], ("1001", 1, 0.5)),
         ({"number": 1, "text": "a"}, ("a", 1, 0.5)),
@@ -76,6 +82,14 @@ def test_too_few_and_unknown_parameters_are_answered_with_those_expected(given: 
     assert refused(ALL, given) == "part.all: expected text number [share] [more...]"
 
 
+def test_missing_parameters_are_answered_in_kamailios_words_where_it_has_some() -> None:
+    nothing: list[Any] = [[], {}]
+    for given in nothing:
+        with pytest.raises(RpcError) as raised:
+            COMMANDS["part.kamailio"].run(given)
+        assert (raised.value.code, str(raised.value)) == (400, "Name expected")
+
+
 def test_too_many_parameters_are_refused() -> None:
     assert refused(COMMANDS["part.none"], [1]) == "part.none: expected no parameters"
 
@@ -83,7 +97,7 @@ def test_too_many_parameters_are_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["a", "1"], "number: expected an integer"),
+        (["a", "1x"], "number: expected an integer"),
         (["a", 1.5], "number: expected an integer"),
         (["a", True], "number: expected an integer"),
         (["a", 1, "x"], "share: expected a number"),

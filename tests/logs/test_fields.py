@@ -112,15 +112,15 @@ def test_lines_name_message_block_and_place(engine: str, tmp_path: Path, written
     head = "call_id=c1 from_user=alice method=INVITE"
     come = f"{head} src=udp:192.0.2.10:5062"
     assert written.lines[:4] == [
-        f"INFO polykemi.script: in the request | {come} route=request_route at={script}:3",
-        f"INFO polykemi.script: printed | {come} route=request_route at={script}:4",
-        f"Level 25 polykemi.script: in the branch INVITE | {come} route=branch_route:ksr_branch at={script}:9",
-        f"WARNING polykemi.script: it failed | {head} status=486 src=udp:192.0.2.10:5062 route=failure_route:ksr_failure at={script}:10",
+        f"INFO polykemi.script: in the request | {come} route=request_route at={script}:3 version=1",
+        f"INFO polykemi.script: printed | {come} route=request_route at={script}:4 version=1",
+        f"NOTICE polykemi.script: in the branch INVITE | {come} route=branch_route:ksr_branch at={script}:9 version=1",
+        f"WARNING polykemi.script: it failed | {head} status=486 src=udp:192.0.2.10:5062 route=failure_route:ksr_failure at={script}:10 version=1",
     ]
     error = written.lines[4].split("\n")[0]
     assert error.startswith(f"ERROR polykemi.router: script error in failure_route ksr_failure: {script}:10: ")
     assert error.endswith(
-        f" | {head} status=486 src=udp:192.0.2.10:5062 route=failure_route:ksr_failure at={script}:10"
+        f" | {head} status=486 src=udp:192.0.2.10:5062 route=failure_route:ksr_failure at={script}:10 version=1"
     )
 
 
@@ -135,7 +135,7 @@ def test_an_exception_inside_of_a_function_names_it(tmp_path: Path, written: Wri
         written.attach(server)
         server.receive(INVITE, "192.0.2.10:5062")
     (line,) = [line for line in written.lines if "script error" in line]
-    assert line.split("\n")[0].endswith(f" at={script}:1 call=KSR.ipops.dns_query")
+    assert line.split("\n")[0].endswith(f" at={script}:1 version=1 call=KSR.ipops.dns_query")
 
 
 def test_a_prefix_is_evaluated_on_the_message(tmp_path: Path, written: Written) -> None:

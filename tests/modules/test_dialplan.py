@@ -11,7 +11,7 @@ from polykemi.modules.base import Services
 from polykemi.modules.dialplan import Dialplan, DialplanParams
 from polykemi.modules.dialplan_patterns import compile_fnmatch
 from polykemi.storage.provisioned import Database
-from tests.support import message, request_context, services
+from tests.support import NOW, message, request_context, services
 
 COLUMNS = "dpid, pr, match_op, match_exp, match_len, subst_exp, repl_exp, attrs"
 RULE = (1, 1, 1, "^0", 0, "^0(.*)$", "+49\\1", "national")
@@ -63,11 +63,11 @@ def test_a_reload_takes_new_rules_or_keeps_the_old_ones() -> None:
     ctx = request_context(message("INVITE sip:01@example.test SIP/2.0"))
     assert module.dp_replace(ctx, 2, "5", "$var(x)") == -2
     add(made.database, (2, 1, 0, "5", 0, "", "five", ""))
-    module.reload()
+    module.reload(now=NOW)
     assert module.dp_replace(ctx, 2, "5", "$var(x)") == 1
     add(made.database, (3, 1, 1, "(", 0, "", "", ""))
     with pytest.raises(RpcError, match=r"Dialplan Reload Failed: .*row 3"):
-        module.reload()
+        module.reload(now=NOW)
     assert module.dp_replace(ctx, 2, "5", "$var(x)") == 1
     assert module.dp_translate(ctx, 1) == 1
     assert ctx.ruri == "sip:+491@example.test"

@@ -10,7 +10,7 @@ from polykemi.errors import DataError, RpcError
 from polykemi.modules.base import Services
 from polykemi.modules.domain import Domain
 from polykemi.storage.provisioned import Database
-from tests.support import message, request_context, services
+from tests.support import NOW, message, request_context, services
 
 CTX = request_context(message("OPTIONS sip:example.test SIP/2.0"))
 
@@ -51,12 +51,12 @@ def test_a_reload_takes_new_domains_or_keeps_the_old_ones() -> None:
     made.database.query("DELETE FROM domain")
     made.database.query(domain("b.test"))
     assert made.is_myself("a.test")
-    module.reload()
+    module.reload(now=NOW)
     assert module.is_domain_local(CTX, "b.test") == 1
     assert [made.is_myself(name) for name in ("a.test", "b.test", "example.test")] == [False, True, True]
     made.database.query(attribute("d", "n", 0, "v"))
     with pytest.raises(RpcError, match="Reload of domain tables failed"):
-        module.reload()
+        module.reload(now=NOW)
     assert module.is_domain_local(CTX, "b.test") == 1
 
 

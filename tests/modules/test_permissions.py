@@ -12,7 +12,7 @@ from polykemi.kemi.context import RouteContext
 from polykemi.modules.base import Services
 from polykemi.modules.permissions import Permissions
 from polykemi.storage.provisioned import Database
-from tests.support import message, request_context, services
+from tests.support import NOW, message, request_context, services
 
 ROWS: list[tuple[int, str, int, int, str | None]] = [
     (1, "192.0.2.10", 32, 0, "gateway"),
@@ -93,7 +93,7 @@ def test_a_file_in_place_of_the_table(tmp_path: Path) -> None:
     assert permissions.allow_address_group(ctx, "gw.test", 5060) == 3
     path.write_text("1 192.0.2.10 x\n")
     with pytest.raises(DataError, match=r"address.list:1: expected group address"):
-        permissions.reload()
+        permissions.reread(NOW)()
     with pytest.raises(DataError, match="No such file"):
         server(address_file=tmp_path / "none")
 
@@ -114,7 +114,7 @@ def test_reload_takes_what_the_table_says_now() -> None:
     assert permissions.allow_source_address(ctx, 1) == -1
     made.database.query("UPDATE address SET ip_addr = '192.0.2.99' WHERE ip_addr = '192.0.2.10'")
     assert permissions.allow_source_address(ctx, 1) == -1
-    permissions.reload()
+    permissions.reread(NOW)()
     assert permissions.allow_source_address(ctx, 1) == 1
     assert permissions.allow_source_address(ctx_of("192.0.2.10"), 1) == -1
 
@@ -143,7 +143,7 @@ def trusted(*rows: tuple[str, str, str | None, str | None, str | None], **params
             "INSERT INTO trusted (src_ip, proto, from_pattern, ruri_pattern, tag, priority) VALUES (?, ?, ?, ?, ?, 0)",
             row,
         )
-    made.modules["permissions"].reload()
+    made.modules["permissions"].reread(NOW)()
     return made
 
 
@@ -184,11 +184,11 @@ def test_an_operator_reads_the_tables_anew() -> None:
     permissions: Permissions = made.modules["permissions"]
     made.database.query("INSERT INTO address (grp, ip_addr) VALUES (1, '192.0.2.10')")
     assert permissions.allow_source_address(ctx_of("192.0.2.10"), 1) == -1
-    assert permissions.reload_addresses() == "Reload OK"
+    assert permissions.reload_addresses(now=NOW) == "Reload OK"
     assert permissions.allow_source_address(ctx_of("192.0.2.10"), 1) == 1
     made.database.query("DROP TABLE address")
     with pytest.raises(RpcError, match=r"Reload failed: .*no such table: address"):
-        permissions.reload_addresses()
+        permissions.reload_addresses(now=NOW)
     assert permissions.allow_source_address(ctx_of("192.0.2.10"), 1) == 1
 
 

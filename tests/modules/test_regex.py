@@ -9,7 +9,7 @@ import pytest
 
 from polykemi.errors import DataError, RpcError
 from polykemi.modules.regex import Regex, RegexParams
-from tests.support import message, request_context, services
+from tests.support import NOW, message, request_context, services
 
 CTX = request_context(message("OPTIONS sip:example.test SIP/2.0"))
 
@@ -46,17 +46,17 @@ def test_a_reload_takes_new_groups_or_keeps_the_old_ones(tmp_path: Path) -> None
     file.write_text("[0]\na")
     regex = module(file)
     file.write_bytes(b"[0]\nb\r\n[1]\nc\n")
-    regex.reload()
+    regex.reload(now=NOW)
     assert regex.pcre_match_group(CTX, "b\r", 0) == 1  # the carriage return is a part of the expression
     assert regex.pcre_match_group(CTX, "b", 0) == -1
     assert regex.pcre_match_group(CTX, "c", 1) == 1
     file.write_text("[0]\n(\n")
     with pytest.raises(RpcError, match="Failed to reload"):
-        regex.reload()
+        regex.reload(now=NOW)
     assert regex.pcre_match_group(CTX, "c", 1) == 1
     assert regex.pcre_match_group(CTX, "c", -1) == -4
     with pytest.raises(RpcError, match="Group matching not enabled"):
-        module().reload()
+        module().reload(now=NOW)
 
 
 def test_a_hostile_expression_costs_one_call() -> None:

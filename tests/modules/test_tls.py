@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,11 @@ class Connections(NoTls):
         """Note it."""
         self.server_id = server_id
 
-    def reload_tls(self) -> None:
+    def reread_tls(self) -> Callable[[], None]:
         """Fail as the test wants it."""
         if self.error:
             raise ConfigError(self.error)
+        return lambda: None
 
 
 @pytest.fixture(scope="module")

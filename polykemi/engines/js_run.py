@@ -1,0 +1,130 @@
+"""What runs in an isolate now, a route block or the load of a script, and how it is stopped when its time is over."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from polykemi.engines.base import LOAD_FACTOR
+from polykemi.engines.js_values import ENTERED, Values
+from polykemi.engines.v8 import V8
+from polykemi.errors import ScriptError, ScriptTimeout
+
+_DEEPEST: Final = 16  # route blocks inside of one
+
+
+class Run:
+    """The state of an isolate between its own thread, where blocks run, and the one that watches the time.
+
+    ``JsScript.call`` writes ``block``, ``outermost`` and ``nested`` itself, as that is the hot path.
+    """
+
+    def __init__(self, v8: V8, values: Values, seconds: float) -> None:
+        self.words = values.words
+        self.block = 0  # number of the last that began
+        self.outermost = 0  # number of the outermost, 0: none
+        self.nested = 0  # how many run inside of it
+        self.struck = 0  # number of the outermost that is being stopped as its time is over
+        self.error: ScriptError | None = None  # of what has just failed
+        self.file = "js"  # the script that runs
+        self.drain: Callable[[], object] = lambda: None  # JavaScript's: lets promises do what they have to
+        self.seconds = seconds
+        self._allowed = seconds  # to what runs now
+        # seconds between two looks of a thread that waits
+        self.period = min(max(seconds / 8, 0.005), 0.25) if seconds > 0 else 0.25
+        self._v8, self._values = v8, values
+        self._strike = threading.Lock()
+        self._seen = (0, 0.0)  # the outermost at the last look, and when it was seen first
+
+    # ---- the isolate's thread
+    def load(self, file: str, function: Callable[[], int | None]) -> int | None:
+        """Call ``function``, which loads ``file``; return what it gives. Raise ScriptError when it was stopped."""
+        self.block = self.outermost = block = self.block + 1
+        before, self.file = self.file, file
+        self._allowed = self.seconds * LOAD_FACTOR
+        try:
+            given = function()
+        finally:
+            self.outermost = 0
+            self.file = before
+        if given is None or self.struck:
+            error = self.failure(block, file, stopped=given is None, nested=False)
+            self._allowed = self.seconds
+            if error is not None:
+                raise error
+        self._allowed = self.seconds
+        return given
+
+    def may_nest(self, file: str, function: str) -> None:
+        """Raise ScriptError when no block may begin inside of the one that runs."""
+        if self.struck == self.outermost:
+            raise self._overtime(file)
+        if self.nested == _DEEPEST:
+            raise ScriptError(file, None, f"{function}: more than {_DEEPEST} route blocks inside each other")
+
+    def failure(self, block: int, file: str, *, stopped: bool, nested: bool) -> ScriptError | None:
+        """Return the error of the block that has just ended, and clear up behind it."""
+        error, self.error = self.error, None
+        struck = self.struck == self.outermost if nested else self._end_strike(block)
+        if stopped:
+            error = self._stopped(file, struck=struck, nested=nested)
+            self._values.stopped(block, nested=nested)
+            if not nested:
+                self._drop_promises(block)
+        elif struck and not nested and error is None:  # V8 has stopped its promises only
+            error = self._overtime(file)
+        return error
+
+    def _stopped(self, file: str, *, struck: bool, nested: bool) -> ScriptError | None:
+        """Let V8 go on after it has stopped a block; return why it has, None when the block had not begun."""
+        v8 = self._v8
+        if struck:
+            if nested:
+                v8.stop()  # the blocks around it have no time left either
+            return self._overtime(file)
+        if not v8.out_of_memory():
+            return ScriptError(file, None, "ran out of stack")
+        v8.go_on()
+        cause = v8.lift_memory_limit()
+        if self.words[3] != ENTERED and not nested:  # the block before it has used the memory, in its last breath
+            return None
+        return ScriptError(file, None, cause)
+
+    def _drop_promises(self, block: int) -> None:
+        """Let what a stopped block has left to its promises run now, when KSR is closed; V8 drops it when it is stopped."""
+        self.outermost = block
+        self.drain()
+        self.outermost = 0
+        self._end_strike(block)
+
+    def _end_strike(self, block: int) -> bool:
+        """Let V8 go on after a block was stopped, or was about to be; tell whether it was this one."""
+        if not self.struck:
+            return False
+        with self._strike:
+            struck, self.struck = self.struck == block, 0
+            self._v8.go_on()
+        return struck
+
+    def _overtime(self, file: str) -> ScriptTimeout:
+        return ScriptTimeout(file, None, f"ran longer than {self._allowed:g} s")
+
+    # ---- the thread that waits
+    def watch(self) -> None:
+        """Stop a block that runs too long: that was seen so long ago."""
+        block, now = self.outermost, time.monotonic()
+        seen, since = self._seen
+        if block != seen:
+            self._seen = block, now
+        elif self._allowed > 0 and now - since > self._allowed:
+            self.stop(block)
+
+    def stop(self, block: int) -> None:
+        """Stop ``block`` when it is the outermost that runs."""
+        if block and not self.struck:
+            with self._strike:  # a block that ends meanwhile waits for it: the next one shall not be hit
+                self.struck = block
+                if self.outermost == block:
+                    self._v8.stop()
