@@ -125,7 +125,7 @@ def _call_of(error: ScriptError) -> str:
     call, frames = "", cause.__traceback__ if cause is not None else None
     while frames is not None:
         if frames.tb_frame.f_code.co_filename == BOUND_CODE:
-            call = f"KSR.{frames.tb_frame.f_globals['PATH']}"
+            call = str(frames.tb_frame.f_globals["PATH"])
         frames = frames.tb_next
     return call
 
