@@ -68,6 +68,7 @@ def commands() -> None:
 )
 @click.option("--domain", "domains", multiple=True, metavar="NAME", help="Domain to serve; may be repeated.")
 @_data_option
+@click.option("--watch", is_flag=True, help="Reload the scripts when their files change.")
 @click.option("--supervise", is_flag=True, help="Start the server anew when it crashes or is stuck.")
 def serve(
     script: Path | None,
@@ -76,6 +77,7 @@ def serve(
     listen: tuple[str, ...],
     domains: tuple[str, ...],
     data: Path | None,
+    watch: bool,
     supervise: bool,
 ) -> None:
     """Run the server in the foreground. SCRIPT runs all route blocks."""
@@ -84,7 +86,7 @@ def serve(
         sys.exit(_supervise(settings))
     from polykemi import server
 
-    server.serve(settings, click.echo)
+    server.serve(settings, click.echo, watch=watch)
 
 
 def _supervise(settings: config.Settings) -> int:

@@ -18,6 +18,7 @@ from polykemi.engines.base import Script
 from polykemi.errors import DataError, ParseError, ScriptError, ScriptTimeout
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
+from polykemi.kemi.histogram import Histogram
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import ROUTE_NAMES, Route
 from polykemi.kemi.route_stats import RouteStats
@@ -30,11 +31,13 @@ from polykemi.sip import build, http
 from polykemi.sip.flow import Flow, LastFlow
 from polykemi.sip.message import Message, Request, Response, parse
 from polykemi.sip.reply_path import reply_path
+from polykemi.sip.tally import METHODS, RECEIVED_COUNTERS, REQUEST_COUNTERS, UNKNOWN_METHOD, reply_counters
 from polykemi.transaction.forking import Branch
 from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.router")
 
+_WAITS: Final = (1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)  # seconds
 DEEPEST: Final = 16  # route blocks inside of one another
 
 _MOST_LINES: Final = 100  # in the log, about what is malformed, a second
@@ -102,6 +105,11 @@ class Router:
         self._process: Process[None] | None = None
         self._now = 0.0  # of the datagram before
         self._second = self._lines = 0  # how many lines about what is malformed were written in the last second
+        self.waits = Histogram(_WAITS)  # how long messages have waited, at each beat
+        self.received_codes = [0] * 700  # how many responses have come, by status
+        self._reply_counters: dict[str, dict[int, tuple[str, ...]]] = {}  # by method and status
+        for name in RECEIVED_COUNTERS:
+            services.counters.setdefault(name, 0)
         self._ran: RouteContext | None = None  # what next() gave out last
         self._stack: list[str] = []  # engines that run now, the innermost last
         self._tm: Tm | None = None
@@ -361,6 +369,7 @@ class Router:
         error = ctx.error
         if error is None:
             return
+        self.stats.of(ctx.kind, ctx.callback).fail(error)
         self.last_error = error
         self.services.count("core.script_errors")
         if isinstance(error, ScriptTimeout):
@@ -371,7 +380,9 @@ class Router:
     # ---- the core's handling of messages
     def _request(self, request: Request, flow: Flow, now: float) -> Process[None]:
         services = self.services
-        services.count("core.rcv_requests")
+        counters = services.counters
+        counters["core.rcv_requests"] += 1
+        counters[REQUEST_COUNTERS.get(request.method, UNKNOWN_METHOD)] += 1
         try:
             if request.shape.fault:
                 raise ParseError(request.shape.fault)
@@ -432,6 +443,7 @@ class Router:
 
     def beat(self, waited: float, lost: int, memory: int, now: float) -> None:
         """Look how far behind the server is (``Overload.beat``); called every ``BEAT`` seconds."""
+        self.waits.add(waited)
         overload = self.overload
         overload.beat(waited, lost, len(self._tm.layer) if self._tm is not None else 0, memory, now)
         self.refusing = self.draining or overload.level > 0
@@ -459,8 +471,8 @@ class Router:
 
     def _response(self, response: Response, flow: Flow, now: float) -> Process[None]:
         services = self.services
-        services.count("core.rcv_replies")
         try:
+            self._count_response(response)
             if not response.has_whole_body:
                 raise ParseError("Content-Length does not match")
             via = response.via
@@ -491,6 +503,21 @@ class Router:
             yield from self._tm.handle_response(branch, response, ctx, now)
         else:
             self._forward_statelessly(response, ctx)
+
+    def _count_response(self, response: Response) -> None:
+        """Count a response as Kamailio does, and by its very status. Raise ParseError."""
+        counters, status = self.services.counters, response.status
+        counters["core.rcv_replies"] += 1
+        self.received_codes[status] += 1
+        method = response.cseq[1]
+        of_method = self._reply_counters.get(method)
+        if of_method is None:
+            of_method = self._reply_counters.setdefault(method if method in METHODS else "", {})
+        names = of_method.get(status)
+        if names is None:
+            names = of_method[status] = reply_counters(method, status)
+        for name in names:
+            counters[name] += 1
 
     def _forward_statelessly(self, response: Response, ctx: RouteContext) -> None:
         """Forward a response that belongs to no transaction by its second Via (RFC 3261 section 16.11)."""

@@ -14,6 +14,7 @@ from typing import Any, Final, get_type_hints
 
 from polykemi.config.addresses import parse_domain, parse_listen
 from polykemi.config.control import ControlSettings, control, listen_address
+from polykemi.config.hep import hep
 from polykemi.config.log import log
 from polykemi.config.network import dns, load_tls, overload, tcp, tls, udp
 from polykemi.config.reload import ReloadSettings, reload
@@ -26,6 +27,7 @@ from polykemi.logs import LogSettings
 from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener, UdpSettings
 from polykemi.transport.limits import StreamLimits
+from polykemi.transport.mirror import HepSettings
 from polykemi.transport.resolver import DnsSettings
 from polykemi.transport.tls_profiles import TlsSettings
 
@@ -60,6 +62,7 @@ _TABLES: Final = (
     "modules",
     "log",
     "metrics",
+    "hep",
     "control",
     "udp",
     "tcp",
@@ -124,6 +127,7 @@ class Settings:
     strict: bool = False  # [ksr]: a call of KSR that cannot be made raises in the script
     log: LogSettings = field(default_factory=LogSettings)
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
+    hep: HepSettings | None = None  # where messages are mirrored to
     control: ControlSettings = field(default_factory=ControlSettings)
     udp: UdpSettings = field(default_factory=UdpSettings)
     tcp: StreamLimits = field(default_factory=StreamLimits)
@@ -175,6 +179,7 @@ def load(
         strict=_strict(root.table("ksr")),
         log=log(root.table("log")),
         metrics=_metrics(root.table("metrics")),
+        hep=hep(root.table("hep")),
         control=control(root.table("control")),
         udp=udp(root.table("udp")),
         tcp=tcp(root.table("tcp")),

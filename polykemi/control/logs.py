@@ -9,7 +9,7 @@ from polykemi.config.table import unknown
 from polykemi.errors import RpcError
 from polykemi.kemi.log_levels import LEVELS, TOP, Levels, level_of, name_of, number_of
 from polykemi.kemi.rpc import INVALID_PARAMS, rpc
-from polykemi.watches import KINDS, SECONDS, Watches
+from polykemi.log_watches import KINDS, SECONDS, Watches
 
 _DEFAULT: Final = "default"
 # what Kamailio's names of parts that are no modules stand for

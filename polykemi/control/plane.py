@@ -9,6 +9,7 @@ from pathlib import Path
 from polykemi import __version__, memory
 from polykemi.config import ControlSettings
 from polykemi.control import commands
+from polykemi.control.api import Api
 from polykemi.control.cfg import Cfg
 from polykemi.control.datagram import DatagramSocket
 from polykemi.control.http import HttpServer
@@ -18,10 +19,11 @@ from polykemi.control.logs import Logs
 from polykemi.control.names import Dns, DstBlocklist
 from polykemi.control.process import Core, Memory
 from polykemi.control.sockets import Sockets, of_connections
+from polykemi.control.sources import Sources
 from polykemi.control.unix import NAME, ControlSocket
+from polykemi.log_watches import Watches
 from polykemi.router import Router
 from polykemi.transport.resolver import Resolver
-from polykemi.watches import Watches
 
 
 def make_rpc(router: Router, started: float) -> JsonRpc:
@@ -39,8 +41,8 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     rpc.add(Memory(router.overload.limits.memory or memory.limit()))
     rpc.add(commands.Stats(services.counters), commands.Counters(services.counters), commands.Routes(router.stats))
     rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist), Sockets(services))
+    rpc.add(*of_connections(services.connections), Api(services.modules.values(), lambda: router.version.scripts))
     rpc.add(Cfg(services.live))
-    rpc.add(*of_connections(services.connections))
     watches = Watches(services.levels, lambda: services.outbox.items, router.look)
     rpc.add(Logs(services.levels, watches))
     if isinstance(services.locator, Resolver):
@@ -78,8 +80,9 @@ class ControlPlane:
             lines.append(f"JSON-RPC on {self._datagram.path}")
         return lines
 
-    def open(self, loop: asyncio.AbstractEventLoop, router: Router, rpc: JsonRpc) -> None:
-        """Begin to answer ``rpc`` requests about the server that ``router`` belongs to; called before ``loop`` runs."""
+    def open(self, loop: asyncio.AbstractEventLoop, rpc: JsonRpc, sources: Sources) -> None:
+        """Begin to answer ``rpc`` requests about the server that ``sources`` are of; called before ``loop`` runs."""
+        router = sources.router
 
         def answer(request: bytes) -> bytes | None:
             answered = rpc.answer(request)
@@ -94,7 +97,7 @@ class ControlPlane:
         if self._metrics is not None:
             from polykemi.control import metrics  # only who wants them pays for the client library
 
-            page = metrics.Metrics(router.services.counters, router.stats).page
+            page = metrics.Metrics(sources).page
             self._metrics.open(loop, {"/metrics": (metrics.CONTENT_TYPE, page)})
 
     def close(self) -> None:

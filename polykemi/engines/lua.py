@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from lupa.luajit21 import LuaError, LuaMemoryError, LuaRuntime, lua_type
 
@@ -49,9 +49,11 @@ class LuaConversion:
     extra_arguments = False
     none_result = False
 
-    def __init__(self, where: Callable[[], str], table: Callable[[Any], Any]) -> None:
-        self.where = where
-        self._table = table
+    state: _State | None = None  # that runs, of all those that the functions of KSR are called from
+
+    def where(self) -> str:
+        """Return ``file:line`` of the call that is running."""
+        return self.state.where() if self.state is not None else ""
 
     def type_name(self, value: Any) -> str:
         """Return Lua's word for the type of ``value``."""
@@ -59,11 +61,21 @@ class LuaConversion:
 
     def to_data(self, value: Any) -> Any:
         """Return tables of lists (from 1) and dictionaries."""
+        assert self.state is not None
         if type(value) is list:
-            return self._table([self.to_data(one) for one in value])
+            return self.state.table([self.to_data(one) for one in value])
         if type(value) is dict:
-            return self._table({key: self.to_data(one) for key, one in value.items()})
+            return self.state.table({key: self.to_data(one) for key, one in value.items()})
         return value
+
+
+class Bound(NamedTuple):
+    """A function of KSR as Lua calls it; one whose result may be EXIT ``ends`` the route."""
+
+    module: str
+    name: str
+    function: Callable[..., Any]
+    ends: bool
 
 
 class ScriptMemory(ScriptError):
@@ -73,7 +85,14 @@ class ScriptMemory(ScriptError):
 class _State:
     """One Lua state with one script in it."""
 
-    def __init__(self, path: Path, host: Host, expired: Callable[[], bool], texts: dict[Path, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        host: Host,
+        functions: Sequence[Bound],
+        expired: Callable[[], bool],
+        texts: dict[Path, str],
+    ) -> None:
         self.path = path
         self.texts = texts  # of the files that were read
         self.entries: dict[str, list[Any]] = {}  # function -> its idle entries in Lua
@@ -101,15 +120,14 @@ class _State:
         self._prelude = self._lua.compile(prelude, name=b"=polykemi")(
             self._lua.table_from(parts), _lua_name(path.parent)
         )
-        conversion = LuaConversion(self._prelude.where, self._lua.table_from)
-        for export, method in host.registry:
-            bound = bind(
-                export, method, host.current, conversion, drive=host.drive, probes=host.probes, strict=host.strict
-            )
-            ends = export.module == _ENDING_MODULE
-            self._prelude.export(export.module, export.name, _ending(bound) if ends else bound, ends)
+        for bound in functions:
+            self._prelude.export(*bound)
         if limits.seconds or limits.memory:
             self._prelude.watch(_MEMORY_HOOK_INSTRUCTIONS if limits.memory else _HOOK_INSTRUCTIONS, limits.memory)
+
+    def table(self, content: Any) -> Any:
+        """Return a Lua table with the content of a list or a dictionary."""
+        return self._lua.table_from(content)
 
     def load(self) -> None:
         """Run the script's file. Raise ScriptError."""
@@ -258,10 +276,12 @@ def _ending(bound: Callable[..., Any]) -> Callable[..., Any]:
 class LuaScript:
     """One load of a Lua script, in a Lua state of its own (see ``engines/base.py``)."""
 
-    def __init__(self, path: Path, host: Host) -> None:
+    def __init__(self, path: Path, host: Host, bound: Sequence[Bound], conversion: LuaConversion) -> None:
         """Load the script at ``path``. Raise ScriptLoadError."""
         self.path = path
         self._host = host
+        self._bound = bound
+        self._conversion = conversion
         self._seconds = host.limits.seconds or math.inf
         self._deadline = 0.0  # of the running call, on the monotonic clock; 0: its first hook sets it
         self._state: _State | None = None
@@ -275,7 +295,8 @@ class LuaScript:
         current = self._host.current
         ctx, current.ctx = current.ctx, None
         try:
-            state = _State(self.path, self._host, self._expired, texts)
+            state = _State(self.path, self._host, self._bound, self._expired, texts)
+            self._conversion.state = state
             state.load()
             functions = state.functions()
         except ScriptError as error:
@@ -305,6 +326,9 @@ class LuaScript:
         if entry is None:
             log.error("%s: no function %s", self.path, function)
             return
+        conversion = self._conversion
+        if conversion.state is not state:
+            conversion.state = state
         outer, self._deadline = self._deadline, 0.0  # a route block may run inside of another one's export
         try:
             failure = entry(argument)
@@ -331,6 +355,7 @@ class LuaScript:
     def _enter(self, work: Callable[[_State], Xval]) -> Xval:
         if self._state is None:
             raise ScriptError(str(self.path), None, "the script is closed")
+        self._conversion.state = self._state
         outer, self._deadline = self._deadline, 0.0
         try:
             return work(self._state)
@@ -358,6 +383,8 @@ class LuaScript:
 
     def close(self) -> None:
         """Drop the Lua state."""
+        if self._conversion.state is self._state:
+            self._conversion.state = None
         self._state, self._entries, self._functions = None, {}, frozenset()
 
     def _expired(self) -> bool:
@@ -376,10 +403,18 @@ class LuaEngine:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._scripts: set[LuaScript] = set()
+        self._conversion = LuaConversion()
+        self._bound: list[Bound] = []
+        for export, method in host.registry:
+            function = bind(
+                export, method, host.current, self._conversion, drive=host.drive, probes=host.probes, strict=host.strict
+            )
+            ends = export.module == _ENDING_MODULE
+            self._bound.append(Bound(export.module, export.name, _ending(function) if ends else function, ends))
 
     def load(self, path: Path) -> LuaScript:
         """Load the script at ``path``. Raise ScriptLoadError."""
-        script = LuaScript(path, self._host)
+        script = LuaScript(path, self._host, self._bound, self._conversion)
         self._scripts = {one for one in self._scripts if one._state is not None}
         self._scripts.add(script)
         return script

@@ -21,6 +21,7 @@ from polykemi.kemi.ids import Ids
 from polykemi.kemi.network import Connections, Dns, Locator, Peers
 from polykemi.kemi.probes import Ended, Watcher
 from polykemi.kemi.registry import Export
+from polykemi.reload import Outcome
 from polykemi.server import assemble
 from polykemi.sip.flow import Flow, Listener, UdpSettings, bracketed
 from polykemi.storage.location import MemoryLocation
@@ -140,6 +141,10 @@ class ServerUnderTest:
         host, _, port = source.rpartition(":")
         self.node.router.receive(data, Flow(at or self._listeners[0], host.strip("[]"), int(port)), self.now)
         return self._turn()
+
+    def reload(self, *, dry_run: bool = False, force: bool = False) -> Outcome:
+        """Load the scripts anew, as ``app.reload`` does. Raise ScriptLoadError; the version that runs goes on then."""
+        return self.node.versions.reload(self.now, dry_run=dry_run, force=force)
 
     def lose(self, flow: Flow) -> list[Sent]:
         """Let the connection of ``flow`` end now; return what leaves."""
