@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -30,6 +31,12 @@ SECONDS: Final = 600.0  # how long a watch lasts by default
 LONGEST: Final = 86_400.0
 _FOLLOWED: Final = 1024  # Call-IDs that are followed for one watch; beyond that its own test alone counts
 
+# Call-ID, and the method in CSeq
+_HEADERS: Final = (
+    re.compile(rb"\r\n(?:Call-ID|i)[ \t]*:[ \t]*([^\r]*?)[ \t]*\r\n", re.IGNORECASE),
+    re.compile(rb"\r\nCSeq[ \t]*:[ \t]*[0-9]+[ \t]+([^\s]+)", re.IGNORECASE),
+)
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -48,11 +55,9 @@ class Watch:
 class Watches:
     """The watches of a server. An onlooker of the router (``router.Onlooker``) while there are some, or its level is debug."""
 
-    def __init__(
-        self, levels: Levels, sent: Callable[[], list[tuple[bytes, Flow]]], look: Callable[[Watches, bool], None]
-    ) -> None:
-        """``sent``: what waits to leave; ``look``: is told whether messages are to be shown here."""
-        self._levels, self._sent, self._look = levels, sent, look
+    def __init__(self, levels: Levels, look: Callable[[Watches, bool], None]) -> None:
+        """``look``: is told whether messages are to be shown here."""
+        self._levels, self._look = levels, look
         self._watches: list[Watch] = []
         self._blocks: list[bool] = []  # of the blocks that run: whether levels were lowered for it
         levels.on_change = self._see
@@ -130,10 +135,7 @@ class Watches:
             self._levels.lower()
         try:
             log.debug("received %s from %s", _start_line(message.raw), flow.peer, extra=about)
-            before = len(self._sent())
             yield from process
-            for data, to in self._sent()[before:]:
-                log.debug("sends %s to %s", _start_line(data), to.peer, extra=about)
         finally:
             if lower:
                 self._levels.restore()
@@ -158,14 +160,28 @@ class Watches:
         if self._blocks and self._blocks.pop():
             self._levels.restore()
 
+    def sent(self, items: list[tuple[bytes, Flow]]) -> None:
+        """These leave, also by a timer."""
+        for data, flow in items:
+            call_id, method = (found[1].decode("latin-1") if (found := one.search(data)) else "" for one in _HEADERS)
+            lower = not self._levels.is_lowered and self._follows(call_id)
+            if lower:
+                self._levels.lower()
+            fields = {"call_id": call_id, "method": method}
+            log.debug("sends %s to %s", _start_line(data), flow.peer, extra={"fields": fields})
+            if lower:
+                self._levels.restore()
+
     def _is_followed(self, ctx: RouteContext) -> bool:
         if not self._watches or ctx.message is FAKED_MESSAGE:
             return False
         try:
-            call_id = ctx.message.call_id
+            return self._follows(ctx.message.call_id)
         except SipError:
             return False
-        return any(call_id in one.calls and one.ends > ctx.now for one in self._watches)
+
+    def _follows(self, call_id: str) -> bool:
+        return any(call_id in one.calls for one in self._watches)
 
 
 def _test(kind: str, value: str) -> Callable[[Message, Flow], bool]:

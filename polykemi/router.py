@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+from polykemi import memory
 from polykemi.engines.base import Script
-from polykemi.errors import DataError, ParseError, ScriptError, ScriptTimeout
+from polykemi.errors import DataError, ParseError, ScriptError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
 from polykemi.kemi.histogram import Histogram
@@ -50,8 +51,15 @@ class RouteTable(Protocol):
         """Return the name of the engine that runs ``callback`` as a block of ``kind``."""
 
 
+class Dialogs(Protocol):
+    """What knows which version of the scripts a dialog belongs to (``modules/dialog.py``)."""
+
+    def version_of(self, request: Request) -> Any:
+        """Return the version that the dialog of ``request`` began with; None when it is of none that is known."""
+
+
 class Onlooker(Protocol):
-    """Who looks at messages and their route blocks (``log.watch``)."""
+    """Who looks at messages and their route blocks (``log.watch``, `polykemi trace`)."""
 
     def follow(self, process: Process[None], message: Message, flow: Flow, now: float) -> Process[None]:
         """A message has come in: return its process, or one around it.
@@ -65,12 +73,8 @@ class Onlooker(Protocol):
     def ended(self, ctx: RouteContext, seconds: float) -> None:
         """It has ended."""
 
-
-class Dialogs(Protocol):
-    """What knows which version of the scripts a dialog belongs to (``modules/dialog.py``)."""
-
-    def version_of(self, request: Request) -> Any:
-        """Return the version that the dialog of ``request`` began with; None when it is of none that is known."""
+    def sent(self, items: list[tuple[bytes, Flow]]) -> None:
+        """A turn ends: what was stored is committed, ``items`` leave next."""
 
 
 class Router:
@@ -93,11 +97,11 @@ class Router:
         self.overload = overload or Overload(OverloadLimits())
         self.draining = False
         self.refusing = False  # draining, or some of the new requests are refused
-        self.onlookers: tuple[Onlooker, ...] = ()
         self.version: Version  # that what begins now is routed by
         self._reloaded = False  # there may be messages of other versions
         self.depth = DEEPEST
         self.last_error: Exception | None = None  # of a script
+        self.onlookers: tuple[Onlooker, ...] = ()
         self._send = send
         self._ended = ended
         self._clock = clock
@@ -229,6 +233,9 @@ class Router:
             self.services.count("core.failed_commits", len(items))
             log.error("%s; %d messages are not sent", error, len(items))
         else:
+            if self.onlookers:
+                for onlooker in self.onlookers:
+                    onlooker.sent(items)
             if items:
                 self._send(items)
 
@@ -374,6 +381,9 @@ class Router:
         self.services.count("core.script_errors")
         if isinstance(error, ScriptTimeout):
             self.services.count("core.script_timeouts")
+        elif isinstance(error, ScriptMemory):
+            self.services.count("core.script_memory")
+            memory.give_back()
         about = {"about": ctx, "error": error}
         log.error("script error in %s %s: %s", ROUTE_NAMES[ctx.kind], ctx.callback, error, extra=about)
 

@@ -27,6 +27,7 @@ from polykemi.control.app import App
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import ControlPlane, make_rpc
 from polykemi.control.sources import Sources
+from polykemi.control.trace import Tracer, Tracing
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
 from polykemi.errors import ConfigError, DataError, ScriptLoadError, UsageError
@@ -79,6 +80,7 @@ class Node:
     rpc: JsonRpc
     reconfiguration: Reconfiguration
     probes: Probes
+    tracer: Tracer
     versions: Versions
 
     def timers(self, now: float) -> None:
@@ -134,6 +136,7 @@ def assemble(
     dns: Dns | None = None,
     locator: Locator | None = None,
     items: ItemStore | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
@@ -188,11 +191,12 @@ def assemble(
     probes = Probes(counting=settings.metrics is not None)
     reconfiguration = Reconfiguration(settings, services)
     engines, versions = _engines(settings, router, probes, reconfiguration, now)
-    rpc.add(App(versions, [one.name for one in settings.engines]), reconfiguration)
+    tracer = Tracer(router, probes, clock, time.perf_counter)
+    rpc.add(App(versions, [one.name for one in settings.engines]), reconfiguration, Tracing(tracer, rpc))
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed, rpc, reconfiguration, probes, versions)
+    return Node(services, router, modules, engines, timed, rpc, reconfiguration, probes, tracer, versions)
 
 
 def _use(dns: DnsSettings, services: Services) -> None:
@@ -230,7 +234,7 @@ def _engines(
     try:
         for one in settings.engines:
             engines[one.name] = make_engine(
-                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
+                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path, allow=one.allow)
             )
         versions = Versions(
             router,

@@ -260,7 +260,7 @@ class Answering:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
 
-    def _take(self, request: bytes) -> bytes:
+    def _take(self, request: bytes, _client: object) -> bytes:
         self.requests.append(json.loads(request))
         return self._answer
 

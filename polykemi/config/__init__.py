@@ -47,9 +47,14 @@ __all__ = [
 
 DATA: Final = Path("polykemi.data")
 ENGINES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}  # name -> suffix of its scripts
+HEAP: Final = {"lua": 128 << 20}  # engine -> octets of heap when the file says nothing; others: what the language does
 ALLOWED: Final = {  # engine -> what ``allow`` may open of its language
     "lua": ("debug", "ffi", "io", "jit", "os", "package", "python"),
     "js": ("files", "wasm"),
+}
+_NOT_FOR_PYTHON: Final = {
+    "allow": "a Python script runs in the server's own interpreter: nothing can be kept from it",
+    "max_memory": "a Python script has no heap of its own: see [overload] memory",
 }
 
 _TABLES: Final = (
@@ -227,8 +232,9 @@ def _engines(table: Table) -> tuple[EngineSettings, ...]:
     for name, value in table.content.items():
         if isinstance(value, dict):
             one = table.table(name)
-            if name == "python" and "allow" in value:
-                one.fail("allow", "a Python script runs in the server's own interpreter: nothing can be kept from it")
+            for key, why in _NOT_FOR_PYTHON.items():
+                if name == "python" and key in value:
+                    one.fail(key, why)
             one.only(
                 (
                     "script",
@@ -240,11 +246,14 @@ def _engines(table: Table) -> tuple[EngineSettings, ...]:
             )
             if "script" not in value:
                 one.fail("", "expected a script")
-            seconds, memory = one.get("timeout", float, 1.0), size(one, "max_memory")
+            seconds, memory = (
+                one.get("timeout", float, 1.0),
+                size(one, "max_memory") if "max_memory" in value else HEAP.get(name, 0),
+            )
             if not 0 < seconds < 3600:
                 one.fail("timeout", f"expected seconds, more than 0 and less than 3600, got {seconds:g}")
         else:
-            one, seconds, memory = table, 1.0, 0
+            one, seconds, memory = table, 1.0, HEAP.get(name, 0)
         path = _module_path(one) if one is not table else ()
         allow = _allowed(one, ALLOWED.get(name, ())) if one is not table else frozenset()
         script = one.relative("script" if one is not table else name)
@@ -287,7 +296,7 @@ def _chosen(
         raise ConfigError(f"--engine {name}: expected a script, and {path or FILE_NAME} names none for {name}")
     if given is None:
         assert script is not None
-        return EngineSettings(name, script)
+        return EngineSettings(name, script, memory=HEAP.get(name, 0))
     return replace(given, script=script) if script else given
 
 

@@ -14,7 +14,7 @@ from polykemi.control.cfg import Cfg
 from polykemi.control.datagram import DatagramSocket
 from polykemi.control.http import HttpServer
 from polykemi.control.http_rpc import PATH, rpc_over_http
-from polykemi.control.jsonrpc import JsonRpc
+from polykemi.control.jsonrpc import Client, JsonRpc
 from polykemi.control.logs import Logs
 from polykemi.control.names import Dns, DstBlocklist
 from polykemi.control.process import Core, Memory
@@ -43,7 +43,7 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist), Sockets(services))
     rpc.add(*of_connections(services.connections), Api(services.modules.values(), lambda: router.version.scripts))
     rpc.add(Cfg(services.live))
-    watches = Watches(services.levels, lambda: services.outbox.items, router.look)
+    watches = Watches(services.levels, router.look)
     rpc.add(Logs(services.levels, watches))
     if isinstance(services.locator, Resolver):
         rpc.add(Dns(services.locator))
@@ -84,8 +84,8 @@ class ControlPlane:
         """Begin to answer ``rpc`` requests about the server that ``sources`` are of; called before ``loop`` runs."""
         router = sources.router
 
-        def answer(request: bytes) -> bytes | None:
-            answered = rpc.answer(request)
+        def answer(request: bytes, client: Client | None = None) -> bytes | None:
+            answered = rpc.answer(request, client)
             router.pump()  # what a command has changed is durable before anybody is told of it
             return answered
 

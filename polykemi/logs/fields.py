@@ -7,7 +7,7 @@ run for the message that is still worked on. Nothing of this is worked out befor
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from threading import get_ident
 from typing import Any, Final
 
@@ -63,8 +63,10 @@ class Fields:
         self._busy = True
         try:
             ctx = self.context(record)
-            found: dict[str, str | int | None] = {} if ctx is None else dict(_of_context(ctx))
-            found.update(self._place(record))
+            found: dict[str, str | int | None] = record.__dict__.get("fields") or (
+                {} if ctx is None else _of_context(ctx)
+            )
+            found |= self._place(record)
             return {name: value for name in self._names if (value := found.get(name)) not in (None, "", 0)}
         except Exception:  # noqa: BLE001 - a line that says less is better than none
             return {}
@@ -104,7 +106,7 @@ def route_name(ctx: RouteContext) -> str:
     return name if ctx.callback in _NAMELESS else f"{name}:{ctx.callback}"
 
 
-def _of_context(ctx: RouteContext) -> Mapping[str, Any]:
+def _of_context(ctx: RouteContext) -> dict[str, Any]:
     version = ctx.shared.version
     fields: dict[str, Any] = {"route": route_name(ctx), "version": None if version is None else version.number}
     if ctx.message is FAKED_MESSAGE:

@@ -23,7 +23,7 @@ TRACEBACK: Final = 16384
 # control characters, among them those of Unicode that turn or break lines, and octets that are no UTF-8
 CONTROLS: Final[dict[int, str]] = {n: f"\\x{n:02x}" for n in (*range(9), *range(10, 32), *range(127, 160))}
 CONTROLS[10] = "\\n"
-CONTROLS.update((n, f"\\u{n:04x}") for n in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)))
+CONTROLS.update((n, f"\\u{n:04x}") for n in (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)))
 CONTROLS.update((n, f"\\x{n - 0xDC00:02x}") for n in range(0xDC80, 0xDD00))
 _NO_OCTETS: Final = {n: text for n, text in CONTROLS.items() if n >= 0xDC80}
 
