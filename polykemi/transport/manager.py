@@ -114,12 +114,12 @@ class Transports:
         return found
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start reading from all sockets."""
+        """Start reading from all sockets as soon as ``loop`` runs."""
         self._loop = loop
         self.resolver.loop = loop
+        self.streams.open(loop)  # which runs the loop for a moment: nothing is to come in before it is to
         for udp in self._by_listener.values():
             udp.open(loop)
-        self.streams.open(loop)
 
     def send(self, items: list[tuple[bytes, Flow]]) -> None:
         """Send each (data, flow); host names are resolved first, what cannot be sent goes to ``failed``."""

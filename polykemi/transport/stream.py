@@ -90,13 +90,24 @@ class Streams:
         return listener
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to take connections; called before ``loop`` runs."""
+        """Begin to take connections as soon as ``loop`` runs, which it does not yet."""
         self.loop = loop
-        if self._listening:
-            self.make_room()
+        if not self._listening:
+            return
+        self.make_room()
         for listener, sock in self._listening:
             factory: Any = partial(self._accept, listener)
-            self._servers.append(loop.run_until_complete(loop.create_server(factory, sock=sock, backlog=BACKLOG)))
+            server = loop.create_server(factory, sock=sock, backlog=BACKLOG, start_serving=False)
+            self._servers.append(loop.run_until_complete(server))
+        self._keep(loop.create_task(self._serve()))
+
+    async def _serve(self) -> None:
+        for server in self._servers:
+            await server.start_serving()
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(self._tasks.discard)
 
     def _accept(self, listener: Listener) -> Connection:
         contexts = self.contexts
@@ -183,9 +194,7 @@ class Streams:
 
     def _connect(self, connection: Connection, host: str, port: int) -> None:
         self.add(connection, host, port)
-        task = self.loop.create_task(self._connecting(connection, host, port))
-        self._tasks.add(task)  # the loop itself holds tasks weakly
-        task.add_done_callback(self._tasks.discard)
+        self._keep(self.loop.create_task(self._connecting(connection, host, port)))
 
     async def _connecting(self, connection: Connection, host: str, port: int) -> None:
         try:
