@@ -383,6 +383,7 @@ class Router:
             self.services.count("core.script_timeouts")
         elif isinstance(error, ScriptMemory):
             self.services.count("core.script_memory")
+        if isinstance(error, (ScriptMemory, ScriptTimeout)):
             memory.give_back()
         about = {"about": ctx, "error": error}
         log.error("script error in %s %s: %s", ROUTE_NAMES[ctx.kind], ctx.callback, error, extra=about)

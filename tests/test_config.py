@@ -18,6 +18,7 @@ from polykemi.kemi.binding import to_octets
 from polykemi.kemi.route import Route
 from polykemi.logs import LogSettings
 from polykemi.sip.flow import Listener
+from polykemi.transport.mirror import HepSettings
 from polykemi.transport.resolver import DnsSettings
 from polykemi.transport.tls_profiles import TlsProfile
 from tests.pki import Pki
@@ -108,6 +109,14 @@ prefix = "$ci "
 fields = ["at", "call_id"]
 [metrics]
 listen = "[::1]:9090"
+[hep]
+server = "tls:homer.example.test"
+capture_id = 4_294_967_295
+auth_key = "s\u00e9cret"
+node = "edge-1"
+methods = ["INVITE", "bye"]
+sample = 0.5
+ca = "polykemi.toml"
 [control]
 socket = "c.sock"
 datagram = "/run/rpc.sock"
@@ -132,6 +141,15 @@ def test_everything_of_the_file_arrives(tmp_path: Path) -> None:
         "debug", {"tm": "error"}, "json", "file", tmp_path / "polykemi.log", "daemon", "$ci ", ("call_id", "at")
     )
     assert settings.metrics == ("::1", 9090)
+    assert settings.hep == HepSettings(
+        *("tls", "homer.example.test", 9060),
+        capture_id=4_294_967_295,
+        auth_key="s\xc3\xa9cret",
+        node="edge-1",
+        methods=frozenset(("INVITE", "BYE")),
+        sample=0.5,
+        ca=tmp_path / "polykemi.toml",
+    )
     paths = (tmp_path / "c.sock", Path("/run/rpc.sock"))
     assert settings.control == ControlSettings(*paths, ("192.0.2.1", 8080), "abcdefghijklmnop")
     assert settings.file == tmp_path / "polykemi.toml"
@@ -400,6 +418,25 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ("[metrics]\nlisten = 'a:b'", "2: [metrics] listen: expected a port from 0 to 65535, got 'b'"),
         ("[metrics]\nlisten = '::1'", "2: [metrics] listen: expected HOST:PORT, got '::1' (an IPv6 address stands in"),
         ("[metrics]\nlisten = 'http://a:1'", "2: [metrics] listen: expected a port from 0 to 65535, got '//a:1'"),
+        ("[hep]\ncapture_id = 1", "1: [hep]: expected a server"),
+        ("[hep]\nserver = 9060", "2: [hep] server: expected a text, got 9060"),
+        ("[hep]\nserver = 'homer'", "2: [hep] server: expected udp:HOST:PORT (or tcp:, tls:), got 'homer'"),
+        ("[hep]\nserver = 'ws:a:1'", "2: [hep] server: expected udp:HOST:PORT (or tcp:, tls:), got 'ws:a:1'"),
+        (
+            "[hep]\nserver = 'udp:::1'",
+            "2: [hep] server: expected udp:HOST:PORT (or tcp:, tls:), got 'udp:::1' (an IPv6",
+        ),
+        ("[hep]\nserver = 'udp:a:0'", "2: [hep] server: expected a port from 1 to 65535, got '0'"),
+        ("[hep]\nserver = 'udp:a'\ncapture_id = -1", "3: [hep] capture_id: expected 0 to 4294967295, got -1"),
+        ("[hep]\nserver = 'udp:a'\nsample = 0", "3: [hep] sample: expected more than 0 and at most 1, got 0"),
+        ("[hep]\nserver = 'udp:a'\nmethods = ['A B']", "3: [hep] methods: expected methods such as INVITE, got 'A B'"),
+        (
+            "[hep]\nserver = 'udp:a'\nauth_key = '" + "k" * 256 + "'",
+            "3: [hep] auth_key: expected at most 255 octets, got 256",
+        ),
+        ("[hep]\nserver = 'udp:a'\nca = 'x.pem'", "3: [hep] ca: expected a server with tls:"),
+        ("[hep]\nserver = 'tls:a'\nca = 'x.pem'", "3: [hep] ca: "),
+        ("[hep]\nservers = 'udp:a'", "2: [hep] servers: unknown, did you mean server?"),
         ("[udp]\nmtu = -1", "2: [udp] mtu: expected 0 or more octets, got -1"),
         ("[udp]\nmtu_try_proto = 'sctp'", "2: [udp] mtu_try_proto: expected tcp or tls, got sctp"),
         ("[udp]\nmtus = 1300", "2: [udp] mtus: unknown, did you mean mtu?"),
