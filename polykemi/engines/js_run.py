@@ -84,9 +84,7 @@ class Run:
         if self.nested == _DEEPEST:
             raise ScriptError(file, None, f"{function}: more than {_DEEPEST} route blocks inside each other")
 
-    def failure(
-        self, block: int, file: str, *, stopped: bool, nested: bool, begun: bool = False
-    ) -> ScriptError | None:
+    def failure(self, block: int, file: str, *, stopped: bool, nested: bool, begun: bool = False) -> ScriptError | None:
         """Return the error of the block that has just ended, and clear up behind it.
 
         ``begun``: it has certainly begun. None when there is no error, or the block was ``stopped`` before it began.
