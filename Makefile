@@ -12,7 +12,7 @@ STORIES ?= 50
 # once it has been built, the compiled form is what runs; it is built anew when a source has changed
 ifneq ($(wildcard $(COMPILED)/.made),)
 RUNNING := $(COMPILED)/.made
-serve bench soak: export PYTHONPATH := $(CURDIR)/$(COMPILED)
+serve bench soak reloads: export PYTHONPATH := $(CURDIR)/$(COMPILED)
 endif
 
 .DEFAULT_GOAL := help
@@ -40,6 +40,10 @@ oracle: $(STAMP) ## play the cases on Kamailio (5.6, installed) and on polykemi,
 .PHONY: testcompiled
 testcompiled: $(COMPILED)/.made ## run the tests on the compiled form
 	PYTHONPATH=$(CURDIR)/$(COMPILED) PYTHONSAFEPATH=1 $(BIN)/pytest --ignore=tests/oracle -o pythonpath="$(COMPILED) ." $(ARGS)
+
+.PHONY: reloads
+reloads: $(STAMP) $(RUNNING) ## reload good and broken scripts under load, in each language; nobody may notice
+	@$(BIN)/python -m bench.reloads $(ARGS)
 
 .PHONY: stories
 stories: $(STAMP) ## play some hundred calls over bad links, and one through thousands of sequences of events; minutes

@@ -68,6 +68,7 @@ def commands() -> None:
 )
 @click.option("--domain", "domains", multiple=True, metavar="NAME", help="Domain to serve; may be repeated.")
 @_data_option
+@click.option("--watch", is_flag=True, help="Reload the scripts when their files change.")
 @click.option("--supervise", is_flag=True, help="Start the server anew when it crashes or is stuck.")
 def serve(
     script: Path | None,
@@ -76,6 +77,7 @@ def serve(
     listen: tuple[str, ...],
     domains: tuple[str, ...],
     data: Path | None,
+    watch: bool,
     supervise: bool,
 ) -> None:
     """Run the server in the foreground. SCRIPT runs all route blocks."""
@@ -84,7 +86,7 @@ def serve(
         sys.exit(_supervise(settings))
     from polykemi import server
 
-    server.serve(settings, click.echo)
+    server.serve(settings, click.echo, watch=watch)
 
 
 def _supervise(settings: config.Settings) -> int:
@@ -165,7 +167,7 @@ def remove(user: str, file: Path | None, data: Path | None) -> None:
     click.echo(f"removed {_shown(who)}")
 
 
-@commands.command()
+@commands.command(context_settings={"ignore_unknown_options": True})  # app.reload --dry-run, ul.rm sip:a@b -1
 @click.argument("method")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
 @click.option("--socket", type=_FILE, help="The server's control socket.  [default: control.sock in its data]")
@@ -182,6 +184,43 @@ def rpc(
     result = client.call(path, method, [client.argument(one) for one in arguments])
     for line in [text.as_json(result)] if as_json else text.readable(result):
         click.echo(line)
+
+
+@commands.command()
+@click.option("--call-id", default="", metavar="ID", help="Only the call with this Call-ID.")
+@click.option(
+    "--user", default="", metavar="USER[@HOST]", help="Only calls that name this user in From, To or Request-URI."
+)
+@click.option("--ip", default="", metavar="ADDRESS", help="Only calls with a message from or to this address.")
+@click.option("--once", is_flag=True, help="End with the first matching transaction.")
+@click.option("--messages", is_flag=True, help="Print the whole text of the messages.")
+@click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
+@click.option("--socket", type=_FILE, help="The server's control socket.  [default: control.sock in its data]")
+@_config_option
+@_data_option
+def trace(
+    call_id: str,
+    user: str,
+    ip: str,
+    once: bool,
+    messages: bool,
+    as_json: bool,
+    socket: Path | None,
+    file: Path | None,
+    data: Path | None,
+) -> None:
+    """Watch what a running server does for the messages that match: route blocks, KSR calls, what is sent. Ctrl-C ends it."""
+    from polykemi.control import client, trace_client
+
+    path = socket or _storage_settings(file, data).data / client.SOCKET
+    wanted = {"call_id": call_id, "user": user, "ip": ip}
+    try:
+        with trace_client.attached(path, **wanted, messages=messages, once=once) as events:
+            click.echo(f"polykemi: attached to {path}", err=True)
+            for line in trace_client.printed(events, sys.stdout, as_json=as_json):
+                click.echo(line)
+    except KeyboardInterrupt:
+        pass
 
 
 @commands.command()

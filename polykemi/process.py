@@ -76,6 +76,7 @@ class PidFile:
                 self._descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.write(self._descriptor, f"{os.getpid()}\n".encode())
+                os.fchmod(self._descriptor, 0o644)  # whatever the umask: others signal by it
                 if user:
                     os.fchown(self._descriptor, pwd.getpwnam(user).pw_uid, -1)
                 fresh.rename(path)
@@ -137,4 +138,7 @@ def drop_privileges(user: str, group: str, data: Path) -> None:
         os.setuid(entry.pw_uid)  # of root: real, effective and saved; all capabilities go with them
     except OSError as error:
         raise UsageError(f"[service] user: cannot become {user}: {error.strerror}: {error.filename or ''}") from None
+    for needed in (os.__file__, __file__):  # modules are loaded later, too
+        if not os.access(needed, os.R_OK):
+            raise UsageError(f"[service] user: {user} may not read {Path(needed).parent}, which the server needs")
     os.environ.update(HOME=entry.pw_dir, USER=user, LOGNAME=user)

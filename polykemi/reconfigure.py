@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Final
 
-from polykemi.config import ModuleSettings, Settings, typed_params
+from polykemi.config import EngineSettings, ModuleSettings, Settings, typed_params
 from polykemi.errors import ConfigError, RpcError, UsageError
 from polykemi.kemi.rpc import rpc
 from polykemi.live import differing, mark_of
@@ -148,7 +148,11 @@ class Reconfiguration:
             changed.append("[log] level")
         for use in swaps.values():
             use()
-        self.settings = replace(old, domains=new.domains, log_level=new.log_level, tls=new.tls, again=new.again)
+        engines = _with_scripts(old, new)
+        changed += [f"[engines.{a.name}] script" for a, b in zip(engines, old.engines, strict=True) if a != b]
+        self.settings = replace(
+            old, domains=new.domains, log_level=new.log_level, tls=new.tls, engines=engines, again=new.again
+        )
         outcome = Outcome(tuple(changed), tuple(swaps), tuple(restart))
         log.info("the configuration was read anew: %s", ", ".join(outcome.changed) or "nothing in it has changed")
         if outcome.needs_restart:
@@ -160,5 +164,11 @@ def _compare_engines(old: Settings, new: Settings) -> list[str]:
     before, after = ({one.name: one for one in settings.engines} for settings in (old, new))
     out = ["[engines]"] if before.keys() != after.keys() else []
     for name in before.keys() & after.keys():
-        out += [f"[engines.{name}] {key}" for key in differing(before[name], after[name])]
+        out += [f"[engines.{name}] {key}" for key in differing(before[name], after[name]) if key != "script"]
     return out
+
+
+def _with_scripts(old: Settings, new: Settings) -> tuple[EngineSettings, ...]:
+    """Return the engines that there are, with the scripts that ``new`` names: the next version of the scripts is made of them."""
+    scripts = {one.name: one.script for one in new.engines}
+    return tuple(replace(one, script=scripts.get(one.name, one.script)) for one in old.engines)

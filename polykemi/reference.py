@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from polykemi.control import commands
+from polykemi.control.api import Api
 from polykemi.control.names import Dns, DstBlocklist
 from polykemi.control.process import Core, Memory
 from polykemi.control.sockets import Sockets, Tcp
@@ -300,6 +301,7 @@ def _commands(instances: Mapping[str, Module]) -> str:
         Memory(0),
         Sockets(next(iter(instances.values())).services),
         Tcp(Streams(lambda *_: None, lambda: None, lambda *_: None)),
+        Api((), dict),
         commands.Stats({}),
         commands.Counters({}),
         commands.Routes(RouteStats(lambda kind, callback: "")),

@@ -45,18 +45,18 @@ class Versions:
         self,
         router: Router,
         engines: Mapping[str, Engine],
-        scripts: Mapping[str, Path],
+        files: Callable[[], Mapping[str, Path]],
         inspect: Callable[[Version], list[Finding]],
         *,
         keep: int = 5,
         rehearse: Callable[[], tuple[str, ...]] | None = None,
     ) -> None:
-        """``scripts``: the file of each engine. ``keep``: how many versions stay for ``rollback``, the current one included.
+        """``files`` tells the script's file for each engine. ``keep``: how many versions stay for ``rollback``, the current one included.
 
         ``inspect`` tells what is wrong in a version that was loaded, ``rehearse`` tries the files with a smoke message in a
         server of their own and returns the start lines of what it sends; it raises ScriptLoadError.
         """
-        self.scripts = scripts
+        self.files = files
         self.rehearse = rehearse
         self._router, self._engines, self._inspect = router, engines, inspect
         self._number = 0  # of the last version that took over
@@ -112,7 +112,7 @@ class Versions:
         """Load all scripts; none of them runs yet. Raise ScriptLoadError."""
         scripts: dict[str, Script] = {}
         try:
-            for name, path in self.scripts.items():
+            for name, path in self.files().items():
                 scripts[name] = self._engines[name].load(path)
             version = Version(self._number + 1, scripts, now)
             self._must_answer_requests(version)

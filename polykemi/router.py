@@ -14,10 +14,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+from polykemi import memory
 from polykemi.engines.base import Script
-from polykemi.errors import DataError, ParseError, ScriptError, ScriptTimeout
+from polykemi.errors import DataError, ParseError, ScriptError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
+from polykemi.kemi.histogram import Histogram
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import ROUTE_NAMES, Route
 from polykemi.kemi.route_stats import RouteStats
@@ -28,13 +30,15 @@ from polykemi.modules.xhttp import TakesHttp
 from polykemi.overload import Overload, OverloadLimits
 from polykemi.sip import build, http
 from polykemi.sip.flow import Flow, LastFlow
-from polykemi.sip.message import Request, Response, parse
+from polykemi.sip.message import Message, Request, Response, parse
 from polykemi.sip.reply_path import reply_path
+from polykemi.sip.tally import METHODS, RECEIVED_COUNTERS, REQUEST_COUNTERS, UNKNOWN_METHOD, reply_counters
 from polykemi.transaction.forking import Branch
 from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.router")
 
+_WAITS: Final = (1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)  # seconds
 DEEPEST: Final = 16  # route blocks inside of one another
 
 _MOST_LINES: Final = 100  # in the log, about what is malformed, a second
@@ -52,6 +56,25 @@ class Dialogs(Protocol):
 
     def version_of(self, request: Request) -> Any:
         """Return the version that the dialog of ``request`` began with; None when it is of none that is known."""
+
+
+class Onlooker(Protocol):
+    """Who looks at messages and their route blocks (``log.watch``, `polykemi trace`)."""
+
+    def follow(self, process: Process[None], message: Message, flow: Flow, now: float) -> Process[None]:
+        """A message has come in: return its process, or one around it.
+
+        It runs to its end without another one between, so what holds from its begin to its end holds for this message alone.
+        """
+
+    def began(self, ctx: RouteContext) -> None:
+        """A route block begins; it may be inside of another one, or run by a timer."""
+
+    def ended(self, ctx: RouteContext, seconds: float) -> None:
+        """It has ended."""
+
+    def sent(self, items: list[tuple[bytes, Flow]]) -> None:
+        """A turn ends: what was stored is committed, ``items`` leave next."""
 
 
 class Router:
@@ -78,6 +101,7 @@ class Router:
         self._reloaded = False  # there may be messages of other versions
         self.depth = DEEPEST
         self.last_error: Exception | None = None  # of a script
+        self.onlookers: tuple[Onlooker, ...] = ()
         self._send = send
         self._ended = ended
         self._clock = clock
@@ -85,6 +109,11 @@ class Router:
         self._process: Process[None] | None = None
         self._now = 0.0  # of the datagram before
         self._second = self._lines = 0  # how many lines about what is malformed were written in the last second
+        self.waits = Histogram(_WAITS)  # how long messages have waited, at each beat
+        self.received_codes = [0] * 700  # how many responses have come, by status
+        self._reply_counters: dict[str, dict[int, tuple[str, ...]]] = {}  # by method and status
+        for name in RECEIVED_COUNTERS:
+            services.counters.setdefault(name, 0)
         self._ran: RouteContext | None = None  # what next() gave out last
         self._stack: list[str] = []  # engines that run now, the innermost last
         self._tm: Tm | None = None
@@ -139,9 +168,13 @@ class Router:
                 self._refuse(data, flow, error)
             return
         if isinstance(message, Request):
-            self._queue.append(self._request(message, flow, now))
+            process = self._request(message, flow, now)
         else:
-            self._queue.append(self._response(message, flow, now))
+            process = self._response(message, flow, now)
+        if self.onlookers:
+            for onlooker in self.onlookers:
+                process = onlooker.follow(process, message, flow, now)
+        self._queue.append(process)
 
     def put(self, process: Process[None]) -> None:
         """Take work that is no datagram: a timer, a transport error."""
@@ -200,6 +233,9 @@ class Router:
             self.services.count("core.failed_commits", len(items))
             log.error("%s; %d messages are not sent", error, len(items))
         else:
+            if self.onlookers:
+                for onlooker in self.onlookers:
+                    onlooker.sent(items)
             if items:
                 self._send(items)
 
@@ -226,13 +262,21 @@ class Router:
             return
         stack.append(name)
         current.ctx = ctx
+        onlookers = self.onlookers
+        if onlookers:
+            for onlooker in onlookers:
+                onlooker.began(ctx)
         began = clock()
         try:
             version.scripts[name].call(ctx.callback, ctx.event or None)
         except ScriptError as error:
             ctx.error = error
         finally:
-            block.add(clock() - began)
+            seconds = clock() - began
+            block.add(seconds)
+            if onlookers:
+                for onlooker in onlookers:
+                    onlooker.ended(ctx, seconds)
             current.ctx = outer
             stack.pop()
 
@@ -302,6 +346,11 @@ class Router:
             log.error("script error in %s, called at %s: %s", what, self.where(), error)
             return -1
 
+    def look(self, onlooker: Onlooker, on: bool) -> None:
+        """Let ``onlooker`` see what comes from now on, or no more."""
+        others = tuple(one for one in self.onlookers if one is not onlooker)
+        self.onlookers = (*others, onlooker) if on else others
+
     def where(self) -> str:
         """Return ``file:line`` of the script's call that is running; empty when none is."""
         return self._version_here().scripts[self._stack[-1]].where() if self._stack else ""
@@ -321,6 +370,7 @@ class Router:
     def report(self, ctx: RouteContext) -> None:
         """Log and count a script error."""
         if ctx.error is not None:
+            self.stats.of(ctx.kind, ctx.callback).fail(ctx.error)
             self._tell(ctx.error, f"{ROUTE_NAMES[ctx.kind]} {ctx.callback}")
 
     def _tell(self, error: Exception, where: str) -> None:
@@ -328,6 +378,9 @@ class Router:
         self.services.count("core.script_errors")
         if isinstance(error, ScriptTimeout):
             self.services.count("core.script_timeouts")
+        elif isinstance(error, ScriptMemory):
+            self.services.count("core.script_memory")
+            memory.give_back()
         log.error("script error in %s: %s", where, error)
         if isinstance(error, ScriptError) and error.traceback:
             log.error("%s", error.traceback)
@@ -335,7 +388,9 @@ class Router:
     # ---- the core's handling of messages
     def _request(self, request: Request, flow: Flow, now: float) -> Process[None]:
         services = self.services
-        services.count("core.rcv_requests")
+        counters = services.counters
+        counters["core.rcv_requests"] += 1
+        counters[REQUEST_COUNTERS.get(request.method, UNKNOWN_METHOD)] += 1
         try:
             if request.shape.fault:
                 raise ParseError(request.shape.fault)
@@ -396,6 +451,7 @@ class Router:
 
     def beat(self, waited: float, lost: int, memory: int, now: float) -> None:
         """Look how far behind the server is (``Overload.beat``); called every ``BEAT`` seconds."""
+        self.waits.add(waited)
         overload = self.overload
         overload.beat(waited, lost, len(self._tm.layer) if self._tm is not None else 0, memory, now)
         self.refusing = self.draining or overload.level > 0
@@ -423,8 +479,8 @@ class Router:
 
     def _response(self, response: Response, flow: Flow, now: float) -> Process[None]:
         services = self.services
-        services.count("core.rcv_replies")
         try:
+            self._count_response(response)
             if not response.has_whole_body:
                 raise ParseError("Content-Length does not match")
             via = response.via
@@ -455,6 +511,21 @@ class Router:
             yield from self._tm.handle_response(branch, response, ctx, now)
         else:
             self._forward_statelessly(response, ctx)
+
+    def _count_response(self, response: Response) -> None:
+        """Count a response as Kamailio does, and by its very status. Raise ParseError."""
+        counters, status = self.services.counters, response.status
+        counters["core.rcv_replies"] += 1
+        self.received_codes[status] += 1
+        method = response.cseq[1]
+        of_method = self._reply_counters.get(method)
+        if of_method is None:
+            of_method = self._reply_counters.setdefault(method if method in METHODS else "", {})
+        names = of_method.get(status)
+        if names is None:
+            names = of_method[status] = reply_counters(method, status)
+        for name in names:
+            counters[name] += 1
 
     def _forward_statelessly(self, response: Response, ctx: RouteContext) -> None:
         """Forward a response that belongs to no transaction by its second Via (RFC 3261 section 16.11)."""

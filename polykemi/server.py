@@ -5,6 +5,7 @@ assemble, open, run, drain, stop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -25,9 +26,11 @@ from polykemi.config import Settings, load_tls, typed_params
 from polykemi.control.app import App
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import ControlPlane, make_rpc
+from polykemi.control.sources import Sources
+from polykemi.control.trace import Tracer, Tracing
 from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Limits, LoopHost
-from polykemi.errors import ConfigError, DataError
+from polykemi.errors import ConfigError, DataError, ScriptLoadError, UsageError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import Finding, inspect
@@ -53,6 +56,7 @@ from polykemi.storage.provisioned import Database
 from polykemi.systemd import Inherited, Notifier
 from polykemi.transport.dns import DnsClient
 from polykemi.transport.manager import Transports
+from polykemi.transport.mirror import HepSettings, Mirror
 from polykemi.transport.name_servers import NameServers, servers_of
 from polykemi.transport.peers import PeerSockets
 from polykemi.transport.resolver import DnsSettings, Resolver
@@ -75,6 +79,7 @@ class Node:
     rpc: JsonRpc
     reconfiguration: Reconfiguration
     probes: Probes
+    tracer: Tracer
     versions: Versions
 
     def timers(self, now: float) -> None:
@@ -130,6 +135,7 @@ def assemble(
     dns: Dns | None = None,
     locator: Locator | None = None,
     items: ItemStore | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
@@ -185,12 +191,13 @@ def assemble(
     rpc = make_rpc(router, now)
     probes = Probes(counting=settings.metrics is not None)
     reconfiguration = Reconfiguration(settings, services)
-    engines, versions = _engines(settings, router, probes, now)
-    rpc.add(App(versions, [one.name for one in settings.engines]), reconfiguration)
+    engines, versions = _engines(settings, router, probes, reconfiguration, now)
+    tracer = Tracer(router, probes, clock, time.perf_counter)
+    rpc.add(App(versions, [one.name for one in settings.engines]), reconfiguration, Tracing(tracer, rpc))
     for module in modules.values():
         module.start(now)
     timed = tuple(m for m in modules.values() if type(m).next_timeout is not Module.next_timeout)
-    return Node(services, router, modules, engines, timed, rpc, reconfiguration, probes, versions)
+    return Node(services, router, modules, engines, timed, rpc, reconfiguration, probes, tracer, versions)
 
 
 def _use(dns: DnsSettings, services: Services) -> None:
@@ -217,7 +224,9 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
     return modules
 
 
-def _engines(settings: Settings, router: Router, probes: Probes, now: float) -> tuple[dict[str, Engine], Versions]:
+def _engines(
+    settings: Settings, router: Router, probes: Probes, reconfiguration: Reconfiguration, now: float
+) -> tuple[dict[str, Engine], Versions]:
     """Make the engines, load and inspect their scripts, and give them to the router. Raise ScriptLoadError."""
     services = router.services
     registry = Registry(services.modules.values())
@@ -226,12 +235,12 @@ def _engines(settings: Settings, router: Router, probes: Probes, now: float) -> 
     try:
         for one in settings.engines:
             engines[one.name] = make_engine(
-                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path)
+                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path, allow=one.allow)
             )
         versions = Versions(
             router,
             engines,
-            {one.name: one.script for one in settings.engines},
+            lambda: {one.name: one.script for one in reconfiguration.settings.engines},
             partial(_inspect, router, registry),
             keep=settings.reload.keep,
         )
@@ -288,6 +297,7 @@ class Server:
         self._stop_at: float | None = None  # set while draining
         self._give_back_at = 0.0  # next, on the monotonic clock
         self._started = time.time()
+        self._watcher: Any = None
         with ExitStack() as undo:
             undo.callback(self.loop.close)
             name_servers = servers_of(settings.dns)
@@ -305,6 +315,9 @@ class Server:
                 inherited=inherited,
             )
             undo.callback(self.transports.close)
+            self.mirror = self._mirror(settings.hep)
+            if self.mirror is not None:
+                undo.callback(self.mirror.close)
             self.transports.streams.read_tls = partial(load_tls, settings.file, settings.listen)
             service = settings.service
             if service.umask is not None:
@@ -347,6 +360,9 @@ class Server:
         self.node.services.counters.update(self.resolver.counters)
         self.resolver.counters = self.node.services.counters
         self.node.services.pause, self.node.services.abort = time.sleep, os.abort
+        if self.mirror is not None:
+            self.node.services.counters.update(self.mirror.counters)
+            self.mirror.counters = self.node.services.counters
         self.node.services.kill = partial(os.kill, os.getpid())
         self.router = self.node.router
         if settings.reload.smoke is not None:
@@ -354,14 +370,23 @@ class Server:
         # an engine that has a thread of its own (JavaScript) runs the loop there, so that it can be called from it
         self._resident = next((one for one in self.node.engines.values() if isinstance(one, LoopHost)), None)
 
+    def _mirror(self, settings: HepSettings | None) -> Mirror | None:
+        """Make what mirrors messages; a capture server that is ourselves is refused. Raise UsageError."""
+        if settings is None:
+            return None
+        mirror = Mirror(settings)
+        if any((one.host, one.port) == mirror.address for one in self.transports.bound):
+            mirror.close()
+            raise ConfigError(f"[hep] server: {settings} is a listener of this server")
+        self.transports.mirror_to(mirror)
+        return mirror
+
     def _scratch(self, send: Callable[[list[tuple[bytes, Flow]]], None]) -> Node:
         """Return a node like this one with the scripts as their files are now: it sees what is provisioned, and changes nothing."""
-        files = self.node.versions.scripts
-        engines = tuple(replace(one, script=files[one.name]) for one in self.settings.engines)
         database = Database(self.node.services.database.name, query_only=True)
         try:
             return assemble(
-                replace(self.settings, engines=engines),
+                replace(self.settings, engines=self.node.reconfiguration.settings.engines),
                 listeners=self.transports.listeners,
                 location=MemoryLocation(),
                 database=database,
@@ -433,12 +458,16 @@ class Server:
     # ---- life
     def open(self) -> None:
         """Get ready for ``run``: from now on signals end it, and what comes in is answered then."""
-        self.control.open(self.loop, self.router, self.node.rpc)
+        sources = Sources(self.router, self.node.engines, self.node.probes, self.transports)
+        self.control.open(self.loop, self.node.rpc, sources)
         for sock in self.transports.made:
             self.notifier.keep(sock)
         self.transports.open(self.loop)
+        if self.mirror is not None:
+            self.mirror.open(self.loop)
         for number in (signal.SIGINT, signal.SIGTERM):  # not the loop's handlers: they miss what comes before it runs
             signal.signal(number, self._signalled)
+        signal.signal(signal.SIGHUP, self._hang_up)
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then let open transactions finish."""
@@ -457,6 +486,28 @@ class Server:
     def _tell_alive(self) -> None:
         self.notifier.alive()
         self.loop.call_later(self.notifier.watchdog / 2, self._tell_alive)
+
+    def watch(self) -> None:
+        """Reload when a file of the scripts has changed, from now on."""
+        from polykemi.watch import Watcher  # only who wants it pays for the library
+
+        self._watcher = Watcher(self.node.versions.files().values(), self._hang_up)
+
+    def _hang_up(self, *_: object) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._reload)
+
+    def _reload(self) -> None:
+        """Take configuration and scripts as they are now; what something is wrong with stays as it was, and the log says why."""
+        versions = self.node.versions
+        self.notifier.reloading()
+        try:
+            self.node.reconfiguration.apply(time.time())
+        except UsageError as error:
+            log.error("the configuration stays as it was: %s", error)
+        with contextlib.suppress(ScriptLoadError):
+            versions.reload(time.time())
+        self.notifier.ready(f"version {versions.current} of the scripts")
 
     def _signalled(self, *_: object) -> None:
         if not self.loop.is_closed():
@@ -487,7 +538,11 @@ class Server:
 
     def close(self) -> None:
         """Close everything; what was stored is committed."""
+        if self._watcher is not None:
+            self._watcher.close()
         self.transports.close()
+        if self.mirror is not None:
+            self.mirror.close()
         self.resolver.close()
         self.control.close()
         self.node.stop(time.time())
@@ -512,15 +567,19 @@ class Server:
             lines.append(f"{name}: {engine} {scripts[engine]}")
         lines += [f"{_name(kind)}:{callback}: {e} {scripts[e]}" for (kind, callback), e in routes.by_name.items()]
         lines.append(f"data in {self.settings.data}")
-        return lines + self.control.describe()
+        lines += self.control.describe()
+        return lines if self.mirror is None else [*lines, self.mirror.describe()]
 
 
 def _name(kind: Route) -> str:
     return next(name for name, k in CONFIG_NAMES.items() if k == kind)
 
 
-def serve(settings: Settings, say: Callable[[str], None]) -> None:
-    """Run a server in the foreground until it is told to stop, and ``say`` what it is. Raises UsageError."""
+def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False) -> None:
+    """Run a server in the foreground until it is told to stop, and ``say`` what it is. Raises UsageError.
+
+    With ``watch`` the scripts are reloaded when their files change.
+    """
     logs.to_stderr(settings.log_level)
     notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
     server = Server(settings, notifier, inherited)
@@ -531,8 +590,14 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
             notifier.forget(address)
         if os.geteuid() == 0:
             log.warning("the server and its scripts run as root: [service] user names somebody with fewer rights")
+        slowest = max(one.seconds for one in settings.engines)
+        if 0 < notifier.watchdog <= slowest:
+            log.warning("the watchdog waits %g s, and a route block may run for %g s", notifier.watchdog, slowest)
         for line in server.describe():
             say(line)
+        if watch:
+            server.watch()
+            say("watching the files of the scripts")
         say("ready")
         notifier.ready(f"listening on {', '.join(map(str, server.transports.bound))}")
         server.run()

@@ -66,6 +66,8 @@ class Supervisor:
             began = time.monotonic()
             status = self._run_once()
             code = os.waitstatus_to_exitcode(status)
+            if self._told_to_stop and -code in (signal.SIGTERM, signal.SIGINT):  # it had only begun
+                return 0
             if code == 0 or self._told_to_stop or not self._was_ready:
                 return code if code >= 0 else 128 - code
             if time.monotonic() - began > STEADY:

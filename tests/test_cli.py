@@ -65,7 +65,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
 def replace_server(monkeypatch: pytest.MonkeyPatch, serve: Callable[[Settings], object]) -> None:
     server = ModuleType("polykemi.server")
-    server.serve = lambda settings, say: serve(settings)  # type: ignore[attr-defined]
+    server.serve = lambda settings, say, watch: serve(settings)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "polykemi.server", server)
     monkeypatch.setattr(polykemi, "server", server, raising=False)
 
@@ -260,7 +260,7 @@ class Answering:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
 
-    def _take(self, request: bytes) -> bytes:
+    def _take(self, request: bytes, _client: object) -> bytes:
         self.requests.append(json.loads(request))
         return self._answer
 

@@ -115,7 +115,7 @@ def test_everything_of_the_file_arrives(tmp_path: Path) -> None:
     assert settings.domains == ("example.com", "2001:db8::1")
     assert settings.data == tmp_path / "state"
     assert settings.engines == (
-        EngineSettings("lua", tmp_path / "lua/basic.lua"),
+        EngineSettings("lua", tmp_path / "lua/basic.lua", memory=128 << 20),
         EngineSettings("python", Path("/scripts/failure.py")),
         EngineSettings("js", tmp_path / "basic.js", 2.0, 64 << 20, allow=frozenset({"wasm"})),
     )
@@ -194,7 +194,8 @@ def test_an_engine_alone_runs_the_script_that_the_file_names_for_it(tmp_path: Pa
 
 @pytest.mark.parametrize(("script", "engine"), [("a.lua", "lua"), ("a.js", "js"), ("a.py", "python")])
 def test_a_script_alone_tells_its_engine_by_its_suffix(script: str, engine: str) -> None:
-    assert config.load(None, script=Path(script)).engines == (EngineSettings(engine, Path(script)),)
+    (settings,) = config.load(None, script=Path(script)).engines
+    assert (settings.name, settings.script, settings.seconds) == (engine, Path(script), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +312,10 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ('[engines.lua]\nscript = "a"\nallow = 1', "3: [engines.lua] allow: expected a list of texts, got 1"),
         ('[engines.lua]\nscript = "a"\nallow = ["iO"]', "3: [engines.lua] allow: iO is unknown, expected debug"),
         ('[engines.js]\nscript = "a"\nallow = ["io"]', "3: [engines.js] allow: io is unknown, expected files or wasm"),
+        (
+            '[engines.python]\nscript = "a"\nmax_memory = 1',
+            "3: [engines.python] max_memory: a Python script has no heap",
+        ),
         ('[engines.python]\nscript = "a"\nallow = []', "3: [engines.python] allow: a Python script runs in the server"),
         ('[routes]\nrequest_route = "lua"', "2: [routes] request_route: [engines] names no script for lua"),
         ('[routes]\ndefault = "perl"', "2: [routes] default: perl is unknown, expected lua, js or python"),

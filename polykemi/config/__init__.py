@@ -14,6 +14,7 @@ from typing import Any, Final, get_type_hints
 
 from polykemi.config.addresses import parse_domain, parse_listen
 from polykemi.config.control import ControlSettings, control, listen_address
+from polykemi.config.hep import hep
 from polykemi.config.limits import limits
 from polykemi.config.network import dns, load_tls, overload, tcp, tls, udp
 from polykemi.config.reload import ReloadSettings, reload
@@ -26,6 +27,7 @@ from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener, UdpSettings
 from polykemi.transport.limits import StreamLimits
+from polykemi.transport.mirror import HepSettings
 from polykemi.transport.resolver import DnsSettings
 from polykemi.transport.tls_profiles import TlsSettings
 
@@ -45,9 +47,14 @@ __all__ = [
 
 DATA: Final = Path("polykemi.data")
 ENGINES: Final = {"lua": ".lua", "js": ".js", "python": ".py"}  # name -> suffix of its scripts
+HEAP: Final = {"lua": 128 << 20}  # engine -> octets of heap when the file says nothing; others: what the language does
 ALLOWED: Final = {  # engine -> what ``allow`` may open of its language
     "lua": ("debug", "ffi", "io", "jit", "os", "package", "python"),
     "js": ("files", "wasm"),
+}
+_NOT_FOR_PYTHON: Final = {
+    "allow": "a Python script runs in the server's own interpreter: nothing can be kept from it",
+    "max_memory": "a Python script has no heap of its own: see [overload] memory",
 }
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
@@ -61,6 +68,7 @@ _TABLES: Final = (
     "modules",
     "log",
     "metrics",
+    "hep",
     "control",
     "udp",
     "tcp",
@@ -126,6 +134,7 @@ class Settings:
     strict: bool = False  # [ksr]: a call of KSR that cannot be made raises in the script
     log_level: str = "info"
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
+    hep: HepSettings | None = None  # where messages are mirrored to
     control: ControlSettings = field(default_factory=ControlSettings)
     udp: UdpSettings = field(default_factory=UdpSettings)
     tcp: StreamLimits = field(default_factory=StreamLimits)
@@ -178,6 +187,7 @@ def load(
         strict=_strict(root.table("ksr")),
         log_level=_log_level(root.table("log")),
         metrics=_metrics(root.table("metrics")),
+        hep=hep(root.table("hep")),
         control=control(root.table("control")),
         udp=udp(root.table("udp")),
         tcp=tcp(root.table("tcp")),
@@ -226,8 +236,9 @@ def _engines(table: Table) -> tuple[EngineSettings, ...]:
     for name, value in table.content.items():
         if isinstance(value, dict):
             one = table.table(name)
-            if name == "python" and "allow" in value:
-                one.fail("allow", "a Python script runs in the server's own interpreter: nothing can be kept from it")
+            for key, why in _NOT_FOR_PYTHON.items():
+                if name == "python" and key in value:
+                    one.fail(key, why)
             one.only(
                 (
                     "script",
@@ -239,11 +250,14 @@ def _engines(table: Table) -> tuple[EngineSettings, ...]:
             )
             if "script" not in value:
                 one.fail("", "expected a script")
-            seconds, memory = one.get("timeout", float, 1.0), size(one, "max_memory")
+            seconds, memory = (
+                one.get("timeout", float, 1.0),
+                size(one, "max_memory") if "max_memory" in value else HEAP.get(name, 0),
+            )
             if not 0 < seconds < 3600:
                 one.fail("timeout", f"expected seconds, more than 0 and less than 3600, got {seconds:g}")
         else:
-            one, seconds, memory = table, 1.0, 0
+            one, seconds, memory = table, 1.0, HEAP.get(name, 0)
         path = _module_path(one) if one is not table else ()
         allow = _allowed(one, ALLOWED.get(name, ())) if one is not table else frozenset()
         script = one.relative("script" if one is not table else name)
@@ -286,7 +300,7 @@ def _chosen(
         raise ConfigError(f"--engine {name}: expected a script, and {path or FILE_NAME} names none for {name}")
     if given is None:
         assert script is not None
-        return EngineSettings(name, script)
+        return EngineSettings(name, script, memory=HEAP.get(name, 0))
     return replace(given, script=script) if script else given
 
 

@@ -23,7 +23,7 @@ class ServiceSettings:
     pid_file: Path | None = None
     umask: int | None = None
     drain: float = 5.0  # seconds that a stopping server waits for open transactions
-    watchdog: float = 5.0  # seconds without a sign of life after which --supervise starts the server anew
+    watchdog: float = 10.0  # seconds without a sign of life after which --supervise starts the server anew
 
 
 def service(table: Table) -> ServiceSettings:
@@ -42,7 +42,7 @@ def service(table: Table) -> ServiceSettings:
             table.fail("group", f"expected a group of this machine, got {shown(group)}")
         if not user:
             table.fail("group", "expected a user beside it")
-    watchdog = table.get("watchdog", float, 5.0)
+    watchdog = table.get("watchdog", float, 10.0)
     if not 1 <= watchdog <= _LONGEST:
         table.fail("watchdog", f"expected seconds from 1 to {_LONGEST}, got {watchdog:g}")
     drain = table.get("drain", float, 5.0)

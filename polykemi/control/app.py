@@ -68,16 +68,6 @@ class App:
         """Load all scripts anew, as app.reload."""
         return self._reload("python", now)
 
-    @rpc("app_python3.reload")
-    def reload_python3(self, *, now: float) -> dict[str, Any]:
-        """Load all scripts anew, as app.reload."""
-        return self._reload("python", now)
-
-    @rpc("app_python3s.reload")
-    def reload_python3s(self, *, now: float) -> dict[str, Any]:
-        """Load all scripts anew, as app.reload."""
-        return self._reload("python", now)
-
     def _reload(self, engine: str, now: float) -> dict[str, Any]:
         if engine not in self._engines:
             raise RpcError(404, f"[engines] names no script for {engine}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from polykemi.control.unix import NAME as SOCKET
 from polykemi.control.unix import connect
 from polykemi.errors import RpcError, UsageError
 
-__all__ = ["SECONDS", "SOCKET", "argument", "call"]
+__all__ = ["SECONDS", "SOCKET", "argument", "call", "reaching", "result_of"]
 
 SECONDS: Final = 10.0  # that a server may be silent
 
@@ -32,11 +33,18 @@ def argument(text: str) -> int | float | str:
 def call(path: Path, method: str, params: Sequence[Any] = (), seconds: float = SECONDS) -> Any:
     """Return the result of a method. Raise RpcError with the server's error, UsageError when no answer can be had."""
     request = {"jsonrpc": "2.0", "method": method, "params": list(params), "id": 1}
+    with reaching(path, seconds), connect(path, seconds) as sock:
+        sock.sendall(json.dumps(request).encode() + b"\n")
+        with sock.makefile("rb") as stream:
+            line = stream.readline()
+    return result_of(path, line)
+
+
+@contextmanager
+def reaching(path: Path, seconds: float = SECONDS) -> Iterator[None]:
+    """Raise UsageError for what keeps from asking the server behind ``path``; each step may take ``seconds``."""
     try:
-        with connect(path, seconds) as sock:
-            sock.sendall(json.dumps(request).encode() + b"\n")
-            with sock.makefile("rb") as stream:
-                line = stream.readline()
+        yield
     except FileNotFoundError:
         raise UsageError(f"cannot reach a server: {path} is not there") from None
     except ConnectionRefusedError:
@@ -45,10 +53,10 @@ def call(path: Path, method: str, params: Sequence[Any] = (), seconds: float = S
         raise UsageError(f"cannot reach a server: {path} gave no answer for {seconds:g} s") from None
     except OSError as error:
         raise UsageError(f"cannot reach a server: {path}: {error.strerror}") from None
-    return _result(path, line)
 
 
-def _result(path: Path, line: bytes) -> Any:
+def result_of(path: Path, line: bytes) -> Any:
+    """Return the result in the line of an answer. Raise RpcError with the server's error, UsageError for what is no answer."""
     try:
         answer = json.loads(line)
         if "error" in answer:

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from polykemi.config import unknown
 from polykemi.errors import RpcError, UsageError
@@ -29,12 +29,22 @@ LARGEST_BATCH: Final = 64  # requests that are answered in one go, while no mess
 log = logging.getLogger("polykemi.control")
 
 
+class Client(Protocol):
+    """A connection that can be told of more than answers."""
+
+    closed: list[Callable[[], None]]  # called when it is gone
+
+    def push(self, line: bytes) -> bool:
+        """Send a line; tell whether there was room for it, as there is not while what went before is not read."""
+
+
 class JsonRpc:
     """Answers requests from a table of commands."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """``clock`` shows seconds since the epoch."""
         self.commands: dict[str, Command] = {}
+        self.client: Client | None = None  # who asks, while a command runs; None when it is on no connection that stays
         self._clock = clock
 
     def add(self, *parts: object) -> None:
@@ -44,8 +54,15 @@ class JsonRpc:
                 raise TypeError(f"{command.name} is there twice")
             self.commands[command.name] = command
 
-    def answer(self, data: bytes) -> bytes | None:
+    def answer(self, data: bytes, client: Client | None = None) -> bytes | None:
         """Return the answer to a request or a batch, without a newline; None when none is wanted (notifications)."""
+        self.client = client
+        try:
+            return self._answer(data)
+        finally:
+            self.client = None
+
+    def _answer(self, data: bytes) -> bytes | None:
         try:
             request = json.loads(data, parse_constant=_finite, parse_float=_finite)
         except (ValueError, RecursionError):

@@ -9,14 +9,16 @@ from pathlib import Path
 from polykemi import __version__, memory
 from polykemi.config import ControlSettings
 from polykemi.control import commands
+from polykemi.control.api import Api
 from polykemi.control.cfg import Cfg
 from polykemi.control.datagram import DatagramSocket
 from polykemi.control.http import HttpServer
 from polykemi.control.http_rpc import PATH, rpc_over_http
-from polykemi.control.jsonrpc import JsonRpc
+from polykemi.control.jsonrpc import Client, JsonRpc
 from polykemi.control.names import Dns, DstBlocklist
 from polykemi.control.process import Core, Memory
 from polykemi.control.sockets import Sockets, of_connections
+from polykemi.control.sources import Sources
 from polykemi.control.unix import NAME, ControlSocket
 from polykemi.router import Router
 from polykemi.transport.resolver import Resolver
@@ -37,8 +39,8 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     rpc.add(Memory(router.overload.limits.memory or memory.limit()))
     rpc.add(commands.Stats(services.counters), commands.Counters(services.counters), commands.Routes(router.stats))
     rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist), Sockets(services))
+    rpc.add(*of_connections(services.connections), Api(services.modules.values(), lambda: router.version.scripts))
     rpc.add(Cfg(services.live))
-    rpc.add(*of_connections(services.connections))
     if isinstance(services.locator, Resolver):
         rpc.add(Dns(services.locator))
     for module in services.modules.values():
@@ -74,11 +76,12 @@ class ControlPlane:
             lines.append(f"JSON-RPC on {self._datagram.path}")
         return lines
 
-    def open(self, loop: asyncio.AbstractEventLoop, router: Router, rpc: JsonRpc) -> None:
-        """Begin to answer ``rpc`` requests about the server that ``router`` belongs to; called before ``loop`` runs."""
+    def open(self, loop: asyncio.AbstractEventLoop, rpc: JsonRpc, sources: Sources) -> None:
+        """Begin to answer ``rpc`` requests about the server that ``sources`` are of; called before ``loop`` runs."""
+        router = sources.router
 
-        def answer(request: bytes) -> bytes | None:
-            answered = rpc.answer(request)
+        def answer(request: bytes, client: Client | None = None) -> bytes | None:
+            answered = rpc.answer(request, client)
             router.pump()  # what a command has changed is durable before anybody is told of it
             return answered
 
@@ -90,7 +93,7 @@ class ControlPlane:
         if self._metrics is not None:
             from polykemi.control import metrics  # only who wants them pays for the client library
 
-            page = metrics.Metrics(router.services.counters, router.stats).page
+            page = metrics.Metrics(sources).page
             self._metrics.open(loop, {"/metrics": (metrics.CONTENT_TYPE, page)})
 
     def close(self) -> None:

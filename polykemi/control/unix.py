@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from polykemi.control.jsonrpc import INVALID_REQUEST, SERVER_ERROR, failure
+from polykemi.control.jsonrpc import INVALID_REQUEST, SERVER_ERROR, Client, failure
 from polykemi.control.paths import address_of, bind, directory_of, unbind
 from polykemi.errors import UsageError
 
@@ -21,7 +21,7 @@ NAME: Final = "control.sock"  # in the data directory
 LONGEST: Final = 65536  # octets of a request
 MOST: Final = 32  # connections at a time
 
-Answer = Callable[[bytes], bytes | None]
+Answer = Callable[[bytes, Client], bytes | None]
 
 
 class ControlSocket:
@@ -69,10 +69,11 @@ def connect(path: Path, seconds: float) -> socket.socket:
 
 
 class _Connection(asyncio.Protocol):
-    """One client. Its requests are answered in their order, one in a pass of the loop."""
+    """One client (``jsonrpc.Client``). Its requests are answered in their order, one in a pass of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, answer: Answer, connections: set[_Connection]) -> None:
         self._loop, self._answer, self._connections = loop, answer, connections
+        self.closed: list[Callable[[], None]] = []
         self._received = bytearray()
         self._reading = True
         self._ended = False  # the client sends no more
@@ -93,6 +94,8 @@ class _Connection(asyncio.Protocol):
         self._connections.discard(self)
         if self._next is not None:
             self._next.cancel()
+        for tell in self.closed:
+            tell()
 
     def data_received(self, data: bytes) -> None:
         """Take octets, and no more of them while there is a request's length."""
@@ -117,6 +120,13 @@ class _Connection(asyncio.Protocol):
         self._full = False
         self._go_on()
 
+    def push(self, line: bytes) -> bool:
+        """Send a line that is no answer; tell whether there was room for it."""
+        if self._full or self._transport.is_closing():
+            return False
+        self._transport.write(line + b"\n")  # may call pause_writing
+        return True
+
     def abort(self) -> None:
         """Drop the client."""
         self._transport.abort()
@@ -137,7 +147,7 @@ class _Connection(asyncio.Protocol):
             return
         request = bytes(self._received[: end if end >= 0 else None])
         del self._received[: len(request) + 1]
-        answer = self._answer(request) if request.strip() else None
+        answer = self._answer(request, self) if request.strip() else None
         if answer is not None:
             self._transport.write(answer + b"\n")  # may call pause_writing
         if not self._full:

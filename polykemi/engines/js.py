@@ -7,22 +7,22 @@ hands a block over to that thread and waits; only one of the two threads ever ru
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from threading import get_ident
 from typing import Any, Final, TypeVar
 
 from polykemi.engines.base import Host
 from polykemi.engines.js_calls import Calls
+from polykemi.engines.js_realm import Realm, Realms
 from polykemi.engines.js_run import Run
 from polykemi.engines.js_script import JsScript
 from polykemi.engines.js_sources import Sources, read
-from polykemi.engines.js_values import SIZE, Values
-from polykemi.engines.v8 import V8, Handle, Outcome
+from polykemi.engines.js_values import Values
+from polykemi.engines.v8 import V8
+from polykemi.engines.v8_native import Local
 from polykemi.errors import ScriptError, ScriptLoadError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.registry import Xval
@@ -56,42 +56,32 @@ class JsEngine:
         self._finished = threading.Event()
 
         self._v8 = v8 = V8(host.limits.memory)
-        shared = v8.eval(f"new SharedArrayBuffer({SIZE})")
-        self.values = Values(v8.memoryview(shared))
+        self._realms = Realms(v8)
+        self.pending = self._realms.pending
+        self.values = Values(self._realms.memory)
         self.thread = v8.thread
         self._sources = Sources()
-        self.run = Run(v8, self.values, host.limits.seconds)
-        runtime = self._boot(shared)
-        self._load_script, self.run.drain, self._tell_stack = v8.callers(
-            [v8.item(runtime, name) for name in ("load", "drain", "tellStack")]
-        )
+        self.run = Run(v8, self.values, self._sources, host.limits.seconds)
+        self._bind()
 
-    def _boot(self, shared: Handle) -> Handle:
-        """Bind the registry and return what ``js_runtime.js`` gives: its functions."""
-        v8, values = self._v8, self.values
+    def _bind(self) -> None:
+        """Let JavaScript call the registry, and what js_runtime.js needs."""
+        values = self.values
         calls = Calls(self._host, values, self.where)
         rows, exports = calls.bind()
-        entries = v8.entries(
-            (
-                self._failed,
-                values.piece,
-                values.rest,
-                calls.method,
-                calls.misfit,
-                self._returned,
-                self._module,
-                self._say,
-                self._loaded,
-                *exports,
-            )
+        own = (
+            self._failed,
+            values.piece,
+            values.rest,
+            calls.method,
+            calls.misfit,
+            self._returned,
+            self._module,
+            self._say,
+            self._loaded,
+            self._v8.native.checkpoint,
         )
-        files = resources.files("polykemi.engines")
-        _, sources, runtime = (
-            v8.eval(files.joinpath(name).read_text("utf-8"))
-            for name in ("js_library.js", "js_sources.js", "js_runtime.js")
-        )
-        spec = json.dumps({"exports": rows})
-        return v8.make(runtime, spec, v8.array([shared, entries, sources]))
+        self._realms.bind({"exports": rows}, (*own, *exports))
 
     # ---- scripts
     def load(self, path: Path) -> JsScript:
@@ -107,32 +97,45 @@ class JsEngine:
         if self.run.outermost:
             raise ScriptLoadError(file, None, "a script cannot be loaded inside of a route block")
         name = self._sources.add(file)
-        self.run.words[4] = self.values.put(to_octets(f"{name}\n{source}"))
+        text = to_octets(f"{name}\n{source}")
         try:
-            given = self.run.load(file, self._load_script)
+            realm, thrown = self.run.load(file, lambda: self._fill(text))
         except ScriptError as error:
             raise ScriptLoadError(file, None, error.cause) from None
         failure, self.run.error = self.run.error, None
         if failure is not None:
-            line = self._v8.line(given) if failure.line is None else failure.line
+            line = self._v8.native.line(thrown) if failure.line is None else failure.line
+            realm.close()
             raise ScriptLoadError(failure.file, line, failure.cause)
-        return JsScript(self, path, self._names, self._v8.caller(given))
+        return JsScript(self, path, self._names, realm)
 
-    def release(self, run_block: Callable[[], object]) -> None:
-        """Let V8 free a script, whose function ``run_block`` is not called any more."""
+    def _fill(self, text: str) -> tuple[Realm, Local] | None:
+        """Load ``text`` into a new realm; return that and what was thrown, None when JavaScript was stopped."""
+        realm = self._realms.new()
+        if realm is None:
+            return None
+        self.run.words[4] = self.values.put(text)
+        thrown = realm.load()
+        self.pause()
+        if thrown is None:
+            realm.close()
+            return None
+        return realm, thrown
+
+    def release(self, realm: Realm) -> None:
+        """Let V8 free a script's ``realm``."""
         if not self._closed:
-            self._v8.on_thread(lambda: self._v8.drop(run_block))
+            self._v8.on_thread(realm.close)
+            self.pause()
 
     def memory(self) -> int:
         """Return how many octets V8's heap holds for all scripts, and outside of it for their buffers."""
-        return self._v8.used()
+        return self._v8.on_thread(self._v8.native.used)
 
     def where(self) -> str:
         """Return ``file:line`` of the script's call that is running."""
-        run = self.run
-        if run.struck or self._tell_stack() is None:
-            return run.file
-        return self._sources.position(self.values.two_texts()[1], run.file)
+        file, line = self._sources.innermost(self._v8.native.place(), self.run.file)
+        return file if line is None else f"{file}:{line}"
 
     # ---- what js_runtime.js calls
     def _loaded(self) -> None:
@@ -180,7 +183,7 @@ class JsEngine:
 
         self._busy = True
         try:
-            self._v8.errand(run, lambda _: ended.set())
+            self._v8.errand(run, ended.set)
             while not ended.wait(self.run.period):
                 self.run.watch()
         finally:
@@ -206,7 +209,7 @@ class JsEngine:
                 self._stopping = True
                 self.stop()
                 last = threading.Event()
-                self._v8.errand(lambda: None, lambda _: last.set())
+                self._v8.errand(lambda: None, last.set)
                 while not last.wait(self.run.period):
                     self.run.watch()
             self._loop = None
@@ -240,7 +243,7 @@ class JsEngine:
         except BaseException as error:  # noqa: BLE001
             self._fatal = error
 
-    def _ended(self, _: Outcome) -> None:
+    def _ended(self) -> None:
         """V8's message pump has had its turn, between two errands: for a moment, or to stop."""
         if self._stopping or self._fatal is not None:
             self._finished.set()
@@ -248,8 +251,8 @@ class JsEngine:
             self._start()
 
     def pause(self) -> None:
-        """Let V8's message pump have its turn, soon."""
-        if self._loop is not None:
+        """Let V8's message pump have its turn, soon, and what was left on the stack go."""
+        if self._loop is not None and self._loop.is_running():
             self._loop.stop()
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 // What scripts expect of a JavaScript environment besides the language: TextEncoder, TextDecoder, URL, URLSearchParams.
 //
-// Evaluated once for each isolate, before js_runtime.js; console and require stand there, as they call Python. URL knows
+// Evaluated once for each script, before js_runtime.js; console and require stand there, as they call Python. URL knows
 // what RFC 3986 says; of the web's own standard only the default ports, the lower case of hosts and "/" as empty path.
 (function () {
   'use strict';

@@ -5,14 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from polykemi.engines.base import LOAD_FACTOR
+from polykemi.engines.js_sources import Sources
 from polykemi.engines.js_values import ENTERED, Values
 from polykemi.engines.v8 import V8
-from polykemi.errors import ScriptError, ScriptTimeout
+from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
 
 _DEEPEST: Final = 16  # route blocks inside of one
+
+_GRACE: Final = 0.05  # seconds in which JavaScript may say where it is before it is stopped
+
+_T = TypeVar("_T")
 
 
 class Run:
@@ -21,7 +26,7 @@ class Run:
     ``JsScript.call`` writes ``block``, ``outermost`` and ``nested`` itself, as that is the hot path.
     """
 
-    def __init__(self, v8: V8, values: Values, seconds: float) -> None:
+    def __init__(self, v8: V8, values: Values, sources: Sources, seconds: float) -> None:
         self.words = values.words
         self.block = 0  # number of the last that began
         self.outermost = 0  # number of the outermost, 0: none
@@ -29,17 +34,19 @@ class Run:
         self.struck = 0  # number of the outermost that is being stopped as its time is over
         self.error: ScriptError | None = None  # of what has just failed
         self.file = "js"  # the script that runs
-        self.drain: Callable[[], object] = lambda: None  # JavaScript's: lets promises do what they have to
         self.seconds = seconds
         self._allowed = seconds  # to what runs now
         # seconds between two looks of a thread that waits
         self.period = min(max(seconds / 8, 0.005), 0.25) if seconds > 0 else 0.25
-        self._v8, self._values = v8, values
+        self._v8, self._values, self._sources = v8, values, sources
+        self._stop_anyway = 0.0  # when the block that is struck may no longer say where it is
+        self._place: tuple[str, int | None] | None = None  # where the block was stopped
+        v8.on_interrupt = self._interrupted
         self._strike = threading.Lock()
         self._seen = (0, 0.0)  # the outermost at the last look, and when it was seen first
 
     # ---- the isolate's thread
-    def load(self, file: str, function: Callable[[], int | None]) -> int | None:
+    def load(self, file: str, function: Callable[[], _T | None]) -> _T:
         """Call ``function``, which loads ``file``; return what it gives. Raise ScriptError when it was stopped."""
         self.block = self.outermost = block = self.block + 1
         before, self.file = self.file, file
@@ -55,6 +62,8 @@ class Run:
             if error is not None:
                 raise error
         self._allowed = self.seconds
+        if given is None:
+            raise ScriptError(file, None, "was stopped")
         return given
 
     def may_nest(self, file: str, function: str) -> None:
@@ -82,20 +91,20 @@ class Run:
         v8 = self._v8
         if struck:
             if nested:
-                v8.stop()  # the blocks around it have no time left either
+                v8.native.stop()  # the blocks around it have no time left either
             return self._overtime(file)
-        if not v8.out_of_memory():
+        if not v8.out_of_memory:
             return ScriptError(file, None, "ran out of stack")
-        v8.go_on()
-        cause = v8.lift_memory_limit()
+        v8.native.go_on()
+        v8.out_of_memory = False
         if self.words[3] != ENTERED and not nested:  # the block before it has used the memory, in its last breath
             return None
-        return ScriptError(file, None, cause)
+        return ScriptMemory(file, None, f"memory limit reached: more than {v8.memory} octets")
 
     def _drop_promises(self, block: int) -> None:
         """Let what a stopped block has left to its promises run now, when KSR is closed; V8 drops it when it is stopped."""
         self.outermost = block
-        self.drain()
+        self._v8.native.checkpoint()
         self.outermost = 0
         self._end_strike(block)
 
@@ -105,11 +114,19 @@ class Run:
             return False
         with self._strike:
             struck, self.struck = self.struck == block, 0
-            self._v8.go_on()
+            self._v8.native.go_on()
         return struck
 
     def _overtime(self, file: str) -> ScriptTimeout:
-        return ScriptTimeout(file, None, f"ran longer than {self._allowed:g} s")
+        place, line = self._place or (file, None)
+        self._place = None
+        return ScriptTimeout(place, line, f"ran longer than {self._allowed:g} s")
+
+    def _interrupted(self) -> None:
+        """JavaScript looks up, as it was asked to: note where it is, and stop it."""
+        if self.struck and self.struck == self.outermost:
+            self._place = self._sources.innermost(self._v8.native.place(), self.file)
+            self._v8.native.stop()
 
     # ---- the thread that waits
     def watch(self) -> None:
@@ -122,9 +139,14 @@ class Run:
             self.stop(block)
 
     def stop(self, block: int) -> None:
-        """Stop ``block`` when it is the outermost that runs."""
-        if block and not self.struck:
+        """Stop ``block`` when it is the outermost that runs: where it looks up first, then wherever it can be."""
+        if not block:
+            return
+        if self.struck != block:
+            self.struck = block
+            self._stop_anyway = time.monotonic() + _GRACE
+            self._v8.native.interrupt()
+        elif time.monotonic() >= self._stop_anyway:
             with self._strike:  # a block that ends meanwhile waits for it: the next one shall not be hit
-                self.struck = block
                 if self.outermost == block:
-                    self._v8.stop()
+                    self._v8.native.stop()

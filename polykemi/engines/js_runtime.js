@@ -1,8 +1,9 @@
 // The JavaScript side of polykemi/engines/js.py: binds KSR, loads scripts, runs their functions.
 //
-// Evaluated once for each isolate; called with the shared buffer, the entries (functions that call Python), what
-// js_sources.js gives and, as `this`, a JSON text: {"exports": [[module, name, parameter types such as "si", for how long a result
-// holds: "run" of a route block, "method", "" or "renews": the message is another afterwards], ...]}.
+// Evaluated once for each script, in a context of its own (js_realm.py); called with the shared buffer, the tables of
+// js_tables.js, the entries (functions that call Python), what js_sources.js gives and a JSON text: {"exports": [[module, name,
+// parameter types such as "si", for how long a result holds: "run" of a route block, "method", "" or "renews": the message
+// is another afterwards], ...]}.
 //
 // A call carries nothing, either way. Arguments and results travel through one SharedArrayBuffer, which Python sees as well:
 //
@@ -30,7 +31,7 @@
 //
 // A script shares the global object with this file. What is used here after a script has run is therefore captured
 // first (`const`) or pinned (what is called as a method), and loops are written so that they need no iterators.
-(function boot(shared, entries, sources) {
+(function boot(shared, tables, entries, sources, specification) {
   'use strict';
   const { Array, Error, Map, Promise, RangeError, Reflect, String } = globalThis;
   const { Float64Array, Int32Array, Uint16Array, Uint8Array, RegExp } = globalThis;
@@ -61,10 +62,11 @@
 
   const words = new Int32Array(shared, 0, 16), doubles = new Float64Array(shared, 64, 1);
   const octets = new Uint8Array(shared, TEXT), units = new Uint16Array(shared, TEXT);
-  const spec = JSON.parse(this);
+  const spec = JSON.parse(specification);
+  const { kept, seen, texts } = tables;
   const failed = entries[0], piece = entries[1], rest = entries[2];
   const tellMethod = entries[3], misfit = entries[4], returned = entries[5], findModule = entries[6], say = entries[7];
-  const loaded = entries[8], OWN_ENTRIES = 9;
+  const loaded = entries[8], checkpoint = entries[9], OWN_ENTRIES = 10;
 
   let runs = 0;
 
@@ -95,10 +97,6 @@
     return true;
   }
 
-  let kept = new Map(), keptCount = 0; // text => the number that Python knows it by
-  let seen = new Map(), seenCount = 0; // texts that came once, so that those made by concatenation do not fill `kept`
-  const texts = new Array(KEPT); // texts that Python has numbered
-
   // Put a text as argument `i` at octet `at` of the text area; return the octet behind it.
   function putText(i, text, at) {
     const length = text.length;
@@ -109,18 +107,19 @@
     words[1] |= (narrow ? 1 : 2) << (4 * i);
     if (length <= SHORT) {
       if (seen.get(text) === undefined) {
-        if (seenCount === SEEN) {
-          seen = new Map();
-          seenCount = 0;
+        if (tables.seenCount === SEEN) {
+          seen.clear();
+          tables.seenCount = 0;
         }
-        seenCount++;
+        tables.seenCount++;
         seen.set(text, true);
       } else {
-        if (keptCount === KEPT) {
-          kept = new Map();
-          keptCount = 0;
+        if (tables.keptCount === KEPT) {
+          kept.clear();
+          tables.keptCount = 0;
+          tables.round++;
         }
-        words[8 + i] = keptCount++;
+        words[8 + i] = tables.keptCount++;
       }
     }
     return (at + (narrow ? length : 2 * length) + 1) & ~1;
@@ -156,10 +155,10 @@
         else words[2 + i] = number;
       }
     }
-    const shape = words[1], known = kept;
+    const shape = words[1], round = tables.round;
     const numbers = shape === 0 ? null : [words[8], words[9], words[10], words[11], words[12], words[13]];
     enter();
-    if (numbers === null || known !== kept) return;
+    if (numbers === null || round !== tables.round) return;
     for (let i = 0; i < n; i++) { // only now does Python surely know them; a copy, as a slice would keep its whole text
       const form = (shape >> (4 * i)) & 3;
       if ((form === 1 || form === 2) && numbers[i] >= 0) kept.set(copyText(values[i]), numbers[i]);
@@ -359,7 +358,7 @@
   });
   const rows = spec.exports;
 
-  // Make a new KSR and its globals, so that a script finds what the last one may have changed as it was.
+  // Make KSR and its globals.
   function install(name) {
     const show = (name, value) =>
       defineProperty(globalThis, name, { value, writable: true, enumerable: true, configurable: true });
@@ -370,7 +369,7 @@
       (module === '' ? ksr : ksr[module])[rows[i][1]] = functions[i];
     }
     show('KSR', ksr);
-    if (name !== undefined) show('require', requirer(name, new Map()));
+    show('require', requirer(name, new Map()));
   }
 
   // ---- failures
@@ -406,30 +405,48 @@
     failed();
   }
 
-  function tellStack() {
-    sendTexts('', stackOf(new Error()));
+  // ---- route blocks
+  let handlers = []; // of the script: number => function that returns the script's function
+  let left = CLOSED; // what words[STATE] was when the last block ended
+  let promised; // what the last block's function has given: how the promise ended
+
+  function runBlock() {
+    const number = words[3], code = words[4], run = words[RUN], state = words[STATE];
+    words[3] = ENTERED;
+    words[4] = NULL;
+    words[RUN] = runs = runs % LAST_RUN + 1;
+    words[STATE] = OPEN;
+    promised = undefined;
+    try {
+      if (number > INVOKED) runHandler(handlers[number], code);
+      else invoke(handlers[INVOKED - number], code);
+    } catch (error) {
+      caught(error);
+    }
+    left = words[STATE];
+    words[RUN] = run;
+    words[STATE] = state;
   }
 
-  // ---- route blocks
-  // Return what runs a block of a script; `handlers`: number => function that returns the script's function.
-  function runner(handlers) {
-    return function runBlock() {
-      const number = words[3], code = words[4], run = words[RUN], state = words[STATE];
-      words[3] = ENTERED;
-      words[4] = NULL;
-      words[RUN] = runs = runs % LAST_RUN + 1;
-      words[STATE] = OPEN;
-      try {
-        if (number > INVOKED) runHandler(handlers[number], code);
-        else invoke(handlers[INVOKED - number], code);
-      } catch (error) {
-        if (words[STATE] !== LEAVING && error !== EXIT_TEXT) fail(error);
-        words[STATE] = LEAVING;
-        drain(); // what is left to promises shall not call KSR in the next block
-      }
-      words[RUN] = run;
-      words[STATE] = state;
-    };
+  function caught(error) {
+    if (words[STATE] !== LEAVING && error !== EXIT_TEXT) fail(error);
+    words[STATE] = LEAVING;
+  }
+
+  // Python calls this after a block that has left something to promises: it belongs to that block. When the block has
+  // left or failed, KSR is closed to it.
+  function settle() {
+    const run = words[RUN], state = words[STATE], result = promised;
+    words[RUN] = runs = runs % LAST_RUN + 1;
+    words[STATE] = left;
+    try {
+      checkpoint();
+      if (result !== undefined && result.rejected) throw result.reason;
+    } catch (error) {
+      caught(error);
+    }
+    words[RUN] = run;
+    words[STATE] = state;
   }
 
   function runHandler(handler, code) {
@@ -437,30 +454,27 @@
     const callback = handler();
     if (typeof callback !== 'function') return;
     const result = code === NULL ? callback() : callback(argument);
-    let rejected = false, reason;
-    if (typeof result === 'object' && result instanceof Promise) {
-      then(result, undefined, (error) => {
-        rejected = true;
-        reason = error;
-      });
-    }
-    drain(); // what promises have to do belongs to this block
-    if (rejected) throw reason;
+    if (typeof result === 'object' && result instanceof Promise) promised = watched(result);
+  }
+
+  function watched(promise) {
+    const ending = { rejected: false, reason: undefined };
+    then(promise, undefined, (error) => {
+      ending.rejected = true;
+      ending.reason = error;
+    });
+    return ending;
   }
 
   function invoke(handler, code) {
     const callback = handler();
     if (typeof callback !== 'function') return;
     const result = apply(callback, undefined, parseJson(take(code)));
-    drain();
+    checkpoint();
     if (typeof result === 'number' && result - result === 0) sendTexts(`${result}`, 'number');
     else if (typeof result === 'string') sendTexts(result, 'string', LONGEST_RESULT);
     else return;
     returned();
-  }
-
-  function drain() {
-    %PerformMicrotaskCheckpoint();
   }
 
   // ---- loading
@@ -478,18 +492,17 @@
   );
 
   // words[4]: the code of the name of the source, a line break, the source. Tell Python the names of the functions, a line
-  // each, and return what runs a block; or tell why it failed, and return what was thrown.
+  // each; or tell why it failed, and return what was thrown.
   function load() {
     words[3] = ENTERED;
     words[RUN] = 0;
     words[STATE] = LOADING;
-    const before = globalThis.KSR, ownRequire = globalThis.require;
     try {
       const text = take(words[4]), end = indexOf(text, '\n');
       words[4] = NULL;
-      return loadSource(slice(text, 0, end), slice(text, end + 1));
+      loadSource(slice(text, 0, end), slice(text, end + 1));
+      return undefined;
     } catch (error) {
-      restore(before, ownRequire);
       fail(error);
       return error;
     } finally {
@@ -505,23 +518,15 @@
       '(function () {' + source + '\n;return function () { return eval(arguments[0]); }; })\n//# sourceURL=' + name);
     const scope = apply(make, globalThis, []);
     const found = functionsOf(scope, source);
-    drain();
+    checkpoint();
     const own = [() => (text) => { scope(text); }, () => (text) => { evaluate(text); }]; // see js_script.py
     for (let i = 0; i < own.length; i++) {
       defineProperty(found.handlers, found.handlers.length, { value: own[i], writable: true, enumerable: true, configurable: true });
     }
     enterWith(loaded, [found.names]);
-    return runner(found.handlers);
+    handlers = found.handlers;
   }
 
-  function restore(ksr, ownRequire) {
-    if (ksr === undefined) return;
-    install();
-    globalThis.KSR = ksr;
-    globalThis.require = ownRequire;
-    for (let i = 0; i < rows.length; i++) if (rows[i][0] !== '') globalThis['KSR_' + rows[i][0]] = ksr[rows[i][0]];
-  }
-
-  return { drain, tellStack, load };
+  return [load, runBlock, settle];
 })
 //# sourceURL=js_runtime.js

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
+from polykemi.engines.js_realm import Realm
 from polykemi.errors import ScriptError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.registry import Xval
@@ -22,15 +23,16 @@ _PAUSES: Final = (1 << 14) - 1  # V8's message pump has its turn when a block's 
 
 
 class JsScript:
-    """See ``engines/base.py``. ``run_block`` is the script's own, of js_runtime.js."""
+    """See ``engines/base.py``."""
 
-    def __init__(self, engine: JsEngine, path: Path, names: Sequence[str], run_block: Callable[[], int | None]) -> None:
+    def __init__(self, engine: JsEngine, path: Path, names: Sequence[str], realm: Realm) -> None:
         self.path = path
         self._engine, self._run, self._values = engine, engine.run, engine.values
         self._words = engine.values.words
         self._thread = engine.thread
         self._file = str(path)
-        self._run_block = run_block
+        self._realm, self._run_block, self._settle = realm, realm.run_block, realm.settle
+        self._pending = engine.pending
         self._names = frozenset(names)
         numbers = {to_octets(name): i for i, name in enumerate(names)} | {n: i for i, n in enumerate(names)}
         invoked = numbers | {"": len(names), _APART: len(names) + 1}
@@ -64,10 +66,14 @@ class JsScript:
             run.outermost = block
             run.file = self._file
             ended = self._run_block()
+            if self._pending[0] and ended is not None:
+                ended = self._settle()
             run.outermost = 0
         else:
             run.nested += 1
             ended = self._run_block()
+            if self._pending[0] and ended is not None:
+                ended = self._settle()
             run.nested -= 1
         if ended is None or run.struck or run.error is not None:
             error = run.failure(block, self._file, stopped=ended is None, nested=not outermost)
@@ -101,4 +107,4 @@ class JsScript:
         """Let V8 free the script."""
         if self._functions:
             self._functions = {}
-            self._engine.release(self._run_block)
+            self._engine.release(self._realm)

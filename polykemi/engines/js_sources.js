@@ -1,6 +1,6 @@
 // What js_runtime.js needs of sources: whether one parses, which functions it has, its require() and its console.
 //
-// Evaluated once for each isolate, before any script; called with `stackOf` (the stack of an error as text) and two calls
+// Evaluated once for each script, before it; called with `stackOf` (the stack of an error as text) and two calls
 // into Python: `find(wanted, name)` gives what the source `name` requires, `say(text, level)` writes a line of the log.
 // A script shares the global object with this file: see js_runtime.js.
 (function sources(stackOf, find, say) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -48,10 +49,13 @@ class Sources:
                 return str(path), label, read(path)
         raise ScriptLoadError(self._files[number], None, f"Cannot find module '{name}'")
 
-    def position(self, stack: str, file: str) -> str:
-        """Return ``file:line`` of the script's innermost frame, ``file`` when there is none."""
-        frame = _FRAME.search(stack)
-        return self._named(frame) if frame else file
+    def innermost(self, frames: Sequence[tuple[str, int]], file: str) -> tuple[str, int | None]:
+        """Return file and line of the innermost of ``frames`` (V8's names) that is a script's, ``file`` when none is."""
+        for name, line in frames:
+            number = name.removeprefix(_NAME)
+            if number != name and number.isdecimal() and int(number) < len(self._files):
+                return self._files[int(number)], line
+        return file, None
 
     def error(self, cause: str, stack: str, file: str) -> ScriptError:
         """Return the error of the script ``file``; the texts may be anything, as scripts can make them up."""

@@ -3,10 +3,11 @@
 A script sees Lua's pure libraries, ``KSR`` and, through ``require``, ``cjson`` and the Lua files of its own directory and of
 the configured ``path``; ``prelude.lua`` keeps that law. Text needs no conversion: Lua strings are octets, lupa's Latin-1 makes one character of each.
 
-The time limit is a count hook. It stops every loop of Lua code, also inside of ``pcall``; it cannot stop a single call of
-a C function (``string.find`` with a pattern made to backtrack for ever).
+The time limit is a hook that a thread brings about at the next line or loop of the script (``lua_watch.py``). It stops all Lua code,
+also inside of ``pcall``, but no single call of a C function: ``bounded.lua`` sees to it that none takes long. What ``allow`` opens
+may (``os.execute``): then the thread ends the process.
 
-The memory limit is kept by the same hook. The allocator's own limit stands far above: it is there for the one string that
+The memory limit is kept by a hook that counts instructions. The allocator's own limit stands far above: it is there for the one string that
 is too large, for lupa ends the process when a heap is full to the last octet. A script that still holds too much when its
 call was stopped is started anew from the same text.
 """
@@ -21,12 +22,13 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from lupa.luajit21 import LuaError, LuaMemoryError, LuaRuntime, lua_type
 
 from polykemi.engines.base import LOAD_FACTOR, Host
-from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
+from polykemi.engines.lua_watch import IDLE, Pace, Watch, publish
+from polykemi.errors import ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.binding import Misuse, bind
 from polykemi.kemi.context import Exit
 from polykemi.kemi.registry import Xval
@@ -35,8 +37,7 @@ log = logging.getLogger("polykemi.script")
 
 EXIT: Final = "~~ksr~exit~~"
 _ENDING_MODULE: Final = "x"  # its functions end the route
-_HOOK_INSTRUCTIONS: Final = 100_000  # under a millisecond of Lua
-_MEMORY_HOOK_INSTRUCTIONS: Final = 10_000
+_HOOK_INSTRUCTIONS: Final = 10_000  # between two looks at the memory: under a tenth of a millisecond of Lua
 _OWN_FRAMES: Final = ("\tpolykemi:", "\t[C]: in function 'native_xpcall'", "\t[C]: in function 'error'")
 _LUA_TYPES: Final[dict[type, str]] = {type(None): "nil", bool: "boolean", int: "number", float: "number", str: "string"}
 
@@ -49,9 +50,11 @@ class LuaConversion:
     extra_arguments = False
     none_result = False
 
-    def __init__(self, where: Callable[[], str], table: Callable[[Any], Any]) -> None:
-        self.where = where
-        self._table = table
+    state: _State | None = None  # that runs, of all those that the functions of KSR are called from
+
+    def where(self) -> str:
+        """Return ``file:line`` of the call that is running."""
+        return self.state.where() if self.state is not None else ""
 
     def type_name(self, value: Any) -> str:
         """Return Lua's word for the type of ``value``."""
@@ -59,21 +62,34 @@ class LuaConversion:
 
     def to_data(self, value: Any) -> Any:
         """Return tables of lists (from 1) and dictionaries."""
+        assert self.state is not None
         if type(value) is list:
-            return self._table([self.to_data(one) for one in value])
+            return self.state.table([self.to_data(one) for one in value])
         if type(value) is dict:
-            return self._table({key: self.to_data(one) for key, one in value.items()})
+            return self.state.table({key: self.to_data(one) for key, one in value.items()})
         return value
 
 
-class ScriptMemory(ScriptError):
-    """A route that was stopped because the script holds more memory than its limit."""
+class Bound(NamedTuple):
+    """A function of KSR as Lua calls it; one whose result may be EXIT ``ends`` the route."""
+
+    module: str
+    name: str
+    function: Callable[..., Any]
+    ends: bool
 
 
 class _State:
     """One Lua state with one script in it."""
 
-    def __init__(self, path: Path, host: Host, expired: Callable[[], bool], texts: dict[Path, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        host: Host,
+        functions: Sequence[Bound],
+        expired: Callable[[], bool],
+        texts: dict[Path, str],
+    ) -> None:
         self.path = path
         self.texts = texts  # of the files that were read
         self.entries: dict[str, list[Any]] = {}  # function -> its idle entries in Lua
@@ -82,34 +98,40 @@ class _State:
         limits = host.limits
         self._lua = LuaRuntime(
             encoding="latin-1",
-            register_eval=False,
-            register_builtins=False,
+            register_eval="python" in host.allow,
+            register_builtins="python" in host.allow,
             unpack_returned_tuples=True,
-            attribute_filter=_refuse_attribute,
+            attribute_filter=None if "python" in host.allow else _refuse_attribute,
             max_memory=3 * limits.memory or None,
         )
         files = resources.files("polykemi.engines")
-        prelude, json = (files.joinpath(name).read_text("latin-1") for name in ("prelude.lua", "cjson.lua"))
+        prelude, bounded, json = (
+            files.joinpath(name).read_text("latin-1") for name in ("prelude.lua", "bounded.lua", "cjson.lua")
+        )
         parts = {
             "classify": _classify,
             "expired": expired,
             "read": self._read,
             "say": _say,
+            "bounded": bounded,
             "json": json,
+            "allow": self._lua.table_from(dict.fromkeys(host.allow, True)),
             "path": ";".join(host.path),
         }
         self._prelude = self._lua.compile(prelude, name=b"=polykemi")(
             self._lua.table_from(parts), _lua_name(path.parent)
         )
-        conversion = LuaConversion(self._prelude.where, self._lua.table_from)
-        for export, method in host.registry:
-            bound = bind(
-                export, method, host.current, conversion, drive=host.drive, probes=host.probes, strict=host.strict
-            )
-            ends = export.module == _ENDING_MODULE
-            self._prelude.export(export.module, export.name, _ending(bound) if ends else bound, ends)
+        for bound in functions:
+            self._prelude.export(*bound)
+        if "package" in host.allow:
+            publish()
+        self.pace = Pace(self._prelude.address, _HOOK_INSTRUCTIONS)
         if limits.seconds or limits.memory:
-            self._prelude.watch(_MEMORY_HOOK_INSTRUCTIONS if limits.memory else _HOOK_INSTRUCTIONS, limits.memory)
+            self._prelude.watch(_HOOK_INSTRUCTIONS, limits.memory)
+
+    def table(self, content: Any) -> Any:
+        """Return a Lua table with the content of a list or a dictionary."""
+        return self._lua.table_from(content)
 
     def load(self) -> None:
         """Run the script's file. Raise ScriptError."""
@@ -258,24 +280,35 @@ def _ending(bound: Callable[..., Any]) -> Callable[..., Any]:
 class LuaScript:
     """One load of a Lua script, in a Lua state of its own (see ``engines/base.py``)."""
 
-    def __init__(self, path: Path, host: Host) -> None:
+    def __init__(self, path: Path, host: Host, bound: Sequence[Bound], conversion: LuaConversion, watch: Watch) -> None:
         """Load the script at ``path``. Raise ScriptLoadError."""
         self.path = path
         self._host = host
+        self._bound = bound
+        self._conversion = conversion
         self._seconds = host.limits.seconds or math.inf
-        self._deadline = 0.0  # of the running call, on the monotonic clock; 0: its first hook sets it
+        self.deadline = IDLE  # of the running call, on the monotonic clock; 0: the watch sets it at its next look
+        self.pace: Pace | None = None  # of the state that runs
         self._state: _State | None = None
         self._entries: dict[str, list[Any]] = {}
         self._functions: frozenset[str] = frozenset()
-        self._start({})
+        self._watch = watch
+        watch.add(self)
+        try:
+            self._start({})
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, texts: dict[Path, str]) -> None:
         """Run the script in a new state. Raise ScriptLoadError; the running one stays then."""
-        outer, self._deadline = self._deadline, monotonic() + self._seconds * LOAD_FACTOR
+        outer, self.deadline = self.deadline, monotonic() + self._seconds * LOAD_FACTOR
         current = self._host.current
         ctx, current.ctx = current.ctx, None
         try:
-            state = _State(self.path, self._host, self._expired, texts)
+            state = _State(self.path, self._host, self._bound, self._expired, texts)
+            self._conversion.state = state
+            self.pace = state.pace
             state.load()
             functions = state.functions()
         except ScriptError as error:
@@ -283,8 +316,10 @@ class LuaScript:
         except LuaError as error:
             raise ScriptLoadError(str(self.path), None, f"memory limit reached {error}".rstrip(" ")) from None
         finally:
-            self._deadline = outer
+            self.deadline = outer
+            self.pace = self._state.pace if self._state is not None else None
             current.ctx = ctx
+        self.pace = state.pace
         self._state, self._entries, self._functions = state, state.entries, functions
 
     def functions(self) -> frozenset[str]:
@@ -305,15 +340,21 @@ class LuaScript:
         if entry is None:
             log.error("%s: no function %s", self.path, function)
             return
-        outer, self._deadline = self._deadline, 0.0  # a route block may run inside of another one's export
+        conversion = self._conversion
+        if conversion.state is not state:
+            conversion.state = state
+        outer, self.deadline = self.deadline, 0.0  # a route block may run inside of another one's export
         try:
             failure = entry(argument)
-        except LuaError:  # no memory for as much as the report: this entry is dead
-            failure = ("memory",)
+        except (
+            LuaError
+        ) as died:  # this entry: no memory for as much as the report, or a limit as the function had ended
+            text = str(died)
+            failure = ("error", text) if text and text != "not enough memory" else ("memory",)
         else:
             state.entries[function].append(entry)
         finally:
-            self._deadline = outer
+            self.deadline = outer
         if failure is not None:
             error = state.error(failure)
             if isinstance(error, ScriptMemory):
@@ -331,13 +372,14 @@ class LuaScript:
     def _enter(self, work: Callable[[_State], Xval]) -> Xval:
         if self._state is None:
             raise ScriptError(str(self.path), None, "the script is closed")
-        outer, self._deadline = self._deadline, 0.0
+        self._conversion.state = self._state
+        outer, self.deadline = self.deadline, 0.0
         try:
             return work(self._state)
         except (LuaError, UnicodeEncodeError) as error:
             raise ScriptError(str(self.path), None, str(error)) from None
         finally:
-            self._deadline = outer
+            self.deadline = outer
 
     def where(self) -> str:
         """Return ``file:line`` of the call that is running."""
@@ -358,14 +400,25 @@ class LuaScript:
 
     def close(self) -> None:
         """Drop the Lua state."""
-        self._state, self._entries, self._functions = None, {}, frozenset()
+        self._watch.remove(self)
+        if self._conversion.state is self._state:
+            self._conversion.state = None
+        self._state, self.pace, self._entries, self._functions = None, None, {}, frozenset()
 
     def _expired(self) -> bool:
-        """Tell whether the running call has used up its time; called by the hook, so nothing is paid per call."""
-        if not self._deadline:
-            self._deadline = monotonic() + self._seconds
+        """Tell whether the running call has used up its time; called by the hook when the watch has hurried it."""
+        if self.pace is not None:
+            self.pace.relax()
+        if not 0.0 < self.deadline <= monotonic():  # another call runs by now
             return False
-        return monotonic() >= self._deadline
+        self.deadline = IDLE  # once is enough, nothing in a script catches it
+        return True
+
+
+# what stands on top of a thread's stack while Lua runs, and no KSR function
+_ENTRIES: Final = frozenset(
+    function.__code__ for function in (LuaScript.call, _State.load, _State._run, _State.entry, _State.invoke)
+)
 
 
 class LuaEngine:
@@ -376,12 +429,20 @@ class LuaEngine:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._scripts: set[LuaScript] = set()
+        self._conversion = LuaConversion()
+        self._bound: list[Bound] = []
+        for export, method in host.registry:
+            function = bind(
+                export, method, host.current, self._conversion, drive=host.drive, probes=host.probes, strict=host.strict
+            )
+            ends = export.module == _ENDING_MODULE
+            self._bound.append(Bound(export.module, export.name, _ending(function) if ends else function, ends))
+        self._watch = Watch(host.limits.seconds, _ENTRIES)
 
     def load(self, path: Path) -> LuaScript:
         """Load the script at ``path``. Raise ScriptLoadError."""
-        script = LuaScript(path, self._host)
-        self._scripts = {one for one in self._scripts if one._state is not None}
-        self._scripts.add(script)
+        script = LuaScript(path, self._host, self._bound, self._conversion, self._watch)
+        self._scripts = {one for one in self._scripts if one._state is not None} | {script}
         return script
 
     def memory(self) -> int:
@@ -390,6 +451,7 @@ class LuaEngine:
 
     def close(self) -> None:
         """Drop all Lua states."""
+        self._watch.close()
         for script in self._scripts:
             script.close()
         self._scripts = set()

@@ -1,6 +1,7 @@
 -- The Lua side of the Lua engine: the sandbox, what ends a route, and the entry into the script's functions.
 --
--- Law: a script reaches Lua's pure libraries, KSR and the Lua files of its own directory (and the configured path), nothing else; and what ends a
+-- Law: a script reaches Lua's pure libraries, KSR and the Lua files of its own directory (and the configured path), nothing else
+-- unless the configuration allows it; and what ends a
 -- route (KSR.x.exit(), the limits of time and memory) can be caught by nothing that a script can call. Both rest on
 -- this: everything used below is a local of this chunk, taken before the script can change it, and only closures go out.
 --
@@ -11,6 +12,8 @@ local host, script_directory = ...
 
 local EXIT = "~~ksr~exit~~" -- Kamailio's error value; scripts raise it themselves too: error("~~ksr~exit~~", 0)
 local TIMEOUT, MEMORY = {}, {} -- no script ever gets hold of these
+local DEEPEST = 190 -- coroutines in coroutines, error handlers in error handlers: each uses the C stack (LUAI_MAXCCALLS)
+local MESSAGE = 1000 -- octets of an error message that go into the log
 
 local G, python, jit, debug, package = _G, python, jit, debug, package
 local error, pairs, rawget, select, tonumber, tostring, type = error, pairs, rawget, select, tonumber, tostring, type
@@ -21,9 +24,11 @@ local create, resume, running, yield = coroutine.create, coroutine.resume, corou
 local getinfo, sethook, traceback = debug.getinfo, debug.sethook, debug.traceback
 local collect, unpack = collectgarbage, unpack
 local as_function, proxy = python.as_function, newproxy
-local json_source = host.json
+local json_source, allow = host.json, host.allow
 local classify, expired, read, say = as_function(host.classify), as_function(host.expired), as_function(host.read),
   as_function(host.say)
+
+native_load(host.bounded, "=polykemi", "t")()
 
 jit.off() -- faster for code that calls out all the time, and only then does the count hook see every loop
 
@@ -48,26 +53,36 @@ end
 
 function pcall(...) return passed(native_pcall(...)) end
 
+local handling = 0 -- error handlers that run
+
 function xpcall(f, handler, ...)
   return passed(native_xpcall(f, function(e)
     local shown, ends = plain(e)
     if ends then return e end
+    if handling >= DEEPEST then return "error in error handling" end
+    handling = handling + 1
     local _, result = native_pcall(handler, shown) -- an exit in the handler is an exit too
+    handling = handling - 1
     return result
   end, ...))
 end
 
 local entries = setmetatable({}, { __mode = "k" }) -- our threads, which are no coroutines to the script
 local current -- the thread that runs now
+local guarded = false -- whether a function of the script runs, with something below it that takes what the hook raises
+local depth = 0 -- coroutines that wait for one that they have resumed
 
 local function came_back(outer, ...)
   current = outer
+  depth = depth - 1
   return passed(...)
 end
 
 local function resumed(co, ...)
+  if depth >= DEEPEST then return false, "C stack overflow" end
   local outer = current
   current = co
+  depth = depth + 1
   return came_back(outer, resume(co, ...))
 end
 
@@ -117,6 +132,8 @@ local function failure(e)
   end
   local exception = type(e) == "userdata" and e or nil
   if type(shown) == "string" then
+    if #shown > MESSAGE then shown = sub(shown, 1, MESSAGE) .. "..." end
+    shown = gsub(shown, "^polykemi:%d+: ", "")
     local from, _, short, at = find(shown, "^(.-):(%d+): ")
     if from and full_names[short] then
       file, line, shown = full_names[short], tonumber(at), sub(shown, #short + #at + 4)
@@ -181,6 +198,23 @@ end
 
 local loaded = package.loaded
 
+-- Returns what loads the module ``name`` from anywhere on the machine, of Lua or of C, where that is allowed.
+local function host_module(name)
+  for _, loader in pairs(allow.package and package.loaders or {}) do
+    local found = loader(name)
+    if type(found) == "function" then return found end
+  end
+end
+
+local seeall, native_module = package.seeall, module
+
+function module(name, ...)
+  for i = 1, select("#", ...) do
+    if select(i, ...) ~= seeall then error("module: only package.seeall is known", 2) end -- C would call the others
+  end
+  return native_module(name, ...)
+end
+
 function require(name)
   if type(name) ~= "string" then error("bad argument #1 to 'require' (string expected)", 2) end
   if loaded[name] ~= nil then return loaded[name] end
@@ -195,10 +229,14 @@ function require(name)
       if text then break end
       tried = tried .. "\n\tno file '" .. place .. "'"
     end
-    if not text then error("module '" .. name .. "' not found:" .. tried, 2) end
-    local problem
-    chunk, problem = compile(text, "@" .. file, G)
-    if not chunk then error("error loading module '" .. name .. "': " .. problem, 0) end
+    if text then
+      local problem
+      chunk, problem = compile(text, "@" .. file, G)
+      if not chunk then error("error loading module '" .. name .. "': " .. problem, 0) end
+    else
+      chunk = host_module(name)
+      if not chunk then error("module '" .. name .. "' not found:" .. tried, 2) end
+    end
   end
   loaded[name] = true
   local ok, value = native_pcall(chunk, name)
@@ -213,23 +251,30 @@ end
 -- The sandbox -------------------------------------------------------------------------------------------------------
 
 for _, name in pairs({ "ffi", "jit", "io", "debug", "python" }) do
-  G[name], loaded[name] = nil, nil
+  if not allow[name] then
+    G[name], loaded[name] = nil, nil
+  end
 end
 newproxy = nil -- a way to a finalizer, which no hook can stop
 string.dump = nil
-G.debug = { traceback = traceback }
-loaded.debug = G.debug
+if not allow.debug then
+  G.debug = { traceback = traceback }
+  loaded.debug = G.debug
+end
 for _, name in pairs({ "execute", "getenv", "remove", "rename", "setlocale", "tmpname" }) do
-  os[name] = nil
+  if not allow.os then os[name] = nil end
 end
 function os.exit() error(EXIT, 0) end
 for name in pairs(loaded) do
-  if find(name, "^jit%.") then loaded[name] = nil end
+  if find(name, "^jit%.") and not allow.jit then loaded[name] = nil end
 end
-for name in pairs(package) do
-  if name ~= "loaded" and name ~= "seeall" and name ~= "config" then package[name] = nil end
+if not allow.package then
+  for name in pairs(package) do
+    if name ~= "loaded" and name ~= "seeall" and name ~= "config" then package[name] = nil end
+  end
+  package.preload, package.cpath = {}, ""
 end
-package.preload, package.cpath = {}, ""
+if not allow.ffi then package.preload.ffi = nil end
 package.path = script_directory .. "/?.lua;" .. script_directory .. "/?/init.lua" ..
   (host.path ~= "" and ";" .. host.path or "")
 
@@ -284,13 +329,25 @@ function entry.export(module, name, f, ends)
   end
 end
 
+local function left(outer, ...)
+  guarded = outer
+  return ...
+end
+
+-- Calls a function of the script.
+local function guard(f, ...)
+  local outer = guarded
+  guarded = true
+  return left(outer, native_xpcall(f, failure, ...))
+end
+
 -- Returns what is to be run as a thread: it loads a script and yields the outcome.
 function entry.loader(text, file)
   return function()
     current = running()
     entries[current] = true
     local chunk, problem = compile(text, "@" .. file, G)
-    if chunk then yield(outcome(native_xpcall(chunk, failure))) end
+    if chunk then yield(outcome(guard(chunk))) end
     local _, _, line, cause = find(problem, "^.-:(%d+): (.*)$")
     yield("error", cause or problem, file, line and tonumber(line))
   end
@@ -319,9 +376,9 @@ function entry.handler(name)
       local outer, ok, e = current, nil, nil
       current = me
       if argument == nil then
-        ok, e = native_xpcall(rawget(G, name), failure)
+        ok, e = guard(rawget(G, name))
       else
-        ok, e = native_xpcall(rawget(G, name), failure, argument)
+        ok, e = guard(rawget(G, name), argument)
       end
       current = outer
       argument = yield(outcome(ok, e))
@@ -343,7 +400,7 @@ function entry.runner(f, ...)
     local me, outer, result = running(), current, nil
     entries[me] = true
     current = me
-    local ok, e = native_xpcall(function() result = f(unpack(arguments, 1, count)) end, failure)
+    local ok, e = guard(function() result = f(unpack(arguments, 1, count)) end)
     current = outer
     if ok and (type(result) == "number" or type(result) == "string") then yield("result", result) end
     yield(outcome(ok, e))
@@ -375,10 +432,13 @@ function entry.heap()
   return collect("count") * 1024
 end
 
+entry.anchor = create(function() end)
+entry.address = tostring(entry.anchor) -- "thread: 0x..."
+
 function entry.watch(instructions, octets)
-  sethook(function()
-    if expired() then error(TIMEOUT, 0) end
-    if octets > 0 and collect("count") * 1024 > octets and entry.heap() > octets then error(MEMORY, 0) end
+  sethook(function(event)
+    if event == "line" and expired() and guarded then error(TIMEOUT, 0) end
+    if guarded and octets > 0 and collect("count") * 1024 > octets and entry.heap() > octets then error(MEMORY, 0) end
   end, "", instructions)
 end
 

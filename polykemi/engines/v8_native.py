@@ -1,11 +1,11 @@
-"""V8's own C++ interface, which mini_racer's library exports besides its own: calls between JavaScript and Python.
+"""V8's own C++ interface, which mini_racer's library exports besides its own: contexts, and calls between them and Python.
 
 A callback is a plain function of C here: 0.07 us with the Python around it, where mini_racer's makes a handle for each
 call and takes 0.85 us. And it may call JavaScript in turn: 0.3 us.
 
-All but ``stop`` is for the isolate's thread, inside of a callback: there a context is entered and V8 has a scope for what
-is left behind. Names and arguments are those of V8 14.4 (v8-isolate.h, v8-object.h, v8-function.h) in the Itanium C++ ABI;
-``v8.py`` sees to it that it is this V8.
+All but ``stop`` and ``interrupt`` is for the isolate's thread, inside of a callback: there V8 has a scope for what is left
+behind, which goes when the callback ends. Names and arguments are those of V8 14.4 (v8-isolate.h, v8-context.h, v8-object.h,
+v8-function.h, v8-debug.h, v8-microtask-queue.h) in the Itanium C++ ABI; ``v8.py`` sees to it that it is this V8.
 """
 
 from __future__ import annotations
@@ -13,120 +13,303 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Final
 
-_USED, _EXTERNAL = 4, 7  # words of v8::HeapStatistics: used_heap_size_, external_memory_
+from polykemi.errors import UsageError
+
+Local = int  # v8::Local<T>: the address of a slot that the garbage collector knows; 0 where JavaScript was stopped
+Handle = ctypes.c_void_p  # the same, until ``drop``
 
 Callback: Final = ctypes.CFUNCTYPE(None)  # V8 passes its FunctionCallbackInfo, which nobody needs here
+AfterGc: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
+Allocate: Final = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+Interrupt: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+NearLimit: Final = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
 
-_ISOLATE: Final = ctypes.c_void_p
-_LOCAL: Final = ctypes.c_void_p  # v8::Local<T>: the address of a slot that the garbage collector knows
+_PTR: Final = ctypes.c_void_p
 _INT: Final = ctypes.c_int
 _INDEX: Final = ctypes.c_uint32
+_SIZE: Final = ctypes.c_size_t
 
-_GET_CURRENT: Final = "_ZN2v87Isolate10GetCurrentEv"
-_TERMINATE: Final = "_ZN2v87Isolate18TerminateExecutionEv"
-_CANCEL_TERMINATE: Final = "_ZN2v87Isolate24CancelTerminateExecutionEv"
-_CONTEXT: Final = "_ZN2v87Isolate17GetCurrentContextEv"
-_GLOBAL: Final = "_ZN2v87Context6GlobalEv"
-_GLOBALIZE: Final = "_ZN2v812api_internal18GlobalizeReferenceEPNS_8internal7IsolateEm"
-_GET: Final = "_ZN2v86Object3GetENS_5LocalINS_7ContextEEEj"
-_SET: Final = "_ZN2v86Object3SetENS_5LocalINS_7ContextEEEjNS1_INS_5ValueEEE"
-_NEW: Final = (
-    "_ZN2v88Function3NewENS_5LocalINS_7ContextEEEPFvRKNS_20FunctionCallbackInfoINS_5ValueEEEENS1_INS_4DataEEEi"
-    "NS_19ConstructorBehaviorENS_14SideEffectTypeE"
-)
-_DISPOSE: Final = "_ZN2v812api_internal13DisposeGlobalEPm"
-_MESSAGE: Final = "_ZN2v89Exception13CreateMessageEPNS_7IsolateENS_5LocalINS_5ValueEEE"
-_LINE: Final = "_ZNK2v87Message13GetLineNumberENS_5LocalINS_7ContextEEE"
-_STATISTICS: Final = "_ZN2v87Isolate17GetHeapStatisticsEPNS_14HeapStatisticsE"
-_CALL: Final = "_ZN2v88Function4CallENS_5LocalINS_7ContextEEENS1_INS_5ValueEEEiPS5_"
+# name in ``Native`` -> symbol, result, arguments; those in _LONG run JavaScript, so the GIL is free meanwhile
+_SHORT: Final[dict[str, tuple[str, Any, tuple[Any, ...]]]] = {
+    "current": ("_ZN2v87Isolate10GetCurrentEv", _PTR, ()),
+    "terminate": ("_ZN2v87Isolate18TerminateExecutionEv", None, (_PTR,)),
+    "cancel_terminate": ("_ZN2v87Isolate24CancelTerminateExecutionEv", None, (_PTR,)),
+    "request_interrupt": ("_ZN2v87Isolate16RequestInterruptEPFvPS0_PvES2_", None, (_PTR, Interrupt, _PTR)),
+    "statistics": ("_ZN2v87Isolate17GetHeapStatisticsEPNS_14HeapStatisticsE", None, (_PTR, _PTR)),
+    "low_memory": ("_ZN2v87Isolate21LowMemoryNotificationEv", None, (_PTR,)),
+    "add_near_limit": ("_ZN2v87Isolate24AddNearHeapLimitCallbackEPFmPvmmES1_", None, (_PTR, NearLimit, _PTR)),
+    "after_gc": (
+        "_ZN2v87Isolate21AddGCEpilogueCallbackEPFvPS0_NS_6GCTypeENS_15GCCallbackFlagsEPvES4_S2_",
+        None,
+        (_PTR, AfterGc, _PTR, _INT),
+    ),
+    "allocator": ("_ZN2v87Isolate23GetArrayBufferAllocatorEv", _PTR, (_PTR,)),
+    "current_context": ("_ZN2v87Isolate17GetCurrentContextEv", _PTR, (_PTR,)),
+    "new_context": (
+        (
+            "_ZN2v87Context3NewEPNS_7IsolateEPNS_22ExtensionConfigurationENS_10MaybeLocalINS_14ObjectTemplateEEE"
+            "NS5_INS_5ValueEEENS_33DeserializeInternalFieldsCallbackEPNS_14MicrotaskQueueE"
+            "NS_30DeserializeContextDataCallbackENS_29DeserializeAPIWrapperCallbackE"
+        ),
+        _PTR,
+        (_PTR,) * 12,
+    ),
+    "token": ("_ZN2v87Context16GetSecurityTokenEv", _PTR, (_PTR,)),
+    "set_token": ("_ZN2v87Context16SetSecurityTokenENS_5LocalINS_5ValueEEE", None, (_PTR, _PTR)),
+    "enter": ("_ZN2v87Context5EnterEv", None, (_PTR,)),
+    "exit": ("_ZN2v87Context4ExitEv", None, (_PTR,)),
+    "global_": ("_ZN2v87Context6GlobalEv", _PTR, (_PTR,)),
+    "queue": ("_ZN2v87Context17GetMicrotaskQueueEv", _PTR, (_PTR,)),
+    "globalize": ("_ZN2v812api_internal18GlobalizeReferenceEPNS_8internal7IsolateEm", _PTR, (_PTR, ctypes.c_uint64)),
+    "dispose": ("_ZN2v812api_internal13DisposeGlobalEPm", None, (_PTR,)),
+    "text": (
+        "_ZN2v86String11NewFromUtf8EPNS_7IsolateEPKcNS_13NewStringTypeEi",
+        _PTR,
+        (_PTR, ctypes.c_char_p, _INT, _INT),
+    ),
+    "length": ("_ZNK2v86String6LengthEv", _INT, (_PTR,)),
+    "write": ("_ZNK2v86String14WriteOneByteV2EPNS_7IsolateEjjPhi", None, (_PTR, _PTR, _INDEX, _INDEX, _PTR, _INT)),
+    "array": ("_ZN2v85Array3NewEPNS_7IsolateEPNS_5LocalINS_5ValueEEEm", _PTR, (_PTR, _PTR, _SIZE)),
+    "get": ("_ZN2v86Object3GetENS_5LocalINS_7ContextEEEj", _PTR, (_PTR, _PTR, _INDEX)),
+    "data": ("_ZNK2v817SharedArrayBuffer4DataEv", _PTR, (_PTR,)),
+    "function": (
+        (
+            "_ZN2v88Function3NewENS_5LocalINS_7ContextEEEPFvRKNS_20FunctionCallbackInfoINS_5ValueEEEENS1_INS_4DataEEEi"
+            "NS_19ConstructorBehaviorENS_14SideEffectTypeE"
+        ),
+        _PTR,
+        (_PTR, Callback, _PTR, _INT, _INT, _INT),
+    ),
+    "compile": (
+        "_ZN2v86Script7CompileENS_5LocalINS_7ContextEEENS1_INS_6StringEEEPNS_12ScriptOriginE",
+        _PTR,
+        (_PTR,) * 3,
+    ),
+    "message": ("_ZN2v89Exception13CreateMessageEPNS_7IsolateENS_5LocalINS_5ValueEEE", _PTR, (_PTR, _PTR)),
+    "line": ("_ZNK2v87Message13GetLineNumberENS_5LocalINS_7ContextEEE", ctypes.c_uint64, (_PTR, _PTR)),
+    "stack": ("_ZN2v810StackTrace17CurrentStackTraceEPNS_7IsolateEiNS0_17StackTraceOptionsE", _PTR, (_PTR, _INT, _INT)),
+    "frames": ("_ZNK2v810StackTrace13GetFrameCountEv", _INT, (_PTR,)),
+    "frame": ("_ZNK2v810StackTrace8GetFrameEPNS_7IsolateEj", _PTR, (_PTR, _PTR, _INDEX)),
+    "frame_name": ("_ZNK2v810StackFrame24GetScriptNameOrSourceURLEv", _PTR, (_PTR,)),
+    "frame_location": ("_ZNK2v810StackFrame11GetLocationEv", ctypes.c_uint64, (_PTR,)),
+}
+_LONG: Final[dict[str, tuple[str, Any, tuple[Any, ...]]]] = {
+    "run": ("_ZN2v86Script3RunENS_5LocalINS_7ContextEEE", _PTR, (_PTR, _PTR)),
+    "checkpoint": ("_ZN2v815MicrotasksScope17PerformCheckpointEPNS_7IsolateE", None, (_PTR,)),
+    "call": ("_ZN2v88Function4CallENS_5LocalINS_7ContextEEENS1_INS_5ValueEEEiPS5_", _PTR, ()),  # no argtypes: 0.1 us
+}
+NAMES: Final = tuple(symbol for symbol, _, _ in (*_SHORT.values(), *_LONG.values()))
 
-NAMES: Final = (
-    *(_GET_CURRENT, _TERMINATE, _CANCEL_TERMINATE, _CONTEXT, _GLOBAL),
-    *(_GLOBALIZE, _GET, _SET, _NEW, _CALL),
-    *(_DISPOSE, _MESSAGE, _LINE, _STATISTICS),
-)
+_STACK_OPTIONS: Final = 0x7F | 0x100  # v8::StackTrace: kDetailed, kExposeFramesAcrossSecurityOrigins
+_DEEPEST: Final = 64  # frames that are looked at
+_USED, _LIMIT, _EXTERNAL = 4, 5, 7  # words of v8::HeapStatistics: used_heap_size_, heap_size_limit_, external_memory_
+_ALL_GC: Final = 31  # v8::GCType
+_BEYOND: Final = 256 << 20
+_ALLOCATOR_METHODS: Final = 8  # at least as many as a v8::ArrayBuffer::Allocator has, with its two destructors
+_ALLOCATING: Final = (2, 3)  # those that allocate
+_QUEUE_WORDS: Final = 16  # of v8::internal::MicrotaskQueue, that are looked through
 
 
 class Native:
-    """One isolate. Values pass to and from ``v8.py`` as elements 0, 1, ... of JavaScript's global object."""
+    """One isolate."""
 
     def __init__(self, path: str) -> None:
         """``path`` is that of mini_racer's library."""
-        self._library = library = ctypes.PyDLL(path)  # the GIL stays with the caller, as these are brief
-        self._context = _function(library, _CONTEXT, _LOCAL, _ISOLATE)
-        self._global = _function(library, _GLOBAL, _LOCAL, _LOCAL)
-        self._globalize = _function(library, _GLOBALIZE, ctypes.c_void_p, _ISOLATE, ctypes.c_uint64)
-        self._get = _function(library, _GET, _LOCAL, _LOCAL, _LOCAL, _INDEX)
-        self._set = _function(library, _SET, ctypes.c_uint16, _LOCAL, _LOCAL, _INDEX, _LOCAL)
-        self._new = _function(library, _NEW, _LOCAL, _LOCAL, Callback, _LOCAL, _INT, _INT, _INT)
-        self._call = ctypes.CDLL(path)[_CALL]  # not brief: the GIL is free meanwhile
-        self._call.restype = _LOCAL  # no argtypes: to check them takes 0.1 us a call
-        self._dispose = _function(library, _DISPOSE, None, ctypes.c_void_p)
-        self._message = _function(library, _MESSAGE, _LOCAL, _ISOLATE, _LOCAL)
-        self._line = _function(library, _LINE, ctypes.c_uint64, _LOCAL, _LOCAL)
-        self._statistics = _function(library, _STATISTICS, None, _ISOLATE, ctypes.c_void_p)
-        self._terminate = _function(library, _TERMINATE, None, _ISOLATE)
-        self._cancel_terminate = _function(library, _CANCEL_TERMINATE, None, _ISOLATE)
-        self._isolate = ctypes.c_void_p()
+        self._f: Any = SimpleNamespace()
+        for library, table in ((ctypes.PyDLL(path), _SHORT), (ctypes.CDLL(path), _LONG)):
+            for name, (symbol, result, arguments) in table.items():
+                function = library[symbol]
+                function.restype = result
+                if arguments:
+                    function.argtypes = arguments
+                setattr(self._f, name, function)
+        self._isolate = _PTR()
+        self._main = Handle()  # mini_racer's context
+        self._interrupt: Any = None
 
-    def attach(self) -> None:
-        """Take the isolate of this thread."""
-        self._isolate = ctypes.c_void_p(_function(self._library, _GET_CURRENT, _ISOLATE)())
+    def attach(self, heap_limit: int) -> None:
+        """Take the isolate of this thread, whose ``heap_limit`` is known. Raise UsageError when V8 is not laid out as expected."""
+        self._isolate = _PTR(self._f.current())
+        self._main = self.keep(self._f.current_context(self._isolate))
+        if self._statistics()[_LIMIT] != heap_limit:
+            raise UsageError("V8's heap statistics are not as expected")
 
-    def put(self, callbacks: Sequence[Any]) -> None:
-        """Put functions that call ``callbacks`` into the global object."""
-        context = self._context(self._isolate)
-        global_ = self._global(context)
-        for i, callback in enumerate(callbacks):
-            self._set(global_, context, i, self._new(context, callback, None, 0, 0, 0))
+    # ---- contexts
+    def context(self) -> Handle:
+        """Return a new context; ``drop`` it."""
+        context = self._f.new_context(self._isolate, *[None] * 11)
+        if not context:
+            raise MemoryError
+        self._f.set_token(context, self._f.token(self._main))  # contexts may use each other's objects
+        return self.keep(context)
 
-    def take(self, count: int) -> list[Callable[[], Any]]:
-        """Return functions that call those in the global object, without arguments.
+    def evaluate(self, source: str, context: Handle | None = None) -> Local:
+        """Return what the script ``source`` gives."""
+        context = context or self._main
+        script = self._f.compile(context, self.text(source), None)
+        return (self._f.run(script, context) if script else 0) or 0
+
+    def text(self, text: str) -> Local:
+        """Return a string."""
+        data = text.encode("utf-8", "replace")
+        return self._f.text(self._isolate, data, 0, len(data)) or 0
+
+    def functions(self, context: Handle, callbacks: Sequence[Any]) -> Local:
+        """Return an array of functions that call ``callbacks``, which must not raise."""
+        f = self._f
+        made = [f.function(context, callback, None, 0, 0, 0) for callback in callbacks]
+        f.enter(context)
+        array = f.array(self._isolate, (_PTR * len(made))(*made), len(made))
+        f.exit(context)
+        return array or 0
+
+    def apply(self, context: Handle, function: Local, arguments: Sequence[Local]) -> Local:
+        """Return what a call of ``function`` gives."""
+        given = (_PTR * len(arguments))(*arguments)
+        return self._f.call(_PTR(function), context, _PTR(self._f.global_(context)), _INT(len(arguments)), given) or 0
+
+    def items(self, context: Handle, array: Local, count: int) -> list[Callable[[], Local | None]]:
+        """Return functions that call those in ``array``, without arguments; ``drop`` them.
 
         They return None when the function threw or JavaScript was stopped; what it threw goes on in the JavaScript below.
         """
-        context = self._context(self._isolate)
-        global_ = self._global(context)
-        return [self.caller(self._get(global_, context, i)) for i in range(count)]
+        f = self._f
+        receiver = f.global_(context)
+        return [
+            partial(f.call, self.keep(f.get(array, context, i)), context, self.keep(receiver), _INT(0), _PTR())
+            for i in range(count)
+        ]
 
-    def caller(self, local: int | None) -> Callable[[], Any]:
-        """Return a function that calls the JavaScript function ``local``, as those of ``take``."""
-        context = self._context(self._isolate)
-        kept = (self._keep(one) for one in (local, context, self._global(context)))
-        return partial(self._call, *kept, _INT(0), ctypes.c_void_p())
+    def drop(self, context: Handle, callers: Sequence[Callable[[], Local | None]]) -> None:
+        """Let V8 free a context and what ``items`` has given of it, which must not be called any more."""
+        for caller in callers:
+            function, _, receiver, *_ = caller.args  # type: ignore[attr-defined]
+            self._f.dispose(function)
+            self._f.dispose(receiver)
+        self._f.dispose(context)
 
-    def drop(self, caller: Callable[[], Any]) -> None:
-        """Let V8 free what ``caller`` calls; it must not be called any more."""
-        for handle in caller.args[:3]:  # type: ignore[attr-defined]
-            self._dispose(handle)
+    def keep(self, local: Local) -> Handle:
+        """Return a handle to the same object."""
+        return Handle(self._f.globalize(self._isolate, ctypes.c_uint64.from_address(local)))
 
-    def line(self, local: int | None) -> int | None:
-        """Return the line that V8 has noted in an error when it was made, None when there is none."""
-        maybe = self._line(self._message(self._isolate, local), self._context(self._isolate))
-        return (maybe >> 32 or None) if maybe & 1 else None
+    def local(self, handle: Handle) -> Local:
+        """Return what an argument may be of ``handle``."""
+        return handle.value or 0
+
+    # ---- memory
+    def shared(self, size: int) -> tuple[Handle, memoryview]:
+        """Return a SharedArrayBuffer, for good, and its octets."""
+        buffer = self.evaluate(f"new SharedArrayBuffer({size})")
+        octets = (ctypes.c_ubyte * size).from_address(self._f.data(buffer))
+        return self.keep(buffer), memoryview(octets).cast("B")
 
     def used(self) -> int:
-        """Return how many octets the heap holds, and buffers beside it."""
-        words = (ctypes.c_uint64 * 32)()
-        self._statistics(self._isolate, words)
-        return int(words[_USED] + words[_EXTERNAL])
+        """Return how many octets the heap holds, garbage included, and buffers beside it."""
+        words = self._statistics()
+        return words[_USED] + words[_EXTERNAL]
 
-    def _keep(self, local: int | None) -> ctypes.c_void_p:
-        """Return a handle to the same object that lives as long as the isolate."""
-        return ctypes.c_void_p(self._globalize(self._isolate, ctypes.c_uint64.from_address(local or 0)))
+    def _statistics(self) -> list[int]:
+        words = (ctypes.c_uint64 * 32)()
+        self._f.statistics(self._isolate, words)
+        return list(words)
+
+    def collect(self) -> None:
+        """Free all that can be freed."""
+        self._f.low_memory(self._isolate)
+
+    def watch(
+        self,
+        interrupted: Callable[[], None],
+        collected: Callable[[], None],
+        near_limit: Callable[[], None],
+        may_allocate: Callable[[int], bool],
+    ) -> list[Any]:
+        """Call these, which must not raise, from now on; return what must live as long as the isolate.
+
+        ``interrupted`` after ``interrupt``; ``collected`` when the garbage collector ran; ``near_limit`` when V8 is about to
+        end the process as its own heap limit is reached (it goes a little beyond then); ``may_allocate`` is asked for
+        each ArrayBuffer.
+        """
+        self._interrupt = Interrupt(lambda isolate, data: interrupted())
+        after_gc = AfterGc(lambda isolate, kind, flags, data: collected())
+
+        def beyond(data: int, current: int, initial: int) -> int:
+            near_limit()
+            return max(current, initial) + _BEYOND
+
+        near = NearLimit(beyond)
+        self._f.after_gc(self._isolate, after_gc, None, _ALL_GC)
+        self._f.add_near_limit(self._isolate, near, None)
+        return [self._interrupt, after_gc, near, *self._ask_allocator(may_allocate)]
+
+    def _ask_allocator(self, may_allocate: Callable[[int], bool]) -> list[Any]:
+        """Put ``may_allocate`` in front of the two virtual functions of the isolate's v8::ArrayBuffer::Allocator that allocate."""
+        place = _PTR.from_address(self._f.allocator(self._isolate))
+        methods = (_PTR * _ALLOCATOR_METHODS).from_address(place.value or 0)
+        changed = (_PTR * _ALLOCATOR_METHODS)(*methods)
+        kept: list[Any] = [changed]
+        for i in _ALLOCATING:
+            plain = Allocate(methods[i] or 0)
+
+            def allocate(self: int, size: int, plain: Any = plain) -> int | None:
+                return plain(self, size) if may_allocate(size) else None
+
+            kept += [plain, Allocate(allocate)]
+            changed[i] = ctypes.cast(kept[-1], _PTR)
+        place.value = ctypes.addressof(changed)
+        return kept
+
+    # ---- promises
+    def pending(self) -> memoryview:
+        """Return a view whose only item is how many jobs of promises wait. Raise UsageError when it cannot be found."""
+        queue = (ctypes.c_uint64 * _QUEUE_WORDS).from_address(self._f.queue(self._main))
+        before = list(queue)
+        self.evaluate("for (let i = 0; i < 3; i++) Promise.resolve().then(() => {});")
+        grown = [i for i in range(_QUEUE_WORDS) if queue[i] - before[i] == 3]
+        self.checkpoint()
+        if len(grown) != 1 or queue[grown[0]] != 0:
+            raise UsageError("V8's queue of microtasks is not as expected")
+        return memoryview(queue).cast("B").cast("Q")[grown[0] : grown[0] + 1]
+
+    def checkpoint(self) -> None:
+        """Let promises do what they have to."""
+        self._f.checkpoint(self._isolate)
+
+    # ---- what runs
+    def place(self) -> list[tuple[str, int]]:
+        """Return name and line of the frames of JavaScript that run now, the innermost first."""
+        f = self._f
+        stack = f.stack(self._isolate, _DEEPEST, _STACK_OPTIONS)
+        out: list[tuple[str, int]] = []
+        for i in range(f.frames(stack) if stack else 0):
+            frame = f.frame(stack, self._isolate, i)
+            name = f.frame_name(frame)
+            if name:
+                out.append((self._read(name), (f.frame_location(frame) & 0xFFFFFFFF) + 1))
+        return out
+
+    def _read(self, text: Local) -> str:
+        length = min(self._f.length(text), 256)
+        octets = (ctypes.c_ubyte * length)()
+        self._f.write(text, self._isolate, 0, length, octets, 0)
+        return bytes(octets).decode("latin-1")
+
+    def line(self, local: Local) -> int | None:
+        """Return the line that V8 has noted in an error when it was made, None when there is none."""
+        maybe = self._f.line(self._f.message(self._isolate, local), self._main)
+        return (maybe >> 32 or None) if maybe & 1 else None
+
+    def interrupt(self) -> None:
+        """Let the isolate's thread call what ``watch`` was given when JavaScript next looks up; for any thread."""
+        self._f.request_interrupt(self._isolate, self._interrupt, None)
 
     def stop(self) -> None:
         """Stop the JavaScript that runs, for any thread; ``go_on`` lets it run again."""
-        self._terminate(self._isolate)
+        self._f.terminate(self._isolate)
 
     def go_on(self) -> None:
         """Let JavaScript run again: after ``stop``, or when it was stopped as it used too much memory."""
-        self._cancel_terminate(self._isolate)
-
-
-def _function(library: Any, name: str, result: Any, *arguments: Any) -> Any:
-    function = library[name]
-    function.restype, function.argtypes = result, arguments
-    return function
+        self._f.cancel_terminate(self._isolate)

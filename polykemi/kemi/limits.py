@@ -22,7 +22,7 @@ class ScriptLimits:
     variables_total: int = live(64 << 20, "size of the values of all $var, of all $vn, of all $shv")
     avps: int = live(10_000, "values that the AVPs and XAVPs of a message have together")
     avps_total: int = live(16 << 20, "their size")
-    htable_key: int = live(1 << 10, "size of a key of a hash table")
+    htable_key: int = live(4 << 10, "size of a key of a hash table")
     htable_value: int = live(256 << 10, "size of a value of a hash table")
     htable_total: int = live(512 << 20, "size of all keys and values of all hash tables")
     mqueue_total: int = live(64 << 20, "size of what waits in a queue")

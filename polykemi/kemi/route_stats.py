@@ -6,41 +6,58 @@ of a ``t_relay``), as Kamailio's latency does.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from polykemi.errors import ScriptMemory, ScriptTimeout
+from polykemi.kemi.histogram import Histogram
 from polykemi.kemi.route import Route
 
 OTHERS: Final = "(others)"  # the name that all blocks beyond the limit are counted under
 _LIMIT: Final = 1024  # names come from scripts and may be made there
 
+BOUNDS: Final = (25e-6, 50e-6, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1.0)  # of the histograms
 
-class BlockStats:
+
+class BlockStats(Histogram):
     """The counters of one route block in one engine; times are seconds."""
 
-    __slots__ = ("callback", "cnt", "engine", "kind", "max", "min", "sum")
-
-    cnt: int
-    sum: float
-    min: float
-    max: float
+    __slots__ = ("callback", "engine", "errors", "kind", "max", "memory_stops", "min", "timeouts")
 
     def __init__(self, kind: Route, callback: str, engine: str) -> None:
+        super().__init__(BOUNDS)
         self.kind, self.callback, self.engine = kind, callback, engine
-        self.reset()
+        self.min, self.max = float("inf"), 0.0
+        self.errors = self.timeouts = self.memory_stops = 0
+
+    @property
+    def cnt(self) -> int:
+        """How many runs there were."""
+        return sum(self.buckets)
 
     def add(self, seconds: float) -> None:
         """Count a run that took ``seconds``."""
-        self.cnt += 1
         self.sum += seconds
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1
         if seconds < self.min:
             self.min = seconds
         if seconds > self.max:
             self.max = seconds
 
     def reset(self) -> None:
-        """Begin anew; ``min`` is infinite until the block has run."""
-        self.cnt, self.sum, self.min, self.max = 0, 0.0, float("inf"), 0.0
+        """Begin anew; ``min`` is infinite until the block has run. Failures stay, they are no times."""
+        super().reset()
+        self.min, self.max = float("inf"), 0.0
+
+    def fail(self, error: Exception) -> None:
+        """Count a run that ``error`` has ended: by its limits, or by a mistake of the script."""
+        if isinstance(error, ScriptTimeout):
+            self.timeouts += 1
+        elif isinstance(error, ScriptMemory):
+            self.memory_stops += 1
+        else:
+            self.errors += 1
 
 
 class RouteStats:

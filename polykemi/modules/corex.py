@@ -16,6 +16,7 @@ from polykemi.modules.base import Module, Services
 from polykemi.modules.core import Core
 from polykemi.modules.core_events import CoreParams
 from polykemi.modules.corex_files import Files
+from polykemi.modules.corex_rpc import CorexCommands
 from polykemi.modules.local_via import wishing
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import expanded
@@ -64,6 +65,10 @@ class Corex(Module):
             if listener is None:
                 raise DataError(f"corex: socket_name: {address!r} is no socket of ours")
             self._named[name] = listener
+
+    def commands(self) -> tuple[object, ...]:
+        """Return the commands corex.list_sockets and corex.list_aliases."""
+        return (self, CorexCommands(self.services))
 
     def pv_classes(self) -> Mapping[str, Factory]:
         """``$lsock(match/value/field)``: a field of the listener that matches, for fields n, l, a, i."""

@@ -34,7 +34,6 @@ from polykemi.modules.dialog_state import (
     Dialog,
     Leg,
 )
-from polykemi.modules.dialog_transfer import Transfers
 from polykemi.modules.dialog_variables import keep, set_var, variable_classes
 from polykemi.pv.accessor import Factory
 from polykemi.sip.header import parse_name_addr
@@ -105,11 +104,7 @@ class DialogModule(DialogCommands):
         dialog = self._by_tags(ctx)
         if wanted is None or dialog is None:
             return -1
-        if wanted == DELETED and dialog.is_live:
-            self.services.count("dialog.active_dialogs", -1)
-        dialog.state = wanted
-        if wanted == DELETED:
-            self._end(dialog, ctx.now)
+        self.put_state(dialog, wanted, ctx.now)
         return 1
 
     @export()
@@ -408,7 +403,7 @@ class DialogModule(DialogCommands):
         return self._refer(found[-1] if found else None, side, to, ctx.now)
 
     def _refer(self, dialog: Dialog | None, side: str, to: str, now: float) -> int:
-        transfers = self._transfers()
+        transfers = self.transfers()
         if dialog is None or not to or transfers is None:
             return -1
         return 1 if transfers.refer(dialog, side, to, now) else -1
@@ -416,12 +411,8 @@ class DialogModule(DialogCommands):
     @export()
     def dlg_bridge(self, ctx: RouteContext, sfrom: str, sto: str, soproxy: str) -> int:
         """Call ``sfrom``, through ``soproxy`` when it is not empty, and refer it to ``sto`` when it answers: 1 or -1."""
-        transfers = self._transfers()
+        transfers = self.transfers()
         return 1 if transfers is not None and sfrom and sto and transfers.bridge(sfrom, sto, soproxy, ctx.now) else -1
-
-    def _transfers(self) -> Transfers | None:
-        tm = self.services.modules.get("tm")
-        return Transfers(tm, self.params) if tm is not None else None
 
     def _send(self, dialog: Dialog, method: str, leg: int, headers: list[str], now: float, body: bytes = b"") -> bool:
         """Send a request within an answered dialog and count its CSeq."""

@@ -60,6 +60,14 @@ class DialogClock(DialogEvents):
         if self.store is not None and dialog.is_live:
             self.store.save(dialog)
 
+    def put_state(self, dialog: Dialog, state: int, now: float) -> None:
+        """Set the state of a dialog as if it had come to it by itself."""
+        if state == DELETED and dialog.is_live:
+            self.services.count("dialog.active_dialogs", -1)
+        dialog.state = state
+        if state == DELETED:
+            self._end(dialog, now)
+
     # ---- it ends
     def _end(self, dialog: Dialog, now: float) -> None:
         dialog.ended = now

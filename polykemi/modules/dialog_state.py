@@ -174,6 +174,7 @@ class DialogTable:
         """Forget a dialog."""
         if self._by_id.pop((dialog.h_entry, dialog.h_id), None) is None:
             return
+        dialog.version = None  # it ends with the last dialog, not with the last timer that knows of one
         same = self._by_call_id[dialog.call_id]
         same.remove(dialog)
         if not same:

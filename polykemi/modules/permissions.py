@@ -14,6 +14,7 @@ from polykemi.kemi.posix import BadPattern, Pattern, compile_basic
 from polykemi.kemi.registry import export
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
+from polykemi.modules.permissions_rpc import PermissionsDumps
 from polykemi.pv.accessor import Accessor
 from polykemi.sip.grammar import to_ip
 from polykemi.sip.message import Request
@@ -58,6 +59,7 @@ class Trusted(NamedTuple):
     from_pattern: Pattern | None
     ruri_pattern: Pattern | None
     tag: str | None
+    priority: int
 
 
 class Permissions(Module):
@@ -69,11 +71,15 @@ class Permissions(Module):
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
         # (IP version, prefix length) -> network as a number -> rows
-        self._networks: dict[tuple[int, int], dict[int, list[Row]]] = {}
-        self._names: dict[str, list[Row]] = {}  # domain names, compared as they are
-        self._trusted: dict[str, list[Trusted]] = {}
+        self.networks: dict[tuple[int, int], dict[int, list[Row]]] = {}
+        self.names: dict[str, list[Row]] = {}  # domain names, compared as they are
+        self.trusted: dict[str, list[Trusted]] = {}
         self._found: dict[str, list[Row]] = {}
         self._tag: Accessor | None = None
+
+    def commands(self) -> tuple[object, ...]:
+        """Return the commands: those that read the tables anew, and those that show them."""
+        return (self, PermissionsDumps(self))
 
     def start(self, now: float) -> None:
         """Read the tables."""
@@ -100,7 +106,7 @@ class Permissions(Module):
         trusted = self._read_trusted()
 
         def use() -> None:
-            self._networks, self._names, self._trusted = networks, names, trusted
+            self.networks, self.names, self.trusted = networks, names, trusted
             self._found.clear()
 
         return use
@@ -133,12 +139,12 @@ class Permissions(Module):
         if self.params.db_mode:
             columns = ["src_ip", *_TRUSTED_COLUMNS, "priority"]
             rows = self.services.database.select(self.params.trusted_table, columns)
-            for source, *row, _ in sorted(rows, key=lambda row: -(row[-1] or 0)):
+            for source, *row in sorted(rows, key=lambda row: -(row[-1] or 0)):
                 out.setdefault(source, []).extend(self._trusted_row(*row))
         return out
 
     def _trusted_row(
-        self, proto: str, from_pattern: str | None, ruri_pattern: str | None, tag: str | None
+        self, proto: str, from_pattern: str | None, ruri_pattern: str | None, tag: str | None, priority: int | None = 0
     ) -> list[Trusted]:
         """Return the row, nothing for one whose patterns do not compile."""
         try:
@@ -146,11 +152,11 @@ class Permissions(Module):
         except BadPattern as error:
             log.error("%s table: %s", self.params.trusted_table, error)
             return []
-        return [Trusted(proto.lower(), patterns[0], patterns[1], tag)]
+        return [Trusted(proto.lower(), patterns[0], patterns[1], tag, priority or 0)]
 
     def _trusted_of(self, source: str) -> list[Trusted]:
         if self.params.db_mode:
-            return self._trusted.get(source, [])
+            return self.trusted.get(source, [])
         try:
             rows = self.services.database.select(
                 self.params.trusted_table, _TRUSTED_COLUMNS, {"src_ip": source}, order="priority"
@@ -207,10 +213,10 @@ class Permissions(Module):
     def _search(self, text: str) -> Iterator[Row]:
         address = to_ip(text)
         if address is None:
-            yield from self._names.get(text, ())
+            yield from self.names.get(text, ())
             return
         number, width = int(address), address.max_prefixlen
-        for (version, bits), networks in self._networks.items():
+        for (version, bits), networks in self.networks.items():
             if version == address.version:
                 yield from networks.get(number >> (width - bits), ())
 
@@ -228,7 +234,7 @@ class Permissions(Module):
     def reload_trusted(self) -> str:
         """Read the trusted table anew, which matters with db_mode 1 alone."""
         try:
-            self._trusted = self._read_trusted()
+            self.trusted = self._read_trusted()
         except DataError as error:
             raise RpcError(500, f"Reload failed: {error}") from None
         return "Reload OK"

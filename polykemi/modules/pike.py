@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
+from polykemi.errors import RpcError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
+from polykemi.kemi.rpc import rpc
 from polykemi.live import live
 from polykemi.modules.base import Module, Services
 from polykemi.sip.grammar import to_ip
@@ -19,6 +22,7 @@ ALLOWED: Final = 1
 BLOCKED: Final = -1
 NEWLY_BLOCKED: Final = -2
 
+_MOST_LISTED: Final = 1000
 _MAX_SOURCES: Final = 65536  # when there are more, those that were seen first are forgotten
 
 
@@ -115,6 +119,41 @@ class Pike(Module):
     def _log(self, what: str, address: str) -> None:
         if self.params.pike_log_level >= 0:
             log.warning("%s %s", what, address)
+
+    # ---- commands
+    @rpc("pike.list")
+    def list_blocked(self, *, now: float) -> dict[str, Any]:
+        """List the blocked sources, up to 1,000, with the requests of this sampling unit and of the one before."""
+        return self._listed(now, hot=True, warm=False)
+
+    @rpc("pike.top")
+    def top(self, which: str = "HOT", *, now: float) -> dict[str, Any]:
+        """List sources, up to 1,000, those with the most requests first: HOT are blocked, WARM are not, or ALL."""
+        which = which.upper()
+        if which not in ("ALL", "HOT", "WARM"):
+            raise RpcError(500, "Bad argument. Select: ALL, HOT or WARM")
+        return self._listed(now, hot=which != "WARM", warm=which != "HOT")
+
+    def _listed(self, now: float, *, hot: bool, warm: bool) -> dict[str, Any]:
+        unit, seconds = int(now // self.params.sampling_time_unit), self.params.sampling_time_unit
+        rows = []
+        for address, source in self._sources.items():
+            left = self.params.remove_latency - (unit - source.unit) * seconds
+            if left <= 0 or not (hot if source.blocked else warm):
+                continue
+            age = unit - source.unit  # units since it was seen
+            before, current = (source.hits_before, source.hits) if age == 0 else (source.hits * (age == 1), 0)
+            rows.append(
+                {
+                    "ip_addr": address,
+                    "leaf_hits_prev": before,
+                    "leaf_hits_curr": current,
+                    "expires": left,
+                    "status": "HOT" if source.blocked else "WARM",
+                }
+            )
+        rows = heapq.nlargest(_MOST_LISTED, rows, key=lambda row: (row["leaf_hits_curr"], row["leaf_hits_prev"]))
+        return {"max_hits": self.params.reqs_density_per_unit, "list": rows, "number_of_rows": len(rows)}
 
     # ---- for tests and statistics
     def __len__(self) -> int:

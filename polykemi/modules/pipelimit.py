@@ -178,7 +178,7 @@ class Pipelimit(Module):
     def list_pipes(self, pipe: str = "") -> Any:
         """List all pipes, or one."""
         if pipe and pipe not in self._pipes:
-            raise RpcError(_BAD_REQUEST, "Unknown pipe")
+            raise RpcError(_BAD_REQUEST, f"Unknown pipe id {pipe}")
         return [
             {
                 "name": name,
@@ -195,9 +195,40 @@ class Pipelimit(Module):
     @rpc("pl.set_pipe")
     def set_pipe(self, pipe: str, algorithm: str, limit: int) -> Any:
         """Give a pipe an algorithm and a limit."""
+        algorithm = algorithm.upper()
+        if pipe not in self._pipes:
+            raise RpcError(_BAD_REQUEST, f"Unknown pipe id {pipe}")
         if algorithm not in ALGORITHMS:
             raise RpcError(_BAD_REQUEST, "Unknown algorithm")
-        if pipe not in self._pipes:
-            raise RpcError(_BAD_REQUEST, "Unknown pipe")
         self._add(pipe, algorithm, limit)
-        return None
+        return {}
+
+    @rpc("pl.get_pipes")
+    def get_pipes(self) -> list[str]:
+        """List all pipes in lines."""
+        return [
+            f"PIPE: id={name} algorithm={p.algorithm} limit={p.limit} counter={p.counter}"
+            for name, p in self._pipes.items()
+        ]
+
+    @rpc("pl.stats")
+    def stats(self) -> list[str]:
+        """List all pipes in lines: load, and messages of the interval before."""
+        return [f"PIPE: id={name} load={p.load} counter={p.last_counter}" for name, p in self._pipes.items()]
+
+    @rpc("pl.get_pid")
+    def get_pid(self) -> str:
+        """Show the constants of the controller behind FEEDBACK."""
+        return self._feedback.described()
+
+    @rpc("pl.set_pid")
+    def set_pid(self, ki: float, kp: float, kd: float) -> dict[str, Any]:
+        """Set the constants of the controller behind FEEDBACK."""
+        self._feedback.set_constants(ki, kp, kd)
+        return {}
+
+    @rpc("pl.push_load")
+    def push_load(self, load: float) -> dict[str, Any]:
+        """Tell the load of the machine, 0 to 1, as if it had been measured."""
+        self._feedback.push(load)
+        return {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
+from polykemi.modules.pv_rpc import PvCommands
 from polykemi.pv.accessor import Accessor, Factory
 from polykemi.pv.classes.factories import no_index, plain, required
 from polykemi.pv.classes.script import to_int
@@ -39,6 +40,10 @@ class Pv(Module):
         self._variables = services.variables
         self._variables.bound(self.params.pv_cache_limit, self.params.pv_cache_action)
         self._getters = services.variables.getters
+
+    def commands(self) -> tuple[object, ...]:
+        """Return the commands pv.shvGet and pv.shvSet."""
+        return (PvCommands(self.services.variables.environment.shared),)
 
     def pv_classes(self) -> Mapping[str, Factory]:
         """``$ccp(module.parameter)``: the value of a module's parameter; ``$conid``: the connection that a message came on."""

@@ -142,6 +142,7 @@ class Ratelimit(Module):
     @rpc("rl.set_pipe")
     def set_pipe(self, pipe: int, algorithm: str, limit: int) -> Any:
         """Give a pipe an algorithm and a limit."""
+        algorithm = algorithm.upper()
         if algorithm not in ALGORITHMS:
             raise RpcError(_BAD_REQUEST, "Unknown algorithm")
         if not 0 <= pipe < MAX_PIPES:
@@ -149,4 +150,31 @@ class Ratelimit(Module):
         self._pipes[pipe] = Pipe(algorithm, limit)
         if algorithm == "FEEDBACK":
             self._feedback.setpoint = limit / 100
-        return None
+        return {}
+
+    @rpc("rl.stats")
+    def stats(self) -> list[str]:
+        """Show the pipes: messages in the interval before, limit, drop rate."""
+        return [f"PIPE[{n}]: {p.last_counter}/{p.limit} (drop rate: {p.load})" for n, p in sorted(self._pipes.items())]
+
+    @rpc("rl.get_queues")
+    def get_queues(self) -> list[str]:
+        """Show which pipe each method is counted in."""
+        return [f"QUEUE[{n}]: {pipe}:{method}" for n, (method, pipe) in enumerate(self._queues)]
+
+    @rpc("rl.get_pid")
+    def get_pid(self) -> str:
+        """Show the constants of the controller behind FEEDBACK."""
+        return self._feedback.described()
+
+    @rpc("rl.set_pid")
+    def set_pid(self, ki: float, kp: float, kd: float) -> dict[str, Any]:
+        """Set the constants of the controller behind FEEDBACK."""
+        self._feedback.set_constants(ki, kp, kd)
+        return {}
+
+    @rpc("rl.push_load")
+    def push_load(self, load: float) -> dict[str, Any]:
+        """Tell the load of the machine, 0 to 1, as if it had been measured."""
+        self._feedback.push(load)
+        return {}

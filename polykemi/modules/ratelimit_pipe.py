@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from polykemi.errors import RpcError
+
 ALGORITHMS: Final = ("NOP", "RED", "TAILDROP", "FEEDBACK", "NETWORK")  # by Kamailio's numbers
 
 _STEPS: Final = 100
@@ -65,6 +67,20 @@ class Feedback:
         output = self.kp * error + self.ki * self._sum + self.kd * (error - self._last)
         self._last = error
         self.drop_rate = int(output) if output > 0 else 0
+
+    def described(self) -> str:
+        """Return the constants as Kamailio shows them."""
+        return f"ki[{self.ki:.6f}] kp[{self.kp:.6f}] kd[{self.kd:.6f}] "
+
+    def set_constants(self, ki: float, kp: float, kd: float) -> None:
+        """Set the constants."""
+        self.ki, self.kp, self.kd = ki, kp, kd
+
+    def push(self, load: float) -> None:
+        """Take a load that somebody else has measured. Raise RpcError for what is none."""
+        if not 0 <= load <= 1:
+            raise RpcError(400, f"expected a load from 0 to 1, got {load:g}")
+        self.update(load)
 
 
 class CpuLoad:

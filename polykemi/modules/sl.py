@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
-from polykemi.modules.base import Module
+from polykemi.modules.base import Module, Services
 from polykemi.modules.sl_rpc import SlCommands
 from polykemi.pv.accessor import Factory
 from polykemi.pv.classes.factories import keyed
@@ -56,6 +56,11 @@ class Sl(Module):
         LOCAL_RESPONSE: "a stateless reply leaves; the message is the request, as in Kamailio",
     }
 
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)
+        for name in ("sl.sent_replies", *_COUNTERS.values()):  # so that counting is one step
+            services.counters.setdefault(name, 0)
+
     def commands(self) -> tuple[object, ...]:
         """Return the command sl.stats."""
         return (SlCommands(self.services.counters),)
@@ -91,8 +96,8 @@ class Sl(Module):
         services.outbox.items.append((data, path))
         ctx.replied = True
         counters = services.counters
-        counters[counter] = counters.get(counter, 0) + 1
-        counters["sl.sent_replies"] = counters.get("sl.sent_replies", 0) + 1
+        counters[counter] += 1
+        counters["sl.sent_replies"] += 1
         callback = self.params.event_callback_lres_sent
         if callback and ctx.kind is not Route.EVENT:
             self._event(callback, LOCAL_RESPONSE, request, ctx.flow, ctx.now)

@@ -106,9 +106,9 @@ class LmdbItems:
 
     def _opened(self) -> LmdbFile:
         if self._file is None:
-            file = LmdbFile(self.path, self._map_size, _MOST_TABLES + 1)
+            file = LmdbFile(self.path, self._map_size, _MOST_TABLES + 1, "store of items")
             try:
-                file.claim(FORMAT, "store of items")
+                file.claim(FORMAT)
             except BaseException:
                 file.close()
                 raise

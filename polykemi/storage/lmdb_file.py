@@ -32,26 +32,27 @@ class LmdbFile:
     """An open environment, with one read transaction that is kept between reads.
 
     ``commit``s are handed to the operating system without waiting for the disk. ``map_size`` (octets) is what the file
-    has at first. Raise DataError for whatever cannot be used.
+    has at first, ``what`` is its name for people. Raise DataError for whatever cannot be used.
     """
 
-    def __init__(self, path: Path, map_size: int, max_dbs: int) -> None:
+    def __init__(self, path: Path, map_size: int, max_dbs: int, what: str = "location store") -> None:
         self.path = path
         self._file = path / "data.mdb"
+        self._what = what
         self.reader: Any = None  # a read transaction that is kept from the first read to ``end_reading``
         self._locked = False
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise DataError(f"{path}: cannot be opened as a location store: {error.strerror}") from None
+            raise DataError(f"{path}: cannot be opened as a {what}: {error.strerror}") from None
         try:
             self._lock()
             self._mapped = _writes_in_place(self._descriptor)
             self.env = self._open_as_it_is(map_size, max_dbs)
         except (lmdb.Error, OSError) as error:
             os.close(self._descriptor)
-            raise DataError(f"{path}: cannot be opened as a location store: {error}") from None
+            raise DataError(f"{path}: cannot be opened as a {what}: {error}") from None
         except DataError:
             os.close(self._descriptor)
             raise
@@ -83,10 +84,10 @@ class LmdbFile:
             raise
         return env
 
-    def claim(self, format_: bytes, what: str) -> None:
+    def claim(self, format_: bytes) -> None:
         """Make a new file one of ``format_``; raise DataError when it is another one."""
         if self.retrying(lambda: self._format(format_)) != format_:
-            raise DataError(f"{self.path}: not a {what} of this version (expected {format_.decode()!r})")
+            raise DataError(f"{self.path}: not a {self._what} of this version (expected {format_.decode()!r})")
 
     def _format(self, ours: bytes) -> bytes | None:
         """Return the format of the file, which is ours when the file is new, None for a foreign one."""

@@ -56,7 +56,7 @@ class LmdbLocation:
         self._file = LmdbFile(self.path, map_size, 2 * _MAX_TABLES + 1)
         self._is_open = True
         try:
-            self._file.claim(FORMAT, "location store")
+            self._file.claim(FORMAT)
         except BaseException:
             self._file.close()
             raise

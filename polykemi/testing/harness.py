@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings
+from polykemi.control.trace import Event, Filter, Tracer, Watch
+from polykemi.control.trace_view import View
 from polykemi.errors import SipError
 from polykemi.kemi.binding import Refused
 from polykemi.kemi.context import Exit
@@ -22,6 +25,7 @@ from polykemi.kemi.limits import ScriptLimits
 from polykemi.kemi.network import Connections, Dns, Locator, Peers
 from polykemi.kemi.probes import Ended, Watcher
 from polykemi.kemi.registry import Export
+from polykemi.reload import Outcome
 from polykemi.server import assemble
 from polykemi.sip.flow import Flow, Listener, UdpSettings, bracketed
 from polykemi.storage.location import MemoryLocation
@@ -54,6 +58,32 @@ class Call(NamedTuple):
     path: str
     arguments: tuple[Any, ...]
     result: Any
+
+
+class Trace:
+    """What the server has done for messages, as it is told to `polykemi trace`: ``print(trace)`` shows the tree."""
+
+    def __init__(self, tracer: Tracer, wanted: Filter) -> None:
+        self.events: list[dict[str, Any]] = []  # docs/tracing.md
+        self._tracer, self._watch = tracer, Watch(wanted, self._take)
+        tracer.attach(self._watch)
+
+    def _take(self, event: Event) -> bool:
+        self.events.append(event.data(whole=True))
+        return True
+
+    def text(self, *, times: bool = False) -> str:
+        """Return the trees of all blocks and the ladders of the calls; without ``times`` the same in each run."""
+        view = View(times=times)
+        lines = (view.lines({key: one for key, one in e.items() if key != "message"}) for e in self.events)
+        return "\n".join(chain.from_iterable(lines))
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def close(self) -> None:
+        """Keep no more."""
+        self._tracer.detach(self._watch)
 
 
 def recorder(calls: list[Call]) -> Watcher:
@@ -124,6 +154,7 @@ class ServerUnderTest:
             dns=dns,
             locator=locator,
             connections=connections,
+            clock=lambda: self.now,
         )
         self.node.probes.watch(recorder(self.calls))
 
@@ -143,6 +174,14 @@ class ServerUnderTest:
         host, _, port = source.rpartition(":")
         self.node.router.receive(data, Flow(at or self._listeners[0], host.strip("[]"), int(port)), self.now)
         return self._turn()
+
+    def trace(self, *, call_id: str = "", user: str = "", ip: str = "") -> Trace:
+        """Return what is kept, from now on, of the messages that match, as `polykemi trace` shows it."""
+        return Trace(self.node.tracer, Filter(call_id, user, ip))
+
+    def reload(self, *, dry_run: bool = False, force: bool = False) -> Outcome:
+        """Load the scripts anew, as ``app.reload`` does. Raise ScriptLoadError; the version that runs goes on then."""
+        return self.node.versions.reload(self.now, dry_run=dry_run, force=force)
 
     def lose(self, flow: Flow) -> list[Sent]:
         """Let the connection of ``flow`` end now; return what leaves."""

@@ -104,6 +104,10 @@ class TransactionLayer:
     def __len__(self) -> int:
         return len(self._servers) + len(self._clients)
 
+    def sizes(self) -> tuple[int, int]:
+        """Return how many server and client transactions there are; those with an alias count twice."""
+        return len(self._servers), len(self._clients)
+
     def use(self, timings: Timings) -> None:
         """Take other timings for transactions that come; those that are open keep theirs."""
         self.timings = timings

@@ -269,6 +269,7 @@ class Connection:
             self._streams.failed(data, flow)
             return
         self.used = time.time()
+        self._streams.leaves(data, flow.listener, self.flow)
         if self.websocket is not None and flow.listener.proto in ("ws", "wss"):
             data = self.websocket.frame(data)
         self.write(data)

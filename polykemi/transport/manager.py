@@ -19,8 +19,10 @@ from polykemi.sip.flow import WEBSOCKETS, Flow, Listener
 from polykemi.sip.grammar import to_ip
 from polykemi.sip.locate import Destination, Place
 from polykemi.sip.reply_path import is_for_many
+from polykemi.sip.tally import MessageTally
 from polykemi.systemd import Inherited
 from polykemi.transport.limits import StreamLimits
+from polykemi.transport.mirror import Mirror
 from polykemi.transport.resolver import Reply, Resolver
 from polykemi.transport.stream import BACKLOG, Streams
 from polykemi.transport.tls_profiles import TlsSettings
@@ -55,6 +57,7 @@ class Transports:
         """
         self.bound: list[Listener] = []
         self.streams = Streams(receive, done, failed, closed, limits, tls, lost)
+        self.sent = MessageTally()  # messages of all transports
         self._by_listener: dict[Listener, UdpListener] = {}
         self._ways: dict[Flow, tuple[UdpListener, tuple[str, int]]] = {}  # flows to IP addresses
         self.resolver = Resolver(_ask_nobody) if resolver is None else resolver
@@ -92,18 +95,37 @@ class Transports:
             *(one._replace(proto=WEBSOCKETS[one.proto]) for one in self.bound if one.proto in WEBSOCKETS),
         )
 
+    def mirror_to(self, mirror: Mirror) -> None:
+        """Let ``mirror`` see what comes and leaves."""
+        self.streams.mirror = mirror
+        for udp in self._by_listener.values():
+            udp.mirror = mirror
+
+    def messages(self) -> dict[str, tuple[int, int]]:
+        """Return transport -> how many messages have come over it and were sent, keep-alives among them."""
+        found = {one.proto: (0, 0) for one in self.listeners}
+        for proto, number in self.streams.messages_in.items():
+            found[proto] = (number, 0)
+        for proto, number in self.streams.messages_out.items():
+            found[proto] = (found.get(proto, (0, 0))[0], number)
+        for udp in self._by_listener.values():
+            come, gone = found["udp"]
+            found["udp"] = (come + udp.received, gone + udp.sent)
+        return found
+
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start reading from all sockets."""
+        """Start reading from all sockets as soon as ``loop`` runs."""
         self._loop = loop
         self.resolver.loop = loop
+        self.streams.open(loop)  # which runs the loop for a moment: nothing is to come in before it is to
         for udp in self._by_listener.values():
             udp.open(loop)
-        self.streams.open(loop)
 
     def send(self, items: list[tuple[bytes, Flow]]) -> None:
         """Send each (data, flow); host names are resolved first, what cannot be sent goes to ``failed``."""
-        ways = self._ways
+        ways, tally = self._ways, self.sent
         for data, flow in items:
+            tally.count(data)
             way = ways.get(flow)
             if way is not None:
                 way[0].send(data, flow, way[1])
@@ -160,6 +182,11 @@ class Transports:
             waited = max(waited, udp.waited(now))
             lost += udp.lost()
         return waited, lost
+
+    def unsent(self) -> tuple[int, int]:
+        """Return how many datagrams wait for their sockets, and how many octets for the peers of connections."""
+        connections = self.streams.known.by_ident.values()
+        return sum(udp.unsent for udp in self._by_listener.values()), sum(one.unsent() for one in connections)
 
     def close(self) -> None:
         """Close all sockets."""

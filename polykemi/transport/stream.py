@@ -25,6 +25,7 @@ from polykemi.sip.message import parse
 from polykemi.transport.connection import Connection, as_websocket
 from polykemi.transport.known import MOST_NAMES, Known
 from polykemi.transport.limits import COUNTERS, StreamLimits
+from polykemi.transport.mirror import Mirror
 from polykemi.transport.tls import Tls, accepting, calling
 from polykemi.transport.tls_profiles import TlsContexts, TlsSettings
 from polykemi.transport.told import Told
@@ -71,6 +72,9 @@ class Streams:
         self.waiting = 0  # connections whose peers take less than they are sent
         self.told = Told()
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
+        self.messages_in: dict[str, int] = {}  # by transport
+        self.messages_out: dict[str, int] = {}
+        self.mirror: Mirror | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -86,13 +90,24 @@ class Streams:
         return listener
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to take connections; called before ``loop`` runs."""
+        """Begin to take connections as soon as ``loop`` runs, which it does not yet."""
         self.loop = loop
-        if self._listening:
-            self.make_room()
+        if not self._listening:
+            return
+        self.make_room()
         for listener, sock in self._listening:
             factory: Any = partial(self._accept, listener)
-            self._servers.append(loop.run_until_complete(loop.create_server(factory, sock=sock, backlog=BACKLOG)))
+            server = loop.create_server(factory, sock=sock, backlog=BACKLOG, start_serving=False)
+            self._servers.append(loop.run_until_complete(server))
+        self._keep(loop.create_task(self._serve()))
+
+    async def _serve(self) -> None:
+        for server in self._servers:
+            await server.start_serving()
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(self._tasks.discard)
 
     def _accept(self, listener: Listener) -> Connection:
         contexts = self.contexts
@@ -179,9 +194,7 @@ class Streams:
 
     def _connect(self, connection: Connection, host: str, port: int) -> None:
         self.add(connection, host, port)
-        task = self.loop.create_task(self._connecting(connection, host, port))
-        self._tasks.add(task)  # the loop itself holds tasks weakly
-        task.add_done_callback(self._tasks.discard)
+        self._keep(self.loop.create_task(self._connecting(connection, host, port)))
 
     async def _connecting(self, connection: Connection, host: str, port: int) -> None:
         try:
@@ -197,6 +210,10 @@ class Streams:
     # ---- what comes
     def take(self, data: bytes, flow: Flow, now: float) -> None:
         """Take a message from a connection."""
+        proto = flow.listener.proto
+        self.messages_in[proto] = self.messages_in.get(proto, 0) + 1
+        if self.mirror is not None:
+            self.mirror.received(data, flow)
         if self.limits.accept_aliases and b";alias" in data and data[:8] != b"SIP/2.0 ":
             self._accept_alias(data, flow)
         self.receive(data, flow, now)
@@ -208,6 +225,13 @@ class Streams:
             return
         if via.param("alias") is not None:
             self.alias(flow, via.port or (TLS_PORT if flow.listener.proto in SECURE else PORT))
+
+    def leaves(self, data: bytes, listener: Listener, peer: Flow) -> None:
+        """Note that a connection sends a message to ``peer``, over the transport of ``listener``."""
+        proto = listener.proto
+        self.messages_out[proto] = self.messages_out.get(proto, 0) + 1
+        if self.mirror is not None:
+            self.mirror.sent(data, listener, peer.host, peer.port)
 
     # ---- the connections that there are
     def count(self, name: str) -> None:
@@ -267,6 +291,14 @@ class Streams:
 
     def __len__(self) -> int:
         return len(self.known)
+
+    def by_transport(self) -> dict[str, int]:
+        """Return transport -> connections, those that are WebSockets among these."""
+        found = {listener.proto: 0 for listener, _ in self._listening}
+        for one in self.known.by_ident.values():
+            listener = one.flow.listener if one.websocket is None else as_websocket(one.flow).listener
+            found[listener.proto] = found.get(listener.proto, 0) + 1
+        return found
 
     def _sweep_later(self) -> None:
         limits = self.limits

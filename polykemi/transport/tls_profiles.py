@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -116,16 +118,22 @@ class TlsContexts:
 
     def tell_of_ends(self, now: float) -> None:
         """Warn of certificates of ours that are over, or are soon."""
+        for profile, end in self.ends():
+            if end is None:
+                log.warning("%s: its end cannot be read", profile.certificate)
+            elif end.timestamp() < now + _SOON:
+                word = "ended" if end.timestamp() < now else "ends"
+                log.warning("%s %s on %s", profile.certificate, word, shown_time(end))
+
+    def ends(self) -> Iterator[tuple[TlsProfile, datetime | None]]:
+        """Give the profiles that have a certificate of ours, and when that ends; None when it cannot be read."""
         for profile, credentials in self._of.items():
             if credentials.certificate:
                 try:
                     end = Certificate(credentials.certificate).not_after
-                except ParseError as error:
-                    log.warning("%s: %s", profile.certificate, error)
-                    continue
-                if end.timestamp() < now + _SOON:
-                    word = "ended" if end.timestamp() < now else "ends"
-                    log.warning("%s %s on %s", profile.certificate, word, shown_time(end))
+                except ParseError:
+                    end = None
+                yield profile, end
 
     def server(self, listener: Listener, name: str) -> Credentials:
         """Return those for a client of ``listener`` that asks for ``name``."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from polykemi.sip.flow import Flow, Listener
 from polykemi.transport.icmp import ask_for_errors, read_errors
+from polykemi.transport.mirror import Mirror
 
 log = logging.getLogger("polykemi.transport")
 
@@ -53,6 +54,9 @@ class UdpListener:
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMP, 1)
         self.listener = wanted._replace(port=self._socket.getsockname()[1])
         self.ipv6 = sock.family == socket.AF_INET6
+        self.mirror: Mirror | None = None
+        self.received = 0  # datagrams, and those that were sent
+        self.sent = 0
         self._receive, self._done, self._failed = receive, done, failed
         self._unsent: deque[tuple[bytes, Flow, tuple[str, int]]] = deque()
         self._batch = BATCH
@@ -66,21 +70,32 @@ class UdpListener:
         loop.add_reader(self._socket, self._readable)
 
     def _readable(self) -> None:
-        recvfrom, receive, listener = self._socket.recvfrom, self._receive, self.listener
+        recvfrom, receive, listener, mirror = self._socket.recvfrom, self._receive, self.listener, self.mirror
         now = time.time()
+        taken = 0
         try:
-            for _ in range(self._batch):
+            while taken < self._batch:
                 data, address = recvfrom(65535)
-                receive(data, _new(Flow, (listener, address[0], address[1])), now)
+                taken += 1
+                flow = _new(Flow, (listener, address[0], address[1]))
+                if mirror is not None:
+                    mirror.received(data, flow)
+                receive(data, flow, now)
         except BlockingIOError:
             pass
         except OSError as error:
             self._read_behind(error, now)
+        self.received += taken
         self._done()
         if time.time() - now > _LONG:
             self._batch = max(1, self._batch // 2)
         elif self._batch < BATCH:
             self._batch *= 2
+
+    @property
+    def unsent(self) -> int:
+        """How many datagrams wait until the kernel takes more."""
+        return len(self._unsent)
 
     def waited(self, now: float) -> float:
         """Return the seconds that the first datagram which waits has waited, 0.0 when none does."""
@@ -118,7 +133,11 @@ class UdpListener:
             except OSError as other:
                 failed = other
                 continue
-            self._receive(data, _new(Flow, (self.listener, address[0], address[1])), now)
+            flow = _new(Flow, (self.listener, address[0], address[1]))
+            self.received += 1
+            if self.mirror is not None:
+                self.mirror.received(data, flow)
+            self._receive(data, flow, now)
 
     def _take_errors(self) -> bool:
         """Take what ICMP says of what was sent: whoever sent it is told by ``failed``, with its beginning. False: nothing."""
@@ -143,6 +162,9 @@ class UdpListener:
 
     def send(self, data: bytes, flow: Flow, address: tuple[str, int]) -> None:
         """Send ``data`` to ``address``: an IP address and a port."""
+        self.sent += 1
+        if self.mirror is not None:
+            self.mirror.sent(data, self.listener, address[0], address[1])
         if self._unsent:
             self._keep(data, flow, address)
             return

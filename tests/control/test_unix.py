@@ -16,13 +16,14 @@ import pytest
 import uvloop
 
 from polykemi.control import client, unix
+from polykemi.control.jsonrpc import Client
 from polykemi.control.unix import LONGEST, MOST, ControlSocket, connect
 from polykemi.errors import RpcError, UsageError
 
 PING = b'{"ping"}\n'
 
 
-def echo(request: bytes) -> bytes | None:
+def echo(request: bytes, _client: Client | None = None) -> bytes | None:
     """Answer a request with itself, and none that begins with a dash."""
     return None if request.startswith(b"-") else b"<" + request + b">"
 
@@ -235,13 +236,13 @@ def test_stopping_drops_the_clients(served: Served) -> None:
 
 
 def answering(path: Path, answer: bytes) -> Served:
-    return Served(path, lambda request: answer, uvloop.new_event_loop)
+    return Served(path, lambda request, client: answer, uvloop.new_event_loop)
 
 
 def test_a_call_returns_the_result(tmp_path: Path) -> None:
     seen: list[Any] = []
 
-    def answer(request: bytes) -> bytes:
+    def answer(request: bytes, _client: Client) -> bytes:
         seen.append(json.loads(request))
         return b'{"jsonrpc":"2.0","result":{"a":1},"id":1}'
 

@@ -54,7 +54,8 @@ def test_route_blocks_are_counted_and_the_counters_begin_anew(server: ServerProc
     assert (row["kind"], row["block"], row["engine"]) == ("request_route", "ksr_request_route", server.engine)
     assert row["cnt"] == 5
     assert 0 < row["min_us"] <= row["avg_us"] <= row["max_us"] <= row["sum_us"] < 5e6
-    assert rpc(server, "stats.get_statistics", "core:").stdout == "core:rcv_requests = 5\n"
+    asked = rpc(server, "stats.get_statistics", "rcv_requests", "rcv_requests_options", "rcv_requests_invite").stdout
+    assert asked == "core:rcv_requests = 5\ncore:rcv_requests_options = 5\ncore:rcv_requests_invite = 0\n"
     assert rpc(server, "route.reset").returncode == 0
     assert rpc(server, "route.stats").stdout == ""
     assert peer.ask("OPTIONS") == "SIP/2.0 200 Keepalive"
@@ -94,7 +95,7 @@ def test_prometheus_reads_what_rpc_says(server: ServerProcess, peer: Peer) -> No
         page = response.read().decode()
     labels = f'block="ksr_request_route",engine="{server.engine}",kind="request_route"'
     assert f"polykemi_route_seconds_count{{{labels}}} 1.0\n" in page
-    assert 'polykemi_statistics_total{group="core",name="rcv_requests"} 1.0\n' in page
+    assert 'polykemi_statistic{group="core",name="rcv_requests"} 1.0\n' in page
     (row,) = json.loads(rpc(server, "route.stats", "--json").stdout)
     found = re.search(r"polykemi_route_max_seconds\{.*\} (.*)\n", page)
     assert found is not None

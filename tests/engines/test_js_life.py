@@ -18,7 +18,7 @@ from polykemi.engines import v8
 from polykemi.engines.base import Limits
 from polykemi.engines.js_script import JsScript
 from polykemi.engines.js_values import OCTETS, SIZE, TEXTS, Values
-from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout, UsageError
+from polykemi.errors import ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout, UsageError
 from tests.engines.js_bench import MAIN, Bench, benches
 
 
@@ -150,7 +150,7 @@ def test_a_script_that_never_ends_loading_is_stopped_and_the_others_run(bench: B
 
 def test_a_script_that_needs_too_much_memory_to_load_is_refused(bench: Bench) -> None:
     script = bench.load(f"function {MAIN}() {{ KSR.info('old'); }}", Limits(5.0, 64 << 20))
-    with pytest.raises(ScriptLoadError, match=r"script\.js: needs more memory than its 67108864 octets"):
+    with pytest.raises(ScriptLoadError, match=r"script\.js: memory limit reached: more than 67108864 octets"):
         bench.also("var all = []; for (;;) all.push(new Array(1000).fill(0));")
     bench.run(script)
     assert bench.said == ["old"]
@@ -186,6 +186,62 @@ def test_scripts_stand_beside_each_other_and_go_one_by_one_while_serving(residen
     assert [(error.file, error.line) for error in errors] == [(f"{resident.directory}/broken.js", 2)]
     assert (old.path.name, new[0].path.name) == ("script.js", "new.js")
     assert new[0].functions() == {MAIN, "more"}
+
+
+def test_scripts_see_nothing_of_each_other(bench: Bench) -> None:
+    old = bench.load(
+        f"""implicit = "old"; globalThis.more = 1; KSR.mine = KSR.pv.mine = 1; KSR.info = null;
+        String.prototype.trim = () => "broken"; Array.prototype.map = null; Object.prototype.all = 1;
+        function {MAIN}() {{ KSR.pv.sets("told", [implicit, " a ".trim(), typeof KSR.mine].join()); }}"""
+    )
+    new = bench.also(
+        f"""function {MAIN}() {{
+            KSR.info([typeof implicit, typeof more, typeof KSR.mine, typeof KSR.pv.mine, " a ".trim(), ({{}}).all, typeof {MAIN}x].join());
+        }}"""
+    )
+    first, second, third = (bench.block() for _ in range(3))
+    bench.run(old, first)
+    bench.run(new, second)
+    bench.run(old, third)
+    assert second.error is None
+    assert bench.said == ["undefined,undefined,undefined,undefined,a,,undefined"]
+    assert first.cache["told"] == third.cache["told"] == "old,broken,number"
+
+
+def test_texts_that_one_script_has_numbered_are_the_same_in_another(bench: Bench) -> None:
+    source = f"""function {MAIN}() {{ for (var i = 0; i < 3; i++) KSR.pv.sets("k", KSR.pv.get("v") + "!"); }}"""
+    one, two = bench.load(source), bench.also(source)
+    for n in range(6):
+        ctx = bench.block()
+        ctx.cache["v"] = "even" if n % 2 else "odd"
+        bench.run(two if n % 3 else one, ctx)
+        assert ctx.cache["k"] == ctx.cache["v"] + "!"
+
+
+def test_the_memory_of_a_script_goes_when_it_is_closed(hosted: Bench) -> None:
+    source = f"var junk = new Array(100000).fill(0.5).map((v, i) => v * i); leak = junk; function {MAIN}() {{}}"
+    hosted.load(source, Limits(5.0, 24 << 20))
+    for _ in range(200):  # 160 MB in all
+        script = hosted.engine.load(hosted.directory / "script.js")
+        assert hosted.run(script).error is None
+        script.close()
+    kept = [hosted.engine.load(hosted.directory / "script.js") for _ in range(5)]
+    with pytest.raises(ScriptLoadError, match="memory"):
+        kept += [hosted.engine.load(hosted.directory / "script.js") for _ in range(50)]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'eval("%DebugPrint(1)")',
+        'new Function("%DebugPrint(1)")',
+        'require("./natives")',
+        '(0, eval)("%GetOptimizationStatus(1)")',
+    ],
+)
+def test_scripts_have_no_syntax_of_v8s_own(bench: Bench, code: str) -> None:
+    (bench.directory / "natives.js").write_text("%DebugPrint(1)")
+    assert bench.says(f"try {{ {code}; KSR.info('ran'); }} catch (e) {{ KSR.info(e.name); }}") == ["SyntaxError"]
 
 
 def test_a_script_is_not_loaded_inside_of_a_route_block(bench: Bench) -> None:
@@ -247,7 +303,7 @@ def test_a_route_that_runs_too_long_is_stopped_and_the_next_ones_run(bench: Benc
     assert bench.said == ["fine", "in", "fine", "in", "fine"]
     for ctx in blocks[1::2]:
         assert isinstance(ctx.error, ScriptTimeout)
-        assert str(ctx.error) == f"{bench.directory}/script.js: ran longer than 0.05 s"
+        assert str(ctx.error) == f"{bench.directory}/script.js:1: ran longer than 0.05 s"
     assert [ctx.error for ctx in blocks[::2]] == [None] * 3
 
 
@@ -303,8 +359,8 @@ def test_a_route_that_needs_too_much_memory_fails_alone(bench: Bench) -> None:
     )
     failed, fine = bench.block(), bench.block("fine")
     bench.run(script, failed, fine)
-    assert isinstance(failed.error, ScriptError)
-    assert failed.error.cause == "needs more memory than its 67108864 octets"
+    assert isinstance(failed.error, ScriptMemory)
+    assert failed.error.cause == "memory limit reached: more than 67108864 octets"
     assert bench.said == ["fine"]
 
 
@@ -426,7 +482,7 @@ def test_engines_follow_each_other_in_one_process_and_leave_no_thread(bench: Ben
 
 
 def test_the_interpreter_ends_when_an_engine_was_not_closed() -> None:
-    program = "from polykemi.engines.v8 import V8\nV8().eval('[]')\nprint('end')"
+    program = "from polykemi.engines.v8 import V8\nV8().on_thread(lambda: None)\nprint('end')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("end\n", "", 0)
 

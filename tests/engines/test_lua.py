@@ -14,8 +14,8 @@ from lupa.luajit21 import LuaRuntime
 
 from polykemi import config
 from polykemi.engines.base import Host, Limits
-from polykemi.engines.lua import LuaEngine, LuaScript, ScriptMemory
-from polykemi.errors import ConfigError, ScriptError, ScriptLoadError
+from polykemi.engines.lua import LuaEngine, LuaScript
+from polykemi.errors import ConfigError, ScriptError, ScriptLoadError, ScriptMemory
 from polykemi.kemi.context import Current
 from polykemi.kemi.registry import Registry
 from tests.conformance.conftest import Bench

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from polykemi.errors import DataError, RpcError
+from polykemi.kemi.rpc import commands_of
 from polykemi.modules.dialog import DialogModule
 from polykemi.modules.dialog_params import DialogParams
 from polykemi.modules.dialog_state import CONFIRMED, CONFIRMED_NA, DELETED, UNCONFIRMED, DialogTable
@@ -146,6 +147,69 @@ def test_a_side_that_does_not_know_the_call_any_more_ends_it(tmp_path: Path) -> 
         assert [s.to for s in sent if s.start_line.startswith("BYE")][:2] == [ALICE, BOB]
 
 
+def ask(bench: Bench, method: str, *params: Any) -> Any:
+    """Ask as an operator does."""
+    commands = {one.name: one for one in commands_of(bench.dialogs)}
+    return commands[f"dlg.{method}"].run(params, bench.server.now)
+
+
+def refused(bench: Bench, method: str, *params: Any) -> tuple[int, str]:
+    with pytest.raises(RpcError) as raised:
+        ask(bench, method, *params)
+    return raised.value.code, str(raised.value)
+
+
+def test_an_operator_finds_dialogs(bench: Bench) -> None:
+    bench.send("INVITE", 1)
+    (early,) = ask(bench, "list_ctx")
+    assert early["callee"] == dict.fromkeys(("tag", "contact", "cseq", "route_set", "socket"))
+    assert (
+        ask(bench, "list_match", "callid", "eq", "call")
+        == ask(bench, "list_match_ctx", "furi", "re", "^sip:A")
+        == [early]
+    )
+    assert ask(bench, "list_match", "turi", "sw", "sips:") == ask(bench, "list_match", "ruri", "re", "nobody") == []
+    assert refused(bench, "list_match") == (500, "Invalid parameters")
+    assert refused(bench, "list_match", "color", "eq", "x") == (500, "Invalid matching key parameter")
+    assert refused(bench, "list_match", "furi", "gt", "x") == (500, "Invalid matching operator parameter")
+    assert refused(bench, "list_match", "furi", "re", "(") == (500, "Invalid matching value parameter")
+    ident = {"h_entry": early["h_entry"], "h_id": early["h_id"]}
+    assert ask(bench, "briefing", "scx") == [ident | {"state": early["state"], "call-id": "call"}]
+    assert set(ask(bench, "briefing")[0]) == {*ident, "from_uri", "to_uri", "call-id", "from_tag", "to_tag"}
+
+
+def test_an_operator_asks_for_the_state_of_a_dialog_and_sets_it(bench: Bench) -> None:
+    bench.call()
+    (listed,) = ask(bench, "list")
+    ident = ("call", listed["caller"]["tag"], listed["callee"]["tag"])
+    assert ask(bench, "is_alive", *ident) == "Alive"
+    assert refused(bench, "is_alive", "call")[1] == "Too few parameters (required callid, from-tag, to-tag)"
+    assert refused(bench, "is_alive", "another", "a", "b") == (404, "Dialog not found")
+    assert refused(bench, "set_state", "call") == (400, "Need the callid, from tag,to tag and state")
+    assert refused(bench, "set_state", "another", "a", "b", 5) == (500, "Dialog not found")
+    assert (
+        refused(bench, "set_state", *ident, 6) == refused(bench, "set_state", *ident, 0) == (500, "Invalid state value")
+    )
+    assert ask(bench, "set_state", *ident, 3) == "Done"
+    assert refused(bench, "is_alive", *ident) == (500, "Dialog not in confirmed state")
+    assert ask(bench, "set_state", *ident, "5") == "Done"
+    assert bench.dialogs.services.counters["dialog.active_dialogs"] == 0
+    assert refused(bench, "end_dlg", listed["h_entry"], listed["h_id"])[0] == 500
+    bench.server.advance(6)
+    assert ask(bench, "list") == []
+    assert refused(bench, "end_dlg", 1, 2) == (404, "Dialog not found")
+    assert refused(bench, "end_dlg") == refused(bench, "bridge_dlg", "sip:a@b") == (500, "Invalid parameters")
+    assert refused(bench, "terminate_dlg", "call") == (400, "Need a Callid ,from tag ,to tag")
+    assert refused(bench, "terminate_dlg", "call", "a", "b") == (500, "Couldnt find callid in dialog")
+
+
+def test_an_operator_makes_a_call(bench: Bench) -> None:
+    assert ask(bench, "bridge_dlg", "sip:bob@192.0.2.20", "sip:carol@192.0.2.30") == {}
+    (invite,) = bench.server.advance(0.1)
+    assert (invite.to, invite.start_line) == (BOB, "INVITE sip:bob@192.0.2.20 SIP/2.0")
+    assert refused(bench, "bridge_dlg", "nonsense", "sip:carol@192.0.2.30") == (500, "nonsense cannot be called")
+
+
 def test_an_operator_lists_and_ends_calls(bench: Bench) -> None:
     bench.call()
     bench.server.advance(10)
@@ -155,8 +219,8 @@ def test_an_operator_lists_and_ends_calls(bench: Bench) -> None:
     assert listed["profiles"] == [{"caller": "alice"}]
     assert listed["variables"] == [{"color": "green"}]
     assert 8 <= listed["duration"] <= 10
-    assert bench.dialogs.list_of_call("call", "a1") == [listed]
-    assert bench.dialogs.list_of_call("call", "x") == []
+    assert bench.dialogs.list_of_call("call", "a1") == bench.dialogs.list_contexts_of_call("call") == listed
+    assert bench.dialogs.list_of_call("call", "x") == {}
     assert bench.dialogs.count_by_state()["ongoing"] == 1
     assert bench.dialogs.profile_size("caller") == bench.dialogs.profile_size("caller", "alice") == 1
     assert bench.dialogs.profile_list("caller", "bob") == []
@@ -164,7 +228,7 @@ def test_an_operator_lists_and_ends_calls(bench: Bench) -> None:
         bench.dialogs.profile_size("nothing")
     with pytest.raises(RpcError):
         bench.dialogs.end_dialog(1, 77)
-    assert bench.dialogs.end_dialog(listed["h_entry"], listed["h_id"]) == "Done"
+    assert bench.dialogs.end_dialog(listed["h_entry"], listed["h_id"]) == {}
     sent = bench.server.advance(1)
     assert [s.to for s in sent if s.start_line.startswith("BYE")] == [ALICE, BOB]
 

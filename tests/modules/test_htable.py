@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.modules.base import Services
 from polykemi.modules.htable import Htable
+from polykemi.storage.items import LmdbItems
+from polykemi.storage.lmdb_location import LmdbLocation
 from polykemi.storage.provisioned import Database
 from tests.support import NOW, message, request_context, services
 
@@ -352,3 +355,139 @@ def test_an_operator_reads_a_table_anew_and_stores_it() -> None:
     with pytest.raises(RpcError, match=r"Htable reload failed: .*'v' is no integer"):
         ht.reload_table("t", now=NOW)
     assert ht.sht_get(at(), "t", "k") == "v"
+
+
+# ---- persist=1
+
+
+KEPT = ("kept=>persist=1;autoexpire=100", "lost=>size=8")
+
+
+class Kept:
+    """One server after the other, whose tables with persist=1 are in the same place."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._items = LmdbItems(path)
+
+    def __call__(self, now: float = NOW) -> Services:
+        """Start the next one. The one before is gone, and has done nothing at its end that ``kill -9`` would not let it."""
+        self._items.close()
+        self._items = LmdbItems(self._path)
+        return server(*KEPT, items=self._items, start=now)
+
+    def stored(self) -> list[str]:
+        """Return the keys that are there."""
+        return [key for key, _ in self._items.load("kept")]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Kept]:
+    one = Kept(tmp_path / "items")
+    yield one
+    one._items.close()
+
+
+def end_turn(made: Services) -> None:
+    """Do what the router does before anything leaves."""
+    while made.commits:
+        made.commits.pop()()
+
+
+def test_what_has_changed_in_a_turn_is_there_in_the_next_process(kept: Kept) -> None:
+    made = kept()
+    ht, ctx = made.modules["htable"], at()
+    long, odd = "k" * 2000, "\xff\x00 key"
+    ht.sht_sets(ctx, "kept", "text", "a\xe9\x00b")
+    ht.sht_seti(ctx, "kept", "number", -7)
+    ht.sht_sets(ctx, "kept", long, "long")
+    ht.sht_sets(ctx, "kept", odd, "")
+    ht.sht_setxs(ctx, "kept", "soon", "x", 10)
+    ht.sht_sets(ctx, "lost", "text", "x")
+    assert len(made.commits) == 1  # one transaction, however much it is
+    end_turn(made)
+    # it is not closed: what was committed is there for whoever comes
+    again = kept(NOW + 5).modules["htable"]
+    ctx = at(NOW + 5)
+    assert [again.sht_get(ctx, "kept", key) for key in ("text", "number", long, odd)] == ["a\xe9\x00b", -7, "long", ""]
+    assert again.tables["kept"].expiry("soon", NOW + 5) == 5  # the time goes on
+    assert again.sht_get(ctx, "lost", "text") is None
+    late = kept(NOW + 50).modules["htable"]
+    assert late.sht_get(at(NOW + 50), "kept", "soon") is None
+
+
+def test_changes_of_every_kind_are_kept(kept: Kept) -> None:
+    made = kept()
+    ht, ctx = made.modules["htable"], at()
+    for key in ("a", "b", "c", "d", "e"):
+        ht.sht_seti(ctx, "kept", key, 1)
+    end_turn(made)
+    ht.sht_rm(ctx, "kept", "a")
+    ht.sht_inc(ctx, "kept", "b")
+    assign(made, "$sht(kept=>c)", "text", ctx)
+    ht.sht_setex(ctx, "kept", "d", 7)
+    ht.sht_rm_name(ctx, "kept", "re", "^e$")
+    end_turn(made)
+    again = kept().modules["htable"]
+    assert {key: item[0] for key, item in again.tables["kept"].items.items()} == {"b": 2, "c": "text", "d": 1}
+    assert again.tables["kept"].expiry("d", NOW) == 7
+
+
+@pytest.mark.parametrize("how", ["sht_reset", "flush"])
+def test_an_emptied_table_stays_empty_but_for_what_came_then(kept: Kept, how: str) -> None:
+    made = kept()
+    ht, ctx = made.modules["htable"], at()
+    ht.sht_seti(ctx, "kept", "a", 1)
+    end_turn(made)
+    ht.sht_seti(ctx, "kept", "b", 1)
+    assert ht.sht_reset(ctx, "kept") == 0 if how == "sht_reset" else ht.flush("kept")
+    ht.sht_seti(ctx, "kept", "c", 1)
+    end_turn(made)
+    assert list(kept().modules["htable"].tables["kept"].items) == ["c"]
+
+
+def test_expired_items_are_removed_from_the_disk_too(kept: Kept) -> None:
+    made = kept()
+    ht = made.modules["htable"]
+    ht.sht_seti(at(), "kept", "a", 1)
+    end_turn(made)
+    ht.handle_timer(NOW + 200)
+    end_turn(made)
+    assert kept.stored() == []
+
+
+def test_what_was_not_told_of_is_not_there(kept: Kept) -> None:
+    made = kept()
+    made.modules["htable"].sht_seti(at(), "kept", "a", 1)
+    assert kept().modules["htable"].sht_get(at(), "kept", "a") is None
+
+
+def test_a_disk_that_takes_nothing_is_told_of_and_all_is_stored_with_the_next_change(kept: Kept) -> None:
+    made = kept()
+    ht = made.modules["htable"]
+    store = made.items
+
+    class Full:
+        def write(self, changes: object) -> None:
+            raise DataError("no room")
+
+    made.items = Full()  # type: ignore[assignment]
+    ht.sht_seti(at(), "kept", "a", 1)
+    with pytest.raises(DataError, match="no room"):
+        end_turn(made)
+    assert made.commits == []  # who does not touch the table goes on
+    made.items = store
+    ht.sht_seti(at(), "kept", "b", 1)
+    end_turn(made)
+    assert list(kept().modules["htable"].tables["kept"].items) == ["a", "b"]
+
+
+def test_persist_stands_beside_no_dbtable() -> None:
+    with pytest.raises(ValueError, match="htable a: persist=1 and dbtable=t, expected one of them"):
+        server("a=>persist=1;dbtable=t")
+
+
+def test_a_file_that_is_something_else_is_told(tmp_path: Path, kept: Kept) -> None:
+    LmdbLocation(tmp_path / "items").close()
+    with pytest.raises(DataError, match="not a store of items of this version"):
+        kept()

@@ -99,7 +99,7 @@ def test_replies_are_counted_by_status_as_kamailio_counts_them() -> None:
     made = services(Sl)
     for code in (200, 404, 486, 503):
         sl_of(made).sl_send_reply(request_context(message(OPTIONS)), code, "x")
-    counted = {name: n for name, n in made.counters.items() if name.startswith("sl.")}
+    counted = {name: n for name, n in made.counters.items() if name.startswith("sl.") and n}
     assert counted == {
         "sl.200_replies": 1,
         "sl.404_replies": 1,

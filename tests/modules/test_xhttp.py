@@ -165,7 +165,7 @@ def test_commands_over_json(server: ServerUnderTest, body: str, start: str, end:
     ("body", "has"),
     [
         ("<methodCall><methodName>core.version</methodName></methodCall>", "<value><string>polykemi "),
-        (("<methodCall><methodName>stats.fetchn</methodName><params><param><value>core.rcv_requests</value></param>"
+        (("<methodCall><methodName>stats.fetchn</methodName><params><param><value>core.none_such</value></param>"
          "</params></methodCall>"), "<struct></struct>"),
         (("<methodCall><methodName>jsonrpc.echo</methodName><params><param><value><string>ä&lt;</string></value></param>"
          "<param><value><i4>7</i4></value></param></params></methodCall>"),

@@ -1,0 +1,121 @@
+"""The time of Lua scripts, seen from outside: when it is over the hook comes at once; a process that is stuck ends.
+
+A hook that counts instructions would come too late where each instruction takes long (a loop that copies a large string). LuaJIT lets
+the hook be set at any time (``lua_sethook`` is safe in a signal handler), and lupa runs Lua without the GIL: so a thread does that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+import threading
+from collections.abc import Collection
+from time import monotonic
+from types import CodeType
+from typing import Final, Protocol
+
+from lupa import luajit21
+
+from polykemi.engines.stuck import GRACE, end_process
+
+IDLE: Final = math.inf  # the deadline of a script that does not run
+
+_INTERVALS: Final = 10  # looks per time limit
+_MASK_COUNT: Final = 8  # LUA_MASKCOUNT
+_MASK_LINE: Final = 4  # LUA_MASKLINE
+
+_lua: Final = ctypes.PyDLL(luajit21.__file__)
+_lua.lua_gethook.argtypes, _lua.lua_gethook.restype = [ctypes.c_void_p], ctypes.c_void_p
+_lua.lua_sethook.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+
+
+def publish() -> None:
+    """Let shared libraries that are loaded from now on (Lua modules written in C) find LuaJIT's functions."""
+    ctypes.PyDLL(luajit21.__file__, mode=ctypes.RTLD_GLOBAL)
+
+
+class Pace:
+    """When the hook of one Lua state comes. ``address``: what Lua's tostring gives for a thread of it that lives as long."""
+
+    def __init__(self, address: str, instructions: int) -> None:
+        self._state = int(address.partition("0x")[2], 16)
+        self._instructions = instructions
+
+    def hurry(self) -> None:
+        """Let the hook come at the next line or loop as well; called on any thread."""
+        self._set(_MASK_COUNT | _MASK_LINE)
+
+    def relax(self) -> None:
+        """Let it come every so many instructions only; called by the hook."""
+        self._set(_MASK_COUNT)
+
+    def _set(self, mask: int) -> None:
+        _lua.lua_sethook(self._state, _lua.lua_gethook(self._state), mask, self._instructions)
+
+
+class Watched(Protocol):
+    """A script as the watch sees it."""
+
+    deadline: float  # of the running call, on the monotonic clock; 0: not set yet, IDLE: none runs
+
+    @property
+    def pace(self) -> Pace | None:
+        """The hook of its Lua state."""
+
+    @property
+    def path(self) -> object:
+        """Its file."""
+
+
+class Watch:
+    """Looks a few times per time limit at the scripts of one engine.
+
+    ``entries``: the code that is on top of a thread's stack of Python frames while Lua itself runs.
+    """
+
+    def __init__(self, seconds: float, entries: Collection[CodeType]) -> None:
+        self._seconds = seconds
+        self._scripts: tuple[Watched, ...] = ()
+        self._entries = entries
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        if seconds:
+            self._thread = threading.Thread(target=self._run, name="polykemi-lua-watch", daemon=True)
+            self._thread.start()
+
+    def add(self, script: Watched) -> None:
+        """Look at ``script`` too."""
+        self._scripts = (*self._scripts, script)
+
+    def remove(self, script: Watched) -> None:
+        """Look at ``script`` no more; its Lua state may go."""
+        self._scripts = tuple(one for one in self._scripts if one is not script)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._thread = None
+
+    def _run(self) -> None:
+        wait = interval = self._seconds / _INTERVALS
+        while not self._closed.wait(wait):
+            wait = interval
+            now = monotonic()
+            for script in self._scripts:
+                deadline = script.deadline
+                if deadline == 0.0:
+                    script.deadline = now + self._seconds
+                elif now < deadline:
+                    wait = min(wait, deadline - now)
+                elif (pace := script.pace) is not None:
+                    pace.hurry()
+                    late = now - deadline
+                    if late > max(GRACE, self._seconds) and self._is_stuck():
+                        end_process(str(script.path), self._seconds + late)
+
+    def _is_stuck(self) -> bool:
+        """Tell whether a thread is inside of Lua, and not of a KSR function that a script waits for."""
+        return any(frame.f_code in self._entries for frame in sys._current_frames().values())

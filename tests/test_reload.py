@@ -1,0 +1,336 @@
+"""A reload: the new version takes over between two messages, what has begun goes on in the one that it began with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polykemi.errors import ScriptLoadError
+from polykemi.reload import MOST, NoVersion
+from polykemi.testing import Sent, ServerUnderTest
+
+CALLER, CALLEE = "192.0.2.10:5060", "192.0.2.20:5060"
+SUFFIXES = {"lua": "lua", "js": "js", "python": "py"}
+
+# every block tells its version in a header of what leaves
+SCRIPTS = {
+    "lua": """
+function ksr_request_route()
+  KSR.hdr.append_to_reply("X-Version: @\\r\\n")
+  if KSR.is_method_in("OM") then KSR.sl.send_reply(200, "OK @") return end
+  if KSR.is_CANCEL() then
+    KSR.info("cancel in @\\n")
+    KSR.tm.t_relay()
+    return
+  end
+  KSR.hdr.append("X-Request: @\\r\\n")
+  if KSR.pv.is_null("$tt") == false and KSR.rr.loose_route() > 0 then KSR.tm.t_relay() return end
+  KSR.dialog.dlg_manage()
+  KSR.rr.record_route()
+  KSR.tm.t_on_failure("on_failure")
+  KSR.tm.t_relay()
+end
+function on_failure() KSR.tm.t_reply(480, "failed in @") end
+function ksr_reply_route() KSR.hdr.append("X-Reply: @\\r\\n") end
+""",
+    "js": """
+function ksr_request_route() {
+  KSR.hdr.append_to_reply("X-Version: @\\r\\n");
+  if (KSR.is_method_in("OM")) { KSR.sl.send_reply(200, "OK @"); return; }
+  if (KSR.is_CANCEL()) { KSR.info("cancel in @\\n"); KSR.tm.t_relay(); return; }
+  KSR.hdr.append("X-Request: @\\r\\n");
+  if (!KSR.pv.is_null("$tt") && KSR.rr.loose_route() > 0) { KSR.tm.t_relay(); return; }
+  KSR.dialog.dlg_manage();
+  KSR.rr.record_route();
+  KSR.tm.t_on_failure("on_failure");
+  KSR.tm.t_relay();
+}
+function on_failure() { KSR.tm.t_reply(480, "failed in @"); }
+function ksr_reply_route() { KSR.hdr.append("X-Reply: @\\r\\n"); }
+""",
+    "python": """
+import KSR
+
+def ksr_request_route():
+    KSR.hdr.append_to_reply("X-Version: @\\r\\n")
+    if KSR.is_method_in("OM"):
+        KSR.sl.send_reply(200, "OK @")
+        return
+    if KSR.is_CANCEL():
+        KSR.info("cancel in @\\n")
+        KSR.tm.t_relay()
+        return
+    KSR.hdr.append("X-Request: @\\r\\n")
+    if not KSR.pv.is_null("$tt") and KSR.rr.loose_route() > 0:
+        KSR.tm.t_relay()
+        return
+    KSR.dialog.dlg_manage()
+    KSR.rr.record_route()
+    KSR.tm.t_on_failure("on_failure")
+    KSR.tm.t_relay()
+
+def on_failure():
+    KSR.tm.t_reply(480, "failed in @")
+
+def ksr_reply_route():
+    KSR.hdr.append("X-Reply: @\\r\\n")
+""",
+}
+BROKEN = {"lua": "function ksr_request_route(", "js": "function ksr_request_route(", "python": "def ksr_request_route("}
+MISTYPED = {
+    "lua": '\nfunction never() KSR.sl.sen_reply(200, "OK") end\n',
+    "js": '\nfunction never() { KSR.sl.sen_reply(200, "OK"); }\n',
+    "python": '\ndef never():\n    KSR.sl.sen_reply(200, "OK")\n',
+}
+NO_HANDLER = {
+    "lua": '\nfunction never() KSR.tm.t_on_failure("nowhere") end\n',
+    "js": '\nfunction never() { KSR.tm.t_on_failure("nowhere"); }\n',
+    "python": '\ndef never():\n    KSR.tm.t_on_failure("nowhere")\n',
+}
+
+
+class Lab:
+    """A server with one script, whose versions are called by letters."""
+
+    def __init__(self, engine: str, directory: Path) -> None:
+        self.engine = engine
+        self.path = directory / f"route.{SUFFIXES[engine]}"
+        self.write("A")
+        self.server = ServerUnderTest({engine: self.path}, modules={"dialog": {}})
+
+    def write(self, letter: str, more: str = "") -> None:
+        """Write version ``letter`` of the script."""
+        self.path.write_text(SCRIPTS[self.engine].replace("@", letter) + more)
+
+    def reload(self, letter: str, **options: bool) -> None:
+        """Let version ``letter`` take over."""
+        self.write(letter)
+        self.server.reload(**options)
+
+    def send(self, method: str, call: str = "c", *, more: str = "", to: str = "", cseq: int = 1) -> list[Sent]:
+        """Let a request come from the caller; a CANCEL has the branch of its INVITE."""
+        branch = "INVITE" if method == "CANCEL" else method
+        return self.server.receive(
+            f"{method} sip:b@{CALLEE} SIP/2.0\r\nVia: SIP/2.0/UDP {CALLER};branch=z9hG4bK{call}{branch}{cseq}\r\n"
+            f"From: <sip:a@example.test>;tag=a\r\nTo: <sip:b@example.test>{to}\r\nCall-ID: {call}\r\n"
+            f"CSeq: {cseq} {method}\r\nContact: <sip:a@{CALLER}>\r\nMax-Forwards: 70\r\n{more}Content-Length: 0\r\n\r\n".encode(),
+            CALLER,
+        )
+
+    def answer(self, request: Sent, status: str) -> list[Sent]:
+        """Let the callee answer what was sent to it."""
+        kept = [
+            line
+            for line in request.data.decode().split("\r\n")
+            if line.startswith(("Via:", "From:", "Call-ID:", "CSeq:", "Record-Route:"))
+        ]
+        to = "To: <sip:b@example.test>;tag=b"
+        lines = [f"SIP/2.0 {status}", *kept, to, f"Contact: <sip:b@{CALLEE}>", "Content-Length: 0", "", ""]
+        return self.server.receive("\r\n".join(lines).encode(), CALLEE)
+
+    def version(self) -> str:
+        """Return the letter of the version that routes an OPTIONS."""
+        (sent,) = self.send("OPTIONS")
+        return sent.start_line.removeprefix("SIP/2.0 200 OK ")
+
+    def versions(self) -> list[tuple[int, str]]:
+        """Return number and state of each version."""
+        self.server.node.versions.sweep()
+        return [(row["version"], row["state"]) for row in self.server.node.versions.rows()]
+
+
+def header(sent: Sent, name: str) -> list[str]:
+    """Return the values of a header."""
+    lines = sent.data.decode().split("\r\n")
+    return [line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: ")]
+
+
+def to_callee(sent: list[Sent]) -> Sent:
+    """Return what goes to the callee."""
+    return next(one for one in sent if one.to == CALLEE)
+
+
+def to_caller(sent: list[Sent]) -> Sent:
+    """Return what goes to the caller, but no 100."""
+    return next(one for one in sent if one.to == CALLER and " 100 " not in one.start_line)
+
+
+@pytest.fixture(params=list(SUFFIXES))
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    """A server with the script in one of the three languages."""
+    made = Lab(request.param, tmp_path)
+    with made.server:
+        yield made
+
+
+def test_the_new_version_takes_over_between_two_messages(lab: Lab) -> None:
+    assert lab.version() == "A"
+    lab.reload("B")
+    assert lab.version() == "B"
+
+
+def test_a_broken_one_does_not_get_in(lab: Lab) -> None:
+    lab.path.write_text(BROKEN[lab.engine])
+    with pytest.raises(ScriptLoadError, match=rf"{lab.path}:\d+: "):
+        lab.server.reload()
+    assert lab.version() == "A"
+    assert lab.server.node.services.counters["app.failed_reloads"] == 1
+    lab.reload("B")
+    assert lab.version() == "B"
+
+
+def test_one_without_a_request_route_does_not_get_in(lab: Lab) -> None:
+    lab.path.write_text("")
+    with pytest.raises(ScriptLoadError, match="defines no function ksr_request_route"):
+        lab.server.reload()
+    assert lab.version() == "A"
+
+
+@pytest.mark.parametrize(
+    ("texts", "cause"),
+    [
+        (MISTYPED, "there is no function KSR.sl.sen_reply"),
+        (NO_HANDLER, "KSR.tm.t_on_failure: the script defines no function nowhere"),
+    ],
+)
+def test_calls_of_what_is_not_there_do_not_get_in_unless_forced_and_are_known_then(
+    lab: Lab, texts: dict[str, str], cause: str
+) -> None:
+    lab.write("B", texts[lab.engine])
+    with pytest.raises(ScriptLoadError, match=rf"{lab.path}:\d+: {cause}"):
+        lab.server.reload()
+    assert lab.version() == "A"
+    assert lab.server.reload(force=True).findings == (cause,)
+    assert lab.version() == "B"
+    lab.write("C", texts[lab.engine])
+    lab.server.reload()
+    assert lab.version() == "C"
+
+
+def test_a_dry_run_changes_nothing(lab: Lab) -> None:
+    lab.reload("B", dry_run=True)
+    assert lab.version() == "A"
+    lab.path.write_text(BROKEN[lab.engine])
+    with pytest.raises(ScriptLoadError):
+        lab.server.reload(dry_run=True)
+    assert "app.failed_reloads" not in lab.server.node.services.counters
+    assert lab.versions() == [(1, "current")]
+
+
+def test_a_transaction_ends_in_the_version_that_it_began_with(lab: Lab) -> None:
+    invite = to_callee(lab.send("INVITE"))
+    lab.reload("B")
+    other = to_callee(lab.send("INVITE", "other"))
+    assert [header(one, "X-Request") for one in (invite, other)] == [["A"], ["B"]]
+    ringing = to_caller(lab.answer(invite, "180 Ringing"))
+    assert header(ringing, "X-Reply") == ["A"]
+    assert to_caller(lab.answer(invite, "486 Busy Here")).start_line == "SIP/2.0 480 failed in A"
+    assert to_caller(lab.answer(other, "486 Busy Here")).start_line == "SIP/2.0 480 failed in B"
+
+
+def test_a_cancel_runs_in_the_version_of_its_invite(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    invite = to_callee(lab.send("INVITE"))
+    lab.answer(invite, "180 Ringing")
+    lab.reload("B")
+    sent = lab.send("CANCEL")
+    assert "CANCEL" in to_callee(sent).start_line
+    assert "cancel in A" in caplog.text
+
+
+def test_a_dialog_keeps_its_version_until_it_ends(lab: Lab) -> None:
+    invite = to_callee(lab.send("INVITE"))
+    route = header(invite, "Record-Route")[0]
+    lab.answer(invite, "200 OK")
+    more = f"Route: {route}\r\n"
+    lab.send("ACK", more=more, to=";tag=b")
+    lab.reload("B")
+    assert lab.versions() == [(1, "kept"), (2, "current")]
+    assert lab.server.node.versions.rows()[0]["dialogs"] == 1
+    reinvite = to_callee(lab.send("INVITE", more=more, to=";tag=b", cseq=2))
+    assert header(reinvite, "X-Request") == ["A"]
+    lab.answer(reinvite, "200 OK")
+    lab.send("ACK", more=more, to=";tag=b", cseq=2)
+    bye = to_callee(lab.send("BYE", more=more, to=";tag=b", cseq=3))
+    assert header(bye, "X-Request") == ["A"]
+    assert lab.answer(bye, "200 OK")
+    assert header(to_callee(lab.send("INVITE", "new")), "X-Request") == ["B"]
+
+
+def test_a_version_ends_with_its_last_call(lab: Lab) -> None:
+    invite = to_callee(lab.send("INVITE"))
+    lab.answer(invite, "180 Ringing")
+    for letter in "BCDEFG":
+        lab.reload(letter)
+    assert lab.versions() == [(1, "ending"), (3, "kept"), (4, "kept"), (5, "kept"), (6, "kept"), (7, "current")]
+    old = next(iter(lab.server.node.versions.alive()))
+    scripts: Any = list(old.scripts.values())
+    del old
+    assert to_caller(lab.answer(invite, "486 Busy Here")).start_line == "SIP/2.0 480 failed in A"
+    assert scripts[0].has("ksr_request_route")
+    lab.server.advance(60)
+    assert lab.versions()[0] == (3, "kept")
+    assert not scripts[0].has("ksr_request_route")  # closed
+
+
+def test_rollback_goes_to_the_version_before_or_to_one_by_number(lab: Lab) -> None:
+    versions = lab.server.node.versions
+    with pytest.raises(NoVersion, match="there is no earlier version"):
+        versions.rollback()
+    for letter in "BCDEFG":
+        lab.reload(letter)
+    assert versions.rollback() == 6
+    assert lab.version() == "F"
+    assert versions.rollback(3) == 3
+    assert lab.version() == "C"
+    with pytest.raises(NoVersion, match="no version 1; kept: 3, 4, 5, 6, 7"):
+        versions.rollback(1)
+    lab.reload("H")
+    assert lab.version() == "H"
+    assert versions.current == 8
+
+
+def test_the_calls_of_the_oldest_of_too_many_versions_go_on_with_the_current_one(lab: Lab) -> None:
+    held = [to_callee(lab.send("INVITE", "c0"))]
+    for i in range(1, MOST + 1):
+        lab.reload(f"v{i}.")
+        held.append(to_callee(lab.send("INVITE", f"c{i}")))
+    assert len(lab.versions()) == MOST
+    assert to_caller(lab.answer(held[0], "486 Busy Here")).start_line == f"SIP/2.0 480 failed in v{MOST}."
+    assert to_caller(lab.answer(held[1], "486 Busy Here")).start_line == "SIP/2.0 480 failed in v1."
+
+
+def test_what_scripts_share_outlives_a_reload(lab: Lab) -> None:
+    count = {
+        "lua": "function ksr_request_route() KSR.sl.send_reply(200, 'OK ' .. KSR.x.shared_inc('n', 1)) end",
+        "js": "function ksr_request_route() { KSR.sl.send_reply(200, 'OK ' + KSR.x.shared_inc('n', 1)); }",
+        "python": "import KSR\ndef ksr_request_route():\n    KSR.sl.send_reply(200, f'OK {KSR.x.shared_inc(\"n\", 1)}')\n",
+    }
+    lab.path.write_text(count[lab.engine])
+    lab.server.reload()
+    assert lab.version() == "1"
+    lab.server.reload()
+    assert lab.version() == "2"
+
+
+def test_a_python_version_has_modules_of_its_own_also_those_it_imports_late(tmp_path: Path) -> None:
+    helper, script = tmp_path / "late_helper.py", tmp_path / "route.py"
+    helper.write_text("letter = 'A'\n")
+    script.write_text(
+        "import KSR\ndef ksr_request_route():\n    KSR.tm.t_on_failure('failed')\n    KSR.tm.t_relay()\n"
+        "def failed():\n    import late_helper\n    KSR.tm.t_reply(480, late_helper.letter)\n"
+    )
+    lab = Lab("lua", tmp_path)
+    lab.server.close()
+    lab.server = ServerUnderTest({"python": script})
+    with lab.server:
+        first, second = to_callee(lab.send("INVITE", "1")), to_callee(lab.send("INVITE", "2"))
+        assert to_caller(lab.answer(first, "486 Busy Here")).start_line == "SIP/2.0 480 A"
+        helper.write_text("letter = 'BB'\n")
+        lab.server.reload()
+        third = to_callee(lab.send("INVITE", "3"))
+        assert to_caller(lab.answer(third, "486 Busy Here")).start_line == "SIP/2.0 480 BB"
+        assert to_caller(lab.answer(second, "486 Busy Here")).start_line == "SIP/2.0 480 A"
