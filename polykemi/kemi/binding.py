@@ -146,6 +146,7 @@ def bind(
     scope: dict[str, Any] = {}
     scope.update(
         MISSING=MISSING,
+        PATH=export.path,  # for who finds the frame in a traceback
         Refused=Refused,
         SipError=SipError,
         current=current,

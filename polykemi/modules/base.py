@@ -17,6 +17,7 @@ from polykemi.errors import DataError
 from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.limits import ScriptLimits
+from polykemi.kemi.log_levels import Levels
 from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTls, Offline, Peers, Tls, Unlocated
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import Callbacks, Route
@@ -87,6 +88,7 @@ class Services:
     events: list[RouteContext] = field(default_factory=list)  # event route blocks waiting to run
     work: list[Process[None]] = field(default_factory=list)  # processes waiting to run, behind what runs now
     pause: Callable[[float], None] = lambda seconds: None  # let so many seconds pass, with everything standing still
+    levels: Levels = field(default_factory=Levels)  # of the log
     abort: Callable[[], None] = lambda: None  # end the process at once; a server sets both
     kill: Callable[[int], None] = lambda number: None  # send this process a signal
     items: ItemStore = field(default_factory=MemoryItems)  # of hash tables that outlive the process

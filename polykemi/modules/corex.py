@@ -12,6 +12,7 @@ from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
+from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.modules.core import Core
 from polykemi.modules.core_events import CoreParams
@@ -88,6 +89,17 @@ class Corex(Module):
             return None
 
         return {"lsock": expanded(find)}
+
+    # ---- the log
+    @rpc("corex.debug")
+    def debug(self, level: str = "") -> dict[str, int]:
+        """Return the level of the log (3 debug, 2 info, 1 notice, 0 warnings, -1 errors), or set it; a text is no level."""
+        levels = self.services.levels
+        try:
+            number = int(level)
+        except ValueError:
+            return {"debug": levels.debug()}
+        return {"old": levels.set_debug(number), "new": levels.debug()}
 
     # ---- tests
     @export()
