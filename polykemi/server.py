@@ -157,6 +157,7 @@ def assemble(
         process=os.environ,
         pid=os.getpid(),
         ident=connections.ident,
+        limits=settings.limits,
     )
     services = Services(
         listeners=listeners,
@@ -181,6 +182,7 @@ def assemble(
     services.live.add("core", settings.udp)
     services.live.add("core", settings.dns, partial(_use, settings.dns, services))
     services.live.add("overload", settings.overload)
+    services.live.add("limits", settings.limits)
     router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router
     services.variables.where = router.where
