@@ -327,8 +327,13 @@ def test_an_operator_reads_and_writes_items() -> None:
     assert ht.flush("b") == "Ok. Htable flushed."
     assert ht.dump("b", now=NOW) == []
     assert ht.list_tables()[0] == {
-        **{"name": "a", "dbtable": "", "dbmode": 0, "expire": 60, "updateexpire": 1},
-        **{"size": 1, "dmqreplicate": 0},
+        "name": "a",
+        "dbtable": "",
+        "dbmode": 0,
+        "expire": 60,
+        "updateexpire": 1,
+        "size": 1,
+        "dmqreplicate": 0,
     }
     calls: list[tuple[Callable[[], object], str]] = [
         (lambda: ht.get_item("x", "k", now=NOW), "No such htable"),
