@@ -16,7 +16,9 @@ from polykemi.config import ControlSettings, EngineSettings, Settings
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import to_octets
 from polykemi.kemi.route import Route
+from polykemi.logs import LogSettings
 from polykemi.sip.flow import Listener
+from polykemi.transport.mirror import HepSettings
 from polykemi.transport.resolver import DnsSettings
 from polykemi.transport.tls_profiles import TlsProfile
 from tests.pki import Pki
@@ -99,8 +101,22 @@ load = ["sl", "registrar"]
 max_contacts = 5
 [log]
 level = "debug"
+levels = { tm = "error" }
+format = "json"
+to = "file"
+file = "polykemi.log"
+prefix = "$ci "
+fields = ["at", "call_id"]
 [metrics]
 listen = "[::1]:9090"
+[hep]
+server = "tls:homer.example.test"
+capture_id = 4_294_967_295
+auth_key = "s\u00e9cret"
+node = "edge-1"
+methods = ["INVITE", "bye"]
+sample = 0.5
+ca = "polykemi.toml"
 [control]
 socket = "c.sock"
 datagram = "/run/rpc.sock"
@@ -121,8 +137,19 @@ def test_everything_of_the_file_arrives(tmp_path: Path) -> None:
     )
     assert settings.modules.load == ("sl", "registrar")
     assert settings.modules.params == {"registrar": {"max_contacts": 5}}
-    assert settings.log_level == "debug"
+    assert settings.log == LogSettings(
+        "debug", {"tm": "error"}, "json", "file", tmp_path / "polykemi.log", "daemon", "$ci ", ("call_id", "at")
+    )
     assert settings.metrics == ("::1", 9090)
+    assert settings.hep == HepSettings(
+        *("tls", "homer.example.test", 9060),
+        capture_id=4_294_967_295,
+        auth_key="s\xc3\xa9cret",
+        node="edge-1",
+        methods=frozenset(("INVITE", "BYE")),
+        sample=0.5,
+        ca=tmp_path / "polykemi.toml",
+    )
     paths = (tmp_path / "c.sock", Path("/run/rpc.sock"))
     assert settings.control == ControlSettings(*paths, ("192.0.2.1", 8080), "abcdefghijklmnop")
     assert settings.file == tmp_path / "polykemi.toml"
@@ -148,7 +175,7 @@ def test_without_a_file_and_without_flags_the_defaults_hold() -> None:
     assert settings.listen == (Listener("udp", "0.0.0.0", 5060),)
     assert settings.data == Path("polykemi.data")
     assert settings.modules.load is None
-    assert settings.log_level == "info"
+    assert settings.log == LogSettings("info", to="stderr")
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
@@ -370,14 +397,46 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ("[modules.registrar]\nflags = [1]", "2: [modules.registrar] flags: expected a table, got [1]"),
         ("[modules.registrar.flags]\na = 'x'", '1: [modules.registrar.flags]: a: expected an integer, got "x"'),
         ("[modules.core]\nx = 1", "2: [modules.core] x: unknown"),
-        ("[log]\nlevel = 'loud'", "2: [log] level: loud is unknown, expected debug, info, warning, error or critical"),
-        ("[log]\nlevels = 'info'", "2: [log] levels: unknown, did you mean level?"),
+        (
+            "[log]\nlevel = 'loud'",
+            "2: [log] level: loud is unknown, expected debug, info, notice, warning, error or critical",
+        ),
+        ("[log]\nlevl = 'info'", "2: [log] levl: unknown, did you mean level?"),
+        ("[log]\nlevels = 'info'", '2: [log] levels: expected a table, got "info"'),
+        ("[log.levels]\ntm = 'loud'", "2: [log.levels] tm: loud is unknown, expected debug, info, notice,"),
+        ("[log]\nformat = 'xml'", "2: [log] format: xml is unknown, expected line or json"),
+        ("[log]\nto = 'disk'", "2: [log] to: disk is unknown, expected stderr, file, syslog or journal"),
+        ("[log]\nto = 'file'", "2: [log] to: expected file = PATH beside it"),
+        ("[log]\nfile = 'a.log'", '2: [log] file: expected to = "file" beside it'),
+        ("[log]\nfacility = 'local0'", '2: [log] facility: expected to = "syslog" beside it'),
+        ("[log]\nto = 'syslog'\nfacility = 'local9'", "3: [log] facility: local9 is unknown, did you mean local"),
+        ("[log]\nto = 'journal'\nformat = 'json'", "3: [log] format: the journal has fields of its own"),
+        ("[log]\nfields = ['callid']", "2: [log] fields: callid is unknown, did you mean call_id?"),
         ("[metrics]\nlisten = 9090", "2: [metrics] listen: expected a text, got 9090"),
         ("[metrics]\nlisten = '9090'", "2: [metrics] listen: expected HOST:PORT, got '9090'"),
         ("[metrics]\nlisten = '127.0.0.1'", "2: [metrics] listen: expected HOST:PORT, got '127.0.0.1'"),
         ("[metrics]\nlisten = 'a:b'", "2: [metrics] listen: expected a port from 0 to 65535, got 'b'"),
         ("[metrics]\nlisten = '::1'", "2: [metrics] listen: expected HOST:PORT, got '::1' (an IPv6 address stands in"),
         ("[metrics]\nlisten = 'http://a:1'", "2: [metrics] listen: expected a port from 0 to 65535, got '//a:1'"),
+        ("[hep]\ncapture_id = 1", "1: [hep]: expected a server"),
+        ("[hep]\nserver = 9060", "2: [hep] server: expected a text, got 9060"),
+        ("[hep]\nserver = 'homer'", "2: [hep] server: expected udp:HOST:PORT (or tcp:, tls:), got 'homer'"),
+        ("[hep]\nserver = 'ws:a:1'", "2: [hep] server: expected udp:HOST:PORT (or tcp:, tls:), got 'ws:a:1'"),
+        (
+            "[hep]\nserver = 'udp:::1'",
+            "2: [hep] server: expected udp:HOST:PORT (or tcp:, tls:), got 'udp:::1' (an IPv6",
+        ),
+        ("[hep]\nserver = 'udp:a:0'", "2: [hep] server: expected a port from 1 to 65535, got '0'"),
+        ("[hep]\nserver = 'udp:a'\ncapture_id = -1", "3: [hep] capture_id: expected 0 to 4294967295, got -1"),
+        ("[hep]\nserver = 'udp:a'\nsample = 0", "3: [hep] sample: expected more than 0 and at most 1, got 0"),
+        ("[hep]\nserver = 'udp:a'\nmethods = ['A B']", "3: [hep] methods: expected methods such as INVITE, got 'A B'"),
+        (
+            "[hep]\nserver = 'udp:a'\nauth_key = '" + "k" * 256 + "'",
+            "3: [hep] auth_key: expected at most 255 octets, got 256",
+        ),
+        ("[hep]\nserver = 'udp:a'\nca = 'x.pem'", "3: [hep] ca: expected a server with tls:"),
+        ("[hep]\nserver = 'tls:a'\nca = 'x.pem'", "3: [hep] ca: "),
+        ("[hep]\nservers = 'udp:a'", "2: [hep] servers: unknown, did you mean server?"),
         ("[udp]\nmtu = -1", "2: [udp] mtu: expected 0 or more octets, got -1"),
         ("[udp]\nmtu_try_proto = 'sctp'", "2: [udp] mtu_try_proto: expected tcp or tls, got sctp"),
         ("[udp]\nmtus = 1300", "2: [udp] mtus: unknown, did you mean mtu?"),

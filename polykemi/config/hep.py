@@ -36,6 +36,9 @@ def hep(table: Table) -> HepSettings | None:
             table.fail("methods", f"expected methods such as INVITE, got {from_octets(one)!r}")
     if "ca" in table.content and proto != "tls":
         table.fail("ca", "expected a server with tls:")
+    ca = table.relative("ca")
+    if ca is not None and not ca.is_file():
+        table.fail("ca", f"{ca}: no such file")
     return HepSettings(
         proto,
         host,
@@ -45,7 +48,7 @@ def hep(table: Table) -> HepSettings | None:
         node=_short(table, "node"),
         methods=frozenset(one.upper() for one in methods),
         sample=sample,
-        ca=table.relative("ca"),
+        ca=ca,
     )
 
 

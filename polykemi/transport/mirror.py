@@ -40,7 +40,7 @@ class HepSettings:
     port: int
     capture_id: int = 1
     auth_key: str = ""
-    node: str = ""
+    node: str = ""  # "": the name of the machine
     methods: frozenset[str] = frozenset()  # requests with these and responses to them; empty: all
     sample: float = 1.0  # the part of all calls that is mirrored, whole ones
     again: float = 5.0  # seconds between two attempts to connect, over TCP and TLS
@@ -57,7 +57,8 @@ class Mirror:
         """Find the capture server, and for UDP its socket. Raise UsageError."""
         self.counters: dict[str, int] = {"hep.sent": 0, "hep.dropped": 0}
         self._settings = settings
-        self._hep = Hep(settings.capture_id, settings.auth_key.encode("latin-1"), settings.node.encode("latin-1"))
+        node = settings.node or socket.gethostname()
+        self._hep = Hep(settings.capture_id, settings.auth_key.encode("latin-1"), node.encode("latin-1", "replace"))
         self._methods = frozenset(one.encode("latin-1") for one in settings.methods)
         self._below = int(settings.sample * (1 << 32))  # checksums of the Call-IDs that are mirrored
         self._socket: socket.socket | None = None
