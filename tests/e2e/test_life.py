@@ -493,6 +493,7 @@ def test_a_script_that_is_stuck_in_native_code_costs_a_second_start(serve: Serve
     assert code == 0, log
     assert "the server shows no sign of life: it is ended" in log
     assert "the server has ended (Aborted) and is started anew in 0.1 s" in log
+    assert re.search(r'wedges.py", line 14 in ksr_request_route\n', log), log  # who has to repair it is told where
     assert not (place / "x.pid").exists()
 
 
