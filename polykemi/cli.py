@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -167,23 +168,51 @@ def remove(user: str, file: Path | None, data: Path | None) -> None:
     click.echo(f"removed {_shown(who)}")
 
 
+def _methods(context: click.Context, parameter: click.Parameter, beginning: str) -> list[str]:
+    """Return what a shell may complete a method to: nothing when there is no server."""
+    from polykemi.control import client
+
+    given = context.params
+    try:
+        path = given.get("socket") or _control_socket(_storage_settings(given.get("file"), given.get("data")))
+        names: list[str] = client.call(path, "system.listMethods", seconds=1.0)
+    except (RpcError, UsageError):
+        return []
+    return [name for name in names if name.startswith(beginning)]
+
+
 @commands.command(context_settings={"ignore_unknown_options": True})  # app.reload --dry-run, ul.rm sip:a@b -1
-@click.argument("method")
+@click.argument("method", required=False, shell_complete=_methods)
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
+@click.option("--list", "is_list", is_flag=True, help="List the methods that begin with METHOD, or all.")
 @click.option("--socket", type=_FILE, help="The server's control socket.  [default: control.sock in its data]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @_config_option
 @_data_option
 def rpc(
-    method: str, arguments: tuple[str, ...], socket: Path | None, as_json: bool, file: Path | None, data: Path | None
+    method: str | None,
+    arguments: tuple[str, ...],
+    is_list: bool,
+    socket: Path | None,
+    as_json: bool,
+    file: Path | None,
+    data: Path | None,
 ) -> None:
-    """Ask a running server; system.listMethods says what. Numbers in ARGS are sent as numbers, s:5060 as a text."""
+    """Ask a running server; without METHOD it says what there is. Numbers in ARGS are sent as numbers, s:5060 as a text."""
     from polykemi.control import client, text
 
     path = socket or _control_socket(_storage_settings(file, data))
-    result = client.call(path, method, [client.argument(one) for one in arguments])
-    for line in [text.as_json(result)] if as_json else text.readable(result):
+    if is_list:
+        result: Any = client.call(path, "system.describe", [method] if method else [])
+    elif method is None:
+        result = client.call(path, "system.groups")
+    else:
+        result = client.call(path, method, [client.argument(one) for one in arguments])
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in [text.as_json(result)] if as_json else text.readable(result, width):
         click.echo(line)
+    if method is None and not is_list and not as_json:
+        click.echo("\npolykemi rpc --list GROUP tells of the methods of one, polykemi rpc METHOD [ARGS] asks one.")
 
 
 @commands.command()
@@ -210,9 +239,9 @@ def trace(
     data: Path | None,
 ) -> None:
     """Watch what a running server does for the messages that match: route blocks, KSR calls, what is sent. Ctrl-C ends it."""
-    from polykemi.control import client, trace_client
+    from polykemi.control import trace_client
 
-    path = socket or _storage_settings(file, data).data / client.SOCKET
+    path = socket or _control_socket(_storage_settings(file, data))
     wanted = {"call_id": call_id, "user": user, "ip": ip}
     try:
         with trace_client.attached(path, **wanted, messages=messages, once=once) as events:

@@ -380,6 +380,7 @@ class Router:
             self.services.count("core.script_timeouts")
         elif isinstance(error, ScriptMemory):
             self.services.count("core.script_memory")
+        if isinstance(error, (ScriptMemory, ScriptTimeout)):
             memory.give_back()
         log.error("script error in %s: %s", where, error)
         if isinstance(error, ScriptError) and error.traceback:

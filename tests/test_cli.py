@@ -13,10 +13,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Self
 
+import click
 import pytest
 
 import polykemi
-from polykemi.cli import main
+from polykemi.cli import main, rpc
 from polykemi.config import EngineSettings, Settings
 from polykemi.control.unix import ControlSocket
 from polykemi.errors import DataError, ScriptLoadError
@@ -300,7 +301,28 @@ def test_an_error_of_the_server_is_one_line_and_exit_code_1(run: Run, tmp_path: 
 def test_a_server_that_cannot_be_reached_is_one_line_and_exit_code_2(run: Run) -> None:
     line = one_line(run("rpc", "core.version"))
     assert line == "cannot reach a server: polykemi.data/control.sock is not there"
-    assert "METHOD" in one_line(run("rpc"))
+    assert one_line(run("rpc")) == one_line(run("rpc", "--list")) == line
+
+
+def test_rpc_tells_what_there_is(run: Run, tmp_path: Path) -> None:
+    with Answering(tmp_path / "polykemi.data", '"result":[{"group":"ul","count":1,"methods":"dump"}]') as server:
+        assert run("rpc").out.splitlines()[:2] == ["group  count  methods", "ul         1  dump"]
+        assert "polykemi rpc --list GROUP" in run("rpc").out
+        assert run("rpc", "--list", "ul").out.splitlines() == ["group  count  methods", "ul         1  dump"]
+        run("rpc", "--list")
+    assert [(r["method"], r["params"]) for r in server.requests] == [
+        *[("system.groups", [])] * 2,
+        ("system.describe", ["ul"]),
+        ("system.describe", []),
+    ]
+
+
+def test_a_shell_completes_methods(run: Run, tmp_path: Path) -> None:
+    (method, *_) = rpc.params
+    context = click.Context(rpc)
+    assert method.shell_complete(context, "ul.") == []  # no server, no mistake
+    with Answering(tmp_path / "polykemi.data", '"result":["ul.dump","ul.add","tm.list"]'):
+        assert [one.value for one in method.shell_complete(context, "ul.")] == ["ul.dump", "ul.add"]
 
 
 # ---- functions

@@ -135,6 +135,33 @@ class System:
         """Return the names of all methods, sorted."""
         return sorted(self._commands)
 
+    @rpc("system.groups")
+    def groups(self) -> list[dict[str, Any]]:
+        """List the groups of methods, each with how many there are and their names."""
+        groups: dict[str, list[str]] = {}
+        for name in self.list_methods():
+            group, _, rest = name.partition(".")
+            groups.setdefault(group, []).append(rest)
+        return [{"group": one, "count": len(names), "methods": " ".join(names)} for one, names in groups.items()]
+
+    @rpc("system.describe")
+    def describe(self, beginning: str = "") -> list[dict[str, str]]:
+        """List the methods that begin so, with their parameters and the first line of what they do."""
+        found = [self._commands[name] for name in self.list_methods() if name.startswith(beginning)]
+        if not found:
+            raise RpcError(404, f"no method begins with {beginning}: {unknown(beginning, self._groups())}")
+        return [
+            {
+                "method": one.name,
+                "parameters": one.usage if one.signature.parameters else "",
+                "does": one.doc.partition("\n")[0],
+            }
+            for one in found
+        ]
+
+    def _groups(self) -> set[str]:
+        return {name.partition(".")[0] for name in self._commands}
+
     @rpc("system.methodHelp", missing=(400, "Method Name Expected"))
     def method_help(self, method: str) -> str:
         """Return what a method does, and its parameters."""

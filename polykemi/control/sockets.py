@@ -7,6 +7,7 @@ from typing import Any
 from polykemi.kemi.network import Connections
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Services
+from polykemi.sip.flow import WEBSOCKETS
 from polykemi.transport.connection import Connection
 from polykemi.transport.stream import Streams
 
@@ -35,6 +36,7 @@ class Sockets:
                 }
             }
             for one in self._services.listeners
+            if one.proto not in WEBSOCKETS.values()  # those are connections of the others
         ]
 
     @rpc("core.aliases_list")

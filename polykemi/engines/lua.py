@@ -153,6 +153,10 @@ class _State:
         """Return how many octets the script holds on to."""
         return int(self._prelude.heap())
 
+    def drop(self) -> None:
+        """Free what the script holds; it is not called afterwards."""
+        self._prelude.drop()
+
     def used(self) -> int:
         """Return how many octets are taken, garbage included; 0 where nothing counts them."""
         return int(self._lua.get_memory_used() or 0)
@@ -357,7 +361,7 @@ class LuaScript:
             self.deadline = outer
         if failure is not None:
             error = state.error(failure)
-            if isinstance(error, ScriptMemory):
+            if isinstance(error, (ScriptMemory, ScriptTimeout)):
                 self._relieve(state)
             raise error
 
@@ -376,6 +380,9 @@ class LuaScript:
         outer, self.deadline = self.deadline, 0.0
         try:
             return work(self._state)
+        except (ScriptMemory, ScriptTimeout):
+            self._relieve(self._state)
+            raise
         except (LuaError, UnicodeEncodeError) as error:
             raise ScriptError(str(self.path), None, str(error)) from None
         finally:
@@ -390,17 +397,27 @@ class LuaScript:
         return self._state.used() if self._state is not None else 0
 
     def _relieve(self, state: _State) -> None:
-        """Start the script anew when what it holds is above its limit."""
-        if self._state is state and state.heap() > self._host.limits.memory:
-            log.error("%s: holds %d octets: started anew", self.path, state.heap())
+        """Let go of what a call that was stopped has left, and start the script anew when what it holds is above its limit."""
+        limit = self._host.limits.memory
+        if self._state is state and limit and state.used() > limit // 2 and (held := state.heap()) > limit:
+            log.error("%s: holds %d octets: started anew", self.path, held)
             try:
                 self._start(state.texts)
             except ScriptLoadError as error:
                 log.error("%s: goes on with what it has", error)
+            else:
+                self._drop(state)
+
+    def _drop(self, state: _State) -> None:
+        """Free what ``state`` holds, unless a block still runs in it."""
+        if self.deadline == IDLE:
+            state.drop()
 
     def close(self) -> None:
         """Drop the Lua state."""
         self._watch.remove(self)
+        if self._state is not None:
+            self._drop(self._state)
         if self._conversion.state is self._state:
             self._conversion.state = None
         self._state, self.pace, self._entries, self._functions = None, None, {}, frozenset()

@@ -432,6 +432,16 @@ function entry.heap()
   return collect("count") * 1024
 end
 
+-- Lets go of all that the script holds: the state itself goes when Python's collector finds the cycle through it.
+function entry.drop()
+  for _, place in pairs({ G, loaded, entries }) do
+    for name in pairs(place) do
+      place[name] = nil
+    end
+  end
+  collect()
+end
+
 entry.anchor = create(function() end)
 entry.address = tostring(entry.anchor) -- "thread: 0x..."
 

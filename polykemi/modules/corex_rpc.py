@@ -6,6 +6,7 @@ from typing import Any
 
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Services
+from polykemi.sip.flow import WEBSOCKETS
 
 
 class CorexCommands:
@@ -30,6 +31,7 @@ class CorexCommands:
                 "ADVERTISE": one.advertised_host or "-",
             }
             for one in self._services.listeners
+            if one.proto not in WEBSOCKETS.values()  # those are connections of the others
         ]
 
     @rpc("corex.list_aliases")

@@ -106,3 +106,18 @@ def test_counters_by_group(server: JsonRpc) -> None:
     assert call(server, "cnt.get", "sl", "sent_replies") == 3
     with pytest.raises(RpcError, match=r"non-existent counter sl\.nothing"):
         call(server, "cnt.get", "sl", "nothing")
+
+
+def test_methods_are_described_by_group(server: JsonRpc) -> None:
+    groups = {row["group"]: row for row in call(server, "system.groups")}
+    assert groups["stats"] == {"group": "stats", "count": 3, "methods": "fetch fetchn get_statistics"}
+    assert sum(row["count"] for row in groups.values()) == len(server.commands)
+    (row,) = call(server, "system.describe", "cnt.get_")
+    assert row == {
+        "method": "cnt.get_vars",
+        "parameters": "group [name]",
+        "does": "Return all counters of a group; the name is not looked at, as in Kamailio.",
+    }
+    assert len(call(server, "system.describe")) == len(server.commands)
+    with pytest.raises(RpcError, match="no method begins with stat5: unknown, did you mean stats"):
+        call(server, "system.describe", "stat5")
