@@ -234,6 +234,14 @@ def test_a_transaction_ends_in_the_version_that_it_began_with(lab: Lab) -> None:
     assert to_caller(lab.answer(other, "486 Busy Here")).start_line == "SIP/2.0 480 failed in B"
 
 
+def test_a_2xx_that_comes_again_runs_in_the_version_of_its_invite(lab: Lab) -> None:
+    invite = to_callee(lab.send("INVITE"))
+    lab.answer(invite, "200 OK")
+    lab.reload("B")
+    for _ in range(2):
+        assert header(to_caller(lab.answer(invite, "200 OK")), "X-Reply") == ["A"]
+
+
 def test_a_cancel_runs_in_the_version_of_its_invite(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     invite = to_callee(lab.send("INVITE"))
