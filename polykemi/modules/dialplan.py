@@ -13,11 +13,10 @@ from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
-from polykemi.modules.corex import MAX_BRANCHES
 from polykemi.modules.dialplan_rules import NoOutput, Row, Rule
 from polykemi.pv.accessor import Accessor
 from polykemi.pv.grammar import parse_variable
-from polykemi.transaction.target import Target
+from polykemi.transaction.target import MOST_TARGETS, Target
 
 log = logging.getLogger("polykemi.script")
 
@@ -184,8 +183,8 @@ class Dialplan(Module):
             log.error("dialplan: %s: cannot be set to %r", name, value)
             return False
         if self.params.append_branch and ctx.kind is Route.FAILURE and _class_of(name) in _URI_VARIABLES:
-            if len(ctx.branches) >= MAX_BRANCHES:
-                log.error("dialplan: more than %d branches", MAX_BRANCHES)
+            if len(ctx.branches) >= MOST_TARGETS:
+                log.error("dialplan: more than %d branches", MOST_TARGETS)
                 return False
             ctx.branches.append(Target(ctx.ruri))
         return True

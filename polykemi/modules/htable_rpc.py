@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from polykemi.errors import DataError, RpcError
+from polykemi.errors import DataError, LimitReached, RpcError
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.modules.htable_database import load, store
-from polykemi.modules.htable_table import NEVER, Table, Value, parse_definition
+from polykemi.modules.htable_table import NEVER, Room, Table, Value, parse_definition
 
 _FAILED: Final = 500
 _NOT_FOUND: Final = 404
@@ -23,6 +23,9 @@ class HtableCommands(Module):
         super().__init__(services, params)
         tables = [parse_definition(definition) for definition in self.params.htable]
         self.tables: dict[str, Table] = {table.name: table for table in tables}
+        room = Room(services.limits)
+        for table in tables:
+            table.room = room
 
     def _table(self, name: str) -> Table:
         table = self.tables.get(name)
@@ -73,8 +76,10 @@ class HtableCommands(Module):
         return self._set_item(table, key, value, now, seconds)
 
     def _set_item(self, table: str, key: str, value: Value, now: float, seconds: int = 0) -> str:
-        if not self._table(table).set(key, value, now, seconds):
-            raise RpcError(_FAILED, "Failed to set the item")
+        try:
+            self._table(table).set(key, value, now, seconds)
+        except LimitReached as error:
+            raise RpcError(_FAILED, f"Failed to set the item: {error}") from None
         return "Ok. Key set to new value."
 
     @rpc("htable.delete")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polykemi.errors import DataError, RpcError
+from polykemi.errors import DataError, LimitReached, RpcError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.modules.base import Services
@@ -232,7 +232,10 @@ def test_there_are_four_iterators_at_most() -> None:
 
 def test_a_full_table_takes_no_new_items() -> None:
     ht, ctx = server().modules["htable"], at()
-    assert [ht.sht_seti(ctx, "small", key, 1) for key in ("x", "y", "z", "x")] == [1, 1, -1, 1]
+    assert [ht.sht_seti(ctx, "small", key, 1) for key in ("x", "y")] == [1, 1]
+    with pytest.raises(LimitReached, match="3 items of htable small, and its maxsize is 2"):
+        ht.sht_seti(ctx, "small", "z", 1)
+    assert ht.sht_seti(ctx, "small", "x", 1) == 1
     ht.sht_rm(ctx, "small", "x")
     assert ht.sht_seti(ctx, "small", "z", 1) == 1
 
