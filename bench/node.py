@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.servers import DOMAIN
 from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings
 from polykemi.kemi.ids import Ids
+from polykemi.logs import LogSettings
 from polykemi.server import Node, assemble, open_data
 from polykemi.sip.flow import Flow, Listener
 
@@ -31,7 +32,7 @@ def make_node(
         engines=(EngineSettings(engine, script),),
         routes=RouteSettings(engine),
         modules=ModuleSettings(params={"registrar": {"max_contacts": 1}}),
-        log_level="warning",
+        log=LogSettings(level="warning"),
     )
     return assemble(
         settings,

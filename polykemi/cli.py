@@ -92,14 +92,14 @@ def serve(
 
 def _supervise(settings: config.Settings) -> int:
     """Run this command without --supervise in a process of its own; return the exit code."""
-    from polykemi import logs
+    from polykemi.logs import Log
     from polykemi.supervisor import Supervisor
 
     if "NOTIFY_SOCKET" in os.environ:
         raise UsageError("--supervise: systemd does so already (NOTIFY_SOCKET is set)")
-    logs.to_stderr(settings.log_level)
     command = [one for one in sys.orig_argv if one != "--supervise"]
-    return Supervisor(command, settings.service.watchdog, settings.service.drain).run()
+    with Log(settings.log, scripts=False):
+        return Supervisor(command, settings.service.watchdog, settings.service.drain).run()
 
 
 @commands.group(no_args_is_help=False)

@@ -13,8 +13,10 @@ from typing import Any, Final
 
 from polykemi.config import EngineSettings, ModuleSettings, Settings, typed_params
 from polykemi.errors import ConfigError, RpcError, UsageError
+from polykemi.kemi.log_levels import LEVELS
 from polykemi.kemi.rpc import rpc
 from polykemi.live import differing, mark_of
+from polykemi.logs import LogSettings
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Services
 
@@ -23,10 +25,11 @@ log = logging.getLogger("polykemi.server")
 ALWAYS_LOADED: Final = ("core", "pv", "hdr", "x")  # as in Kamailio
 
 _FAILED: Final = 500
-_PLACES: Final = {"log_level": "[log] level", "strict": "[ksr] strict", "metrics": "[metrics] listen"}  # of fields
+_LEVELS: Final = ("level", "levels")  # what changes of [log]
+_PLACES: Final = {"strict": "[ksr] strict", "metrics": "[metrics] listen"}  # of fields
 _ELSEWHERE: Final = (
     "domains",
-    "log_level",
+    "log",
     "engines",
     "modules",
     "tls",
@@ -104,6 +107,7 @@ class Reconfiguration:
                 restart.append(_PLACES.get(one.name, f"[{one.name}]" if is_dataclass(before) else one.name))
         restart += self._compare_modules(new, wanted)
         restart += _compare_engines(old, new)
+        restart += _compare_log(old.log, new.log)
         return wanted, restart
 
     def _compare_modules(self, new: Settings, wanted: dict[str, tuple[Any, Any]]) -> list[str]:
@@ -143,21 +147,31 @@ class Reconfiguration:
         if new.domains != old.domains:
             self._services.serve(configured=frozenset(new.domains))
             changed.append("domains")
-        if new.log_level != old.log_level:
-            logging.getLogger().setLevel(new.log_level.upper())
-            changed.append("[log] level")
+        changed += self._use_levels(new.log)
         for use in swaps.values():
             use()
         engines = _with_scripts(old, new)
         changed += [f"[engines.{a.name}] script" for a, b in zip(engines, old.engines, strict=True) if a != b]
-        self.settings = replace(
-            old, domains=new.domains, log_level=new.log_level, tls=new.tls, engines=engines, again=new.again
-        )
+        self.settings = replace(old, domains=new.domains, log=new.log, tls=new.tls, engines=engines, again=new.again)
         outcome = Outcome(tuple(changed), tuple(swaps), tuple(restart))
         log.info("the configuration was read anew: %s", ", ".join(outcome.changed) or "nothing in it has changed")
         if outcome.needs_restart:
             log.warning("the configuration needs a restart: %s", ", ".join(outcome.needs_restart))
         return outcome
+
+    def _use_levels(self, new: LogSettings) -> list[str]:
+        old, levels = self.settings.log, self._services.levels
+        if new.level != old.level:
+            levels.set(LEVELS[new.level])
+        if new.levels != old.levels:
+            for name in old.levels.keys() | new.levels.keys():
+                levels.set(LEVELS[new.levels[name]] if name in new.levels else logging.NOTSET, name)
+        return [f"[log] {key}" for key in _LEVELS if getattr(new, key) != getattr(old, key)]
+
+
+def _compare_log(old: LogSettings, new: LogSettings) -> list[str]:
+    names = [one.name for one in fields(LogSettings) if one.name not in _LEVELS]
+    return [f"[log] {name}" for name in names if getattr(old, name) != getattr(new, name)]
 
 
 def _compare_engines(old: Settings, new: Settings) -> list[str]:

@@ -38,7 +38,7 @@ from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.router")
 
-_WAITS: Final = (1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)  # seconds
+_WAITS: Final[tuple[float, ...]] = (1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)  # seconds
 DEEPEST: Final = 16  # route blocks inside of one another
 
 _MOST_LINES: Final = 100  # in the log, about what is malformed, a second
@@ -183,7 +183,7 @@ class Router:
     # ---- work is done
     def next(self) -> RouteContext | None:
         """Go on until a route block has to run and return its context; None when nothing is left and the turn has ended."""
-        ran, self._ran = self._ran, None
+        ran = self._ran
         if ran is not None and ran.error is not None:
             self.report(ran)
         while True:
@@ -209,8 +209,8 @@ class Router:
                 ctx = None
                 self.services.count("core.internal_errors")
                 log.exception("internal error; the message it happened on is lost")
+            self._ran = ctx
             if ctx is not None:
-                self._ran = ctx
                 return ctx
             self._process = None
 
@@ -343,8 +343,12 @@ class Router:
                 stack.pop()
         except ScriptError as error:
             self.services.count("core.failed_calls")
-            log.error("script error in %s, called at %s: %s", what, self.where(), error)
+            log.error("script error in %s, called at %s: %s", what, self.where(), error, extra={"error": error})
             return -1
+
+    def context(self) -> RouteContext | None:
+        """Return the context that is worked on: of the block that runs, else of the last one of the message."""
+        return self.services.current.ctx or self._ran
 
     def look(self, onlooker: Onlooker, on: bool) -> None:
         """Let ``onlooker`` see what comes from now on, or no more."""
@@ -369,11 +373,10 @@ class Router:
 
     def report(self, ctx: RouteContext) -> None:
         """Log and count a script error."""
-        if ctx.error is not None:
-            self.stats.of(ctx.kind, ctx.callback).fail(ctx.error)
-            self._tell(ctx.error, f"{ROUTE_NAMES[ctx.kind]} {ctx.callback}")
-
-    def _tell(self, error: Exception, where: str) -> None:
+        error = ctx.error
+        if error is None:
+            return
+        self.stats.of(ctx.kind, ctx.callback).fail(error)
         self.last_error = error
         self.services.count("core.script_errors")
         if isinstance(error, ScriptTimeout):
@@ -382,9 +385,8 @@ class Router:
             self.services.count("core.script_memory")
         if isinstance(error, (ScriptMemory, ScriptTimeout)):
             memory.give_back()
-        log.error("script error in %s: %s", where, error)
-        if isinstance(error, ScriptError) and error.traceback:
-            log.error("%s", error.traceback)
+        about = {"about": ctx, "error": error}
+        log.error("script error in %s %s: %s", ROUTE_NAMES[ctx.kind], ctx.callback, error, extra=about)
 
     # ---- the core's handling of messages
     def _request(self, request: Request, flow: Flow, now: float) -> Process[None]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import uvloop
 
-from polykemi import __version__, compiled, logs, memory
+from polykemi import __version__, compiled, memory
 from polykemi.config import Settings, load_tls, typed_params
 from polykemi.control.app import App
 from polykemi.control.jsonrpc import JsonRpc
@@ -38,6 +38,7 @@ from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTl
 from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry
 from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.logs import Log
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
 from polykemi.overload import BEAT, Overload
@@ -156,6 +157,7 @@ def assemble(
         process=os.environ,
         pid=os.getpid(),
         ident=connections.ident,
+        limits=settings.limits,
     )
     services = Services(
         listeners=listeners,
@@ -180,6 +182,7 @@ def assemble(
     services.live.add("core", settings.udp)
     services.live.add("core", settings.dns, partial(_use, settings.dns, services))
     services.live.add("overload", settings.overload)
+    services.live.add("limits", settings.limits)
     router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router
     services.variables.where = router.where
@@ -578,10 +581,17 @@ def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False
 
     With ``watch`` the scripts are reloaded when their files change.
     """
-    logs.to_stderr(settings.log_level)
+    with Log(settings.log) as written:
+        _serve(settings, say, written, watch=watch)
+
+
+def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watch: bool) -> None:
     notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
     server = Server(settings, notifier, inherited)
     try:
+        router = server.router
+        written.attach(router.services, router.context, router.where)
+        server.loop.call_soon(written.here)
         server.open()
         for address, name in inherited.close():
             log.warning("the socket %s was passed (%s), and [listen] does not name it: it is closed", address, name)

@@ -16,6 +16,7 @@ from polykemi.config import ControlSettings, EngineSettings, Settings
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import to_octets
 from polykemi.kemi.route import Route
+from polykemi.logs import LogSettings
 from polykemi.sip.flow import Listener
 from polykemi.transport.mirror import HepSettings
 from polykemi.transport.resolver import DnsSettings
@@ -100,6 +101,12 @@ load = ["sl", "registrar"]
 max_contacts = 5
 [log]
 level = "debug"
+levels = { tm = "error" }
+format = "json"
+to = "file"
+file = "polykemi.log"
+prefix = "$ci "
+fields = ["at", "call_id"]
 [metrics]
 listen = "[::1]:9090"
 [hep]
@@ -130,7 +137,9 @@ def test_everything_of_the_file_arrives(tmp_path: Path) -> None:
     )
     assert settings.modules.load == ("sl", "registrar")
     assert settings.modules.params == {"registrar": {"max_contacts": 5}}
-    assert settings.log_level == "debug"
+    assert settings.log == LogSettings(
+        "debug", {"tm": "error"}, "json", "file", tmp_path / "polykemi.log", "daemon", "$ci ", ("call_id", "at")
+    )
     assert settings.metrics == ("::1", 9090)
     assert settings.hep == HepSettings(
         *("tls", "homer.example.test", 9060),
@@ -166,7 +175,7 @@ def test_without_a_file_and_without_flags_the_defaults_hold() -> None:
     assert settings.listen == (Listener("udp", "0.0.0.0", 5060),)
     assert settings.data == Path("polykemi.data")
     assert settings.modules.load is None
-    assert settings.log_level == "info"
+    assert settings.log == LogSettings("info", to="stderr")
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
@@ -388,8 +397,21 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ("[modules.registrar]\nflags = [1]", "2: [modules.registrar] flags: expected a table, got [1]"),
         ("[modules.registrar.flags]\na = 'x'", '1: [modules.registrar.flags]: a: expected an integer, got "x"'),
         ("[modules.core]\nx = 1", "2: [modules.core] x: unknown"),
-        ("[log]\nlevel = 'loud'", "2: [log] level: loud is unknown, expected debug, info, warning, error or critical"),
-        ("[log]\nlevels = 'info'", "2: [log] levels: unknown, did you mean level?"),
+        (
+            "[log]\nlevel = 'loud'",
+            "2: [log] level: loud is unknown, expected debug, info, notice, warning, error or critical",
+        ),
+        ("[log]\nlevl = 'info'", "2: [log] levl: unknown, did you mean level?"),
+        ("[log]\nlevels = 'info'", '2: [log] levels: expected a table, got "info"'),
+        ("[log.levels]\ntm = 'loud'", "2: [log.levels] tm: loud is unknown, expected debug, info, notice,"),
+        ("[log]\nformat = 'xml'", "2: [log] format: xml is unknown, expected line or json"),
+        ("[log]\nto = 'disk'", "2: [log] to: disk is unknown, expected stderr, file, syslog or journal"),
+        ("[log]\nto = 'file'", "2: [log] to: expected file = PATH beside it"),
+        ("[log]\nfile = 'a.log'", '2: [log] file: expected to = "file" beside it'),
+        ("[log]\nfacility = 'local0'", '2: [log] facility: expected to = "syslog" beside it'),
+        ("[log]\nto = 'syslog'\nfacility = 'local9'", "3: [log] facility: local9 is unknown, did you mean local"),
+        ("[log]\nto = 'journal'\nformat = 'json'", "3: [log] format: the journal has fields of its own"),
+        ("[log]\nfields = ['callid']", "2: [log] fields: callid is unknown, did you mean call_id?"),
         ("[metrics]\nlisten = 9090", "2: [metrics] listen: expected a text, got 9090"),
         ("[metrics]\nlisten = '9090'", "2: [metrics] listen: expected HOST:PORT, got '9090'"),
         ("[metrics]\nlisten = '127.0.0.1'", "2: [metrics] listen: expected HOST:PORT, got '127.0.0.1'"),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from polykemi.config import load
 
 ROOT = Path(__file__).parent.parent
 LOCKS = ("requirements.txt", "requirements-dev.txt")
@@ -72,3 +76,37 @@ def test_development_runs_on_the_versions_that_users_get() -> None:
 def test_mini_racer_is_pinned_exactly() -> None:
     """The JavaScript engine calls entry points of its library that are not public."""
     assert "mini-racer==0.14.1" in project()["dependencies"]
+
+
+# ---- packaging/
+
+
+def test_the_packaged_configuration_and_the_unit_fit_together() -> None:
+    settings = load(ROOT / "packaging/polykemi.toml")
+    unit = (ROOT / "packaging/polykemi.service").read_text()
+    entries = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
+    assert settings.data == Path("/var/lib") / entries["StateDirectory"]
+    assert settings.service.drain < float(entries["TimeoutStopSec"])
+    assert max(one.seconds for one in settings.engines) < float(entries["WatchdogSec"])
+    assert entries["ExecStart"].split()[1:] == ["serve", "--config", "/etc/polykemi/polykemi.toml"]
+    assert entries["MemoryDenyWriteExecute"] == "no"  # V8 and LuaJIT could not run
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_understands_the_units() -> None:
+    units = [str(ROOT / "packaging" / name) for name in ("polykemi.service", "polykemi.socket")]
+    ran = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
+    told = [line for line in ran.stderr.splitlines() if "is not executable" not in line]  # it is not installed here
+    assert told == []
+
+
+def test_the_image_is_built_from_what_is_there() -> None:
+    lines = (ROOT / "packaging/Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    copied = [line.split()[1:-1] for line in lines if line.startswith("COPY") and "--from" not in line]
+    for name in (one for names in copied for one in names):
+        assert (ROOT / name).exists(), name
+    ignored = (ROOT / "packaging/Dockerfile.dockerignore").read_text().splitlines()
+    for name in (one for names in copied for one in names):
+        assert any(f"!{part}" in ignored for part in (name, name.split("/")[0])), name
+    assert {line.split()[1] for line in lines if line.startswith("FROM")} == {"python:3.11-slim"}
+    assert "USER polykemi" in lines

@@ -95,9 +95,11 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     one = Site(tmp_path)
-    level = logging.getLogger().level
+    loggers = [logging.getLogger(name) for name in ("polykemi", "polykemi.tm")]
+    levels = [logger.level for logger in loggers]
     yield one
-    logging.getLogger().setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
     one.node.close()
 
 
@@ -186,7 +188,14 @@ def test_lists_and_tables_are_read_anew(site: Site) -> None:
 def test_the_log_level_changes(site: Site) -> None:
     site.file.write_text(site.file.read_text() + '[log]\nlevel = "error"\n')
     assert site.reload()["changed"] == ["[log] level"]
-    assert logging.getLogger().level == logging.ERROR
+    assert logging.getLogger("polykemi").level == logging.ERROR
+    site.file.write_text(site.file.read_text() + 'format = "json"\nlevels = { tm = "debug" }\n')
+    answer = site.reload()
+    assert (answer["changed"], answer["needs restart"]) == (["[log] levels"], ["[log] format"])
+    assert logging.getLogger("polykemi.tm").level == logging.DEBUG
+    site.edit("levels = { tm", "# levels = { tm")
+    assert site.reload()["changed"] == ["[log] levels"]
+    assert logging.getLogger("polykemi.tm").level == logging.NOTSET
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,17 @@ from typing import Any, Final, get_type_hints
 from polykemi.config.addresses import parse_domain, parse_listen
 from polykemi.config.control import ControlSettings, control, listen_address
 from polykemi.config.hep import hep
+from polykemi.config.limits import limits
+from polykemi.config.log import log
 from polykemi.config.network import dns, load_tls, overload, tcp, tls, udp
 from polykemi.config.reload import ReloadSettings, reload
 from polykemi.config.service import ServiceSettings, service
 from polykemi.config.table import FILE_NAME, T, Table, convert, one_of, read, shown, size, unknown
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
+from polykemi.kemi.limits import ScriptLimits
 from polykemi.kemi.route import CONFIG_NAMES, Route
+from polykemi.logs import LogSettings
 from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener, UdpSettings
 from polykemi.transport.limits import StreamLimits
@@ -54,7 +58,6 @@ _NOT_FOR_PYTHON: Final = {
     "allow": "a Python script runs in the server's own interpreter: nothing can be kept from it",
     "max_memory": "a Python script has no heap of its own: see [overload] memory",
 }
-LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 _TABLES: Final = (
     "listen",
@@ -73,6 +76,7 @@ _TABLES: Final = (
     "tls",
     "dns",
     "overload",
+    "limits",
     "reload",
     "service",
 )
@@ -129,7 +133,7 @@ class Settings:
     routes: RouteSettings = RouteSettings("")
     modules: ModuleSettings = ModuleSettings()
     strict: bool = False  # [ksr]: a call of KSR that cannot be made raises in the script
-    log_level: str = "info"
+    log: LogSettings = field(default_factory=LogSettings)
     metrics: tuple[str, int] | None = None  # host and port of the Prometheus endpoint
     hep: HepSettings | None = None  # where messages are mirrored to
     control: ControlSettings = field(default_factory=ControlSettings)
@@ -138,6 +142,7 @@ class Settings:
     dns: DnsSettings = field(default_factory=DnsSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     overload: OverloadLimits = field(default_factory=OverloadLimits)
+    limits: ScriptLimits = field(default_factory=ScriptLimits)
     reload: ReloadSettings = field(default_factory=ReloadSettings)
     service: ServiceSettings = field(default_factory=ServiceSettings)
     file: Path | None = None
@@ -181,7 +186,7 @@ def load(
         routes=routes,
         modules=_modules(root.table("modules")),
         strict=_strict(root.table("ksr")),
-        log_level=_log_level(root.table("log")),
+        log=log(root.table("log")),
         metrics=_metrics(root.table("metrics")),
         hep=hep(root.table("hep")),
         control=control(root.table("control")),
@@ -190,6 +195,7 @@ def load(
         dns=dns(root.table("dns")),
         tls=tls(root.table("tls"), listening if serving else ()),
         overload=overload(root.table("overload")),
+        limits=limits(root.table("limits")),
         reload=reload(root.table("reload")),
         service=service(root.table("service")),
         file=path,
@@ -348,14 +354,6 @@ def _modules(table: Table) -> ModuleSettings:
 def _strict(table: Table) -> bool:
     table.only(("strict",))
     return bool(table.get("strict", bool, False))
-
-
-def _log_level(table: Table) -> str:
-    table.only(("level",))
-    level: str = table.get("level", str, "info")
-    if level not in LOG_LEVELS:
-        table.fail("level", f"{level} is {unknown(level, LOG_LEVELS)}")
-    return level
 
 
 def _metrics(table: Table) -> tuple[str, int] | None:

@@ -15,11 +15,14 @@ from polykemi.control.datagram import DatagramSocket
 from polykemi.control.http import HttpServer
 from polykemi.control.http_rpc import PATH, rpc_over_http
 from polykemi.control.jsonrpc import Client, JsonRpc
+from polykemi.control.logs import Logs
 from polykemi.control.names import Dns, DstBlocklist
 from polykemi.control.process import Core, Memory
 from polykemi.control.sockets import Sockets, of_connections
 from polykemi.control.sources import Sources
 from polykemi.control.unix import NAME, ControlSocket
+from polykemi.errors import RpcError
+from polykemi.log_watches import Watches
 from polykemi.router import Router
 from polykemi.transport.resolver import Resolver
 
@@ -33,6 +36,8 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     rpc = JsonRpc()
 
     def kill(number: int) -> None:
+        if services.current.ctx is not None:
+            raise RpcError(500, "a script cannot end the server")
         services.kill(number)  # which is set when all is put together
 
     rpc.add(Core(__version__, started, services.modules, kill))
@@ -41,6 +46,8 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist), Sockets(services))
     rpc.add(*of_connections(services.connections), Api(services.modules.values(), lambda: router.version.scripts))
     rpc.add(Cfg(services.live))
+    watches = Watches(services.levels, router.look)
+    rpc.add(Logs(services.levels, watches))
     if isinstance(services.locator, Resolver):
         rpc.add(Dns(services.locator))
     for module in services.modules.values():

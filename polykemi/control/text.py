@@ -10,12 +10,9 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from polykemi.logs import CONTROLS
+from polykemi.logs.formats import CONTROLS
 
-_ESCAPES = CONTROLS | {ord("\t"): "\\t", ord("\n"): "\\n"}
-# terminals take the second set of control characters too, and these turn the direction of what stands beside them
-_ESCAPES |= {n: f"\\x{n:02x}" for n in range(0x80, 0xA0)}
-_ESCAPES |= {n: f"\\u{n:04x}" for n in (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))}
+_ESCAPES = CONTROLS | {ord("\t"): "\\t"}
 _NOTHING: Final = ("", "[not set]", "-", "none")  # as Kamailio says it
 
 Record = dict[str, Any]

@@ -28,6 +28,7 @@ from polykemi.modules.htable import Htable
 from polykemi.modules.ipops import Ipops
 from polykemi.modules.jansson import Jansson
 from polykemi.modules.jsonrpcs import Jsonrpcs
+from polykemi.modules.kex import Kex
 from polykemi.modules.kx import Kx
 from polykemi.modules.log_systemd import LogSystemd
 from polykemi.modules.maxfwd import MaxFwd
@@ -76,6 +77,7 @@ MODULES: Final[dict[str, type[Module]]] = {
     "pv": Pv,
     "pvx": Pvx,
     "hdr": Hdr,
+    "kex": Kex,
     "kx": Kx,
     "sl": Sl,
     "tm": Tm,

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.log_levels import level_of
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
 from polykemi.modules.acc_cdr import CallRecords, local_time
@@ -32,16 +33,6 @@ ANSWERED: Final = "ACC: transaction answered: "
 MISSED: Final = "ACC: call missed: "
 ACKED: Final = "ACC: request acknowledged: "
 
-_LEVELS: Final = {  # Kamailio's log levels
-    -5: logging.CRITICAL,
-    -3: logging.CRITICAL,
-    -2: logging.CRITICAL,
-    -1: logging.ERROR,
-    0: logging.WARNING,
-    1: 25,  # notice, see xlog
-    2: logging.INFO,
-    3: logging.DEBUG,
-}
 _NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 _LOGGED: Final = ("method", "from_tag", "to_tag", "call_id", "code", "reason")
 
@@ -216,8 +207,7 @@ class Acc(Module):
             dialogs = self.services.modules.get("dialog")
             if dialogs is None:
                 raise DataError("acc: cdr_enable: the module dialog is not loaded")
-            level = _LEVELS.get(p.log_level, logging.INFO)
-            records = CallRecords(self.services, p, self._compiled("cdr_extra", p.cdr_extra), level)
+            records = CallRecords(self.services, p, self._compiled("cdr_extra", p.cdr_extra), level_of(p.log_level))
             dialogs.on_change.append(records.changed)
 
     def _compiled(self, parameter: str, text: str) -> list[tuple[str, Getter]]:
@@ -378,7 +368,7 @@ class Acc(Module):
         for name, get in self._log_extra:
             extra = get(ctx)
             line += f";{name}={'' if extra is None else extra}"
-        log.log(_LEVELS.get(p.log_level, logging.INFO), "%s", line)
+        log.log(level_of(p.log_level), "%s", line, extra={"about": ctx})
         return 1
 
     def _insert(self, ctx: RouteContext, table: str, said: Comment, to_tag: str) -> int:

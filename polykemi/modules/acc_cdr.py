@@ -59,7 +59,7 @@ class CallRecords:
         if p.cdr_log_enable:
             fields = [*zip(names, core, strict=True), *extras]
             line = "; ".join(f"{name}={'' if value is None else value}" for name, value in fields)
-            log.log(self._level, "%s", line)
+            log.log(self._level, "%s", line, extra={"about": ctx})
         if p.cdrs_table:
             self._insert(names, core, extras)
 

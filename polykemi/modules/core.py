@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from polykemi.kemi.context import Process, RouteContext
+from polykemi.kemi.log_levels import NOTICE, number_of
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
@@ -22,7 +23,6 @@ from polykemi.sip.uri import parse_uri
 
 log = logging.getLogger("polykemi.script")
 
-NOTICE: Final = 25  # between INFO and WARNING; Python has no level of that name
 _LEVELS: Final = {
     "dbg": logging.DEBUG,
     "info": logging.INFO,
@@ -31,9 +31,6 @@ _LEVELS: Final = {
     "err": logging.ERROR,
     "crit": logging.CRITICAL,
 }
-# Kamailio's debug levels, by Python's
-_DEBUG_LEVELS: Final = {logging.DEBUG: 3, logging.INFO: 2, NOTICE: 1, logging.WARNING: 0, logging.ERROR: -1}
-
 
 # the letters of is_method_in()
 _METHOD_LETTERS: Final = {
@@ -57,6 +54,11 @@ _METHOD_LETTERS: Final = {
     "PUT": "V",
 }
 _PROTO_LETTERS: Final = {"udp": "U", "tcp": "T", "tls": "E", "sctp": "S", "ws": "V", "wss": "W"}
+
+
+def _say(level: int, text: str) -> None:
+    if log.isEnabledFor(level):
+        log.log(level, "%s", text.rstrip("\r\n"))
 
 
 def _method_test(method: str) -> Callable[[Core, RouteContext], bool]:
@@ -88,43 +90,42 @@ class Core(CoreEvents):
     @export()
     def dbg(self, ctx: RouteContext, text: str) -> None:
         """Log ``text`` as debug message."""
-        log.debug("%s", text.rstrip("\r\n"))
+        _say(logging.DEBUG, text)
 
     @export()
     def info(self, ctx: RouteContext, text: str) -> None:
         """Log ``text`` as information."""
-        log.info("%s", text.rstrip("\r\n"))
+        _say(logging.INFO, text)
 
     @export()
     def notice(self, ctx: RouteContext, text: str) -> None:
         """Log ``text`` as notice."""
-        log.log(NOTICE, "%s", text.rstrip("\r\n"))
+        _say(NOTICE, text)
 
     @export()
     def warn(self, ctx: RouteContext, text: str) -> None:
         """Log ``text`` as warning."""
-        log.warning("%s", text.rstrip("\r\n"))
+        _say(logging.WARNING, text)
 
     @export()
     def err(self, ctx: RouteContext, text: str) -> None:
         """Log ``text`` as error."""
-        log.error("%s", text.rstrip("\r\n"))
+        _say(logging.ERROR, text)
 
     @export()
     def crit(self, ctx: RouteContext, text: str) -> None:
         """Log ``text`` as critical."""
-        log.critical("%s", text.rstrip("\r\n"))
+        _say(logging.CRITICAL, text)
 
     @export()
     def log(self, ctx: RouteContext, level: str, text: str) -> None:
         """Log ``text`` with ``level``: dbg, info, notice, warn, crit; anything else is err."""
-        log.log(_LEVELS.get(level, logging.ERROR), "%s", text.rstrip("\r\n"))
+        _say(_LEVELS.get(level, logging.ERROR), text)
 
     @export(constant=True)
     def get_debug(self, ctx: RouteContext) -> int:
         """Return the log level as Kamailio's ``debug`` parameter counts: 3 debug, 2 info, 1 notice, 0 warnings, -1 errors."""
-        level = log.getEffectiveLevel()
-        return max((number for at, number in _DEBUG_LEVELS.items() if level <= at), default=-2)
+        return number_of(log.getEffectiveLevel())
 
     # ---- outcome
     @export()

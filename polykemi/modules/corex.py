@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from polykemi.errors import DataError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
+from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.modules.core import Core
 from polykemi.modules.core_events import CoreParams
@@ -24,11 +25,9 @@ from polykemi.pv.classes.network import socket_text
 from polykemi.sip.flow import Flow, Listener, find_listener, parse_socket
 from polykemi.sip.grammar import canonical_host, to_ip
 from polykemi.sip.uri import parse_uri
-from polykemi.transaction.target import Target
+from polykemi.transaction.target import MOST_TARGETS, Target
 
 log = logging.getLogger("polykemi.script")
-
-MAX_BRANCHES: Final = 31  # besides the Request-URI, as Kamailio's max_branches allows at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +90,17 @@ class Corex(Module):
 
         return {"lsock": expanded(find)}
 
+    # ---- the log
+    @rpc("corex.debug")
+    def debug(self, level: str = "") -> dict[str, int]:
+        """Return the level of the log (3 debug, 2 info, 1 notice, 0 warnings, -1 errors), or set it; a text is no level."""
+        levels = self.services.levels
+        try:
+            number = int(level)
+        except ValueError:
+            return {"debug": levels.debug()}
+        return {"old": levels.set_debug(number), "new": levels.debug()}
+
     # ---- tests
     @export()
     def has_ruri_user(self, ctx: RouteContext) -> int:
@@ -141,7 +151,7 @@ class Corex(Module):
         )
 
     def _append(self, ctx: RouteContext, target: Target) -> int:
-        if len(ctx.branches) >= MAX_BRANCHES:
+        if len(ctx.branches) >= MOST_TARGETS:
             return -1
         ctx.branches.append(target)
         return 1

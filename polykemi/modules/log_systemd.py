@@ -1,4 +1,4 @@
-"""log_systemd: entries of systemd's journal (Kamailio: modules/log_systemd). ``logs.py`` brings them there.
+"""log_systemd: entries of systemd's journal (Kamailio: modules/log_systemd). ``logs`` brings them there.
 
 Where no journal runs they stand in the server's own log.
 """
@@ -9,6 +9,7 @@ import logging
 from typing import Final
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.log_levels import NOTICE
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
 from polykemi.pv.classes.avp import PLAIN
@@ -23,7 +24,7 @@ _PRIORITIES: Final = {  # syslog(3): number, and the level of the server's own l
     "LOG_CRIT": (2, logging.CRITICAL),
     "LOG_ERR": (3, logging.ERROR),
     "LOG_WARNING": (4, logging.WARNING),
-    "LOG_NOTICE": (5, logging.INFO),
+    "LOG_NOTICE": (5, NOTICE),
     "LOG_INFO": (6, logging.INFO),
 }
 

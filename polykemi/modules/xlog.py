@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.log_levels import KAMAILIO_LEVELS, NOTICE
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
 
 log = logging.getLogger("polykemi.script")
-
-NOTICE: Final = 25  # between INFO and WARNING; Python has no level of that name
-
-# Kamailio's names of levels, with and without their prefix
-_LEVELS: Final = {
-    "ALERT": logging.CRITICAL,
-    "BUG": logging.CRITICAL,
-    "CRIT": logging.CRITICAL,
-    "ERR": logging.ERROR,
-    "ERROR": logging.ERROR,
-    "WARN": logging.WARNING,
-    "WARNING": logging.WARNING,
-    "NOTICE": NOTICE,
-    "INFO": logging.INFO,
-    "DBG": logging.DEBUG,
-    "DEBUG": logging.DEBUG,
-}
 
 
 class Xlog(Module):
@@ -95,4 +78,4 @@ class Xlog(Module):
 
 
 def _level(name: str) -> int:
-    return _LEVELS.get(name.upper().removeprefix("L_"), logging.ERROR)
+    return KAMAILIO_LEVELS.get(name.upper().removeprefix("L_"), logging.ERROR)

@@ -70,6 +70,11 @@ class Flow(NamedTuple):
     host: str
     port: int
 
+    @property
+    def peer(self) -> str:
+        """The peer's address with its transport: ``udp:192.0.2.1:5060``."""
+        return f"{self.listener.proto}:{bracketed(self.host)}:{self.port}"
+
 
 @mypyc_attr(native_class=False)  # mypyc compiles no class with a tuple as its base
 class NamedFlow(Flow):

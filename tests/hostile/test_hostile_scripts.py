@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from tests.hostile import scripts_lua, scripts_python
+from tests.hostile import scripts_js, scripts_lua, scripts_python
 from tests.hostile.driver import Case, HostileServer, script
 
 
@@ -21,6 +21,7 @@ class Language(NamedTuple):
 
 
 LANGUAGES: Final = {
+    "js": Language(".js", scripts_js.CASES, scripts_js.FRAME, scripts_js.MORE),
     "lua": Language(".lua", scripts_lua.CASES, scripts_lua.FRAME, scripts_lua.MORE),
     "python": Language(".py", scripts_python.CASES, scripts_python.FRAME, scripts_python.MORE),
 }

@@ -9,7 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from polykemi.logs import JournalHandler
+from polykemi.logs.formats import journal_entry
+from polykemi.logs.outputs import Datagrams, Handler
 from polykemi.modules.jansson import Jansson
 from polykemi.modules.statistics import Statistics, StatisticsParams
 from polykemi.modules.uuid import Uuid
@@ -65,7 +66,7 @@ def test_the_journal_gets_fields(tmp_path: Path) -> None:
     path = str(tmp_path / "journal")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(path)
-        handler = JournalHandler(path)
+        handler = Handler(Datagrams(path), lambda record: journal_entry(record, None))
         record = logging.LogRecord("x", logging.INFO, "", 0, "text", (), None)
         record.__dict__["journal"] = {"MESSAGE": "one", "CODE": "two\nlines", "A=B\n": "c"}
         handler.emit(record)
