@@ -589,7 +589,6 @@ def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watc
     try:
         router = server.router
         written.attach(router.services, router.context, router.where)
-        server.loop.call_soon(written.here)
         server.open()
         for address, name in inherited.close():
             log.warning("the socket %s was passed (%s), and [listen] does not name it: it is closed", address, name)
@@ -606,6 +605,7 @@ def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watc
             say("watching the files of the scripts")
         say("ready")
         notifier.ready(f"listening on {', '.join(map(str, server.transports.bound))}")
+        server.loop.call_soon(written.here)  # JavaScript may have the loop run on a thread of its own
         server.run()
     finally:
         server.close()

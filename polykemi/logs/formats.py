@@ -30,15 +30,20 @@ _NO_OCTETS: Final = {n: text for n, text in CONTROLS.items() if n >= 0xDC80}
 _SEVERITIES: Final = ((50, 2), (40, 3), (30, 4), (25, 5), (20, 6))  # RFC 5424 section 6.2.1, by Python's levels
 
 
-def readable(text: str, most: int) -> str:
-    """Return octets (or Unicode) as Unicode, at most ``most`` characters and how many more there were."""
+def readable(text: str, most: int, *, maybe_unicode: bool = False) -> str:
+    """Return octets as Unicode, at most ``most`` characters and how many more there were.
+
+    ``maybe_unicode``: what is no UTF-8 is taken for Unicode; else only what can be no octets.
+    """
     more = f"... ({len(text) - most} more)" if len(text) > most else ""
     text = text[:most]
     if not text.isascii():
         try:
-            text = from_octets(text)
-        except UnicodeEncodeError:  # Unicode already
-            pass
+            decoded = from_octets(text)
+        except UnicodeEncodeError:
+            return text + more
+        if not (maybe_unicode and any("\udc80" <= c <= "\udcff" for c in decoded)):
+            text = decoded
     return text + more
 
 
@@ -47,10 +52,14 @@ def severity(record: logging.LogRecord) -> int:
     return next((number for level, number in _SEVERITIES if record.levelno >= level), 7)
 
 
-def message_of(record: logging.LogRecord, fields: Fields | None) -> str:
-    """Return the text of a record behind its prefix."""
-    text = record.getMessage().rstrip("\r\n")
-    return readable(fields.prefix(record) + text if fields is not None else text, TEXT)
+def message_of(record: logging.LogRecord) -> str:
+    """Return the text of a record. What engines say of a script error is octets in one language and Unicode in another."""
+    return readable(record.getMessage().rstrip("\r\n"), TEXT, maybe_unicode="error" in record.__dict__)
+
+
+def prefix_of(record: logging.LogRecord, fields: Fields | None) -> str:
+    """Return what stands in front of the text."""
+    return readable(fields.prefix(record), VALUE) if fields is not None else ""
 
 
 def traceback_of(record: logging.LogRecord) -> str:
@@ -58,7 +67,7 @@ def traceback_of(record: logging.LogRecord) -> str:
     text: str = getattr(record.__dict__.get("error"), "traceback", "")
     if not text and record.exc_info:
         text = logging.Formatter().formatException(record.exc_info)
-    return readable(text.strip("\n"), TRACEBACK)
+    return readable(text.strip("\n"), TRACEBACK, maybe_unicode=True)
 
 
 class LineFormat:
@@ -70,7 +79,7 @@ class LineFormat:
 
     def __call__(self, record: logging.LogRecord) -> str:
         """Return the line, without its end."""
-        text = message_of(record, self.fields).translate(CONTROLS)
+        text = (prefix_of(record, self.fields) + message_of(record)).translate(CONTROLS)
         found = self.fields.of(record) if self.fields is not None else {}
         shown = " ".join(f"{name}={_quoted(value)}" for name, value in found.items())
         head = self._head.format(time=_local(record), level=name_of(record.levelno).upper(), logger=record.name)
@@ -104,8 +113,11 @@ class JsonFormat:
             "time": moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z",
             "level": name_of(record.levelno),
             "logger": record.name,
-            "message": _plain(message_of(record, self.fields)),
         }
+        prefix = prefix_of(record, self.fields)
+        if prefix:
+            entry["prefix"] = _plain(prefix)
+        entry["message"] = _plain(message_of(record))
         found = self.fields.of(record) if self.fields is not None else {}
         for name, value in found.items():
             entry[name] = value if isinstance(value, int) else _plain(readable(value, VALUE))
@@ -129,7 +141,7 @@ def journal_entry(record: logging.LogRecord, fields: Fields | None) -> bytes:
     if given is None:
         found = fields.of(record) if fields is not None else {}
         given = {
-            "MESSAGE": message_of(record, fields).translate(CONTROLS),
+            "MESSAGE": (prefix_of(record, fields) + message_of(record)).translate(CONTROLS),
             "PRIORITY": str(severity(record)),
             "LOGGER": record.name,
             **{name.upper(): readable(str(value), VALUE).translate(CONTROLS) for name, value in found.items()},
