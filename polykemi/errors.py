@@ -8,6 +8,7 @@ PolykemiError
     SipError                carries the status and the reason to answer with
         ParseError          malformed SIP
         NoRequest           the request is asked for where there is none: a reply without transaction, one that ended
+        LimitReached        a script would keep or make more than [limits] allows
     ScriptError             a script that failed while it ran: file, line, cause
         ScriptTimeout       ... because it ran longer than its limit
         ScriptMemory        ... because the script holds more memory than its limit
@@ -65,6 +66,16 @@ class NoRequest(SipError, LookupError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(500, reason)
+
+
+class LimitReached(SipError):
+    """A script would keep or make more than a limit allows: what, and the key of the limit with its value."""
+
+    def __init__(self, what: str, key: str, value: int, *, place: str = "[limits]") -> None:
+        super().__init__(500, f"{what}, and {place} {key} is {value}")
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class ScriptError(PolykemiError):

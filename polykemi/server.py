@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import logging
 import os
@@ -157,6 +158,7 @@ def assemble(
         process=os.environ,
         pid=os.getpid(),
         ident=connections.ident,
+        limits=settings.limits,
     )
     services = Services(
         listeners=listeners,
@@ -181,6 +183,7 @@ def assemble(
     services.live.add("core", settings.udp)
     services.live.add("core", settings.dns, partial(_use, settings.dns, services))
     services.live.add("overload", settings.overload)
+    services.live.add("limits", settings.limits)
     router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
     services.routes = router
     services.variables.where = router.where
@@ -584,6 +587,7 @@ def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False
 
 
 def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watch: bool) -> None:
+    faulthandler.enable()  # a watchdog's SIGABRT, and a crash, show which line of which script it was
     notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
     server = Server(settings, notifier, inherited)
     try:

@@ -12,6 +12,7 @@ import pytest
 
 from polykemi.errors import DataError
 from polykemi.kemi import pattern
+from polykemi.kemi.limits import ScriptLimits
 from polykemi.logs import Few
 from polykemi.modules import dialog_state, dispatcher_load, mqueue, pipelimit, registrar_contacts, registration
 from polykemi.modules.auth import AuthParams, Nonces
@@ -20,7 +21,6 @@ from polykemi.modules.dialog_state import CONFIRMED_NA, Dialog, DialogTable
 from polykemi.modules.dispatcher_load import Loads
 from polykemi.modules.htable_table import MAXSIZE, parse_definition
 from polykemi.overload import OverloadLimits
-from polykemi.pv import accessor
 from polykemi.sip import message
 from polykemi.sip.digest import parse_credentials
 from polykemi.sip.message import Request, parse
@@ -52,7 +52,6 @@ MANY = 400
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerUnderTest]:
     """A server whose limits are small."""
-    monkeypatch.setattr(accessor, "MOST_VARIABLES", 100)
     monkeypatch.setattr(mqueue, "SIZE", 100)
     monkeypatch.setattr(pipelimit, "MOST_PIPES", 100)
     (tmp_path / "route.lua").write_text(SCRIPT)
@@ -60,7 +59,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerUn
         "mqueue": {"mqueue": ["name=queue"]},
         "htable": {"htable": ["table=>autoexpire=60;maxsize=100;"]},
     }
-    with ServerUnderTest({"lua": tmp_path / "route.lua"}, domains=["example.test"], modules=params) as one:
+    with ServerUnderTest(
+        {"lua": tmp_path / "route.lua"}, domains=["example.test"], modules=params, limits=ScriptLimits(variables=100)
+    ) as one:
         yield one
 
 
@@ -76,9 +77,11 @@ def test_names_from_the_network_do_not_fill_what_scripts_keep(
     assert [item[0] for item in modules["mqueue"].queues["queue"].items] == [str(n) for n in range(300, 400)]
     assert len(modules["htable"].tables["table"].items) == 100
     assert len(modules["pipelimit"]._pipes) == 100
-    assert caplog.text.count("there are 100 variables") == 2
+    assert caplog.text.count("101 variables with ") == 2 * 300
+    assert "KSR.pvx.var_sets: 101 variables with 'v399', and [limits] variables is 100 at " in caplog.text
+    assert re.search(r"KSR.pv.sets: .* at .*route.lua:4", caplog.text)
     assert caplog.text.count("there are 100 pipes, all in use") == 1
-    assert caplog.text.count("htable table is full") == 1
+    assert "KSR.htable.sht_sets: 101 items of htable table, and its maxsize is 100 at " in caplog.text
     server.advance(25)  # two intervals later the pipes are unused
     server.receive(request(Call_ID="7777"), PEER)
     assert len(modules["pipelimit"]._pipes) == 1
@@ -301,7 +304,7 @@ def test_the_page_tells_the_limits_that_hold() -> None:
         "items of a queue": mqueue.SIZE,
         "pipes": pipelimit.MOST_PIPES,
         "calls that count as load": dispatcher_load.MOST_CALLS,
-        "variables `$var`": accessor.MOST_VARIABLES,
+        "names of `$var`": ScriptLimits().variables,
         "header lines": message.MAX_HEADERS,
         "contacts in a REGISTER": registrar_contacts.MOST_CONTACTS,
         "contacts of an address of record": registration.MOST_OF_AOR,

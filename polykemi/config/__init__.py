@@ -15,6 +15,7 @@ from typing import Any, Final, get_type_hints
 from polykemi.config.addresses import parse_domain, parse_listen
 from polykemi.config.control import ControlSettings, control, listen_address
 from polykemi.config.hep import hep
+from polykemi.config.limits import limits
 from polykemi.config.log import log
 from polykemi.config.network import dns, load_tls, overload, tcp, tls, udp
 from polykemi.config.reload import ReloadSettings, reload
@@ -22,6 +23,7 @@ from polykemi.config.service import ServiceSettings, service
 from polykemi.config.table import FILE_NAME, T, Table, convert, one_of, read, shown, size, unknown
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
+from polykemi.kemi.limits import ScriptLimits
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.logs import LogSettings
 from polykemi.overload import OverloadLimits
@@ -74,6 +76,7 @@ _TABLES: Final = (
     "tls",
     "dns",
     "overload",
+    "limits",
     "reload",
     "service",
 )
@@ -139,6 +142,7 @@ class Settings:
     dns: DnsSettings = field(default_factory=DnsSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     overload: OverloadLimits = field(default_factory=OverloadLimits)
+    limits: ScriptLimits = field(default_factory=ScriptLimits)
     reload: ReloadSettings = field(default_factory=ReloadSettings)
     service: ServiceSettings = field(default_factory=ServiceSettings)
     file: Path | None = None
@@ -191,6 +195,7 @@ def load(
         dns=dns(root.table("dns")),
         tls=tls(root.table("tls"), listening if serving else ()),
         overload=overload(root.table("overload")),
+        limits=limits(root.table("limits")),
         reload=reload(root.table("reload")),
         service=service(root.table("service")),
         file=path,

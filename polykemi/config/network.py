@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Any, Final
 
 from polykemi.config.addresses import address_of
-from polykemi.config.table import T, Table, one_of, read, shown, size
+from polykemi.config.table import Table, filled, one_of, read, shown, size
 from polykemi.overload import OverloadLimits
 from polykemi.sip.flow import Listener, UdpSettings
 from polykemi.transport.limits import StreamLimits
@@ -19,34 +19,22 @@ from polykemi.transport.tls_profiles import METHODS, VERIFY, BadProfile, TlsCont
 
 def udp(table: Table) -> UdpSettings:
     """Read [udp]."""
-    return _filled(UdpSettings, table)
+    return filled(UdpSettings, table)
 
 
 def tcp(table: Table) -> StreamLimits:
     """Read [tcp]."""
-    return _filled(StreamLimits, table)
+    return filled(StreamLimits, table)
 
 
 def dns(table: Table) -> DnsSettings:
     """Read [dns]."""
-    return _filled(DnsSettings, table, nameservers=table.texts("nameservers", parse_server))
+    return filled(DnsSettings, table, nameservers=table.texts("nameservers", parse_server))
 
 
 def overload(table: Table) -> OverloadLimits:
     """Read [overload]."""
-    return _filled(OverloadLimits, table, **({"memory": size(table, "memory")} if "memory" in table.content else {}))
-
-
-def _filled(kind: type[T], table: Table, **read: Any) -> T:
-    """Return the settings ``kind`` with what ``table`` has, by names of fields; ``read``: what was read of it before."""
-    hints = get_type_hints(kind)
-    table.only(hints)
-    values = {key: table.get(key, hints[key]) for key in table.content if key not in read}
-    try:
-        return kind(**values, **read)
-    except ValueError as error:  # its own check
-        key, _, cause = str(error).partition(": ")
-        table.fail(key, cause)
+    return filled(OverloadLimits, table, **({"memory": size(table, "memory")} if "memory" in table.content else {}))
 
 
 _TLS_FILES: Final = ("certificate", "key", "ca", "crl")

@@ -8,7 +8,7 @@ import tomllib
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
@@ -109,6 +109,18 @@ def _line(file: Path, path: tuple[str, ...]) -> int:
             return begin
         begin = end + 1
     return 1
+
+
+def filled(kind: type[T], table: Table, **read: Any) -> T:
+    """Return the settings ``kind`` with what ``table`` has, by names of fields; ``read``: what was read of it before."""
+    hints = get_type_hints(kind)
+    table.only(hints)
+    values = {key: table.get(key, hints[key]) for key in table.content if key not in read}
+    try:
+        return kind(**values, **read)
+    except ValueError as error:  # its own check
+        key, _, cause = str(error).partition(": ")
+        table.fail(key, cause)
 
 
 def size(table: Table, key: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -69,6 +68,6 @@ def printed(events: Events, out: TextIO, *, as_json: bool = False) -> Iterator[s
         if as_json:
             yield json.dumps(event)
             continue
-        view.width = shutil.get_terminal_size().columns if terminal else None
+        view.width = (os.get_terminal_size(out.fileno()).columns or None) if terminal else None
         yield from view.lines(event)
     raise RpcError(SERVER_ERROR, "the server has ended")

@@ -21,7 +21,7 @@ from functools import cache
 from types import CodeType
 from typing import Any, Final, Protocol
 
-from polykemi.errors import SipError
+from polykemi.errors import LimitReached, SipError
 from polykemi.kemi.context import Current
 from polykemi.kemi.probes import FAILED, Probe, Probes, Tally
 from polykemi.kemi.registry import Export
@@ -204,7 +204,10 @@ def _helpers(
     def failed(error: SipError) -> Any:
         if tally is not None:
             tally.errors += 1
-        log.info("%s: %s", path, error)
+        if isinstance(error, LimitReached):
+            log.error("%s: %s at %s", path, error, conversion.where())
+        else:
+            log.info("%s: %s", path, error)
         return FAILED[export.returns]
 
     def wrong(value: Any, param: str, convert: Callable[..., Any]) -> Any:

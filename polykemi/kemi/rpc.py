@@ -55,11 +55,15 @@ class Command:
                 raise RpcError(*self.missing) from None
             raise RpcError(INVALID_PARAMS, f"{self.name}: expected {self.usage}") from None
         arguments: list[Any] = []
-        for name, value in bound.arguments.items():
-            parameter = self.signature.parameters[name]
+        for name, parameter in self.signature.parameters.items():
+            if name not in bound.arguments:
+                arguments += [] if parameter.kind is Parameter.VAR_POSITIONAL else [parameter.default]
+                continue
+            value = bound.arguments[name]
             values = value if parameter.kind is Parameter.VAR_POSITIONAL else [value]
             arguments += [self._convert(parameter, one) for one in values]
-        return self.function(*arguments, now=now) if self.wants_now else self.function(*arguments)
+        result = self.function(*arguments, now=now) if self.wants_now else self.function(*arguments)
+        return {} if result is None else result  # as Kamailio answers where there is nothing to say
 
     def _convert(self, parameter: Parameter, value: Any) -> Any:
         """Return ``value`` as the parameter's type.

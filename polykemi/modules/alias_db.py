@@ -9,9 +9,8 @@ from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.modules.base import Module
-from polykemi.modules.corex import MAX_BRANCHES
 from polykemi.sip.uri import parse_uri
-from polykemi.transaction.target import Target
+from polykemi.transaction.target import MOST_TARGETS, Target
 
 log = logging.getLogger("polykemi.script")
 
@@ -73,8 +72,8 @@ class AliasDb(Module):
             return -1
         ctx.ruri, *others = [f"sip:{name or ''}@{host or ''}" for name, host in rows]
         for other in others if p.append_branches else ():
-            if len(ctx.branches) >= MAX_BRANCHES:
-                log.error("alias_db: more than %d branches", MAX_BRANCHES)
+            if len(ctx.branches) >= MOST_TARGETS:
+                log.error("alias_db: more than %d branches", MOST_TARGETS)
                 return -1
             ctx.branches.append(Target(other, q=0))
         return 1

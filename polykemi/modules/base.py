@@ -16,6 +16,7 @@ from mypy_extensions import mypyc_attr
 from polykemi.errors import DataError
 from polykemi.kemi.context import Current, Process, RouteContext
 from polykemi.kemi.ids import Ids
+from polykemi.kemi.limits import ScriptLimits
 from polykemi.kemi.log_levels import Levels
 from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTls, Offline, Peers, Tls, Unlocated
 from polykemi.kemi.registry import Xval
@@ -106,6 +107,7 @@ class Services:
     dns: Dns = field(default_factory=Offline)
     locator: Locator = field(default_factory=Unlocated)  # where names lead to
     blocklist: Blocklist = field(default_factory=Blocklist)  # places that have not answered
+    limits: ScriptLimits = field(init=False)  # what scripts may keep and make; those of ``variables``
     live: Live = field(default_factory=Live)  # the settings that can change while the server runs
     dns_failover: bool = True  # the next place that a name leads to is tried when one does not answer
     on_domains: list[Callable[[], None]] = field(default_factory=list)  # called when the domains have changed
@@ -115,6 +117,7 @@ class Services:
 
     def __post_init__(self) -> None:
         self._configured = self.domains
+        self.limits = self.variables.environment.limits
         for listener in self.listeners:
             for host in {listener.host, listener.advertised_host or listener.host}:
                 self._listeners_at.setdefault(host, []).append(listener)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from polykemi.errors import DataError
 from polykemi.kemi.context import Process, RouteContext
@@ -25,11 +25,9 @@ from polykemi.pv.classes.network import socket_text
 from polykemi.sip.flow import Flow, Listener, find_listener, parse_socket
 from polykemi.sip.grammar import canonical_host, to_ip
 from polykemi.sip.uri import parse_uri
-from polykemi.transaction.target import Target
+from polykemi.transaction.target import MOST_TARGETS, Target
 
 log = logging.getLogger("polykemi.script")
-
-MAX_BRANCHES: Final = 31  # besides the Request-URI, as Kamailio's max_branches allows at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,7 @@ class Corex(Module):
         )
 
     def _append(self, ctx: RouteContext, target: Target) -> int:
-        if len(ctx.branches) >= MAX_BRANCHES:
+        if len(ctx.branches) >= MOST_TARGETS:
             return -1
         ctx.branches.append(target)
         return 1

@@ -34,7 +34,7 @@ from polykemi.modules.dialog_state import (
     Dialog,
     Leg,
 )
-from polykemi.modules.dialog_variables import set_var, variable_classes
+from polykemi.modules.dialog_variables import keep, set_var, variable_classes
 from polykemi.pv.accessor import Factory
 from polykemi.sip.header import parse_name_addr
 from polykemi.sip.message import Request, Response
@@ -262,7 +262,7 @@ class DialogModule(DialogCommands):
         dialog = self.table.find(sc, sf, st)[0] if sc and sf and key else None
         if dialog is None:
             return -1
-        dialog.variables[key] = val
+        keep(dialog.variables, key, val, self.services.limits)
         self.changed(dialog)
         return 1
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from polykemi.errors import LimitReached
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.limits import ScriptLimits
 from polykemi.kemi.registry import Xval
 from polykemi.modules.dialog_state import CALLEE, CALLER, FLAG_CHANGED_VARS, Dialog
 from polykemi.pv.accessor import Accessor, Factory
@@ -138,10 +140,20 @@ def set_var(module: DialogTracking, ctx: RouteContext, name: str, value: Xval) -
         if variables.pop(name, None) is None:
             return False
     elif isinstance(value, str):
-        variables[name] = value
+        keep(variables, name, value, module.services.limits)
     else:
         return False
     if dialog is not None:
         dialog.dflags |= FLAG_CHANGED_VARS
         module.changed(dialog)
     return True
+
+
+def keep(variables: dict[str, str], name: str, value: str, limits: ScriptLimits) -> None:
+    """Set a variable of a dialog. Raise LimitReached when it has no room."""
+    if name not in variables and len(variables) >= limits.dialog_variables:
+        raise LimitReached(f"{len(variables) + 1} variables of the dialog", "dialog_variables", limits.dialog_variables)
+    octets = sum(map(len, variables.values())) - len(variables.get(name, "")) + len(value)
+    if octets > limits.dialog_total:
+        raise LimitReached(f"{octets} octets in variables of the dialog", "dialog_total", limits.dialog_total)
+    variables[name] = value

@@ -13,11 +13,10 @@ from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
-from polykemi.modules.corex import MAX_BRANCHES
 from polykemi.modules.dialplan_rules import NoOutput, Row, Rule
 from polykemi.pv.accessor import Accessor
 from polykemi.pv.grammar import parse_variable
-from polykemi.transaction.target import Target
+from polykemi.transaction.target import MOST_TARGETS, Target
 
 log = logging.getLogger("polykemi.script")
 
@@ -184,8 +183,8 @@ class Dialplan(Module):
             log.error("dialplan: %s: cannot be set to %r", name, value)
             return False
         if self.params.append_branch and ctx.kind is Route.FAILURE and _class_of(name) in _URI_VARIABLES:
-            if len(ctx.branches) >= MAX_BRANCHES:
-                log.error("dialplan: more than %d branches", MAX_BRANCHES)
+            if len(ctx.branches) >= MOST_TARGETS:
+                log.error("dialplan: more than %d branches", MOST_TARGETS)
                 return False
             ctx.branches.append(Target(ctx.ruri))
         return True
@@ -199,7 +198,7 @@ class Dialplan(Module):
         except DataError as error:
             raise RpcError(_FAILED, f"Dialplan Reload Failed: {error}") from None
 
-    @rpc("dialplan.translate")
+    @rpc("dialplan.translate", (500, "Invalid parameters"))
     def translate(self, dpid: int, text: str) -> dict[str, str]:
         """Translate a text by a dialplan, without a message."""
         if dpid not in self._plans:
@@ -211,10 +210,10 @@ class Dialplan(Module):
             if rule is None:
                 raise NoOutput("no rule matches")
             return {"Output": rule.output(None, text), "Attributes": rule.attrs}
-        except NoOutput as error:
-            raise RpcError(_FAILED, f"No translation: {error}") from None
+        except NoOutput:
+            raise RpcError(_FAILED, "No translation") from None
 
-    @rpc("dialplan.dump")
+    @rpc("dialplan.dump", (500, "Missing parameter"))
     def dump(self, dpid: int) -> dict[str, Any]:
         """List the rules of a dialplan in the order of their use."""
         if dpid not in self._plans:

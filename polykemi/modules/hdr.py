@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.limits import check_header
 from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.route import Route
@@ -59,6 +60,7 @@ class Hdr(Module):
         lines = header_lines(text)
         if lines is None:
             return -1
+        check_header(lines, len(ctx.edits.inserts), self.services.limits)
         ctx.edits.inserts.append((place, lines))
         return 1
 
@@ -108,6 +110,7 @@ class Hdr(Module):
         lines = header_lines(text)
         if lines is None:
             return -1
+        check_header(lines, len(ctx.reply_headers), self.services.limits)
         ctx.reply_headers.append(lines)
         return 1
 

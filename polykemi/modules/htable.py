@@ -74,7 +74,7 @@ class Htable(HtableCommands):
             if table.dbtable:
                 load(table, self.services.database, self.params, now)
             elif table.persist:
-                table.items.update(item for item in self.services.items.load(table.name) if item[1][1] > now)
+                table.keep(item for item in self.services.items.load(table.name) if item[1][1] > now)
                 table.changes = Changed(self._changed)
         if self.tables:
             self._due = now + self.params.timer_interval
@@ -197,7 +197,10 @@ class Htable(HtableCommands):
 
     def _set(self, ctx: RouteContext, htname: str, itname: str, value: int | str, seconds: int = 0) -> int:
         table = self.table(htname)
-        return 1 if table is not None and table.set(itname, value, ctx.now, seconds) else -1
+        if table is None:
+            return -1
+        table.set(itname, value, ctx.now, seconds)
+        return 1
 
     @export()
     def sht_inc(self, ctx: RouteContext, htname: str, itname: str) -> int:
@@ -355,7 +358,8 @@ class Htable(HtableCommands):
         iteration = self.iterations.get(iname)
         if iteration is None or iteration.value(ctx.now) is None:
             return -1
-        return 1 if iteration.table.set(iteration.key, value, ctx.now) else -1
+        iteration.table.set(iteration.key, value, ctx.now)
+        return 1
 
     # ---- expiry
     def next_timeout(self) -> float | None:

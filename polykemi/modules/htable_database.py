@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final, Protocol
 
-from polykemi.errors import DataError
+from polykemi.errors import DataError, LimitReached
 from polykemi.modules.htable_table import NEVER, Table, Value
 from polykemi.storage.provisioned import Database
 
@@ -31,7 +31,10 @@ class Columns(Protocol):
 
 def load(table: Table, database: Database, names: Columns, now: float) -> None:
     """Fill ``table`` with the items of its database table. Raise DataError."""
-    _fill(table, database, names, now)
+    try:
+        _fill(table, database, names, now)
+    except LimitReached as error:
+        log.warning("%s: what stands in table %s behind that is left out", error, table.dbtable)
     table.origin = hash(tuple((key, value) for key, (value, _) in table.items.items()))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final
 
+from polykemi.errors import LimitReached
+from polykemi.kemi.limits import ScriptLimits
 from polykemi.kemi.posix import BadPattern, compile_posix
 from polykemi.kemi.registry import Xval
 
@@ -15,6 +17,7 @@ log = logging.getLogger("polykemi.htable")
 NEVER: Final = float("inf")
 _HALF: Final = 1 << 31
 MAXSIZE: Final = 1_000_000  # items, where the definition does not say
+_NUMBER: Final = 8  # octets that a number is counted for
 Value = int | str
 Matcher = Callable[[str], object]
 
@@ -49,11 +52,20 @@ class Changed:
         self.keys.clear()
 
 
+class Room:
+    """How much all tables together hold, and what they may hold."""
+
+    __slots__ = ("limits", "octets")
+
+    def __init__(self, limits: ScriptLimits | None = None) -> None:
+        self.limits = limits or ScriptLimits()
+        self.octets = 0
+
+
 class Table:
     """A table. Its items keep the order in which they came; an expired one is not seen, and removed by ``sweep``."""
 
     __slots__ = (
-        "_full",
         "_sweep",
         "autoexpire",
         "changes",
@@ -64,8 +76,10 @@ class Table:
         "items",
         "maxsize",
         "name",
+        "octets",
         "origin",
         "persist",
+        "room",
         "updateexpire",
     )
 
@@ -95,9 +109,10 @@ class Table:
         self.origin = 0  # a digest of what was read from the database last
         self.persist = persist  # each change is stored before anybody is told of it
         self.changes: Changed | None = None  # what is to be stored, where somebody does
+        self.room = Room()  # the module's
+        self.octets = 0  # of keys and values
         self.items: dict[str, tuple[Value, float]] = {}  # key -> value, time of expiry
         self._sweep: list[str] = []  # keys that a sweep has still to look at
-        self._full = False
 
     def get(self, key: str, now: float) -> Xval:
         """Return the value of ``key``, ``initval`` when it is not there."""
@@ -109,14 +124,10 @@ class Table:
         item = self.items.get(key)
         return item is not None and item[1] > now
 
-    def set(self, key: str, value: Value, now: float, seconds: int = 0) -> bool:
-        """Set ``key``, to expire in ``seconds`` when they are more than 0; False when the table is full."""
+    def set(self, key: str, value: Value, now: float, seconds: int = 0) -> None:
+        """Set ``key``, to expire in ``seconds`` when they are more than 0. Raise LimitReached when it has no room."""
         item = self.items.get(key)
-        if item is None and self.maxsize and len(self.items) >= self.maxsize:
-            if not self._full:
-                self._full = True
-                log.warning("htable %s is full: it has %d items", self.name, self.maxsize)
-            return False
+        self._make_room(key, value, None if item is None else item[0])
         if not self.autoexpire:
             expires = NEVER
         elif seconds > 0:
@@ -128,7 +139,34 @@ class Table:
         self.items[key] = (value, expires)
         if self.changes is not None:
             self.changes.note(key)
-        return True
+
+    def _make_room(self, key: str, value: Value, old: Value | None) -> None:
+        """Count what ``value`` takes in the place of ``old``. Raise LimitReached."""
+        room = self.room
+        limits, size = room.limits, _size(value)
+        if old is None:
+            if self.maxsize and len(self.items) >= self.maxsize:
+                raise LimitReached(
+                    f"{self.maxsize + 1} items of htable {self.name}", "maxsize", self.maxsize, place="its"
+                )
+            if len(key) > limits.htable_key:
+                raise LimitReached(f"a key of {len(key)} octets of htable {self.name}", "htable_key", limits.htable_key)
+        if size > limits.htable_value:
+            raise LimitReached(f"a value of {size} octets of htable {self.name}", "htable_value", limits.htable_value)
+        grown = len(key) + size if old is None else size - _size(old)
+        if grown > 0 and room.octets + grown > limits.htable_total:
+            octets = room.octets + grown
+            raise LimitReached(f"{octets} octets in all hash tables", "htable_total", limits.htable_total)
+        self._grow(grown)
+
+    def _grow(self, octets: int) -> None:
+        self.octets += octets
+        self.room.octets += octets
+
+    def keep(self, items: Iterable[tuple[str, tuple[Value, float]]]) -> None:
+        """Take items that were stored, whatever they need."""
+        self.items.update(items)
+        self._grow(sum(len(key) + _size(value) for key, (value, _) in self.items.items()) - self.octets)
 
     def add(self, key: str, by: int, now: float) -> int | None:
         """Add ``by`` to an integer of 32 bits and return it; None when it is none or not there and there is no initval."""
@@ -136,7 +174,8 @@ class Table:
         if not isinstance(value, int):
             return None
         value = (value + by + _HALF) % (2 * _HALF) - _HALF
-        return value if self.set(key, value, now) else None
+        self.set(key, value, now)
+        return value
 
     def count_integers(self, wanted: int, now: float) -> int:
         """Count the items that are this integer."""
@@ -146,8 +185,9 @@ class Table:
 
     def remove(self, key: str) -> None:
         """Remove ``key``, if it is there."""
-        if self.items.pop(key, None) is not None:
-            self._full = False
+        item = self.items.pop(key, None)
+        if item is not None:
+            self._grow(-len(key) - _size(item[0]))
             if self.changes is not None:
                 self.changes.note(key)
 
@@ -187,13 +227,13 @@ class Table:
     def clear(self) -> None:
         """Remove all items."""
         self.items.clear()
-        self._full = False
+        self._grow(-self.octets)
         if self.changes is not None:
             self.changes.empty()
 
     def empty(self) -> Table:
-        """Return an empty table with the attributes of this one."""
-        return Table(
+        """Return an empty table with the attributes of this one; what it holds is not counted before it is taken."""
+        other = Table(
             self.name,
             autoexpire=self.autoexpire,
             initval=self.initval,
@@ -203,10 +243,13 @@ class Table:
             columns=self.columns,
             dbmode=self.dbmode,
         )
+        other.room = Room(self.room.limits)
+        return other
 
     def take(self, other: Table) -> None:
         """Take the items of ``other`` in the place of its own."""
-        self.items, self._full, self.origin = other.items, other._full, other.origin
+        self._grow(other.octets - self.octets)
+        self.items, self.origin = other.items, other.origin
 
     @property
     def is_sweeping(self) -> bool:
@@ -226,6 +269,10 @@ class Table:
                 self.remove(key)
                 removed.append((key, item[0]))
         return seen, removed
+
+
+def _size(value: Value) -> int:
+    return len(value) if isinstance(value, str) else _NUMBER
 
 
 class Iteration:

@@ -115,8 +115,9 @@ def _parts(inner: str | None, variables: Variables) -> tuple[str, Text]:
 def _set_item(table: Table, key: str, value: Xval, now: float) -> bool:
     if value is None:
         table.remove(key)
-        return True
-    return table.set(key, value, now)
+    else:
+        table.set(key, value, now)
+    return True
 
 
 def _set_expiry(table: Table, key: str, value: Xval, now: float) -> bool:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from polykemi.errors import RpcError
+from polykemi.errors import LimitReached, RpcError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.limits import ScriptLimits, check_value
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
@@ -34,22 +35,38 @@ class Queue:
     addmode: int = 0
     items: deque[tuple[str, str]] = field(default_factory=deque)
     fetched: tuple[str, str] | None = None
+    octets: int = 0  # of keys and values
 
-    def add(self, key: str, value: str) -> None:
-        """Put an item behind the others."""
+    def add(self, key: str, value: str, limits: ScriptLimits) -> None:
+        """Put an item behind the others. Raise LimitReached when it is too long, or the others leave it no room."""
+        check_value(key, limits)
+        check_value(value, limits)
+        octets = self.octets + len(key) + len(value)
+        if octets > limits.mqueue_total:
+            raise LimitReached(f"{octets} octets in the queue {self.name}", "mqueue_total", limits.mqueue_total)
         if self.addmode:
             at = next((i for i, item in enumerate(self.items) if item[0] == key), -1)
             if at >= 0 and self.addmode == 1:
                 return
             if at >= 0:
+                self.octets -= sum(map(len, self.items[at]))
                 del self.items[at]
+        self.octets += len(key) + len(value)
         self.items.append((key, value))
         if len(self.items) > (self.size or SIZE):
-            self.items.popleft()
+            self.take()
+
+    def take(self) -> tuple[str, str] | None:
+        """Take the first item out and return it, None when there is none."""
+        if not self.items:
+            return None
+        item = self.items.popleft()
+        self.octets -= sum(map(len, item))
+        return item
 
     def fetch(self) -> bool:
         """Take the first item out; tell whether there was one."""
-        self.fetched = self.items.popleft() if self.items else None
+        self.fetched = self.take()
         return self.fetched is not None
 
 
@@ -122,7 +139,7 @@ class Mqueue(Module):
         queue: Queue | None = self._of(mq, lambda queue: queue)
         if queue is None:
             return -1
-        queue.add(key, val)
+        queue.add(key, val, self.services.limits)
         return 1
 
     @export()
@@ -181,13 +198,13 @@ class Mqueue(Module):
         return queue.fetched[part] if queue is not None and queue.fetched else None
 
     # ---- commands
-    def _asked(self, name: str) -> Queue:
+    def _asked(self, name: str, code: int = _NOT_FOUND) -> Queue:
         queue = self.queues.get(name)
         if queue is None:
-            raise RpcError(_NOT_FOUND, "No such queue")
+            raise RpcError(code, "No such queue")
         return queue
 
-    @rpc("mqueue.get_size")
+    @rpc("mqueue.get_size", (400, "No queue name"))
     def get_size(self, name: str) -> dict[str, Any]:
         """Return how many items wait in a queue."""
         return {"name": name, "size": len(self._asked(name).items)}
@@ -197,11 +214,11 @@ class Mqueue(Module):
         """Return how many items wait in each queue."""
         return [{"name": queue.name, "size": len(queue.items)} for queue in self.queues.values()]
 
-    @rpc("mqueue.fetch")
+    @rpc("mqueue.fetch", (500, "No queue name"))
     def fetch(self, name: str) -> dict[str, str]:
         """Take the oldest item out of a queue."""
-        queue = self._asked(name)
-        if not queue.items:
+        item = self._asked(name, 500).take()
+        if item is None:
             raise RpcError(_NOT_FOUND, "Empty queue")
-        key, value = queue.items.popleft()
+        key, value = item
         return {"key": key, "val": value}

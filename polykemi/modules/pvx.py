@@ -16,7 +16,7 @@ from polykemi.pv.compiler import NULL
 from polykemi.pv.parameters import split_params
 from polykemi.sip.flow import find_listener
 from polykemi.sip.uri import parse_uri
-from polykemi.transaction.target import Target
+from polykemi.transaction.target import MOST_TARGETS, Target
 
 log = logging.getLogger("polykemi.script")
 
@@ -110,7 +110,7 @@ class Pvx(XavpFunctions):
     def _push(self, ctx: RouteContext, name: str, value: int | str) -> int:
         if not name:
             return -1
-        push_avp(ctx, name, value)
+        push_avp(ctx, name, value, self.services.limits)
         return 1
 
     @export()
@@ -236,7 +236,9 @@ class Pvx(XavpFunctions):
         item = item_at(ctx.shared.xavps.get(xname), 0)
         if item is None or PLAIN in item:
             return -1
-        self._environment.variables.update({name: values[0] for name, values in item.items() if name})
+        for name, values in item.items():
+            if name:
+                self._environment.variables[name] = values[0]
         return 1
 
     # ---- whole items
@@ -316,6 +318,8 @@ class Pvx(XavpFunctions):
         """Append a copy of the static branch (``$sbranch``) to the destination set."""
         branch = self._environment.static_branch
         if not branch.uri:
+            return -1
+        if len(ctx.branches) >= MOST_TARGETS:
             return -1
         ctx.branches.append(branch.copy())
         return 1

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.limits import admit
 from polykemi.kemi.registry import Data, Xval, export
 from polykemi.modules.base import Module
 from polykemi.pv.classes.avp import PLAIN, Item, Items, as_text, item_at, push_field, set_root
@@ -75,16 +76,26 @@ def _remove_child(store: Items, root: str, field: str) -> None:
 class XavpFunctions(Module):
     """Functions on $xavp, $xavu and $xavi."""
 
+    def _set_root(self, ctx: RouteContext, store: Items, root: str, value: int | str, *, unique: bool = False) -> int:
+        admit(ctx, value, self.services.limits)
+        return _done(set_root(store, root, None, value, unique=unique))
+
+    def _set_child(
+        self, ctx: RouteContext, store: Items, root: str, field: str, value: int | str, *, unique: bool = False
+    ) -> int:
+        admit(ctx, value, self.services.limits)
+        return _done(_set_child(store, root, field, value, unique=unique))
+
     # ---- $xavp
     @export()
     def xavp_seti(self, ctx: RouteContext, rname: str, value: int) -> int:
         """Push a number onto the XAVP ``rname``."""
-        return _done(set_root(ctx.shared.xavps, rname, None, value, unique=False))
+        return self._set_root(ctx, ctx.shared.xavps, rname, value, unique=False)
 
     @export()
     def xavp_sets(self, ctx: RouteContext, rname: str, value: str) -> int:
         """Push a text onto the XAVP ``rname``."""
-        return _done(set_root(ctx.shared.xavps, rname, None, value, unique=False))
+        return self._set_root(ctx, ctx.shared.xavps, rname, value, unique=False)
 
     @export()
     def xavp_get(self, ctx: RouteContext, rname: str) -> Xval:
@@ -136,12 +147,12 @@ class XavpFunctions(Module):
     @export()
     def xavp_child_seti(self, ctx: RouteContext, rname: str, cname: str, value: int) -> int:
         """Set a field of the newest item to a number; the item is made when there is none."""
-        return _done(_set_child(ctx.shared.xavps, rname, cname, value))
+        return self._set_child(ctx, ctx.shared.xavps, rname, cname, value)
 
     @export()
     def xavp_child_sets(self, ctx: RouteContext, rname: str, cname: str, value: str) -> int:
         """Set a field of the newest item to a text; the item is made when there is none."""
-        return _done(_set_child(ctx.shared.xavps, rname, cname, value))
+        return self._set_child(ctx, ctx.shared.xavps, rname, cname, value)
 
     @export()
     def xavp_child_rm(self, ctx: RouteContext, rname: str, cname: str) -> int:
@@ -173,12 +184,12 @@ class XavpFunctions(Module):
     @export()
     def xavu_seti(self, ctx: RouteContext, rname: str, value: int) -> int:
         """Set the XAVU to a number."""
-        return _done(set_root(ctx.shared.xavus, rname, None, value, unique=True))
+        return self._set_root(ctx, ctx.shared.xavus, rname, value, unique=True)
 
     @export()
     def xavu_sets(self, ctx: RouteContext, rname: str, value: str) -> int:
         """Set the XAVU to a text."""
-        return _done(set_root(ctx.shared.xavus, rname, None, value, unique=True))
+        return self._set_root(ctx, ctx.shared.xavus, rname, value, unique=True)
 
     @export()
     def xavu_get(self, ctx: RouteContext, rname: str) -> Xval:
@@ -209,12 +220,12 @@ class XavpFunctions(Module):
     @export()
     def xavu_child_seti(self, ctx: RouteContext, rname: str, cname: str, value: int) -> int:
         """Set a field of the newest item to a number; the item is made when there is none."""
-        return _done(_set_child(ctx.shared.xavus, rname, cname, value, unique=True))
+        return self._set_child(ctx, ctx.shared.xavus, rname, cname, value, unique=True)
 
     @export()
     def xavu_child_sets(self, ctx: RouteContext, rname: str, cname: str, value: str) -> int:
         """Set a field of the newest item to a text; the item is made when there is none."""
-        return _done(_set_child(ctx.shared.xavus, rname, cname, value, unique=True))
+        return self._set_child(ctx, ctx.shared.xavus, rname, cname, value, unique=True)
 
     @export()
     def xavu_child_rm(self, ctx: RouteContext, rname: str, cname: str) -> int:
@@ -246,12 +257,12 @@ class XavpFunctions(Module):
     @export()
     def xavi_seti(self, ctx: RouteContext, rname: str, value: int) -> int:
         """Push a number onto the XAVI ``rname``."""
-        return _done(set_root(ctx.shared.xavis, rname.lower(), None, value, unique=False))
+        return self._set_root(ctx, ctx.shared.xavis, rname.lower(), value, unique=False)
 
     @export()
     def xavi_sets(self, ctx: RouteContext, rname: str, value: str) -> int:
         """Push a text onto the XAVI ``rname``."""
-        return _done(set_root(ctx.shared.xavis, rname.lower(), None, value, unique=False))
+        return self._set_root(ctx, ctx.shared.xavis, rname.lower(), value, unique=False)
 
     @export()
     def xavi_get(self, ctx: RouteContext, rname: str) -> Xval:
@@ -303,12 +314,12 @@ class XavpFunctions(Module):
     @export()
     def xavi_child_seti(self, ctx: RouteContext, rname: str, cname: str, value: int) -> int:
         """Set a field of the newest item to a number; the item is made when there is none."""
-        return _done(_set_child(ctx.shared.xavis, rname.lower(), cname.lower(), value))
+        return self._set_child(ctx, ctx.shared.xavis, rname.lower(), cname.lower(), value)
 
     @export()
     def xavi_child_sets(self, ctx: RouteContext, rname: str, cname: str, value: str) -> int:
         """Set a field of the newest item to a text; the item is made when there is none."""
-        return _done(_set_child(ctx.shared.xavis, rname.lower(), cname.lower(), value))
+        return self._set_child(ctx, ctx.shared.xavis, rname.lower(), cname.lower(), value)
 
     @export()
     def xavi_child_rm(self, ctx: RouteContext, rname: str, cname: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.limits import ScriptLimits, check_header
 from polykemi.kemi.registry import export
 from polykemi.kemi.splice import line_of, splice_line
 from polykemi.modules.textopsx_iterators import Iterators
@@ -36,7 +37,7 @@ class HeaderValues(Iterators):
             return -1
         found = chosen(ctx.message, ctx.edits, what._replace(number=what.number or -1)) if what.indexed else None
         if found is None:
-            return _add_header(ctx, len(ctx.message.lines), what, value)
+            return _add_header(ctx, len(ctx.message.lines), what, value, self.services.limits)
         return _add_value(ctx, found, found.outer_end, value)
 
     @export()
@@ -48,9 +49,9 @@ class HeaderValues(Iterators):
         index = (what.number or 1) if what.indexed else 1
         found = chosen(ctx.message, ctx.edits, what._replace(number=index))
         if found is None:
-            return _add_header(ctx, len(ctx.message.lines), what, value) if index == 1 else -1
+            return _add_header(ctx, len(ctx.message.lines), what, value, self.services.limits) if index == 1 else -1
         if not what.indexed:
-            return _add_header(ctx, found.line, what, value)
+            return _add_header(ctx, found.line, what, value, self.services.limits)
         return _add_value(ctx, found, found.outer_start, value)
 
     @export()
@@ -111,7 +112,7 @@ class HeaderValues(Iterators):
             return 1
         lines = what.lines(ctx.message)
         if not lines:
-            return _add_header(ctx, len(ctx.message.lines), what, value)
+            return _add_header(ctx, len(ctx.message.lines), what, value, self.services.limits)
         last = list(values_of(ctx.message, ctx.edits, lines[0]))[-1]
         return _add_value(ctx, last, last.body[1], value)
 
@@ -167,8 +168,10 @@ def _texts(ctx: RouteContext, what: Expression) -> Iterator[tuple[Value, str]]:
                 yield value, text
 
 
-def _add_header(ctx: RouteContext, place: int, what: Expression, value: str) -> int:
-    ctx.edits.inserts.append((place, f"{what.name}: {_one_line(value)}"))
+def _add_header(ctx: RouteContext, place: int, what: Expression, value: str, limits: ScriptLimits) -> int:
+    line = f"{what.name}: {_one_line(value)}"
+    check_header(line, len(ctx.edits.inserts), limits)
+    ctx.edits.inserts.append((place, line))
     return 1
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.limits import check_header
 from polykemi.kemi.registry import Xval, export
 from polykemi.kemi.splice import splice_body
 from polykemi.modules.base import Module, Services
@@ -201,6 +202,7 @@ class Iterators(Module):
         lines = header_lines(text) if it is not None and it.at >= 0 else None
         if it is None or lines is None:
             return -1
+        check_header(lines, len(ctx.edits.inserts), self.services.limits)
         ctx.edits.inserts.append((it.at + behind, lines))
         return 1
 

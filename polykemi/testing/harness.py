@@ -21,6 +21,7 @@ from polykemi.errors import SipError
 from polykemi.kemi.binding import Refused
 from polykemi.kemi.context import Exit
 from polykemi.kemi.ids import Ids
+from polykemi.kemi.limits import ScriptLimits
 from polykemi.kemi.network import Connections, Dns, Locator, Peers
 from polykemi.kemi.probes import Ended, Watcher
 from polykemi.kemi.registry import Export
@@ -117,6 +118,7 @@ class ServerUnderTest:
         locator: Locator | None = None,
         connections: Connections | None = None,
         udp: UdpSettings | None = None,
+        limits: ScriptLimits | None = None,
     ) -> None:
         """``scripts``: engine -> script; the first engine runs all route blocks unless ``routes`` says otherwise.
 
@@ -125,7 +127,7 @@ class ServerUnderTest:
         ``database``: what modules find provisioned when they start; it is closed with the server. ``peers`` and ``dns``:
         who answers when exports ask other servers (media relays) and DNS; nobody by default. ``connections``: those that
         the server is to have; messages come over the first of ``listeners``. ``locator``: where names lead to; by default
-        what goes to a name leaves with that name for an address.
+        what goes to a name leaves with that name for an address. ``limits``: what scripts may keep.
         """
         self.now = START
         self.calls: list[Call] = []
@@ -138,6 +140,7 @@ class ServerUnderTest:
             routes=routes or RouteSettings(default=next(iter(scripts))),
             modules=ModuleSettings(load=None if load is None else tuple(load), params=dict(modules or {})),
             udp=udp or UdpSettings(),
+            limits=limits or ScriptLimits(),
         )
         self.node = assemble(
             settings,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from polykemi.sip.flow import Listener
 
@@ -15,8 +15,10 @@ class Shared:
         "avps",
         "dialog",
         "flags",
+        "octets",
         "record_routes",
         "route_params",
+        "values",
         "version",
         "xavis",
         "xavps",
@@ -34,12 +36,23 @@ class Shared:
         self.xflags = 0  # corex's extended flags, 0..63
         self.route_params = ""  # URI parameters of our own Route, as rr.loose_route found them
         self.record_routes: tuple[str, ...] = ()  # lines that rr has added
+        self.values = self.octets = 0  # of AVPs and XAVPs, those too that were removed since the last recount
         self.avps: dict[str, list[int | str]] = {}  # name -> values, the newest first
         self.xavps: dict[
             str, list[dict[str, Any]]
         ] = {}  # root name -> its items, the newest first; see pv/classes/avp.py
         self.xavis: dict[str, list[dict[str, Any]]] = {}  # the same with names in lower case
         self.xavus: dict[str, list[dict[str, Any]]] = {}  # the same with one item a root and one value a field
+
+    def recount(self) -> tuple[int, int]:
+        """Return how many values AVPs and XAVPs have, and how many octets."""
+        every = [one for values in self.avps.values() for one in values]
+        for store in (self.xavps, self.xavis, self.xavus):
+            every += [one for items in store.values() for item in items for values in item.values() for one in values]
+        return len(every), sum(len(one) for one in every if isinstance(one, str))
+
+
+MOST_TARGETS: Final = 31  # besides the Request-URI, as Kamailio's max_branches allows at most
 
 
 class Target:

@@ -18,6 +18,11 @@ class Part:
         """Return what came."""
         return (text, number, share, *more)
 
+    @rpc("part.defaults")
+    def defaults(self, first: str = "a", second: int = 2, *more: str) -> tuple[Any, ...]:
+        """Return what came."""
+        return (first, second, *more)
+
     @rpc("part.none")
     def none(self) -> int:
         """Return 1."""
@@ -49,10 +54,18 @@ def refused(command: Command, given: Any) -> str:
 
 
 def test_what_is_marked_is_a_command_with_its_documentation() -> None:
-    assert set(COMMANDS) == {"part.all", "part.kamailio", "part.none", "part.time"}
+    assert set(COMMANDS) == {"part.all", "part.defaults", "part.kamailio", "part.none", "part.time"}
     assert COMMANDS["part.none"].doc == "Return 1."
     assert ALL.usage == "text number [share] [more...]"
     assert COMMANDS["part.none"].usage == "no parameters"
+
+
+def test_a_name_that_is_given_leaves_those_before_it_as_they_are() -> None:
+    defaults = COMMANDS["part.defaults"]
+    assert defaults.run({"second": 7}) == ("a", 7)
+    assert defaults.run({"first": "b"}) == ("b", 2)
+    assert defaults.run([]) == ("a", 2)
+    assert defaults.run(["b", 3, "c", "d"]) == ("b", 3, "c", "d")
 
 
 def test_a_command_is_given_the_time_that_nobody_brings() -> None:

@@ -9,9 +9,10 @@ import pytest
 from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.faked import event_context
-from polykemi.modules.corex import MAX_BRANCHES, Corex, CorexParams
+from polykemi.modules.corex import Corex, CorexParams
 from polykemi.modules.corex_files import Files
 from polykemi.sip.flow import Listener
+from polykemi.transaction.target import MOST_TARGETS
 from tests.support import LISTENER, message, request_context, services
 
 SECOND = Listener("udp", "2001:db8::1", 5070)
@@ -63,7 +64,7 @@ def test_a_priority_that_is_no_q_value_is_refused(q: str) -> None:
 
 def test_branches_are_limited_and_must_be_uris() -> None:
     module, ctx = corex(), context()
-    assert [module.append_branch(ctx) for _ in range(MAX_BRANCHES)] == [1] * MAX_BRANCHES
+    assert [module.append_branch(ctx) for _ in range(MOST_TARGETS)] == [1] * MOST_TARGETS
     assert module.append_branch(ctx) == -1
     with pytest.raises(ParseError):
         module.append_branch_uri(ctx, "nonsense")

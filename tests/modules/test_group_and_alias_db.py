@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from polykemi.modules.alias_db import AliasDb
-from polykemi.modules.corex import MAX_BRANCHES
 from polykemi.modules.group import Group
 from polykemi.storage.provisioned import Database
+from polykemi.transaction.target import MOST_TARGETS
 from tests.support import message, request_context, services
 
 
@@ -26,11 +26,11 @@ def test_octets_that_are_no_text_are_nobody() -> None:
 
 def test_more_users_than_branches() -> None:
     database = Database()
-    for i in range(MAX_BRANCHES + 2):
+    for i in range(MOST_TARGETS + 2):
         database.query(
             "INSERT INTO dbaliases (alias_username, username, domain) VALUES ('all', ?, 'example.test')", [f"u{i}"]
         )
     made = services(AliasDb, params={"alias_db": {"append_branches": 1}}, database=database)
     ctx = request_context(message("INVITE sip:all@example.test SIP/2.0"))
     assert made.modules["alias_db"].lookup(ctx, "dbaliases") == -1
-    assert len(ctx.branches) == MAX_BRANCHES
+    assert len(ctx.branches) == MOST_TARGETS

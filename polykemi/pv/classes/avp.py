@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from polykemi.kemi.context import RouteContext
+from polykemi.kemi.limits import ScriptLimits, admit
 from polykemi.kemi.registry import Xval
 from polykemi.pv.accessor import Accessor, Factory, Getter
 from polykemi.pv.classes.factories import at_value, no_index, number_of, required
@@ -51,8 +52,9 @@ def avp_parameter(key: str, text: str) -> str:
     return avp_name(text[5:-1])
 
 
-def push_avp(ctx: RouteContext, name: str, value: Value) -> None:
-    """Put ``value`` in front of the values of the AVP ``name``."""
+def push_avp(ctx: RouteContext, name: str, value: Value, limits: ScriptLimits) -> None:
+    """Put ``value`` in front of the values of the AVP ``name``. Raise LimitReached."""
+    admit(ctx, value, limits)
     ctx.shared.avps.setdefault(name, []).insert(0, value)
 
 
@@ -68,6 +70,7 @@ def remove_avp(ctx: RouteContext, name: str) -> bool:
 
 
 def _avp_accessor(name_of: Callable[[RouteContext], str | None], index: str | None, variables: Variables) -> Accessor:
+    limits = variables.environment.limits
     every = index == _ALL
     number = 0 if every else number_of(index, variables)
 
@@ -88,7 +91,7 @@ def _avp_accessor(name_of: Callable[[RouteContext], str | None], index: str | No
         if every:
             ctx.shared.avps.pop(name, None)
         if value is not None:
-            push_avp(ctx, name, value)
+            push_avp(ctx, name, value, limits)
         elif not every:
             _remove_value(ctx, name, number if isinstance(number, int) else number(ctx))
         return True
@@ -112,6 +115,7 @@ def _avp(inner: str | None, index: str | None, variables: Variables) -> Accessor
     constant = avp_name(name)
     if index is not None:
         return _avp_accessor(lambda ctx: constant, index, variables)
+    limits = variables.environment.limits
 
     def get(ctx: RouteContext) -> Xval:
         values = ctx.shared.avps.get(constant)
@@ -121,7 +125,7 @@ def _avp(inner: str | None, index: str | None, variables: Variables) -> Accessor
         if value is None:
             remove_avp(ctx, constant)
         else:
-            push_avp(ctx, constant, value)
+            push_avp(ctx, constant, value, limits)
         return True
 
     return Accessor(get, put)
@@ -252,12 +256,14 @@ def _xavp_class(store_of: Callable[[RouteContext], Items], *, fold: bool = False
         path = parse_path(text.lower() if fold and "$" not in text else text, variables)
         if unique and (path.root_index is not None or path.field_index is not None):
             raise ValueError("an XAVU has no index")
-        return _xavp_accessor(store_of, path, unique)
+        return _xavp_accessor(store_of, path, unique, variables.environment.limits)
 
     return factory
 
 
-def _xavp_accessor(store_of: Callable[[RouteContext], Items], path: Path, unique: bool) -> Accessor:
+def _xavp_accessor(
+    store_of: Callable[[RouteContext], Items], path: Path, unique: bool, limits: ScriptLimits
+) -> Accessor:
     root, field = path.root, path.field
 
     def get(ctx: RouteContext) -> Xval:
@@ -272,6 +278,8 @@ def _xavp_accessor(store_of: Callable[[RouteContext], Items], path: Path, unique
         return at_value(item.get(field, []), _evaluate(path.field_index, ctx))
 
     def put(ctx: RouteContext, value: Xval) -> bool:
+        if value is not None:
+            admit(ctx, value, limits)
         store = store_of(ctx)
         root_index = _evaluate(path.root_index, ctx)
         if field is None:

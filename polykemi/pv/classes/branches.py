@@ -11,7 +11,7 @@ from polykemi.pv.accessor import Accessor, Factory
 from polykemi.pv.classes.factories import at_value, no_index, number_of, plain, required
 from polykemi.sip.flow import find_listener
 from polykemi.sip.message import Request
-from polykemi.transaction.target import Target
+from polykemi.transaction.target import MOST_TARGETS, Target
 
 if TYPE_CHECKING:
     from polykemi.pv.compiler import Variables
@@ -31,6 +31,8 @@ def _first_branch(ctx: RouteContext) -> Xval:
 
 def _append_branch(ctx: RouteContext, value: Xval) -> bool:
     if not isinstance(value, str) or not value:
+        return False
+    if len(ctx.branches) >= MOST_TARGETS:
         return False
     ctx.branches.append(Target(value))
     return True

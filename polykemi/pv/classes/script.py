@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Final
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.numbers import is_number, leading_number
 from polykemi.kemi.registry import Xval
-from polykemi.pv.accessor import Accessor, Factory
+from polykemi.pv.accessor import Accessor, Factory, Store
 from polykemi.pv.classes.factories import keyed, no_index, of_environment, plain, required, with_name
 
 if TYPE_CHECKING:
     from polykemi.pv.compiler import Variables
-
-Store = dict[str, "int | str"]
 
 
 # ---- variables of the process
@@ -29,7 +27,7 @@ def _stored(store_of: Callable[[Variables], Store], initial: Xval, unset: Xval) 
         def put(ctx: RouteContext, value: Xval) -> bool:
             value = unset if value is None else value
             if value is None:
-                store.pop(name, None)
+                store.unset(name)
             else:
                 store[name] = value
             return True
