@@ -590,6 +590,11 @@ def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watc
     faulthandler.enable()  # a watchdog's SIGABRT, and a crash, show which line of which script it was
     notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
     server = Server(settings, notifier, inherited)
+    names = {one.name for one in settings.engines}
+    if (
+        "python" in names and "js" not in names and server.settings.overload.memory
+    ):  # V8 ends the process when that fails
+        memory.bound(server.settings.overload.memory)
     try:
         router = server.router
         written.attach(router.services, router.context, router.where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -13,8 +12,9 @@ from typing import Final, TypeVar
 from polykemi.engines.base import LOAD_FACTOR
 from polykemi.engines.js_sources import Sources
 from polykemi.engines.js_values import RUN, Values
+from polykemi.engines.stuck import end_process
 from polykemi.engines.v8 import V8
-from polykemi.errors import WEDGED, ScriptError, ScriptMemory, ScriptTimeout
+from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
 
 _DEEPEST: Final = 16  # route blocks inside of one
 
@@ -23,12 +23,6 @@ _CALLERS: Final = tuple(str(Path(__file__).with_name(name)) for name in ("js_scr
 _GRACE: Final = 0.05  # seconds in which JavaScript may say where it is before it is stopped
 
 _T = TypeVar("_T")
-
-
-def end_process(line: str) -> None:
-    """Say so and end the process at once, as whatever holds the log or the loop may never let go."""
-    os.write(2, line.encode("utf-8", "surrogateescape"))
-    os._exit(WEDGED)
 
 
 class Run:
@@ -162,10 +156,7 @@ class Run:
             return
         function = frame.f_locals.get("function")
         what = f"{self.file}: {function}" if isinstance(function, str) else self.file
-        end_process(
-            f"polykemi: {what} has been stuck in native code for {seconds:.0f} s;"
-            f" the process ends (exit code {WEDGED})\n"
-        )
+        end_process(what, seconds)
 
     def stop(self, block: int) -> None:
         """Stop ``block`` when it is the outermost that runs: where it looks up first, then wherever it can be."""
