@@ -96,8 +96,8 @@ class Variable:
         return self.kind is str
 
     @property
-    def value(self) -> Value:
-        """What it is now; a number of seconds without a fraction is an integer, true is 1."""
+    def value(self) -> Value | None:
+        """What it is now; a number of seconds without a fraction is an integer, true is 1. None: the server decides."""
         return shown(getattr(self.settings.owner, self.key))
 
     def convert(self, value: Value) -> Value:
@@ -136,7 +136,8 @@ class Live:
             name = mark.name or one.name
             if name in variables:
                 raise TypeError(f"the variable {group}.{name} is there twice")
-            variables[name] = Variable(group, name, mark.doc, hints[one.name], settings, one.name)
+            kind = hints[one.name] if hints[one.name] in (float, bool, str) else int  # or None: by itself
+            variables[name] = Variable(group, name, mark.doc, kind, settings, one.name)
         self._settings.append(settings)
 
     def __iter__(self) -> Iterator[Variable]:
@@ -163,8 +164,8 @@ class Live:
         return [(settings, replace(settings.owner, **changes)) for settings, changes in wanted.items()]
 
 
-def shown(value: Any) -> Value:
+def shown(value: Any) -> Value | None:
     """Return a value of a setting as an operator reads it."""
     if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         return int(value)
-    return value if isinstance(value, int | float | str) else str(value)
+    return value  # type: ignore[no-any-return]

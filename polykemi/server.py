@@ -137,11 +137,12 @@ def assemble(
     locator: Locator | None = None,
     items: ItemStore | None = None,
     clock: Callable[[], float] = time.time,
+    memory_limit: int = 0,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
     Without ``peers`` and ``dns`` exports reach no other server and know no name; without ``locator`` what goes to a name
-    leaves with that name for an address.
+    leaves with that name for an address. ``memory_limit``: octets that the process may have where [overload] does not say.
     """
     domains = frozenset(d.lower() for d in settings.domains)
     ids = ids or Ids()
@@ -183,7 +184,7 @@ def assemble(
     services.live.add("core", settings.dns, partial(_use, settings.dns, services))
     services.live.add("overload", settings.overload)
     services.live.add("limits", settings.limits)
-    router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
+    router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload, memory_limit))
     services.routes = router
     services.variables.where = router.where
     modules = _modules(settings, services)
@@ -289,8 +290,6 @@ class Server:
         ``notifier`` tells a manager of processes how the server is, ``inherited`` are the sockets that it has passed.
         """
         self.notifier = notifier or Notifier()
-        if settings.overload.memory is None:
-            settings = replace(settings, overload=replace(settings.overload, memory=memory.limit()))
         self.settings = settings
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._armed: float | None = None  # when the loop's timer fires, seconds since the epoch
@@ -351,6 +350,7 @@ class Server:
                 peers=self._peers,
                 dns=DnsClient(name_servers if settings.dns.nameservers else ()),
                 locator=self.resolver,
+                memory_limit=memory.limit(),
                 items=items,
             )
             self.node.services.live.add("tcp", settings.tcp, self.transports.streams.make_room)

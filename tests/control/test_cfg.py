@@ -155,5 +155,7 @@ def test_every_variable_can_be_listed_read_explained_and_set_to_what_it_is(serve
         text, kind = call(server, "cfg.help", group, name)
         assert text
         assert kind == f"(parameter type is {'string' if isinstance(value, str) else 'integer'})"
+        if value is None:  # the server decides
+            continue
         assert call(server, "cfg.set", group, name, value) == {}
         assert call(server, "cfg.get", group, name) == value
