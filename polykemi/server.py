@@ -34,6 +34,7 @@ from polykemi.errors import ConfigError, DataError, ScriptLoadError, UsageError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import Finding, inspect
+from polykemi.kemi.log_levels import DebugLevel, level_of
 from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTls, Offline, Peers, Tls, Unlocated
 from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry
@@ -180,6 +181,8 @@ def assemble(
         items=MemoryItems() if items is None else items,
     )
     _use(settings.dns, services)
+    debug, levels = DebugLevel(), services.levels
+    services.live.add("core", debug, lambda: levels.set(level_of(debug.debug)), now=lambda: DebugLevel(levels.debug()))
     services.live.add("core", settings.udp)
     services.live.add("core", settings.dns, partial(_use, settings.dns, services))
     services.live.add("overload", settings.overload)

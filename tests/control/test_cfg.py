@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,17 @@ def test_every_variable_can_be_listed_read_explained_and_set_to_what_it_is(serve
             continue
         assert call(server, "cfg.set", group, name, value) == {}
         assert call(server, "cfg.get", group, name) == value
+
+
+def test_the_level_of_the_log_is_the_same_wherever_it_is_changed(server: ServerUnderTest) -> None:
+    levels = server.node.services.levels
+    before = levels.debug()
+    try:
+        call(server, "cfg.seti", "core", "debug", 3)
+        assert logging.getLogger("polykemi").level == logging.DEBUG
+        levels.set(logging.ERROR)
+        assert call(server, "cfg.get", "core", "debug") == -1
+        call(server, "cfg.seti", "core", "debug", 3)
+        assert call(server, "cfg.get", "core")["debug"] == 3
+    finally:
+        levels.set_debug(before)
