@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import logging
 import os
@@ -589,6 +590,7 @@ def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False
 
 
 def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watch: bool) -> None:
+    faulthandler.enable()  # a watchdog's SIGABRT, and a crash, show which line of which script it was
     notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
     server = Server(settings, notifier, inherited)
     try:

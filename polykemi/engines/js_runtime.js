@@ -1,9 +1,9 @@
 // The JavaScript side of polykemi/engines/js.py: binds KSR, loads scripts, runs their functions.
 //
 // Evaluated once for each script, in a context of its own (js_realm.py); called with the shared buffer, the tables of
-// js_tables.js, the entries (functions that call Python), what js_sources.js gives and a JSON text: {"exports": [[module, name,
-// parameter types such as "si", for how long a result holds: "run" of a route block, "method", "" or "renews": the message
-// is another afterwards], ...]}.
+// js_tables.js, the entries (functions that call Python), what js_sources.js gives, the function of js_guards.js and a JSON
+// text: {"wasm": whether WebAssembly is allowed, "exports": [[module, name, parameter types such as "si", for how long a
+// result holds: "run" of a route block, "method", "" or "renews": the message is another afterwards], ...]}.
 //
 // A call carries nothing, either way. Arguments and results travel through one SharedArrayBuffer, which Python sees as well:
 //
@@ -31,7 +31,7 @@
 //
 // A script shares the global object with this file. What is used here after a script has run is therefore captured
 // first (`const`) or pinned (what is called as a method), and loops are written so that they need no iterators.
-(function boot(shared, tables, entries, sources, specification) {
+(function boot(shared, tables, entries, sources, guards, specification) {
   'use strict';
   const { Array, Error, Map, Promise, RangeError, Reflect, String } = globalThis;
   const { Float64Array, Int32Array, Uint16Array, Uint8Array, RegExp } = globalThis;
@@ -490,6 +490,8 @@
       say();
     },
   );
+
+  guards(spec.wasm);
 
   // words[4]: the code of the name of the source, a line break, the source. Tell Python the names of the functions, a line
   // each; or tell why it failed, and return what was thrown.

@@ -116,13 +116,14 @@ class Mirror:
         if start is None:
             return  # a keep-alive, STUN, HTTP
         end = data.find(b"\r\n\r\n")
-        head = data if end < 0 else data[:end]
-        found = _CALL_ID.search(head)
+        if end < 0:
+            end = len(data)
+        found = _CALL_ID.search(data, 0, end)
         call_id = b"" if found is None else found[1].rstrip()
         if zlib.crc32(call_id) >= self._below:
             return
         if self._methods:
-            named = start if start[1] is not None else _CSEQ.search(head)
+            named = start if start[1] is not None else _CSEQ.search(data, 0, end)
             if named is None or named[1] not in self._methods:
                 return
         self._put(self._hep.packet(data, proto, source, destination, time.time(), call_id))
