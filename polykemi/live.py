@@ -106,8 +106,8 @@ class Variable:
         return self.kind is str
 
     @property
-    def value(self) -> Value | None:
-        """What it is now; a number of seconds without a fraction is an integer, true is 1. None: the server decides."""
+    def value(self) -> Value:
+        """What it is now; a number of seconds without a fraction is an integer, true is 1, "" what the server decides."""
         return shown(self.settings.value(self.key))
 
     def convert(self, value: Value) -> Value:
@@ -184,8 +184,8 @@ class Live:
         return [(settings, replace(settings.owner, **changes)) for settings, changes in wanted.items()]
 
 
-def shown(value: Any) -> Value | None:
+def shown(value: Any) -> Value:
     """Return a value of a setting as an operator reads it."""
     if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         return int(value)
-    return value  # type: ignore[no-any-return]
+    return "" if value is None else value

@@ -100,7 +100,7 @@ class Cfg:
         return self._note(group, name, value)
 
     @rpc("cfg.diff")
-    def diff(self) -> list[dict[str, Value | None]]:
+    def diff(self) -> list[dict[str, Value]]:
         """List what is noted, with the values of now."""
         names = ("group name", "variable name", "old value", "new value")
         return [
