@@ -19,7 +19,9 @@ from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
 _DEEPEST: Final = 16  # route blocks inside of one
 
 _WEDGED_AFTER: Final = 5.0  # seconds, at least, after the limit: some of what V8 does takes long, but ends
-_CALLERS: Final = tuple(str(Path(__file__).with_name(name)) for name in ("js_script.py", "js.py", "v8_native.py"))
+_CALLERS: Final = tuple(
+    str(Path(__file__).with_name(name)) for name in ("js_script.py", "js_realm.py", "js.py", "v8_native.py")
+)
 _GRACE: Final = 0.05  # seconds in which JavaScript may say where it is before it is stopped
 
 _T = TypeVar("_T")
@@ -142,7 +144,7 @@ class Run:
         """Stop a block that runs too long: that was seen so long ago."""
         block, now = self.outermost, time.monotonic()
         seen, since = self._seen
-        if block != seen:
+        if block != seen or not block:
             self._seen = block, now
         elif self._allowed > 0 and now - since > self._allowed:
             self.stop(block)
