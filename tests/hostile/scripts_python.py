@@ -7,7 +7,7 @@ from typing import Final
 from tests.hostile.driver import Case
 
 TIME: Final = "time limit reached"
-MORE: Final = ""
+MORE: Final = '[overload]\nmemory = "1G"'
 FRAME: Final = {
     "begin": """
 import array, copy, ctypes, functools, gc, itertools, json, os, pickle, queue, re, select, signal, socket, subprocess, sys
@@ -90,6 +90,8 @@ while True:
     Case("pattern_that_backtracks", "re.match('(a+)+$', 'a' * 50 + 'b')", log=TIME),
     Case("number_that_is_huge", "10 ** 10 ** 8", log=TIME),
     # ---- memory
+    Case("memory_of_much", "[0] * (3 * 10 ** 8)", log="MemoryError"),
+    Case("memory_of_a_private_map", "bytearray(3 * 10 ** 9)", log="MemoryError"),
     Case("memory_of_a_text", "bytes(10 ** 14)", log="MemoryError"),
     Case("memory_of_a_number", "1 << 10 ** 14", log="Error"),
     Case("memory_of_a_list", "[0] * 10 ** 14", log="MemoryError"),
