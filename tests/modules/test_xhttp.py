@@ -146,8 +146,8 @@ def test_without_a_callback_http_is_dropped(script: Path) -> None:
         ),
         (
             '{"jsonrpc":"2.0","id":1,"method":"system.methodHelp"}',
-            "HTTP/1.1 500 ",
-            '"Invalid Parameters"\n\t},\n\t"id":\t1\n}',
+            "HTTP/1.1 400 Method Name Expected",
+            '"Method Name Expected"\n\t},\n\t"id":\t1\n}',
         ),
         ('{"jsonrpc":"2.0","id":1,"method":"system.methodHelp","params":["no"]}', "HTTP/1.1 400 method no", ""),
         ("junk", "", ""),
