@@ -62,7 +62,8 @@ class Command:
             value = bound.arguments[name]
             values = value if parameter.kind is Parameter.VAR_POSITIONAL else [value]
             arguments += [self._convert(parameter, one) for one in values]
-        return self.function(*arguments, now=now) if self.wants_now else self.function(*arguments)
+        result = self.function(*arguments, now=now) if self.wants_now else self.function(*arguments)
+        return {} if result is None else result  # as Kamailio answers where there is nothing to say
 
     def _convert(self, parameter: Parameter, value: Any) -> Any:
         """Return ``value`` as the parameter's type.

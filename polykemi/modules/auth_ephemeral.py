@@ -23,6 +23,7 @@ from polykemi.sip import digest
 log = logging.getLogger("polykemi.script")
 
 _EXPIRED: Final = -7
+_TOO_FEW: Final = (500, "Not enough parameters")
 _FREE_METHODS: Final = ("ACK", "CANCEL")
 _ALGORITHMS: Final = ("sha1", "sha256", "sha384", "sha512")
 
@@ -138,14 +139,14 @@ class AuthEphemeral(Module):
         """List the secrets, the newest first, each with the number that rm_secret takes."""
         return [f"ID {i}: {secret}" for i, secret in enumerate(self.secrets)]
 
-    @rpc("autheph.add_secret")
+    @rpc("autheph.add_secret", _TOO_FEW)
     def add_secret(self, secret: str) -> None:
         """Add a secret."""
         self.secrets.insert(0, secret)
 
-    @rpc("autheph.rm_secret")
+    @rpc("autheph.rm_secret", _TOO_FEW)
     def rm_secret(self, number: int) -> None:
         """Remove the secret with this number."""
         if not 0 <= number < len(self.secrets):
-            raise RpcError(500, f"there is no secret {number}")
+            raise RpcError(500, "Failed removing secret")
         del self.secrets[number]

@@ -110,7 +110,7 @@ class AuthXkeys(Module):
             for kid, chain in self.chains.items()
         ]
 
-    @rpc("auth_xkeys_.set")
+    @rpc("auth_xkeys_.set", (500, "Invalid Parameters"))
     def set_key(self, kid: str, name: str, value: str, expires: int) -> None:
         """Set when the newest key of a chain expires; make the chain with this key when there is none."""
         chain = self.chains.setdefault(kid.lower(), [])

@@ -144,7 +144,7 @@ class Cfgutils(Module):
         """Answer 1 with the set probability, else -1."""
         return 1 if self.probability and random.random() * 100 < self.probability else -1
 
-    @rpc("cfgutils.rand_set_prob")
+    @rpc("cfgutils.rand_set_prob", (500, "Invalid Parameters"))
     def set_probability(self, percent: int) -> None:
         """Set the probability of rand_event, 0 to 100."""
         if not 0 <= percent <= 100:

@@ -67,10 +67,11 @@ class DialogCommands(DialogTracking):
         if get is None:
             raise RpcError(_FAILED, "Invalid matching key parameter")
         matches = _matcher(operator, value)
-        found = (dialog for dialog in self.table if matches(get(dialog)))
-        return [
-            self._described(dialog) for dialog in islice(found, limit if 0 < limit < _MOST_LISTED else _MOST_LISTED)
-        ]
+        limit = limit if 0 < limit < _MOST_LISTED else _MOST_LISTED
+        found = list(islice((dialog for dialog in self.table if matches(get(dialog))), limit))
+        if not found:
+            raise RpcError(_NOT_FOUND, "Not found")
+        return [self._described(dialog) for dialog in found]
 
     @rpc("dlg.list_match_ctx", _INVALID)
     def list_contexts_matching(self, key: str, operator: str, value: str, limit: int = 0) -> Any:

@@ -198,7 +198,7 @@ class Dialplan(Module):
         except DataError as error:
             raise RpcError(_FAILED, f"Dialplan Reload Failed: {error}") from None
 
-    @rpc("dialplan.translate")
+    @rpc("dialplan.translate", (500, "Invalid parameters"))
     def translate(self, dpid: int, text: str) -> dict[str, str]:
         """Translate a text by a dialplan, without a message."""
         if dpid not in self._plans:
@@ -210,10 +210,10 @@ class Dialplan(Module):
             if rule is None:
                 raise NoOutput("no rule matches")
             return {"Output": rule.output(None, text), "Attributes": rule.attrs}
-        except NoOutput as error:
-            raise RpcError(_FAILED, f"No translation: {error}") from None
+        except NoOutput:
+            raise RpcError(_FAILED, "No translation") from None
 
-    @rpc("dialplan.dump")
+    @rpc("dialplan.dump", (500, "Missing parameter"))
     def dump(self, dpid: int) -> dict[str, Any]:
         """List the rules of a dialplan in the order of their use."""
         if dpid not in self._plans:

@@ -20,6 +20,7 @@ from polykemi.modules.dispatcher_sets import (
 )
 
 _FAILED: Final = 500
+_INVALID: Final = (500, "Invalid Parameters")
 _STATES: Final = {"0": INACTIVE, "i": INACTIVE, "1": 0, "a": 0, "2": DISABLED, "d": DISABLED, "3": TRYING, "t": TRYING}
 
 
@@ -49,9 +50,9 @@ class DispatcherCommands(DispatcherLists):
                 "MAXLOAD": attrs.maxload,
                 "WEIGHT": attrs.weight,
                 "RWEIGHT": attrs.rweight,
-                "SOCKET": attrs.socket,
-                "SOCKNAME": attrs.sockname,
-                "OBPROXY": attrs.obproxy,
+                "SOCKET": attrs.socket or None,
+                "SOCKNAME": attrs.sockname or None,
+                "OBPROXY": attrs.obproxy or None,
             }
         if self.params.ds_ping_latency_stats:
             latency = d.latency
@@ -66,12 +67,12 @@ class DispatcherCommands(DispatcherLists):
             out["RUNTIME"] = {"DLGLOAD": d.load}
         return out
 
-    @rpc("dispatcher.set_state")
+    @rpc("dispatcher.set_state", _INVALID)
     def set_state(self, state: str, group: int, address: str) -> str:
         """Set the state (a, i, d or t, then p for probed) of a destination by its URI, or of ``all`` of a set."""
         return self._set_state(state, group, address, by_duid=False)
 
-    @rpc("dispatcher.set_duid_state")
+    @rpc("dispatcher.set_duid_state", _INVALID)
     def set_duid_state(self, state: str, group: int, duid: str) -> str:
         """Set the state (a, i, d or t, then p for probed) of a destination by its unique id."""
         return self._set_state(state, group, duid, by_duid=True)
@@ -112,7 +113,7 @@ class DispatcherCommands(DispatcherLists):
             raise RpcError(_FAILED, f"Reload Failed: {error}") from None
         return "Ok. Dispatcher successfully reloaded."
 
-    @rpc("dispatcher.add")
+    @rpc("dispatcher.add", _INVALID)
     def add_destination(self, group: int, address: str, flags: int = 0, priority: int = 0, attrs: str = "") -> str:
         """Add a destination until the next reload."""
         try:
@@ -121,13 +122,13 @@ class DispatcherCommands(DispatcherLists):
             raise RpcError(_FAILED, f"Adding dispatcher dst failed: {error}") from None
         return "Ok. Dispatcher destination added."
 
-    @rpc("dispatcher.remove")
+    @rpc("dispatcher.remove", _INVALID)
     def remove_destination(self, group: int, address: str) -> str:
         """Remove a destination until the next reload."""
         self.remove(group, address)
         return "Ok. Dispatcher destination removed."
 
-    @rpc("dispatcher.hash")
+    @rpc("dispatcher.hash", _INVALID)
     def hash_of(self, slots: int, value: str, more: str = "") -> dict[str, int]:
         """Return the hash of one or two texts, and which of ``slots`` it falls into."""
         number = dispatcher_sets.hash_of(value, more)

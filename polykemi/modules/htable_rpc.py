@@ -12,6 +12,7 @@ from polykemi.modules.htable_database import load, store
 from polykemi.modules.htable_table import NEVER, Room, Table, Value, parse_definition
 
 _FAILED: Final = 500
+_NO_ITEM: Final = (500, "Not enough parameters (htable name, key name and value)")
 _NOT_FOUND: Final = 404
 _TEXT: Final = 2  # the flag of a text, as Kamailio has it
 
@@ -39,7 +40,7 @@ class HtableCommands(Module):
             raise RpcError(_FAILED, "No database htable")
         return table
 
-    @rpc("htable.get")
+    @rpc("htable.get", (500, "Not enough parameters (htable name and key name)"))
     def get_item(self, table: str, key: str, *, now: float) -> dict[str, Any]:
         """Return an item: name, value, flags, and when it expires (UTC)."""
         found = self._table(table)
@@ -49,12 +50,12 @@ class HtableCommands(Module):
         shown = "NEVER" if expires == NEVER else f"{datetime.fromtimestamp(expires, UTC):%Y-%m-%d %H:%M:%S}"
         return {"item": {"name": key, "value": value, "flags": _TEXT * isinstance(value, str), "expire": shown}}
 
-    @rpc("htable.sets")
+    @rpc("htable.sets", _NO_ITEM)
     def set_text(self, table: str, key: str, value: str, *, now: float) -> str:
         """Set an item to a text."""
         return self._set_item(table, key, value, now)
 
-    @rpc("htable.seti")
+    @rpc("htable.seti", _NO_ITEM)
     def set_integer(self, table: str, key: str, value: int, *, now: float) -> str:
         """Set an item to an integer."""
         return self._set_item(table, key, value, now)
@@ -82,7 +83,7 @@ class HtableCommands(Module):
             raise RpcError(_FAILED, f"Failed to set the item: {error}") from None
         return "Ok. Key set to new value."
 
-    @rpc("htable.delete")
+    @rpc("htable.delete", (500, "Not enough parameters (htable name & key name"))
     def delete_item(self, table: str, key: str, *, now: float) -> str:
         """Remove an item."""
         found = self._table(table)
@@ -91,7 +92,7 @@ class HtableCommands(Module):
         found.remove(key)
         return "Ok. Key deleted."
 
-    @rpc("htable.dump")
+    @rpc("htable.dump", (500, "No htable name given"))
     def dump(self, table: str, *, now: float) -> list[dict[str, Any]]:
         """List the items of a table; here a table is one slot."""
         slot = [
@@ -103,7 +104,7 @@ class HtableCommands(Module):
 
     @rpc("htable.listTables")
     def list_tables(self) -> list[dict[str, Any]]:
-        """List the tables and their attributes."""
+        """List the tables and their attributes; size: slots, here a table is one."""
         return [
             {
                 "name": table.name,
@@ -111,6 +112,8 @@ class HtableCommands(Module):
                 "dbmode": int(table.dbmode),
                 "expire": table.autoexpire,
                 "updateexpire": int(table.updateexpire),
+                "size": 1,
+                "dmqreplicate": 0,
             }
             for table in self.tables.values()
         ]
@@ -118,7 +121,10 @@ class HtableCommands(Module):
     @rpc("htable.stats")
     def stats(self) -> list[dict[str, Any]]:
         """Count the items of each table, expired ones that have not been removed yet included."""
-        return [{"name": table.name, "slots": 1, "all": len(table.items)} for table in self.tables.values()]
+        return [
+            {"name": table.name, "slots": 1, "all": (n := len(table.items)), "min": n, "max": n}
+            for table in self.tables.values()
+        ]
 
     @rpc("htable.flush")
     def flush(self, table: str) -> str:

@@ -198,13 +198,13 @@ class Mqueue(Module):
         return queue.fetched[part] if queue is not None and queue.fetched else None
 
     # ---- commands
-    def _asked(self, name: str) -> Queue:
+    def _asked(self, name: str, code: int = _NOT_FOUND) -> Queue:
         queue = self.queues.get(name)
         if queue is None:
-            raise RpcError(_NOT_FOUND, "No such queue")
+            raise RpcError(code, "No such queue")
         return queue
 
-    @rpc("mqueue.get_size")
+    @rpc("mqueue.get_size", (400, "No queue name"))
     def get_size(self, name: str) -> dict[str, Any]:
         """Return how many items wait in a queue."""
         return {"name": name, "size": len(self._asked(name).items)}
@@ -214,11 +214,10 @@ class Mqueue(Module):
         """Return how many items wait in each queue."""
         return [{"name": queue.name, "size": len(queue.items)} for queue in self.queues.values()]
 
-    @rpc("mqueue.fetch")
+    @rpc("mqueue.fetch", (500, "No queue name"))
     def fetch(self, name: str) -> dict[str, str]:
         """Take the oldest item out of a queue."""
-        queue = self._asked(name)
-        item = queue.take()
+        item = self._asked(name, 500).take()
         if item is None:
             raise RpcError(_NOT_FOUND, "Empty queue")
         key, value = item

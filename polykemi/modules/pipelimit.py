@@ -105,7 +105,7 @@ class Pipelimit(Module):
         if pipe is not None:
             if limit > 0:
                 pipe.limit = limit
-        elif alg not in ALGORITHMS:
+        elif (alg := alg.upper()) not in ALGORITHMS:
             log.error("pipelimit.pl_check_limit: cannot find algorithm [%s]", alg)
             return -2
         elif len(self._pipes) >= MOST_PIPES and not self._make_room():

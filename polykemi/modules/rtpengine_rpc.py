@@ -16,7 +16,7 @@ _NOT_FOUND: Final = 404
 class RtpengineCommands(RtpengineRelay):
     """The commands; what scripts call is in ``rtpengine``."""
 
-    @rpc("rtpengine.show")
+    @rpc("rtpengine.show", (_FAILED, "Not enough parameters"))
     def show(self, url: str) -> list[dict[str, Any]]:
         """Show the relay with this URL in all of its sets, or all relays for ``all``."""
         return [
@@ -31,7 +31,7 @@ class RtpengineCommands(RtpengineRelay):
             for one, node in self._named(url)
         ]
 
-    @rpc("rtpengine.ping")
+    @rpc("rtpengine.ping", (_FAILED, "Not enough parameters"))
     def ping(self, url: str) -> dict[str, str]:
         """Ping the relay with this URL, or all relays for ``all``; one that does not answer is disabled for a while."""
         well = True
@@ -41,7 +41,7 @@ class RtpengineCommands(RtpengineRelay):
                 self._disable(node)
         return {"url": url, "status": "success" if well else "fail"}
 
-    @rpc("rtpengine.enable")
+    @rpc("rtpengine.enable", (_FAILED, "Not enough parameters"))
     def enable(self, url: str, flag: int) -> dict[str, str]:
         """Enable (1) the relay with this URL, all for ``all``, if it answers a ping; or disable (0) it until it is enabled."""
         status = "enable" if flag else "disable"

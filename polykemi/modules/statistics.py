@@ -16,6 +16,7 @@ log = logging.getLogger("polykemi.script")
 
 _GROUP: Final = "script."
 _NO_RESET: Final = "no_reset"
+_NO_NAME: Final = (400, "Please provide stats name")
 
 
 def parse_variable(text: str) -> tuple[str, bool]:
@@ -101,13 +102,13 @@ class Statistics(Module):
         if key not in self._kept:
             self.services.counters[key] = 0
 
-    @rpc("stats.reset_statistics")
+    @rpc("stats.reset_statistics", _NO_NAME)
     def reset_statistics(self, name: str, *names: str) -> None:
         """Set counters to 0. Names as for stats.get_statistics."""
         for key in chosen(self.services.counters, (name, *names)):
             self._reset(key)
 
-    @rpc("stats.clear_statistics")
+    @rpc("stats.clear_statistics", _NO_NAME)
     def clear_statistics(self, name: str, *names: str) -> list[str]:
         """Set counters to 0 and return them as lines ``group:name = now (before)``. Names as for stats.get_statistics."""
         lines = []

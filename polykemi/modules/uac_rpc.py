@@ -10,6 +10,7 @@ from polykemi.modules.base import Module
 from polykemi.modules.uac_reg import DISABLED, Registration, Registrations, described
 
 _FAILED: Final = 500
+_INVALID: Final = (400, "Invalid Parameters")
 _BAD: Final = 400
 _NOT_FOUND: Final = 404
 _EXISTS: Final = 409
@@ -43,53 +44,53 @@ class UacCommands(Module):
         """List all registrations."""
         return [described(one, self.now) for one in self._all().by_uuid.values()]
 
-    @rpc("uac.reg_info")
+    @rpc("uac.reg_info", _INVALID)
     def reg_info(self, attribute: str, value: str) -> Any:
         """Show the registration with this l_uuid, l_username, r_username or auth_username."""
         return described(self._one(attribute, value), self.now)
 
-    @rpc("uac.reg_enable")
-    def reg_enable(self, attribute: str, value: str) -> str:
+    @rpc("uac.reg_enable", _INVALID)
+    def reg_enable(self, attribute: str, value: str) -> dict[str, Any]:
         """Let a registration, found as by uac.reg_info, be sent again."""
         one = self._one(attribute, value)
         self._all().set_flags(one, one.flags & ~DISABLED)
         one.timer_expires = self.now + 1
-        return "Ok"
+        return {}
 
-    @rpc("uac.reg_disable")
-    def reg_disable(self, attribute: str, value: str) -> str:
+    @rpc("uac.reg_disable", _INVALID)
+    def reg_disable(self, attribute: str, value: str) -> dict[str, Any]:
         """Send a registration, found as by uac.reg_info, no more."""
         one = self._one(attribute, value)
         self._all().set_flags(one, one.flags | DISABLED)
         one.timer_expires = self.now + 1
-        return "Ok"
+        return {}
 
     @rpc("uac.reg_reload")
-    def reg_reload(self) -> str:
+    def reg_reload(self) -> dict[str, Any]:
         """Read all registrations anew."""
         try:
             self._all().load(self.now)
         except DataError as error:
             raise RpcError(_FAILED, f"Failed to reload records: {error}") from None
-        return "Ok"
+        return {}
 
-    @rpc("uac.reg_refresh")
-    def reg_refresh(self, l_uuid: str) -> str:
+    @rpc("uac.reg_refresh", _INVALID)
+    def reg_refresh(self, l_uuid: str) -> dict[str, Any]:
         """Read one registration anew."""
         try:
             if not self._all().refresh(l_uuid, self.now):
                 raise RpcError(_NOT_FOUND, "Record not found")
         except DataError as error:
             raise RpcError(_FAILED, f"Failed to refresh record: {error}") from None
-        return "Ok"
+        return {}
 
-    @rpc("uac.reg_remove")
-    def reg_remove(self, l_uuid: str) -> str:
+    @rpc("uac.reg_remove", _INVALID)
+    def reg_remove(self, l_uuid: str) -> dict[str, Any]:
         """Forget a registration; its row stays."""
         self._all().remove(self._one("l_uuid", l_uuid))
-        return "Ok"
+        return {}
 
-    @rpc("uac.reg_add")
+    @rpc("uac.reg_add", _INVALID)
     def reg_add(
         self,
         l_uuid: str,
@@ -107,7 +108,7 @@ class UacCommands(Module):
         reg_delay: int,
         socket: str = "",
         contact_addr: str = "",
-    ) -> str:
+    ) -> dict[str, Any]:
         """Add a registration; "." stands for no auth_password, auth_ha1 or contact_addr."""
         password, ha1, contact = ("" if x == _MISSING else x for x in (auth_password, auth_ha1, contact_addr))
         who = (l_uuid, l_username, l_domain, r_username, r_domain, realm, auth_username)
@@ -118,19 +119,19 @@ class UacCommands(Module):
             self._all().add(one.checked(), self.now)
         except DataError:
             raise RpcError(_FAILED, "Failed to add record - invalid password or ha1") from None
-        return "Ok"
+        return {}
 
-    @rpc("uac.reg_active")
+    @rpc("uac.reg_active", (500, "Missing parameter"))
     def reg_active(self, mode: int) -> dict[str, int]:
         """Send registrations (1) or none (0); answers the mode before and now."""
         registrations = self._all()
         before, registrations.active = registrations.active, bool(mode)
         return {"omode": int(before), "nmode": int(registrations.active)}
 
-    @rpc("uac.reg_unregister")
-    def reg_unregister(self, attribute: str, value: str) -> str:
+    @rpc("uac.reg_unregister", _INVALID)
+    def reg_unregister(self, attribute: str, value: str) -> dict[str, Any]:
         """Take a registration, found as by uac.reg_info, back: a REGISTER with Expires 0 goes out."""
         one = self._one(attribute, value)
         one.expires = 0
         self._all().send(one, self.now)
-        return "Ok"
+        return {}

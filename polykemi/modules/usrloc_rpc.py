@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 from polykemi.errors import ParseError, RpcError
@@ -191,8 +192,8 @@ class UsrlocCommands:
     def _contact(self, one: Binding, now: float) -> dict[str, Any]:
         return {
             "Address": one.uri,
-            "Expires": "permanent" if not one.expires else "expired" if one.expires <= now else int(one.expires - now),
-            "Q": max(one.q, 0) / 1000,
+            "Expires": "permanent" if not one.expires else "expired" if one.expires <= now else ceil(one.expires - now),
+            "Q": one.q / 1000 if one.q >= 0 else -1,
             "Call-ID": one.call_id,
             "CSeq": one.cseq,
             "User-Agent": one.user_agent or _UNSET,

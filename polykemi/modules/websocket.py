@@ -325,19 +325,19 @@ class WebSocketModule(Module):
             f"(state: {state}, sub-protocol: sip)"
         )
 
-    @rpc("ws.close")
+    @rpc("ws.close", (500, "Invalid Parameters"))
     def rpc_close(self, ident: int) -> dict[str, Any]:
         """Close a WebSocket."""
         if self._close(ident, _NORMAL, "Normal closure") < 0:
             raise RpcError(500, "Unknown connection ID")
         return {}
 
-    @rpc("ws.ping")
+    @rpc("ws.ping", (500, "Invalid Parameters"))
     def rpc_ping(self, ident: int) -> dict[str, Any]:
         """Send a Ping."""
         return self._rpc_ping(ident, pong=False)
 
-    @rpc("ws.pong")
+    @rpc("ws.pong", (500, "Invalid Parameters"))
     def rpc_pong(self, ident: int) -> dict[str, Any]:
         """Send a Pong."""
         return self._rpc_ping(ident, pong=True)

@@ -17,6 +17,7 @@ import pytest
 from polykemi.storage.provisioned import Database
 from tests.e2e.conftest import DOMAIN, ServerProcess
 from tests.e2e.peers import tool
+from tests.udp_phone import UdpPhone
 
 SCRIPT = """
 function ksr_request_route()
@@ -56,48 +57,6 @@ srvaddr = {directory}/rpc.sock
 rcvaddr = {directory}/kamcli.sock
 outformat = json
 """
-
-
-class Phone:
-    """Sends and receives datagrams."""
-
-    def __init__(self, server: ServerProcess, user: str) -> None:
-        self.user, self.server = user, ("127.0.0.1", server.port)
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
-        self.socket.settimeout(10)
-        self.port = self.socket.getsockname()[1]
-
-    def send(self, method: str, uri: str, to: str, *headers: str) -> None:
-        """Send a request."""
-        lines = [
-            f"{method} {uri} SIP/2.0",
-            f"Via: SIP/2.0/UDP 127.0.0.1:{self.port};branch=z9hG4bK{method}{self.user}",
-            f"From: <sip:{self.user}@{DOMAIN}>;tag=from{self.user}",
-            f"To: {to}",
-            f"Call-ID: {method}-{self.user}",
-            f"CSeq: 1 {method}",
-            "Max-Forwards: 70",
-            f"Contact: <sip:{self.user}@127.0.0.1:{self.port}>",
-            *headers,
-            "Content-Length: 0",
-        ]
-        self.socket.sendto("\r\n".join([*lines, "", ""]).encode(), self.server)
-
-    def receive(self, beginning: str) -> str:
-        """Return the next message that begins so; others are passed over."""
-        while not (text := self.socket.recv(65536).decode()).startswith(beginning):
-            pass
-        return text
-
-    def answer(self, request: str, status: int) -> None:
-        """Answer a request."""
-        head = request.split("\r\n\r\n", maxsplit=1)[0].split("\r\n")[1:]
-        kept = [line for line in head if line.partition(":")[0] in ("Via", "From", "Call-ID", "CSeq", "Record-Route")]
-        (to,) = (line for line in head if line.startswith("To:"))
-        contact = f"Contact: <sip:{self.user}@127.0.0.1:{self.port}>"
-        lines = [f"SIP/2.0 {status} Reason", *kept, f"{to};tag=callee", contact, "Content-Length: 0", "", ""]
-        self.socket.sendto("\r\n".join(lines).encode(), self.server)
 
 
 class Kamcli:
@@ -154,17 +113,16 @@ def kamcli(server: ServerProcess) -> Kamcli:
 
 
 @pytest.fixture(scope="module")
-def phones(server: ServerProcess) -> Iterator[tuple[Phone, Phone]]:
-    """Two phones that talk to each other."""
-    alice, bob = Phone(server, "alice"), Phone(server, "bob")
-    bob.send("REGISTER", f"sip:{DOMAIN}", f"<sip:bob@{DOMAIN}>", "Expires: 600")
-    bob.receive("SIP/2.0 200")
-    alice.send("INVITE", f"sip:bob@{DOMAIN}", f"<sip:bob@{DOMAIN}>")
+def phones(server: ServerProcess) -> Iterator[tuple[UdpPhone, UdpPhone]]:
+    """Two phones, one of which calls the other."""
+    alice, bob = (UdpPhone(("127.0.0.1", server.port), user, DOMAIN) for user in ("alice", "bob"))
+    bob.register("Expires: 600")
+    alice.send("INVITE", f"sip:bob@{DOMAIN}", bob.aor)
     bob.answer(bob.receive("INVITE"), 180)
     alice.receive("SIP/2.0 180")
     yield alice, bob
-    alice.socket.close()
-    bob.socket.close()
+    alice.close()
+    bob.close()
 
 
 def test_what_the_server_is(server: ServerProcess, kamcli: Kamcli) -> None:
@@ -187,14 +145,14 @@ def test_any_method_can_be_asked(kamcli: Kamcli) -> None:
     assert error == {"code": 500, "message": "Domain table not found"}
 
 
-def test_counters(kamcli: Kamcli, phones: tuple[Phone, Phone]) -> None:
+def test_counters(kamcli: Kamcli, phones: tuple[UdpPhone, UdpPhone]) -> None:
     assert "core:rcv_requests = 2" in kamcli("stats")
     assert kamcli("stats", "core") == [line for line in kamcli("stats") if line.startswith("core:")]
     assert kamcli("stats", "--single", "rcv_requests") == ["core:rcv_requests = 2"]
     assert "rcv_requests" in kamcli.text("moni", "--no-refresh")
 
 
-def test_who_is_registered(kamcli: Kamcli, phones: tuple[Phone, Phone]) -> None:
+def test_who_is_registered(kamcli: Kamcli, phones: tuple[UdpPhone, UdpPhone]) -> None:
     def contacts(*arguments: str) -> list[str]:
         return [one["Contact"]["Address"] for one in kamcli(*arguments)["Contacts"]]
 
@@ -212,7 +170,7 @@ def test_who_is_registered(kamcli: Kamcli, phones: tuple[Phone, Phone]) -> None:
     assert kamcli.answer("ul", "show", "carol")["error"]["message"] == "AOR not found in location table"
 
 
-def test_calls(kamcli: Kamcli, phones: tuple[Phone, Phone]) -> None:
+def test_calls(kamcli: Kamcli, phones: tuple[UdpPhone, UdpPhone]) -> None:
     alice, bob = phones
     (dialog,) = kamcli("dialog", "list")
     assert (dialog["call-id"], dialog["state"]) == ("INVITE-alice", 2)
@@ -227,7 +185,7 @@ def test_calls(kamcli: Kamcli, phones: tuple[Phone, Phone]) -> None:
     assert error == {"code": 500, "message": "Couldnt find callid in dialog"}
 
 
-def test_destinations_tables_and_floods(kamcli: Kamcli, phones: tuple[Phone, Phone]) -> None:
+def test_destinations_tables_and_floods(kamcli: Kamcli, phones: tuple[UdpPhone, UdpPhone]) -> None:
     (record,) = kamcli("dispatcher", "list")["RECORDS"]
     assert record["SET"]["TARGETS"][0]["DEST"]["ATTRS"]["DUID"] == "abc"
     assert kamcli("rpc", "dispatcher.set_state", "i", "1", "sip:127.0.0.1:9") == "Ok. Dispatcher state updated."

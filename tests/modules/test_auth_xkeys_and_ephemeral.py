@@ -50,7 +50,7 @@ def test_secrets_come_and_go() -> None:
     assert module.dump_secrets() == ["ID 0: c", "ID 1: b", "ID 2: a"]
     module.rm_secret(1)
     assert module.dump_secrets() == ["ID 0: c", "ID 1: a"]
-    with pytest.raises(RpcError, match="no secret 5"):
+    with pytest.raises(RpcError, match="Failed removing secret"):
         module.rm_secret(5)
 
 

@@ -195,9 +195,9 @@ def test_an_operator_lists_and_changes_states() -> None:
             "MAXLOAD": 0,
             "WEIGHT": 7,
             "RWEIGHT": 0,
-            "SOCKET": "",
-            "SOCKNAME": "",
-            "OBPROXY": "",
+            "SOCKET": None,
+            "SOCKNAME": None,
+            "OBPROXY": None,
         },
     }
     second = {"URI": "sip:192.0.2.2:5070;transport=udp", "FLAGS": "AX", "PRIORITY": 0}

@@ -322,11 +322,22 @@ def test_an_operator_reads_and_writes_items() -> None:
     assert ht.set_expiry("a", "k", 3, now=NOW) == "Ok"
     assert [one["name"] for one in ht.dump("a", now=NOW + 4)[0]["slot"]] == ["s", "i"]
     assert ht.dump("a", now=NOW + 4)[0]["slot"][1] == {"name": "i", "value": 8, "type": "int"}
-    assert ht.stats() == [{"name": "a", "slots": 1, "all": 3}, {"name": "b", "slots": 1, "all": 1}]
+    assert ht.stats() == [
+        {"name": "a", "slots": 1, "all": 3, "min": 3, "max": 3},
+        {"name": "b", "slots": 1, "all": 1, "min": 1, "max": 1},
+    ]
     assert ht.delete_item("a", "s", now=NOW) == "Ok. Key deleted."
     assert ht.flush("b") == "Ok. Htable flushed."
     assert ht.dump("b", now=NOW) == []
-    assert ht.list_tables()[0] == {"name": "a", "dbtable": "", "dbmode": 0, "expire": 60, "updateexpire": 1}
+    assert ht.list_tables()[0] == {
+        "name": "a",
+        "dbtable": "",
+        "dbmode": 0,
+        "expire": 60,
+        "updateexpire": 1,
+        "size": 1,
+        "dmqreplicate": 0,
+    }
     calls: list[tuple[Callable[[], object], str]] = [
         (lambda: ht.get_item("x", "k", now=NOW), "No such htable"),
         (lambda: ht.get_item("a", "s", now=NOW), "Key name doesn't exist"),
