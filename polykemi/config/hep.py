@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Final
 
 from polykemi.config.addresses import host_and_port
@@ -37,8 +38,13 @@ def hep(table: Table) -> HepSettings | None:
     if "ca" in table.content and proto != "tls":
         table.fail("ca", "expected a server with tls:")
     ca = table.relative("ca")
-    if ca is not None and not ca.is_file():
-        table.fail("ca", f"{ca}: no such file")
+    if ca is not None:
+        try:
+            ssl.create_default_context(cafile=str(ca))
+        except FileNotFoundError:
+            table.fail("ca", f"{ca}: no such file")
+        except OSError:
+            table.fail("ca", f"{ca}: expected certificates (PEM)")
     return HepSettings(
         proto,
         host,
@@ -67,6 +73,8 @@ def _server(table: Table) -> tuple[str, str, int]:
 
 
 def _short(table: Table, key: str) -> str:
+    if not isinstance(table.content.get(key, ""), str):
+        table.fail(key, "expected a text")  # and not what came: it may be the key
     text: str = table.get(key, str, "")
     if len(text) > _LONGEST:
         table.fail(key, f"expected at most {_LONGEST} octets, got {len(text)}")

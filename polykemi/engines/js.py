@@ -47,6 +47,7 @@ class JsEngine:
     def __init__(self, host: Host) -> None:
         self._host = host
         self.result: Xval = None  # of the function that was called for another script
+        self._used = 0  # octets, at the last look
         self._scripts: list[JsScript] = []  # those that are not closed
         self._names: list[str] = []  # of the functions of the script that was loaded last
         # of the threads
@@ -152,14 +153,23 @@ class JsEngine:
 
     def release(self, script: JsScript) -> None:
         """Let V8 free ``script``."""
-        if not self._closed:
-            self._scripts.remove(script)
-            self._sources.forget(script.name)
+        if self._closed:
+            return
+        self._scripts.remove(script)
+        self._sources.forget(script.name)
+        if self._loop is not None and get_ident() != self.thread:
+            self._loop.call_soon_threadsafe(script.realm.close)
+        else:
             self._v8.on_thread(script.realm.close)
 
     def memory(self) -> int:
-        """Return how many octets V8's heap holds for all scripts, and outside of it for their buffers."""
-        return self._v8.on_thread(self._v8.native.used)
+        """Return how many octets V8's heap holds for all scripts, garbage included, and outside of it for their buffers.
+
+        While serving, another thread than the loop's is told what was so at the last look.
+        """
+        if self._loop is None or get_ident() == self.thread:
+            self._used = self._v8.on_thread(self._v8.native.used)
+        return self._used
 
     def where(self) -> str:
         """Return ``file:line`` of the script's call that is running."""

@@ -6,10 +6,11 @@
 // where V8 does look up, or is refused where V8 would make room for all elements first.
 (function guards(wasm) {
   'use strict';
-  const { Array, ArrayBuffer, Function, JSON, Object, Proxy, RangeError, Reflect, String, TypeError, WeakSet } = globalThis;
+  const { Array, ArrayBuffer, Function, JSON, Math, Object, Proxy, RangeError, Reflect, String, TypeError, WeakSet } = globalThis;
   const { apply, construct } = Reflect;
   const { defineProperty, getOwnPropertyDescriptor } = Object;
   const { isArray } = Array;
+  const { floor } = Math;
   const { isConcatSpreadable, iterator, species } = Symbol;
   const ELEMENTS = 1 << 21, CHARACTERS = 1 << 24, KEYS = 1 << 20, ARGUMENTS = 1 << 15, BUFFER = 1 << 22;
   const COMPARISONS = 2 ** 30; // of characters
@@ -166,7 +167,7 @@
   guard(String.prototype, 'lastIndexOf', (plain) => ({ // V8 compares at every place
     lastIndexOf(wanted, ...given) {
       const text = `${this}`, part = `${wanted}`;
-      if (text.length * part.length > COMPARISONS) tooLong('a text', text.length, COMPARISONS / part.length);
+      if (text.length * part.length > COMPARISONS) tooLong('a text', text.length, floor(COMPARISONS / part.length));
       return apply(plain, text, [part, ...given]);
     },
   }).lastIndexOf);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -13,22 +12,19 @@ from typing import Final, TypeVar
 from polykemi.engines.base import LOAD_FACTOR
 from polykemi.engines.js_sources import Sources
 from polykemi.engines.js_values import RUN, Values
+from polykemi.engines.stuck import end_process
 from polykemi.engines.v8 import V8
-from polykemi.errors import WEDGED, ScriptError, ScriptMemory, ScriptTimeout
+from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
 
 _DEEPEST: Final = 16  # route blocks inside of one
 
 _WEDGED_AFTER: Final = 5.0  # seconds, at least, after the limit: some of what V8 does takes long, but ends
-_CALLERS: Final = tuple(str(Path(__file__).with_name(name)) for name in ("js_script.py", "js.py", "v8_native.py"))
+_CALLERS: Final = tuple(
+    str(Path(__file__).with_name(name)) for name in ("js_script.py", "js_realm.py", "js.py", "v8_native.py")
+)
 _GRACE: Final = 0.05  # seconds in which JavaScript may say where it is before it is stopped
 
 _T = TypeVar("_T")
-
-
-def end_process(line: str) -> None:
-    """Say so and end the process at once, as whatever holds the log or the loop may never let go."""
-    os.write(2, line.encode("utf-8", "surrogateescape"))
-    os._exit(WEDGED)
 
 
 class Run:
@@ -148,7 +144,7 @@ class Run:
         """Stop a block that runs too long: that was seen so long ago."""
         block, now = self.outermost, time.monotonic()
         seen, since = self._seen
-        if block != seen:
+        if block != seen or not block:
             self._seen = block, now
         elif self._allowed > 0 and now - since > self._allowed:
             self.stop(block)
@@ -162,10 +158,7 @@ class Run:
             return
         function = frame.f_locals.get("function")
         what = f"{self.file}: {function}" if isinstance(function, str) else self.file
-        end_process(
-            f"polykemi: {what} has been stuck in native code for {seconds:.0f} s;"
-            f" the process ends (exit code {WEDGED})\n"
-        )
+        end_process(what, seconds)
 
     def stop(self, block: int) -> None:
         """Stop ``block`` when it is the outermost that runs: where it looks up first, then wherever it can be."""

@@ -44,6 +44,8 @@
   const exec = uncurried(RegExp.prototype.exec), then = uncurried(Promise.prototype.then);
   const pin = (owner, name) => defineProperty(owner, name, { writable: false, configurable: false });
   pin(String.prototype, 'charCodeAt');
+  const mapGet = Map.prototype.get; // V8 inlines what is of this context, and the maps of js_tables.js are not
+  pin(Function.prototype, 'call');
   pin(Map.prototype, 'get');
   pin(Map.prototype, 'set');
   pin(Map.prototype, 'delete');
@@ -106,7 +108,7 @@
     const narrow = copyIn(text, 0, length, at);
     words[1] |= (narrow ? 1 : 2) << (4 * i);
     if (length <= SHORT) {
-      if (seen.get(text) === undefined) {
+      if (mapGet.call(seen, text) === undefined) {
         if (tables.seenCount === SEEN) {
           seen.clear();
           tables.seenCount = 0;
@@ -150,7 +152,7 @@
       } else if (value.length > PIECE) {
         words[1] |= 3 << (4 * i);
       } else {
-        const number = kept.get(value);
+        const number = mapGet.call(kept, value);
         if (number === undefined) at = putText(i, value, at);
         else words[2 + i] = number;
       }
@@ -266,7 +268,7 @@
       if (given.length === 0 || given.length > 6) return misfitted(index, given.length, -1);
       const value = given[0], text = typeof value === 'string' ? value : toText(value);
       if (text === undefined) return misfitted(index, given.length, 0, value);
-      const number = kept.get(text);
+      const number = mapGet.call(kept, text);
       if (number === undefined) {
         enterWith(enter, [text]);
       } else {

@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ class HepSettings:
     host: str
     port: int
     capture_id: int = 1
-    auth_key: str = ""
+    auth_key: str = field(default="", repr=False)
     node: str = ""  # "": the name of the machine
     methods: frozenset[str] = frozenset()  # requests with these and responses to them; empty: all
     sample: float = 1.0  # the part of all calls that is mirrored, whole ones
@@ -75,7 +75,8 @@ class Mirror:
                 self._link = _Link(settings, self.address[0])
         except (OSError, UnicodeError) as error:
             self.close()
-            raise UsageError(f"[hep] cannot mirror to {settings}: {error}") from None
+            cause = error.strerror if isinstance(error, OSError) else str(error)
+            raise UsageError(f"[hep] cannot mirror to {settings}: {cause}") from None
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to connect, where there is something to connect to."""

@@ -437,6 +437,18 @@ def test_what_is_not_allowed_is_not_there_and_what_is_allowed_is(bench: Bench) -
     assert bench.said == ["undefined,undefined", "undefined,object", "above"]
 
 
+def test_an_engine_that_has_nothing_to_do_is_not_stuck(resident: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("polykemi.engines.js_run.end_process", lambda where, seconds: told.append(where))
+    monkeypatch.setattr("polykemi.engines.js_run._WEDGED_AFTER", 0.0)
+    resident.load("var a;", Limits(0.01))
+    loop = uvloop.new_event_loop()
+    loop.call_later(0.3, resident.engine.stop)
+    resident.engine.serve(loop)
+    loop.close()
+    assert told == []
+
+
 WEDGED_PROGRAM = """
 import pathlib, sys
 from polykemi.engines import js_run
