@@ -253,6 +253,12 @@
   }
   defineProperty(ArrayBuffer.prototype, 'constructor', { value: buffer, writable: true, enumerable: false, configurable: true });
   delete globalThis.SharedArrayBuffer; // what is shared is not freed with the script
-  if (!wasm) delete globalThis.WebAssembly; // its code and its memory are outside of the heap
+  // What runs when no route block does has no time limit.
+  delete globalThis.FinalizationRegistry;
+  if (wasm) {
+    for (const name of ['compile', 'compileStreaming', 'instantiate', 'instantiateStreaming']) delete WebAssembly[name];
+  } else {
+    delete globalThis.WebAssembly; // its code and its memory are outside of the heap
+  }
 })
 //# sourceURL=js_guards.js

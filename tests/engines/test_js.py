@@ -468,6 +468,22 @@ def test_what_a_block_has_left_to_promises_when_it_ended_does_not_call_ksr_in_th
     assert [type(ctx.error) for ctx in blocks[::2]] == [type(None), ScriptError, ScriptTimeout]
 
 
+def test_what_a_script_that_did_not_load_has_left_to_promises_does_not_call_ksr(bench: Bench) -> None:
+    script = bench.load(f"function {MAIN}() {{ KSR.info('ran'); }}")
+    with pytest.raises(ScriptLoadError):
+        bench.also("Promise.resolve('late').then(KSR.info); nothing.here();", "broken.js")
+    bench.run(script)
+    assert bench.said == ["ran"]
+
+
+def test_frames_of_the_stack_give_nothing_of_the_runtime(bench: Bench) -> None:
+    body = """
+        Error.prepareStackTrace = (_, frames) => frames.map((one) => [one.getFunction(), one.getThis()]).slice(1).flat();
+        KSR.info(String(new Error().stack.every((one) => one === undefined || one === globalThis)));
+    """
+    assert bench.says(body) == ["true"]
+
+
 # ---- nested blocks
 
 
