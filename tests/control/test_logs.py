@@ -127,8 +127,6 @@ def test_the_level_is_a_variable_of_the_core(server: ServerUnderTest) -> None:
     assert rpc(server, "cfg.get", "core", "debug") == -1
     rpc(server, "cfg.set_now_int", "core", "debug", 7)
     assert rpc(server, "cfg.get", "core", "debug") == 3
-    rpc(server, "cfg.reset", "core")
-    assert rpc(server, "log.level") == {"level": "info", "loggers": {}}
 
 
 # ---- watches
