@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import resource
 from pathlib import Path
 from typing import Final, NamedTuple
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_ROOM: Final = 1.25  # above the limit where requests are refused
 _PART: Final = 0.75  # of what there is, for one process
 
 
@@ -27,6 +29,13 @@ def limit() -> int:
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return int(there * _PART)
+
+
+def bound(octets: int) -> None:
+    """Let an allocation beyond ``octets`` fail, which costs its message, before the kernel ends the process."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = int(octets * _ROOM)
+    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def give_back() -> None:

@@ -67,7 +67,7 @@ class PidFile:
         Raise UsageError: also for that of a server that runs, and for a file that is no PID file.
         """
         self._path = path
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh = path.with_name(f".{path.name}.new")  # always the same: what was left half-written is overwritten
         try:
             directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

@@ -26,7 +26,7 @@ ALWAYS_LOADED: Final = ("core", "pv", "hdr", "x")  # as in Kamailio
 
 _FAILED: Final = 500
 _LEVELS: Final = ("level", "levels")  # what changes of [log]
-_PLACES: Final = {"strict": "[ksr] strict", "metrics": "[metrics] listen"}  # of fields
+_PLACES: Final = {"strict": "[ksr] strict", "metrics": "[metrics] listen", "hep": "[hep]"}  # of fields
 _ELSEWHERE: Final = (
     "domains",
     "log",

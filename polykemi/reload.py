@@ -205,7 +205,7 @@ class Versions:
         tm, dialog = modules.get("tm"), modules.get("dialog")
         servers = set(tm.layer.server_transactions()) if tm is not None else ()
         return (
-            Counter(id(one.shared.version) for one in servers if isinstance(one, Transaction)),
+            Counter(id(one.version) for one in servers if isinstance(one, Transaction)),
             Counter(id(one.version) for one in dialog.table) if dialog is not None else Counter(),
         )
 

@@ -38,7 +38,7 @@ from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.router")
 
-_WAITS: Final = (1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)  # seconds
+_WAITS: Final[tuple[float, ...]] = (1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)  # seconds
 DEEPEST: Final = 16  # route blocks inside of one another
 
 _MOST_LINES: Final = 100  # in the log, about what is malformed, a second
@@ -429,7 +429,7 @@ class Router:
         """Return the version in which the dialog of ``request`` began, or the INVITE that it cancels; None for the current one."""
         if request.method == "CANCEL":
             invite = self._tm.relayer.invite_of(request) if self._tm is not None else None
-            return invite.shared.version if invite is not None else None
+            return invite.version if invite is not None else None
         return self._dialogs.version_of(request) if self._dialogs is not None else None
 
     def _refuses_new(self, request: Request) -> bool:
@@ -499,7 +499,7 @@ class Router:
         ctx = RouteContext(Route.REPLY, callbacks.reply, response, flow, now)
         ctx.reply_status = response.status
         if isinstance(branch, Branch) and branch.transaction is not None:
-            ctx.shared.version = branch.transaction.shared.version
+            ctx.shared.version = branch.transaction.version
         if callbacks.pre_routing and (yield from self._pre_routing(ctx)):
             return
         if self.defines(Route.REPLY, callbacks.reply, ctx.shared.version):

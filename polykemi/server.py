@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import logging
 import os
@@ -586,12 +587,17 @@ def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False
 
 
 def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watch: bool) -> None:
+    faulthandler.enable()  # a watchdog's SIGABRT, and a crash, show which line of which script it was
     notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
     server = Server(settings, notifier, inherited)
+    names = {one.name for one in settings.engines}
+    if (
+        "python" in names and "js" not in names and server.settings.overload.memory
+    ):  # V8 ends the process when that fails
+        memory.bound(server.settings.overload.memory)
     try:
         router = server.router
         written.attach(router.services, router.context, router.where)
-        server.loop.call_soon(written.here)
         server.open()
         for address, name in inherited.close():
             log.warning("the socket %s was passed (%s), and [listen] does not name it: it is closed", address, name)
@@ -608,6 +614,7 @@ def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watc
             say("watching the files of the scripts")
         say("ready")
         notifier.ready(f"listening on {', '.join(map(str, server.transports.bound))}")
+        server.loop.call_soon(written.here)  # JavaScript may have the loop run on a thread of its own
         server.run()
     finally:
         server.close()

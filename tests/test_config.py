@@ -435,6 +435,7 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
             "3: [hep] auth_key: expected at most 255 octets, got 256",
         ),
         ("[hep]\nserver = 'udp:a'\nca = 'x.pem'", "3: [hep] ca: expected a server with tls:"),
+        ("[hep]\nserver = 'udp:a'\nauth_key = 4711", "3: [hep] auth_key: expected a text"),
         ("[hep]\nserver = 'tls:a'\nca = 'x.pem'", "3: [hep] ca: "),
         ("[hep]\nservers = 'udp:a'", "2: [hep] servers: unknown, did you mean server?"),
         ("[udp]\nmtu = -1", "2: [udp] mtu: expected 0 or more octets, got -1"),

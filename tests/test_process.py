@@ -81,6 +81,12 @@ def test_that_of_a_living_server_is_kept_and_that_of_a_killed_one_replaced(tmp_p
         assert path.read_text() == f"{os.getpid()}\n"
 
 
+def test_a_half_written_one_is_no_obstacle_and_leaves_no_trace(tmp_path: Path) -> None:
+    (tmp_path / ".x.pid.new").write_text("12")
+    with closing(PidFile(tmp_path / "x.pid")):
+        assert [one.name for one in tmp_path.iterdir()] == ["x.pid"]
+
+
 @pytest.mark.parametrize("text", ["", "12", "99999999\n", f"{os.getpid()}\n"])
 def test_what_a_crash_has_left_is_replaced(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.pid"

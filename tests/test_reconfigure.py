@@ -115,14 +115,18 @@ def test_nothing_new_changes_nothing(site: Site) -> None:
 def test_parameters_that_can_change_do_and_others_need_a_restart(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     site.edit("default_expires = 600", "default_expires = 700\nuse_path = 1")
     site.edit("fr_timer = 9000", "")
-    site.file.write_text("listen = ['udp:192.0.2.1:5070']\n" + site.file.read_text() + "[dns]\nretr_no = 1\n")
+    site.file.write_text(
+        "listen = ['udp:192.0.2.1:5070']\n"
+        + site.file.read_text()
+        + "[dns]\nretr_no = 1\n[hep]\nserver = 'udp:192.0.2.9'\n"
+    )
     answer = site.reload()
     assert sorted(answer["changed"]) == [
         "[dns] retr_no",
         "[modules.registrar] default_expires",
         "[modules.tm] fr_timer",
     ]
-    assert sorted(answer["needs restart"]) == ["[modules.registrar] use_path", "listen"]
+    assert sorted(answer["needs restart"]) == ["[hep]", "[modules.registrar] use_path", "listen"]
     assert "needs a restart: " in caplog.text
     assert site.modules["registrar"].params.default_expires == 700
     assert site.modules["registrar"].params.use_path == 0
@@ -130,7 +134,7 @@ def test_parameters_that_can_change_do_and_others_need_a_restart(site: Site, cap
     assert site.get("core", "dns_retr_no") == 1
     again = site.reload()
     assert again["changed"] == []
-    assert sorted(again["needs restart"]) == ["[modules.registrar] use_path", "listen"]
+    assert sorted(again["needs restart"]) == ["[hep]", "[modules.registrar] use_path", "listen"]
 
 
 def test_what_an_operator_has_set_goes_and_reset_leads_to_the_new_file(site: Site) -> None:

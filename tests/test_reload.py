@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from polykemi.config import RouteSettings
 from polykemi.errors import ScriptLoadError
+from polykemi.kemi.route import Route
 from polykemi.reload import MOST, NoVersion
 from polykemi.testing import Sent, ServerUnderTest
 
@@ -97,6 +99,7 @@ class Lab:
 
     def __init__(self, engine: str, directory: Path) -> None:
         self.engine = engine
+        directory.mkdir(exist_ok=True)
         self.path = directory / f"route.{SUFFIXES[engine]}"
         self.write("A")
         self.server = ServerUnderTest({engine: self.path}, modules={"dialog": {}})
@@ -231,6 +234,14 @@ def test_a_transaction_ends_in_the_version_that_it_began_with(lab: Lab) -> None:
     assert to_caller(lab.answer(other, "486 Busy Here")).start_line == "SIP/2.0 480 failed in B"
 
 
+def test_a_2xx_that_comes_again_runs_in_the_version_of_its_invite(lab: Lab) -> None:
+    invite = to_callee(lab.send("INVITE"))
+    lab.answer(invite, "200 OK")
+    lab.reload("B")
+    for _ in range(2):
+        assert header(to_caller(lab.answer(invite, "200 OK")), "X-Reply") == ["A"]
+
+
 def test_a_cancel_runs_in_the_version_of_its_invite(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     invite = to_callee(lab.send("INVITE"))
@@ -334,3 +345,34 @@ def test_a_python_version_has_modules_of_its_own_also_those_it_imports_late(tmp_
         third = to_callee(lab.send("INVITE", "3"))
         assert to_caller(lab.answer(third, "486 Busy Here")).start_line == "SIP/2.0 480 BB"
         assert to_caller(lab.answer(second, "486 Busy Here")).start_line == "SIP/2.0 480 A"
+
+
+@pytest.mark.parametrize("other", ["js", "python"])
+def test_all_languages_change_together_or_none(tmp_path: Path, other: str) -> None:
+    replies = {
+        "js": "function ksr_branch() { KSR.hdr.append('X-Branch: @\\r\\n'); }",
+        "python": "import KSR\ndef ksr_branch():\n    KSR.hdr.append('X-Branch: @\\r\\n')\n",
+    }
+    lua, second = tmp_path / "route.lua", tmp_path / f"route.{SUFFIXES[other]}"
+    request_route = "KSR.hdr.append('X-Request: @\\r\\n') KSR.tm.t_on_branch('ksr_branch') KSR.tm.t_relay()"
+
+    def write(letter: str) -> None:
+        lua.write_text(f"function ksr_request_route() {request_route} end".replace("@", letter))
+        second.write_text(replies[other].replace("@", letter))
+
+    write("A")
+    lab = Lab("lua", tmp_path / "unused")
+    routes = RouteSettings("lua", by_kind={Route.BRANCH: other})
+    lab.server.close()
+    lab.server = ServerUnderTest({"lua": lua, other: second}, routes=routes)
+    with lab.server:
+        write("B")
+        second.write_text(BROKEN[other])
+        with pytest.raises(ScriptLoadError, match=str(second)):
+            lab.server.reload()
+        sent = to_callee(lab.send("INVITE", "1"))
+        assert header(sent, "X-Request") == header(sent, "X-Branch") == ["A"]
+        write("B")
+        lab.server.reload()
+        sent = to_callee(lab.send("INVITE", "2"))
+        assert header(sent, "X-Request") == header(sent, "X-Branch") == ["B"]

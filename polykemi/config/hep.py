@@ -67,6 +67,8 @@ def _server(table: Table) -> tuple[str, str, int]:
 
 
 def _short(table: Table, key: str) -> str:
+    if not isinstance(table.content.get(key, ""), str):
+        table.fail(key, "expected a text")  # and not what came: it may be the key
     text: str = table.get(key, str, "")
     if len(text) > _LONGEST:
         table.fail(key, f"expected at most {_LONGEST} octets, got {len(text)}")

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
+from prometheus_client import Metric, ProcessCollector
 from prometheus_client.core import InfoMetricFamily
-from prometheus_client.registry import Collector
 
 from polykemi import __version__, compiled
 from polykemi.control import metrics_network, metrics_scripts
-from polykemi.control.families import untyped
+from polykemi.control.families import untyped, written
 from polykemi.control.sources import Sources
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -19,18 +18,16 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _MOST: Final = 2000  # counters of modules that are shown: some of them are named by scripts
 
 
-class Metrics(Collector):
+class Metrics:
     """The metrics of one server."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        self._process = ProcessCollector(registry=None)
 
     def page(self) -> bytes:
         """Return all metrics in the text format."""
-        return generate_latest(self._registry)
+        return written([*self.collect(), *self._process.collect()])
 
     def collect(self) -> Iterator[Metric]:
         """Give what there is to be seen now."""

@@ -16,7 +16,7 @@ from polykemi.kemi.route_stats import BlockStats, RouteStats
 from polykemi.router import Router
 
 _BLOCK: Final = ("kind", "block", "engine")
-MOST: Final = 200  # blocks that are shown: their names come from scripts
+MOST: Final = 100  # blocks that are shown: their names come from scripts
 
 
 def routes(stats: RouteStats) -> Iterator[Metric]:

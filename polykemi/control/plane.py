@@ -21,6 +21,7 @@ from polykemi.control.process import Core, Memory
 from polykemi.control.sockets import Sockets, of_connections
 from polykemi.control.sources import Sources
 from polykemi.control.unix import NAME, ControlSocket
+from polykemi.errors import RpcError
 from polykemi.log_watches import Watches
 from polykemi.router import Router
 from polykemi.transport.resolver import Resolver
@@ -35,6 +36,8 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
     rpc = JsonRpc()
 
     def kill(number: int) -> None:
+        if services.current.ctx is not None:
+            raise RpcError(500, "a script cannot end the server")
         services.kill(number)  # which is set when all is put together
 
     rpc.add(Core(__version__, started, services.modules, kill))

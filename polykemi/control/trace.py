@@ -11,6 +11,7 @@ An event is plain data (docs/tracing.md). Who does not read it loses events and 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -31,6 +32,7 @@ from polykemi.sip.uri import parse_uri
 
 _MOST_CALLS: Final = 1000  # that one follows at a time; the oldest is forgotten
 _FINAL: Final = 200
+_CALL_ID: Final = re.compile(rb"\r\n(?:Call-ID|i)[ \t]*:[ \t]*([^\r\n]*[^\r\n \t])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,12 @@ class Seen(NamedTuple):
             return cls.of(parse(data))
         except (ParseError, IndexError):
             return cls(None, "", data.partition(b"\r\n")[0].decode("latin-1"), "", "", 0)
+
+
+def _call_id_in(data: bytes) -> str:
+    """Return the Call-ID of what leaves, as the server writes messages or as they came."""
+    found = _CALL_ID.search(data)
+    return found[1].decode("latin-1") if found is not None else ""
 
 
 def _users(message: Message | None) -> Iterator[str]:
@@ -146,6 +154,13 @@ class Watch:
     def follows(self, call_id: str) -> bool:
         """Tell whether what belongs to this call is shown. Who wants everything is shown what belongs to none, too."""
         return call_id in self._followed or (not self._once and self.wanted == _ALL)
+
+    def may_want(self, data: bytes) -> bool:
+        """Tell whether ``data`` is worth a look: it is not when it has nothing of what is wanted, nor of what is followed."""
+        if self.wanted.ip or self.wanted == _ALL:
+            return True
+        word = self.wanted.call_id or self.wanted.user.partition("@")[0]
+        return word.encode("latin-1") in data or (bool(self._followed) and self.follows(_call_id_in(data)))
 
     def look(self, seen: Seen, host: str, *, came_in: bool) -> None:
         """Follow the call of a message that matches."""
@@ -248,6 +263,8 @@ class Tracer:
         """A turn ends, and ``items`` leave: tell of it."""
         went: list[Seen] = []
         for data, flow in items:
+            if not any(watch.may_want(data) for watch in self._watches):
+                continue
             seen = Seen.in_octets(data)
             for watch in self._watches:
                 watch.look(seen, flow.host, came_in=False)

@@ -154,12 +154,16 @@ local function longest_subject(p)
   local items = parse(p)
   local stretch = { places = items.anchored and 0 or 1, choices = 1, steps = 1, walks = 0 }
   local stretches = { stretch }
+  local last = #items
+  while last > 0 and items[last].kind == CLOSE do
+    last = last - 1
+  end
   for i = 1, #items do
     local item = items[i]
     local width = item.class and #item.class or 1
     if item.kind == BALANCE or item.kind == BACK then
       stretch.walks = stretch.walks + 1
-    elseif not item.quantifier or i == #items then
+    elseif not item.quantifier or i == last then
       stretch.steps = stretch.steps + width
     elseif is_definite(items, i) then
       stretch.walks = stretch.walks + width

@@ -18,7 +18,7 @@ from polykemi.engines.base import Host
 from polykemi.engines.js_calls import Calls
 from polykemi.engines.js_realm import Realm, Realms
 from polykemi.engines.js_run import Run
-from polykemi.engines.js_script import JsScript
+from polykemi.engines.js_script import JsScript, Loaded
 from polykemi.engines.js_sources import Sources, read
 from polykemi.engines.js_values import Values
 from polykemi.engines.v8 import V8
@@ -47,6 +47,8 @@ class JsEngine:
     def __init__(self, host: Host) -> None:
         self._host = host
         self.result: Xval = None  # of the function that was called for another script
+        self._used = 0  # octets, at the last look
+        self._scripts: list[JsScript] = []  # those that are not closed
         self._names: list[str] = []  # of the functions of the script that was loaded last
         # of the threads
         self._busy = False  # a call waits
@@ -60,7 +62,7 @@ class JsEngine:
         self.pending = self._realms.pending
         self.values = Values(self._realms.memory)
         self.thread = v8.thread
-        self._sources = Sources()
+        self._sources = Sources(everywhere="files" in host.allow)
         self.run = Run(v8, self.values, self._sources, host.limits.seconds)
         self._bind()
 
@@ -81,7 +83,7 @@ class JsEngine:
             self._loaded,
             self._v8.native.checkpoint,
         )
-        self._realms.bind({"exports": rows}, (*own, *exports))
+        self._realms.bind({"exports": rows, "wasm": "wasm" in self._host.allow}, (*own, *exports))
 
     # ---- scripts
     def load(self, path: Path) -> JsScript:
@@ -98,16 +100,23 @@ class JsEngine:
             raise ScriptLoadError(file, None, "a script cannot be loaded inside of a route block")
         name = self._sources.add(file)
         text = to_octets(f"{name}\n{source}")
-        try:
-            realm, thrown = self.run.load(file, lambda: self._fill(text))
-        except ScriptError as error:
-            raise ScriptLoadError(file, None, error.cause) from None
-        failure, self.run.error = self.run.error, None
-        if failure is not None:
-            line = self._v8.native.line(thrown) if failure.line is None else failure.line
-            realm.close()
-            raise ScriptLoadError(failure.file, line, failure.cause)
-        return JsScript(self, path, self._names, realm)
+        script = JsScript(self, path, name, text, self._loaded_from(file, text))
+        self._scripts.append(script)
+        return script
+
+    def _loaded_from(self, file: str, text: str) -> Loaded:
+        """Load ``text``, name and source, into a new realm. Raise ScriptLoadError."""
+        with self._v8.native.scope():
+            try:
+                realm, thrown = self.run.load(file, lambda: self._fill(text))
+            except ScriptError as error:
+                raise ScriptLoadError(error.file, error.line, error.cause) from None
+            failure, self.run.error = self.run.error, None
+            if failure is not None:
+                line = self._v8.native.line(thrown) if failure.line is None else failure.line
+                realm.close()
+                raise ScriptLoadError(failure.file, line, failure.cause)
+            return realm, self._names
 
     def _fill(self, text: str) -> tuple[Realm, Local] | None:
         """Load ``text`` into a new realm; return that and what was thrown, None when JavaScript was stopped."""
@@ -116,21 +125,51 @@ class JsEngine:
             return None
         self.run.words[4] = self.values.put(text)
         thrown = realm.load()
-        self.pause()
         if thrown is None:
             realm.close()
             return None
         return realm, thrown
 
-    def release(self, realm: Realm) -> None:
-        """Let V8 free a script's ``realm``."""
-        if not self._closed:
-            self._v8.on_thread(realm.close)
-            self.pause()
+    def relieve(self, failed: JsScript) -> None:
+        """Start scripts anew, ``failed`` first, while what they hold is more than half of the limit; on V8's thread."""
+        native, most = self._v8.native, self._v8.memory // 2
+        if native.used() <= most:
+            return
+        for script in (failed, *(one for one in self._scripts if one is not failed)):
+            native.collect()
+            held = native.used()
+            if held <= most:
+                return
+            log.error("%s: JavaScript holds %d octets: the script is started anew", script.path, held)
+            before, self._v8.spare = script.realm, held
+            try:
+                script.take(self._loaded_from(str(script.path), script.text))
+            except ScriptLoadError as error:
+                log.error("%s: goes on with what it has", error)
+            else:
+                before.close()
+            self._v8.spare = 0
+        native.collect()
+
+    def release(self, script: JsScript) -> None:
+        """Let V8 free ``script``."""
+        if self._closed:
+            return
+        self._scripts.remove(script)
+        self._sources.forget(script.name)
+        if self._loop is not None and get_ident() != self.thread:
+            self._loop.call_soon_threadsafe(script.realm.close)
+        else:
+            self._v8.on_thread(script.realm.close)
 
     def memory(self) -> int:
-        """Return how many octets V8's heap holds for all scripts, and outside of it for their buffers."""
-        return self._v8.on_thread(self._v8.native.used)
+        """Return how many octets V8's heap holds for all scripts, garbage included, and outside of it for their buffers.
+
+        While serving, another thread than the loop's is told what was so at the last look.
+        """
+        if self._loop is None or get_ident() == self.thread:
+            self._used = self._v8.on_thread(self._v8.native.used)
+        return self._used
 
     def where(self) -> str:
         """Return ``file:line`` of the script's call that is running."""
@@ -251,7 +290,7 @@ class JsEngine:
             self._start()
 
     def pause(self) -> None:
-        """Let V8's message pump have its turn, soon, and what was left on the stack go."""
+        """Let V8's message pump have its turn, soon, and what calls have left behind go."""
         if self._loop is not None and self._loop.is_running():
             self._loop.stop()
 

@@ -11,7 +11,7 @@ from polykemi.engines.js_values import SIZE
 from polykemi.engines.v8 import V8
 from polykemi.engines.v8_native import Callback, Handle, Local
 
-_FILES: Final = ("js_library.js", "js_sources.js", "js_runtime.js")
+_FILES: Final = ("js_library.js", "js_sources.js", "js_runtime.js", "js_guards.js")
 
 
 class Realm:
@@ -55,9 +55,16 @@ class Realms:
         if not all(made):
             native.drop(context, ())
             return None
-        _, sources, runtime = made
+        _, sources, runtime, guards = made
         entries = native.functions(context, self._callbacks)
-        given = [native.local(self._shared), native.local(self._tables), entries, sources, native.text(self._spec)]
+        given = [
+            native.local(self._shared),
+            native.local(self._tables),
+            entries,
+            sources,
+            guards,
+            native.text(self._spec),
+        ]
         functions = native.apply(context, runtime, given) if all(given) else 0
         if not functions:
             native.drop(context, ())

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 
 from polykemi.engines.base import LOAD_FACTOR
 from polykemi.engines.js_sources import Sources
-from polykemi.engines.js_values import ENTERED, Values
+from polykemi.engines.js_values import RUN, Values
+from polykemi.engines.stuck import end_process
 from polykemi.engines.v8 import V8
 from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
 
 _DEEPEST: Final = 16  # route blocks inside of one
 
+_WEDGED_AFTER: Final = 5.0  # seconds, at least, after the limit: some of what V8 does takes long, but ends
+_CALLERS: Final = tuple(
+    str(Path(__file__).with_name(name)) for name in ("js_script.py", "js_realm.py", "js.py", "v8_native.py")
+)
 _GRACE: Final = 0.05  # seconds in which JavaScript may say where it is before it is stopped
 
 _T = TypeVar("_T")
@@ -57,7 +64,7 @@ class Run:
             self.outermost = 0
             self.file = before
         if given is None or self.struck:
-            error = self.failure(block, file, stopped=given is None, nested=False)
+            error = self.failure(block, file, stopped=given is None, nested=False, begun=True)
             self._allowed = self.seconds
             if error is not None:
                 raise error
@@ -73,33 +80,37 @@ class Run:
         if self.nested == _DEEPEST:
             raise ScriptError(file, None, f"{function}: more than {_DEEPEST} route blocks inside each other")
 
-    def failure(self, block: int, file: str, *, stopped: bool, nested: bool) -> ScriptError | None:
-        """Return the error of the block that has just ended, and clear up behind it."""
+    def failure(self, block: int, file: str, *, stopped: bool, nested: bool, begun: bool = False) -> ScriptError | None:
+        """Return the error of the block that has just ended, and clear up behind it.
+
+        ``begun``: it has certainly begun. None when there is no error, or the block was ``stopped`` before it began.
+        """
         error, self.error = self.error, None
         struck = self.struck == self.outermost if nested else self._end_strike(block)
         if stopped:
+            begun = begun or nested or self.words[RUN] != 0
             error = self._stopped(file, struck=struck, nested=nested)
             self._values.stopped(block, nested=nested)
             if not nested:
                 self._drop_promises(block)
+            if not begun:  # the block before it has used the time or the memory, in its last breath
+                error = None
         elif struck and not nested and error is None:  # V8 has stopped its promises only
             error = self._overtime(file)
         return error
 
-    def _stopped(self, file: str, *, struck: bool, nested: bool) -> ScriptError | None:
-        """Let V8 go on after it has stopped a block; return why it has, None when the block had not begun."""
+    def _stopped(self, file: str, *, struck: bool, nested: bool) -> ScriptError:
+        """Let V8 go on after it has stopped a block; return why it has."""
         v8 = self._v8
-        if struck:
-            if nested:
-                v8.native.stop()  # the blocks around it have no time left either
-            return self._overtime(file)
-        if not v8.out_of_memory:
-            return ScriptError(file, None, "ran out of stack")
-        v8.native.go_on()
-        v8.out_of_memory = False
-        if self.words[3] != ENTERED and not nested:  # the block before it has used the memory, in its last breath
-            return None
-        return ScriptMemory(file, None, f"memory limit reached: more than {v8.memory} octets")
+        exhausted, v8.out_of_memory = v8.out_of_memory, False
+        if exhausted:
+            v8.native.go_on()
+        if struck and nested:
+            v8.native.stop()  # the blocks around it have no time left either
+        if exhausted:
+            self._place = None
+            return ScriptMemory(file, None, f"memory limit reached: more than {v8.memory} octets")
+        return self._overtime(file) if struck else ScriptError(file, None, "ran out of stack")
 
     def _drop_promises(self, block: int) -> None:
         """Let what a stopped block has left to its promises run now, when KSR is closed; V8 drops it when it is stopped."""
@@ -120,7 +131,7 @@ class Run:
     def _overtime(self, file: str) -> ScriptTimeout:
         place, line = self._place or (file, None)
         self._place = None
-        return ScriptTimeout(place, line, f"ran longer than {self._allowed:g} s")
+        return ScriptTimeout(place, line, f"time limit reached: ran longer than {self._allowed:g} s")
 
     def _interrupted(self) -> None:
         """JavaScript looks up, as it was asked to: note where it is, and stop it."""
@@ -133,10 +144,21 @@ class Run:
         """Stop a block that runs too long: that was seen so long ago."""
         block, now = self.outermost, time.monotonic()
         seen, since = self._seen
-        if block != seen:
+        if block != seen or not block:
             self._seen = block, now
         elif self._allowed > 0 and now - since > self._allowed:
             self.stop(block)
+            if now - since > self._allowed + max(_WEDGED_AFTER, self._allowed):
+                self._look_whether_wedged(now - since)
+
+    def _look_whether_wedged(self, seconds: float) -> None:
+        """End the process when V8 is in code of its own that nothing stops. A call of KSR, which takes long, is none."""
+        frame = sys._current_frames().get(self._v8.thread)
+        if frame is None or frame.f_code.co_filename not in _CALLERS:
+            return
+        function = frame.f_locals.get("function")
+        what = f"{self.file}: {function}" if isinstance(function, str) else self.file
+        end_process(what, seconds)
 
     def stop(self, block: int) -> None:
         """Stop ``block`` when it is the outermost that runs: where it looks up first, then wherever it can be."""

@@ -1,9 +1,9 @@
 // The JavaScript side of polykemi/engines/js.py: binds KSR, loads scripts, runs their functions.
 //
 // Evaluated once for each script, in a context of its own (js_realm.py); called with the shared buffer, the tables of
-// js_tables.js, the entries (functions that call Python), what js_sources.js gives and a JSON text: {"exports": [[module, name,
-// parameter types such as "si", for how long a result holds: "run" of a route block, "method", "" or "renews": the message
-// is another afterwards], ...]}.
+// js_tables.js, the entries (functions that call Python), what js_sources.js gives, the function of js_guards.js and a JSON
+// text: {"wasm": whether WebAssembly is allowed, "exports": [[module, name, parameter types such as "si", for how long a
+// result holds: "run" of a route block, "method", "" or "renews": the message is another afterwards], ...]}.
 //
 // A call carries nothing, either way. Arguments and results travel through one SharedArrayBuffer, which Python sees as well:
 //
@@ -31,7 +31,7 @@
 //
 // A script shares the global object with this file. What is used here after a script has run is therefore captured
 // first (`const`) or pinned (what is called as a method), and loops are written so that they need no iterators.
-(function boot(shared, tables, entries, sources, specification) {
+(function boot(shared, tables, entries, sources, guards, specification) {
   'use strict';
   const { Array, Error, Map, Promise, RangeError, Reflect, String } = globalThis;
   const { Float64Array, Int32Array, Uint16Array, Uint8Array, RegExp } = globalThis;
@@ -44,6 +44,8 @@
   const exec = uncurried(RegExp.prototype.exec), then = uncurried(Promise.prototype.then);
   const pin = (owner, name) => defineProperty(owner, name, { writable: false, configurable: false });
   pin(String.prototype, 'charCodeAt');
+  const mapGet = Map.prototype.get; // V8 inlines what is of this context, and the maps of js_tables.js are not
+  pin(Function.prototype, 'call');
   pin(Map.prototype, 'get');
   pin(Map.prototype, 'set');
   pin(Map.prototype, 'delete');
@@ -106,7 +108,7 @@
     const narrow = copyIn(text, 0, length, at);
     words[1] |= (narrow ? 1 : 2) << (4 * i);
     if (length <= SHORT) {
-      if (seen.get(text) === undefined) {
+      if (mapGet.call(seen, text) === undefined) {
         if (tables.seenCount === SEEN) {
           seen.clear();
           tables.seenCount = 0;
@@ -150,7 +152,7 @@
       } else if (value.length > PIECE) {
         words[1] |= 3 << (4 * i);
       } else {
-        const number = kept.get(value);
+        const number = mapGet.call(kept, value);
         if (number === undefined) at = putText(i, value, at);
         else words[2 + i] = number;
       }
@@ -266,7 +268,7 @@
       if (given.length === 0 || given.length > 6) return misfitted(index, given.length, -1);
       const value = given[0], text = typeof value === 'string' ? value : toText(value);
       if (text === undefined) return misfitted(index, given.length, 0, value);
-      const number = kept.get(text);
+      const number = mapGet.call(kept, text);
       if (number === undefined) {
         enterWith(enter, [text]);
       } else {
@@ -490,6 +492,8 @@
       say();
     },
   );
+
+  guards(spec.wasm);
 
   // words[4]: the code of the name of the source, a line break, the source. Tell Python the names of the functions, a line
   // each; or tell why it failed, and return what was thrown.

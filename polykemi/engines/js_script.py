@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 from polykemi.engines.js_realm import Realm
-from polykemi.errors import ScriptError
+from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.registry import Xval
 
@@ -22,17 +22,24 @@ _FIRST_INVOKED: Final = -2  # words[3] of the function 0 when it is called for a
 _PAUSES: Final = (1 << 14) - 1  # V8's message pump has its turn when a block's number has none of these bits
 
 
+Loaded = tuple[Realm, list[str]]  # the names of the functions, in the order of their numbers
+
+
 class JsScript:
     """See ``engines/base.py``."""
 
-    def __init__(self, engine: JsEngine, path: Path, names: Sequence[str], realm: Realm) -> None:
-        self.path = path
+    def __init__(self, engine: JsEngine, path: Path, name: str, text: str, load: Loaded) -> None:
+        self.path, self.name, self.text = path, name, text
         self._engine, self._run, self._values = engine, engine.run, engine.values
-        self._words = engine.values.words
+        self._words, self._pending = engine.values.words, engine.pending
         self._thread = engine.thread
         self._file = str(path)
-        self._realm, self._run_block, self._settle = realm, realm.run_block, realm.settle
-        self._pending = engine.pending
+        self.take(load)
+
+    def take(self, loaded: Loaded) -> None:
+        """Be what was loaded: the functions, and the realm that they live in."""
+        self.realm, names = loaded
+        self._run_block, self._settle = self.realm.run_block, self.realm.settle
         self._names = frozenset(names)
         numbers = {to_octets(name): i for i, name in enumerate(names)} | {n: i for i, n in enumerate(names)}
         invoked = numbers | {"": len(names), _APART: len(names) + 1}
@@ -62,24 +69,29 @@ class JsScript:
         if argument is not None:
             words[4] = self._values.put(argument)
         run.block = block = run.block + 1
+        settling = False
         if outermost:
             run.outermost = block
             run.file = self._file
             ended = self._run_block()
             if self._pending[0] and ended is not None:
+                settling = True
                 ended = self._settle()
             run.outermost = 0
         else:
             run.nested += 1
             ended = self._run_block()
             if self._pending[0] and ended is not None:
+                settling = True
                 ended = self._settle()
             run.nested -= 1
         if ended is None or run.struck or run.error is not None:
-            error = run.failure(block, self._file, stopped=ended is None, nested=not outermost)
+            error = run.failure(block, self._file, stopped=ended is None, nested=not outermost, begun=settling)
+            if outermost and isinstance(error, (ScriptMemory, ScriptTimeout)):
+                self._engine.relieve(self)
             if error is not None:
                 raise error
-            if words[3] == number:  # stopped before it began
+            if ended is None:  # stopped before it began
                 self.call(function, argument)
         if not block & _PAUSES:
             self._engine.pause()
@@ -107,4 +119,4 @@ class JsScript:
         """Let V8 free the script."""
         if self._functions:
             self._functions = {}
-            self._engine.release(self._realm)
+            self._engine.release(self)

@@ -14,39 +14,57 @@ _OWN: Final = ("js_runtime.js", "js_sources.js")  # their frames say nothing to 
 _FRAME: Final = re.compile(_NAME + r"(\d{1,9}):(\d{1,9})")
 
 
+class _Load:
+    """What belongs to one load of a script: the directory that require() does not leave, and the modules."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.modules: dict[Path, tuple[str, str]] = {}  # V8's name, source
+
+
 class Sources:
-    """The files, in the order of their numbers, and where require() may go from each."""
+    """The files, in the order of their numbers, and the load that each belongs to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, everywhere: bool = False) -> None:
+        """``everywhere``: require() may leave the script's directory."""
+        self._everywhere = everywhere
         self._files: list[str] = []
-        self._labels: dict[tuple[Path, Path], str] = {}
-        self._roots: list[Path] = []  # of each file: the directory that require() does not leave
+        self._loads: list[_Load] = []
 
-    def add(self, file: str, root: Path | None = None) -> str:
-        """Return V8's name for a source that is about to be loaded: a script, or a module of the script in ``root``."""
+    def add(self, file: str) -> str:
+        """Return V8's name for a script that is about to be loaded."""
+        return self._add(file, _Load(Path(file).parent.resolve()))
+
+    def _add(self, file: str, load: _Load) -> str:
         self._files.append(file)
-        self._roots.append(root or Path(file).parent.resolve())
+        self._loads.append(load)
         return f"{_NAME}{len(self._files) - 1}"
+
+    def forget(self, name: str) -> None:
+        """The script ``name`` is closed: its modules are not asked for again."""
+        self._loads[int(name.removeprefix(_NAME))].modules.clear()
 
     def module(self, name: str, source: str) -> tuple[str, str, str]:
         """Return path, V8's name and source of the module that the ``source`` requires. Raise ScriptLoadError.
 
-        A name that begins with a dot starts from the file that requires it, any other from the script's directory.
+        A name that begins with a dot starts from the file that requires it, any other from the script's directory. A
+        module is read once for each load of a script, so that one that is started anew finds what it was loaded with.
         """
         number = int(source.removeprefix(_NAME))
-        root = self._roots[number]
-        start = Path(self._files[number]).parent.resolve() if name.startswith(".") else root
+        load = self._loads[number]
+        start = Path(self._files[number]).parent.resolve() if name.startswith(".") else load.root
         for candidate in (name, f"{name}.js", f"{name}.json", f"{name}/index.js"):
             try:
                 path = (start / candidate).resolve()
-                found = path.is_relative_to(root) and path.is_file()
+                found = path in load.modules or (
+                    (self._everywhere or path.is_relative_to(load.root)) and path.is_file()
+                )
             except (OSError, ValueError):
                 continue
             if found:
-                label = self._labels.get((root, path))
-                if label is None:
-                    label = self._labels[root, path] = self.add(str(path), root)
-                return str(path), label, read(path)
+                if path not in load.modules:
+                    load.modules[path] = self._add(str(path), load), read(path)
+                return str(path), *load.modules[path]
         raise ScriptLoadError(self._files[number], None, f"Cannot find module '{name}'")
 
     def innermost(self, frames: Sequence[tuple[str, int]], file: str) -> tuple[str, int | None]:

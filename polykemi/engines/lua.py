@@ -432,12 +432,6 @@ class LuaScript:
         return True
 
 
-# what stands on top of a thread's stack while Lua runs, and no KSR function
-_ENTRIES: Final = frozenset(
-    function.__code__ for function in (LuaScript.call, _State.load, _State._run, _State.entry, _State.invoke)
-)
-
-
 class LuaEngine:
     """Runs Lua scripts, each in a Lua state of its own."""
 
@@ -454,7 +448,7 @@ class LuaEngine:
             )
             ends = export.module == _ENDING_MODULE
             self._bound.append(Bound(export.module, export.name, _ending(function) if ends else function, ends))
-        self._watch = Watch(host.limits.seconds, _ENTRIES)
+        self._watch = Watch(host.limits.seconds)
 
     def load(self, path: Path) -> LuaScript:
         """Load the script at ``path``. Raise ScriptLoadError."""

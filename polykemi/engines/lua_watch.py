@@ -10,18 +10,19 @@ import ctypes
 import math
 import sys
 import threading
-from collections.abc import Collection
 from time import monotonic
-from types import CodeType
+from types import FrameType
 from typing import Final, Protocol
 
 from lupa import luajit21
 
 from polykemi.engines.stuck import GRACE, end_process
+from polykemi.kemi.binding import BOUND_CODE
 
 IDLE: Final = math.inf  # the deadline of a script that does not run
 
 _INTERVALS: Final = 10  # looks per time limit
+_CALLER: Final = "engines/lua.py"
 _MASK_COUNT: Final = 8  # LUA_MASKCOUNT
 _MASK_LINE: Final = 4  # LUA_MASKLINE
 
@@ -69,15 +70,11 @@ class Watched(Protocol):
 
 
 class Watch:
-    """Looks a few times per time limit at the scripts of one engine.
+    """Looks a few times per time limit at the scripts of one engine."""
 
-    ``entries``: the code that is on top of a thread's stack of Python frames while Lua itself runs.
-    """
-
-    def __init__(self, seconds: float, entries: Collection[CodeType]) -> None:
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._scripts: tuple[Watched, ...] = ()
-        self._entries = entries
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         if seconds:
@@ -113,9 +110,16 @@ class Watch:
                 elif (pace := script.pace) is not None:
                     pace.hurry()
                     late = now - deadline
-                    if late > max(GRACE, self._seconds) and self._is_stuck():
+                    if late > max(GRACE, self._seconds) and _is_in_lua():
                         end_process(str(script.path), self._seconds + late)
 
-    def _is_stuck(self) -> bool:
-        """Tell whether a thread is inside of Lua, and not of a KSR function that a script waits for."""
-        return any(frame.f_code in self._entries for frame in sys._current_frames().values())
+
+def _is_in_lua() -> bool:
+    """Tell whether Lua itself runs, and no KSR function that a script waits for. (In the compiled form Lua's caller has no frame.)"""
+    for top in sys._current_frames().values():
+        frame: FrameType | None = top
+        while frame is not None and not frame.f_code.co_filename.endswith(_CALLER):
+            if frame.f_code.co_filename == BOUND_CODE:
+                return False
+            frame = frame.f_back
+    return True

@@ -268,13 +268,14 @@ function os.exit() error(EXIT, 0) end
 for name in pairs(loaded) do
   if find(name, "^jit%.") and not allow.jit then loaded[name] = nil end
 end
+local ffi = package.preload.ffi
 if not allow.package then
   for name in pairs(package) do
     if name ~= "loaded" and name ~= "seeall" and name ~= "config" then package[name] = nil end
   end
   package.preload, package.cpath = {}, ""
 end
-if not allow.ffi then package.preload.ffi = nil end
+package.preload.ffi = allow.ffi and ffi or nil
 package.path = script_directory .. "/?.lua;" .. script_directory .. "/?/init.lua" ..
   (host.path ~= "" and ";" .. host.path or "")
 

@@ -3,7 +3,8 @@
 A script runs in this interpreter: it can import and change everything, there is no sandbox and no memory limit. Run only
 scripts that you would run as the server itself.
 
-The time limit is an exception that a watchdog thread raises in the script (``_Watchdog``).
+The time limit is an exception that a watchdog has raised in the script (``watchdog.py``). What would end the process ends the
+route (``python_exits.py``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import signal
 import sys
 import sysconfig
 import time
@@ -23,6 +25,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any, ClassVar, Final
 
 from polykemi.engines.base import LOAD_FACTOR, Host
+from polykemi.engines.python_exits import guard
 from polykemi.engines.python_message import ScriptMessage
 from polykemi.engines.watchdog import TimeLimit, Watchdog
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
@@ -37,6 +40,8 @@ log = logging.getLogger("polykemi.script")
 
 KSR_VERSION: Final = 1002  # KSR.__version__, as app_python3 has it
 _LISTENER: Final = Listener("udp", "127.0.0.1", 5060)  # of the message while a script loads
+_LONGEST_CAUSE: Final = 1000  # characters of an error that go into the log
+_LONGEST_TRACEBACK: Final = 10_000
 _CHILD_RANK: Final = 1  # of Kamailio's first SIP worker
 _FOREIGN: Final = tuple(  # directories of code that is no script's, wherever the script may be
     f"{path}/"
@@ -243,7 +248,11 @@ class PythonScript:
             return None
         except TimeLimit as error:
             raise self._error(error, ScriptTimeout) from None
-        except Exception as error:
+        except SystemExit:
+            raise
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                raise  # somebody's Ctrl-C; in a server that is a signal of its own
             raise self._error(error, ScriptError) from error
 
     def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
@@ -306,9 +315,11 @@ class PythonScript:
         frames = [f for f in traceback.extract_tb(stack) if self.is_ours(f.filename)]
         file, line = (frames[-1].filename, frames[-1].lineno) if frames else (str(self.path), None)
         if isinstance(error, TimeLimit):
-            return kind(file, line, "time limit reached", "".join(traceback.format_tb(stack)))
+            text = "".join(traceback.format_tb(stack))
+            traceback.clear_frames(stack)  # what they hold, which may be much
+            return kind(file, line, "time limit reached", text)
         text = "".join(traceback.format_exception(type(error), error, stack))
-        return kind(file, line, _cause(error), text)
+        return kind(file, line, _short(_cause(error), _LONGEST_CAUSE), _short(text, _LONGEST_TRACEBACK))
 
     def _load_error(self, error: BaseException) -> ScriptLoadError:
         """Return why the script does not load."""
@@ -329,6 +340,7 @@ class PythonEngine:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        guard()
         self._watchdog = Watchdog(host.limits.seconds, PythonScript._run.__code__)
         self._scripts: weakref.WeakSet[PythonScript] = weakref.WeakSet()
         self._ksr = ModuleType("KSR", "The functions of polykemi, as KEMI names them.")
@@ -367,6 +379,10 @@ def _is_on_stage(code: CodeType) -> bool:
     """Tell whether ``code`` belongs to the script that runs."""
     script = PythonScript._on_stage
     return script is not None and script.is_ours(code.co_filename)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _cause(error: BaseException) -> str:

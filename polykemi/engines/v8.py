@@ -42,6 +42,8 @@ _FUNCTIONS: Final = (
     "mr_make_js_callback",
 )
 MEMORY: Final = 256 << 20  # octets, where nothing is configured
+_LONGEST_BUFFER: Final = 16 << 20  # octets of one ArrayBuffer: V8 lists its indices without looking up
+_SMALL_BUFFER: Final = 4096  # octets: V8 ends the process where it makes a buffer for its own use and gets none
 _ERRAND: Final = 1 << 40  # the number of the callback that runs errands; those of tasks are below
 
 # types of mini_racer's values (value.h)
@@ -99,6 +101,7 @@ class V8:
         limit = json.loads(_text(dll.mr_heap_stats(context).contents))["heap_size_limit"]
         self.memory: int = min(memory or MEMORY, limit // 2)
         self.out_of_memory = False  # JavaScript was stopped as more than that lives
+        self.spare = 0  # octets above the limit, for the time in which a script is started anew beside the old one
         self._asked = False  # whether as much lives
         self._undefined = dll.mr_alloc_int_val(context, 0, _UNDEFINED)
         self._run_errand = dll.mr_make_js_callback(context, _ERRAND)
@@ -174,7 +177,7 @@ class V8:
 
     # ---- memory; V8 calls these on the isolate's thread
     def _collected(self) -> None:
-        if not self._asked and self.native.used() > self.memory + self.memory // 2:
+        if not self._asked and self.native.used() > self.memory + self.memory // 2 + self.spare:
             self._asked = True
             self.native.interrupt()
 
@@ -183,7 +186,7 @@ class V8:
             self._asked = False
             self.native.collect()
             self._asked = False
-            if self.native.used() > self.memory:
+            if self.native.used() > self.memory + self.spare:
                 self._exhausted()
         self.on_interrupt()
 
@@ -192,8 +195,9 @@ class V8:
         self.native.stop()
 
     def _may_allocate(self, size: int) -> bool:
-        used = self.native.used()
-        return used + size <= self.memory
+        if size <= _SMALL_BUFFER:
+            return True
+        return size <= _LONGEST_BUFFER and self.native.used() + size <= self.memory + self.memory // 2 + self.spare
 
     def close(self) -> None:
         """End the isolate and its thread, once what runs has ended."""

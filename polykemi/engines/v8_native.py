@@ -11,7 +11,8 @@ v8-function.h, v8-debug.h, v8-microtask-queue.h) in the Itanium C++ ABI; ``v8.py
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final
@@ -41,6 +42,7 @@ _SHORT: Final[dict[str, tuple[str, Any, tuple[Any, ...]]]] = {
     "statistics": ("_ZN2v87Isolate17GetHeapStatisticsEPNS_14HeapStatisticsE", None, (_PTR, _PTR)),
     "low_memory": ("_ZN2v87Isolate21LowMemoryNotificationEv", None, (_PTR,)),
     "add_near_limit": ("_ZN2v87Isolate24AddNearHeapLimitCallbackEPFmPvmmES1_", None, (_PTR, NearLimit, _PTR)),
+    "restore_limit": ("_ZN2v87Isolate36AutomaticallyRestoreInitialHeapLimitEd", None, (_PTR, ctypes.c_double)),
     "after_gc": (
         "_ZN2v87Isolate21AddGCEpilogueCallbackEPFvPS0_NS_6GCTypeENS_15GCCallbackFlagsEPvES4_S2_",
         None,
@@ -65,6 +67,10 @@ _SHORT: Final[dict[str, tuple[str, Any, tuple[Any, ...]]]] = {
     "queue": ("_ZN2v87Context17GetMicrotaskQueueEv", _PTR, (_PTR,)),
     "globalize": ("_ZN2v812api_internal18GlobalizeReferenceEPNS_8internal7IsolateEm", _PTR, (_PTR, ctypes.c_uint64)),
     "dispose": ("_ZN2v812api_internal13DisposeGlobalEPm", None, (_PTR,)),
+    "scope_next": ("_ZN2v88internal11HandleScope20current_next_addressEPNS0_7IsolateE", _PTR, (_PTR,)),
+    "scope_limit": ("_ZN2v88internal11HandleScope21current_limit_addressEPNS0_7IsolateE", _PTR, (_PTR,)),
+    "scope_level": ("_ZN2v88internal11HandleScope21current_level_addressEPNS0_7IsolateE", _PTR, (_PTR,)),
+    "scope_end": ("_ZN2v88internal11HandleScope16DeleteExtensionsEPNS0_7IsolateE", None, (_PTR,)),
     "text": (
         "_ZN2v86String11NewFromUtf8EPNS_7IsolateEPKcNS_13NewStringTypeEi",
         _PTR,
@@ -136,6 +142,23 @@ class Native:
         self._main = self.keep(self._f.current_context(self._isolate))
         if self._statistics()[_LIMIT] != heap_limit:
             raise UsageError("V8's heap statistics are not as expected")
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """A v8::HandleScope: what is made inside is free to go when it ends."""
+        f, isolate = self._f, self._isolate
+        next_, limit = (ctypes.c_uint64.from_address(place(isolate)) for place in (f.scope_next, f.scope_limit))
+        level = ctypes.c_int.from_address(f.scope_level(isolate))
+        before = next_.value, limit.value
+        level.value += 1
+        try:
+            yield
+        finally:
+            level.value -= 1
+            next_.value = before[0]
+            if limit.value != before[1]:
+                limit.value = before[1]
+                f.scope_end(isolate)
 
     # ---- contexts
     def context(self) -> Handle:
@@ -243,6 +266,7 @@ class Native:
         near = NearLimit(beyond)
         self._f.after_gc(self._isolate, after_gc, None, _ALL_GC)
         self._f.add_near_limit(self._isolate, near, None)
+        self._f.restore_limit(self._isolate, 0.5)
         return [self._interrupt, after_gc, near, *self._ask_allocator(may_allocate)]
 
     def _ask_allocator(self, may_allocate: Callable[[int], bool]) -> list[Any]:
@@ -282,13 +306,14 @@ class Native:
     def place(self) -> list[tuple[str, int]]:
         """Return name and line of the frames of JavaScript that run now, the innermost first."""
         f = self._f
-        stack = f.stack(self._isolate, _DEEPEST, _STACK_OPTIONS)
         out: list[tuple[str, int]] = []
-        for i in range(f.frames(stack) if stack else 0):
-            frame = f.frame(stack, self._isolate, i)
-            name = f.frame_name(frame)
-            if name:
-                out.append((self._read(name), (f.frame_location(frame) & 0xFFFFFFFF) + 1))
+        with self.scope():
+            stack = f.stack(self._isolate, _DEEPEST, _STACK_OPTIONS)
+            for i in range(f.frames(stack) if stack else 0):
+                frame = f.frame(stack, self._isolate, i)
+                name = f.frame_name(frame)
+                if name:
+                    out.append((self._read(name), (f.frame_location(frame) & 0xFFFFFFFF) + 1))
         return out
 
     def _read(self, text: Local) -> str:

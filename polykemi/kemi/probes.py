@@ -45,14 +45,15 @@ class Probe:
     ) -> None:
         """``unhold``: let the engine forget the result that it would give by itself when this is called again."""
         self._export, self._scope, self._where, self._unhold = export, scope, where, unhold
-        self._function, self._drive = scope["function"], scope["drive"]
+        self._function, self._drive = scope["function"], scope["drive"] if export.is_process else None
         self._watchers: tuple[Watcher, ...] = ()
 
     def watch(self, watchers: tuple[Watcher, ...]) -> None:
         """Let ``watchers`` see each call from now on; without any it is the export again that is called."""
         self._watchers = watchers
         self._scope["function"] = self._watched if watchers else self._function
-        self._scope["drive"] = _itself if watchers else self._drive
+        if self._drive is not None:
+            self._scope["drive"] = _itself if watchers else self._drive
 
     def refused(self, ctx: RouteContext | None, arguments: tuple[Any, ...], result: Any, refusal: Exception) -> None:
         """Tell of a call that never came to the export."""
@@ -60,8 +61,12 @@ class Probe:
             ended(result, refusal)
 
     def _began(self, ctx: RouteContext | None, arguments: tuple[Any, ...]) -> list[Ended]:
-        begun = (watcher(self._export, ctx, arguments, self._where) for watcher in self._watchers)
-        return [ended for ended in begun if ended is not None]
+        ends: list[Ended] = []
+        for watcher in self._watchers:
+            ended = watcher(self._export, ctx, arguments, self._where)
+            if ended is not None:
+                ends.append(ended)
+        return ends
 
     def _watched(self, ctx: RouteContext, *arguments: Any) -> Any:
         """Call the export, a Process to its end."""
@@ -70,7 +75,7 @@ class Probe:
         ends = self._began(ctx, arguments)
         try:
             result = self._function(ctx, *arguments)
-            if self._export.is_process:
+            if self._drive is not None:
                 result = self._drive(result)
         except BaseException as error:
             given = FAILED[self._export.returns] if isinstance(error, SipError) else None

@@ -17,7 +17,8 @@ from polykemi.kemi.route import Route
 OTHERS: Final = "(others)"  # the name that all blocks beyond the limit are counted under
 _LIMIT: Final = 1024  # names come from scripts and may be made there
 
-BOUNDS: Final = (25e-6, 50e-6, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1.0)  # of the histograms
+# of the histograms; not a tuple of so many floats, which mypyc has no value for
+BOUNDS: Final[tuple[float, ...]] = (25e-6, 50e-6, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1.0)
 
 
 class BlockStats(Histogram):

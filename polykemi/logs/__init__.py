@@ -87,6 +87,7 @@ class Log:
         self._journal: Handler | None = None
         self._streams = sys.stdout, sys.stderr
         self._scripts = scripts
+        self._srcfile = logging._srcfile
 
     def _open(self) -> Handler:
         settings, fields = self._settings, self._fields
@@ -110,6 +111,7 @@ class Log:
 
     def __enter__(self) -> Self:
         """Begin: from now on records go there."""
+        logging._srcfile = None  # nobody is told the line of the server that logs
         logging.getLogger().addHandler(self._handler)
         logging.getLogger(TOP).setLevel(LEVELS[self._settings.level])
         if Path(JOURNAL).is_socket():
@@ -127,6 +129,7 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         """End: Python's loggers are as before."""
+        logging._srcfile = self._srcfile
         sys.stdout, sys.stderr = self._streams
         logging.getLogger().removeHandler(self._handler)
         self._handler.close()

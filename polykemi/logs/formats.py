@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from datetime import UTC, datetime
 from typing import Final
@@ -27,19 +28,31 @@ CONTROLS.update((n, f"\\u{n:04x}") for n in (0x061C, 0x200E, 0x200F, *range(0x20
 CONTROLS.update((n, f"\\x{n - 0xDC00:02x}") for n in range(0xDC80, 0xDD00))
 _NO_OCTETS: Final = {n: text for n, text in CONTROLS.items() if n >= 0xDC80}
 
+_PLAIN: Final = re.compile(r"[!#-<>-\[\]-{}~]+")  # a value that needs no quotes
+
 _SEVERITIES: Final = ((50, 2), (40, 3), (30, 4), (25, 5), (20, 6))  # RFC 5424 section 6.2.1, by Python's levels
 
 
-def readable(text: str, most: int) -> str:
-    """Return octets (or Unicode) as Unicode, at most ``most`` characters and how many more there were."""
+def readable(text: str, most: int, *, maybe_unicode: bool = False) -> str:
+    """Return octets as Unicode, at most ``most`` characters and how many more there were.
+
+    ``maybe_unicode``: what is no UTF-8 is taken for Unicode; else only what can be no octets.
+    """
     more = f"... ({len(text) - most} more)" if len(text) > most else ""
     text = text[:most]
     if not text.isascii():
         try:
-            text = from_octets(text)
-        except UnicodeEncodeError:  # Unicode already
-            pass
+            decoded = from_octets(text)
+        except UnicodeEncodeError:
+            return text + more
+        if not (maybe_unicode and any("\udc80" <= c <= "\udcff" for c in decoded)):
+            text = decoded
     return text + more
+
+
+def escaped(text: str) -> str:
+    """Return ``text`` as one line that steers no terminal."""
+    return text if text.isprintable() else text.translate(CONTROLS)
 
 
 def severity(record: logging.LogRecord) -> int:
@@ -47,10 +60,14 @@ def severity(record: logging.LogRecord) -> int:
     return next((number for level, number in _SEVERITIES if record.levelno >= level), 7)
 
 
-def message_of(record: logging.LogRecord, fields: Fields | None) -> str:
-    """Return the text of a record behind its prefix."""
-    text = record.getMessage().rstrip("\r\n")
-    return readable(fields.prefix(record) + text if fields is not None else text, TEXT)
+def message_of(record: logging.LogRecord) -> str:
+    """Return the text of a record. What engines say of a script error is octets in one language and Unicode in another."""
+    return readable(record.getMessage().rstrip("\r\n"), TEXT, maybe_unicode="error" in record.__dict__)
+
+
+def prefix_of(record: logging.LogRecord, fields: Fields | None) -> str:
+    """Return what stands in front of the text."""
+    return readable(fields.prefix(record), VALUE) if fields is not None else ""
 
 
 def traceback_of(record: logging.LogRecord) -> str:
@@ -58,7 +75,9 @@ def traceback_of(record: logging.LogRecord) -> str:
     text: str = getattr(record.__dict__.get("error"), "traceback", "")
     if not text and record.exc_info:
         text = logging.Formatter().formatException(record.exc_info)
-    return readable(text.strip("\n"), TRACEBACK)
+    if not text:
+        return ""
+    return readable(text.strip("\n"), TRACEBACK, maybe_unicode=True)
 
 
 class LineFormat:
@@ -70,20 +89,23 @@ class LineFormat:
 
     def __call__(self, record: logging.LogRecord) -> str:
         """Return the line, without its end."""
-        text = message_of(record, self.fields).translate(CONTROLS)
+        text = escaped(prefix_of(record, self.fields) + message_of(record))
         found = self.fields.of(record) if self.fields is not None else {}
         shown = " ".join(f"{name}={_quoted(value)}" for name, value in found.items())
         head = self._head.format(time=_local(record), level=name_of(record.levelno).upper(), logger=record.name)
         line = f"{head}{text} | {shown}" if shown else head + text
-        lines = [one.translate(CONTROLS) for one in traceback_of(record).split("\n")]
-        return "\n    ".join([line, *lines]) if lines != [""] else line
+        traceback = traceback_of(record)
+        return "\n    ".join([line, *map(escaped, traceback.split("\n"))]) if traceback else line
 
 
 def _quoted(value: str | int) -> str:
-    text = readable(str(value), VALUE)
+    text = str(value)
+    if len(text) <= VALUE and _PLAIN.fullmatch(text):
+        return text
+    text = readable(text, VALUE)
     if any(mark in text for mark in ' "\\|='):
         text = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return text.translate(CONTROLS)
+    return escaped(text)
 
 
 def _local(record: logging.LogRecord) -> str:
@@ -104,8 +126,11 @@ class JsonFormat:
             "time": moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z",
             "level": name_of(record.levelno),
             "logger": record.name,
-            "message": _plain(message_of(record, self.fields)),
         }
+        prefix = prefix_of(record, self.fields)
+        if prefix:
+            entry["prefix"] = _plain(prefix)
+        entry["message"] = _plain(message_of(record))
         found = self.fields.of(record) if self.fields is not None else {}
         for name, value in found.items():
             entry[name] = value if isinstance(value, int) else _plain(readable(value, VALUE))
@@ -129,10 +154,10 @@ def journal_entry(record: logging.LogRecord, fields: Fields | None) -> bytes:
     if given is None:
         found = fields.of(record) if fields is not None else {}
         given = {
-            "MESSAGE": message_of(record, fields).translate(CONTROLS),
+            "MESSAGE": escaped(prefix_of(record, fields) + message_of(record)),
             "PRIORITY": str(severity(record)),
             "LOGGER": record.name,
-            **{name.upper(): readable(str(value), VALUE).translate(CONTROLS) for name, value in found.items()},
+            **{name.upper(): escaped(readable(str(value), VALUE)) for name, value in found.items()},
         }
         traceback = traceback_of(record)
         if traceback:

@@ -109,6 +109,7 @@ class Transaction(ServerTransaction):
 
     __slots__ = (
         "_request",
+        "_version",
         "bflags",
         "branches",
         "canceled",
@@ -155,6 +156,7 @@ class Transaction(ServerTransaction):
         self.received, self.rport, path = reply_path  # what the top Via of replies and forwarded requests gets
         super().__init__(key, request.method, path, timings)
         self._request: Request | None = request
+        self._version: Any = None
         self.raw = request.raw
         self.source = source  # where the request came from
         self.shared = shared
@@ -245,8 +247,15 @@ class Transaction(ServerTransaction):
                 out += [f"Proxy-Authenticate: {value}" for value in reply.all("proxy-authenticate")]
         return out
 
+    @property
+    def version(self) -> Any:
+        """The version of the scripts that it began with."""
+        return self._version if self.shared is _GONE else self.shared.version
+
     def let_go(self) -> None:
         """Drop all that is not needed to answer and pass on retransmissions, once answered and with no branch pending."""
+        if self._request is None and not self.branches:  # let go before: what its onreply route needs stays
+            return
         # no reference is left to go both ways: all is freed without a garbage collection
         branches, self.branches = self.branches, []
         accepted, watched = False, bool(self.watchers) and any(w.keeps_request for w in self.watchers)
@@ -259,7 +268,7 @@ class Transaction(ServerTransaction):
                 branch.transaction = None
         if not accepted:
             self.raw = b""
-            self.shared = _GONE
+            self._version, self.shared = self.shared.version, _GONE
             self.source = self.flow
         self._request = self.edits = None
         self.contacts = self.reply_headers = _NONE

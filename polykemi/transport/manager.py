@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import errno
 import fcntl
 import socket
 import struct
@@ -208,7 +209,8 @@ def _bound(wanted: Listener) -> socket.socket:
             sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise UsageError(f"cannot listen on {wanted}: {error.strerror}") from None
+        hint = " (ports below 1024 need root, or CAP_NET_BIND_SERVICE)" if error.errno == errno.EACCES else ""
+        raise UsageError(f"cannot listen on {wanted}: {error.strerror}{hint}") from None
     return sock
 
 

@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ class HepSettings:
     host: str
     port: int
     capture_id: int = 1
-    auth_key: str = ""
+    auth_key: str = field(default="", repr=False)
     node: str = ""  # "": the name of the machine
     methods: frozenset[str] = frozenset()  # requests with these and responses to them; empty: all
     sample: float = 1.0  # the part of all calls that is mirrored, whole ones
@@ -116,13 +116,14 @@ class Mirror:
         if start is None:
             return  # a keep-alive, STUN, HTTP
         end = data.find(b"\r\n\r\n")
-        head = data if end < 0 else data[:end]
-        found = _CALL_ID.search(head)
+        if end < 0:
+            end = len(data)
+        found = _CALL_ID.search(data, 0, end)
         call_id = b"" if found is None else found[1].rstrip()
         if zlib.crc32(call_id) >= self._below:
             return
         if self._methods:
-            named = start if start[1] is not None else _CSEQ.search(head)
+            named = start if start[1] is not None else _CSEQ.search(data, 0, end)
             if named is None or named[1] not in self._methods:
                 return
         self._put(self._hep.packet(data, proto, source, destination, time.time(), call_id))

@@ -62,6 +62,7 @@ class UdpListener:
         self._batch = BATCH
         self._has_to_listen = False  # _listen_again is on its way
         self._lost = 0
+        self.lost()  # what an inherited socket had no room for before is nobody's business any more
         self._loop: Any = None  # uvloop's: it does not return all that asyncio's types promise
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -204,7 +204,15 @@ class Lab:
 class Bench:
     """An engine with the lab, and scripts for it: ``script`` whole ones, ``route`` the bodies of ksr_request_route."""
 
-    def __init__(self, name: str, directory: Path, limits: Limits, *, strict: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        limits: Limits,
+        *,
+        strict: bool = False,
+        allow: frozenset[str] = frozenset(),
+    ) -> None:
         self.name = name
         self.lab = Lab()
         self.calls: list[Call] = []
@@ -217,6 +225,7 @@ class Bench:
             drive=self._drive,
             limits=limits,
             strict=strict,
+            allow=allow,
         )
         host.probes.watch(recorder(self.calls))
         self.engine: Engine = make_engine(name, host)

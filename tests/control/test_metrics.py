@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 import polykemi
 from polykemi.control import metrics_scripts
+from polykemi.control.families import written
 from polykemi.control.metrics import Metrics
 from polykemi.control.sources import Sources
+from polykemi.kemi.probes import Probes
 from polykemi.kemi.route import Route
 from polykemi.sip.flow import Flow, Listener
 from polykemi.testing import ServerUnderTest
@@ -159,7 +163,7 @@ def test_counters_are_read_when_asked(server: ServerUnderTest) -> None:
     counters["usrloc.location-expires"] = 1
     page = metrics(server).page
     counters["usrloc.location-expires"] += 1
-    assert b'polykemi_statistic{group="usrloc",name="location-expires"} 2.0\n' in page()
+    assert b'polykemi_statistic{group="usrloc",name="location-expires"} 2\n' in page()
 
 
 def test_version_and_process(server: ServerUnderTest) -> None:
@@ -167,6 +171,25 @@ def test_version_and_process(server: ServerUnderTest) -> None:
     form = "compiled" if polykemi.compiled else "pure"
     assert found["polykemi_info", ("lua", form, polykemi.__version__)] == 1
     assert found["process_cpu_seconds_total", ()] > 0
+
+
+def test_calls_versions_and_memory(server: ServerUnderTest) -> None:
+    probes = Probes(counting=True)
+    probes.tally("KSR.pv.get").calls += 3
+    probes.tally("KSR.tm.t_relay").errors += 1
+    probes.tally("KSR.never")
+    server.node.services.counters.update({"app.reloads": 2, "app.failed_reloads": 1})
+    sources = Sources(server.node.router, server.node.engines, probes)
+    families = list(Metrics(sources).collect())
+    found = {(s.name, *s.labels.values()): s.value for f in families for s in f.samples}
+    assert found["polykemi_ksr_calls_total", "KSR.pv.get"] == 3
+    assert found["polykemi_ksr_errors_total", "KSR.tm.t_relay"] == 1
+    assert not [key for key in found if "KSR.never" in key]
+    assert found["polykemi_version",] == 1
+    assert found["polykemi_version_loaded_timestamp_seconds",] == server.now
+    results = {result: found["polykemi_reloads_total", result] for result in ("done", "failed", "rollback")}
+    assert results == {"done": 2, "failed": 1, "rollback": 0}
+    assert found["polykemi_engine_memory_bytes", "lua"] == server.node.engines["lua"].memory()
 
 
 def test_waits_and_overload(server: ServerUnderTest) -> None:
@@ -190,6 +213,25 @@ def test_names_that_a_script_makes_up_break_nothing(server: ServerUnderTest) -> 
         server.node.router.stats.of(Route.EVENT, callback).add(1.0)
     blocks = {labels[0] for name, labels in samples(server) if name == "polykemi_route_seconds_count"}
     assert blocks == {'a"b\\c\nd', "jürgen", "\\xff"}
+
+
+def test_the_page_says_what_the_client_library_would_write(server: ServerUnderTest) -> None:
+    server.receive(request("INVITE"), "192.0.2.10:5060")
+    for callback in ('a"b\\c\nd', "j\xc3\xbcrgen", ""):
+        server.node.router.stats.of(Route.EVENT, callback).add(0.125)
+    families = list(metrics(server).collect())
+
+    class Given(Collector):
+        def collect(self) -> Iterator[Metric]:
+            return iter(families)
+
+    registry = CollectorRegistry()
+    registry.register(Given())
+    ours, theirs = (
+        list(text_string_to_metric_families(p.decode())) for p in (written(families), generate_latest(registry))
+    )
+    assert [(f.name, f.type, f.documentation) for f in ours] == [(f.name, f.type, f.documentation) for f in theirs]
+    assert [f.samples for f in ours] == [f.samples for f in theirs]
 
 
 def test_the_page_has_a_bound(server: ServerUnderTest) -> None:

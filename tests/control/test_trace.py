@@ -401,3 +401,60 @@ def test_what_is_no_sip_is_shown_too(lua: ServerUnderTest) -> None:
     lua.receive(b"OPTIONS sip:x SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.10;branch=z9hG4bK1\r\n\r\n", PHONE)
     assert [event.get("line", "") for event in trace.events][-1].startswith("SIP/2.0 400 ")
     assert "without a Call-ID" in trace.text()
+
+
+# ---- the command
+
+
+class Connection:
+    """A client that stays (``jsonrpc.Client``)."""
+
+    def __init__(self) -> None:
+        self.closed: list[Callable[[], None]] = []
+        self.lines: list[dict[str, Any]] = []
+
+    def push(self, line: bytes) -> bool:
+        """Take a line."""
+        self.lines.append(json.loads(line))
+        return True
+
+
+def attach(server: ServerUnderTest, client: Connection | None, **params: Any) -> dict[str, Any]:
+    """Send trace.attach and return the answer."""
+    request = {"jsonrpc": "2.0", "method": "trace.attach", "params": params, "id": 1}
+    answer = server.node.rpc.answer(json.dumps(request).encode(), client)
+    assert answer is not None
+    told: dict[str, Any] = json.loads(answer)
+    return told
+
+
+def test_a_connection_that_attaches_gets_notifications_until_it_is_gone(lua: ServerUnderTest) -> None:
+    client, other = Connection(), Connection()
+    assert attach(lua, client, ip="[2001:DB8::1]")["result"] == {"call_id": "", "user": "", "ip": "2001:db8::1"}
+    assert attach(lua, other, user="bob", messages=1)["result"]["user"] == "bob"
+    lua.receive(message("OPTIONS", 1), PHONE)
+    assert client.lines == []
+    assert [line["method"] for line in other.lines] == ["trace.event"] * 3
+    assert "message" in other.lines[0]["params"]
+    for one in (client, other):
+        for gone in one.closed:
+            gone()
+    lua.receive(message("OPTIONS", 2), PHONE)
+    assert len(other.lines) == 3
+    assert lua.node.router.onlookers == ()
+
+
+def test_who_has_no_connection_that_stays_or_names_no_address_is_refused(lua: ServerUnderTest) -> None:
+    refused = attach(lua, None)["error"]["message"]
+    assert refused == "trace.attach: expected a connection to the control socket"
+    assert attach(lua, Connection(), ip="x")["error"]["message"] == "trace.attach: ip: expected an IP address, got 'x'"
+    assert lua.node.router.onlookers == ()
+
+
+@pytest.mark.parametrize("octets", [b"\xff", b"\xc3\xbc", b"\xed\xa0\x80", b"\x1b[2J"])
+def test_octets_of_every_kind_are_told(lua: ServerUnderTest, octets: bytes) -> None:
+    client = Connection()
+    attach(lua, client, messages=1)
+    lua.receive(message("INVITE", 1).replace(b"User-Agent: phone", b"User-Agent: " + octets), PHONE)
+    texts = [line["params"]["message"] for line in client.lines if "message" in line["params"]]
+    assert octets in texts[0].encode("utf-8", "surrogateescape")

@@ -93,9 +93,11 @@ def test_prometheus_reads_what_rpc_says(server: ServerProcess, peer: Peer) -> No
     (line,) = [line for line in server.greeting if line.startswith("metrics on ")]
     with urllib.request.urlopen(line.removeprefix("metrics on "), timeout=10) as response:
         page = response.read().decode()
-    labels = f'block="ksr_request_route",engine="{server.engine}",kind="request_route"'
+    labels = f'kind="request_route",block="ksr_request_route",engine="{server.engine}"'
     assert f"polykemi_route_seconds_count{{{labels}}} 1.0\n" in page
-    assert 'polykemi_statistic{group="core",name="rcv_requests"} 1.0\n' in page
+    assert 'polykemi_statistic{group="core",name="rcv_requests"} 1\n' in page
+    assert re.search(r'polykemi_ksr_calls_total\{function="KSR\.sl\.sl_send_reply"\} 1\n', page)
+    assert re.search(rf'polykemi_engine_memory_bytes\{{engine="{server.engine}"\}} \d+', page)
     (row,) = json.loads(rpc(server, "route.stats", "--json").stdout)
     found = re.search(r"polykemi_route_max_seconds\{.*\} (.*)\n", page)
     assert found is not None

@@ -27,6 +27,9 @@ function ksr_request_route()
     local user = KSR.pv.gete("$rU")
     if user == "later" then
         KSR.tm.t_relay()
+    elseif user == "kill" then
+        KSR.jsonrpcs.exec('{"jsonrpc":"2.0","id":1,"method":"core.kill","params":[9]}')
+        KSR.sl.send_reply(KSR.pv.get("$jsonrpl(code)"), "Answered")
     elseif KSR.is_method("REGISTER") then
         KSR.registrar.save("location", 0)
     elseif user == "found" then
@@ -92,6 +95,7 @@ class Served:
         python: str = sys.executable,
         environ: dict[str, str] | None = None,
         sockets: tuple[socket.socket, ...] = (),
+        user: str | None = None,
     ) -> None:
         self.place, self.data = place, place / "data"
         self.port = port or free_port(HOST)
@@ -111,6 +115,7 @@ class Served:
             text=True,
             env={**os.environ, **(environ or {})},
             pass_fds=[sock.fileno() for sock in sockets],
+            user=user,
         )
         self.phone, self.callee = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
         for sock in (self.phone, self.callee):
@@ -289,6 +294,16 @@ def test_ports_are_bound_as_root_and_all_else_is_done_as_the_user(serve: Serve, 
 
 
 @as_root
+def test_a_port_that_the_user_may_not_bind_is_told(serve: Serve) -> None:
+    python, environ = python_for_all()
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) < 1024:
+        pytest.skip("everybody may bind all ports here")
+    line = refused(serve(port=506, python=python, environ=environ, user="nobody"))
+    hint = "(ports below 1024 need root, or CAP_NET_BIND_SERVICE)"
+    assert line == f"cannot listen on udp:{HOST}:506: Permission denied {hint}"
+
+
+@as_root
 def test_a_data_directory_of_somebody_else_is_told(serve: Serve, place: Path) -> None:
     python, environ = python_for_all()
     (place / "data").mkdir(mode=0o700)
@@ -443,6 +458,13 @@ def test_an_idle_server_stops_at_once_by_signal_and_by_command(serve: Serve) -> 
         assert served.ended(10)[0] == 0
 
 
+def test_a_script_cannot_end_it(serve: Serve) -> None:
+    served = serve()
+    served.wait()
+    assert served.ask("kill") == 500
+    assert served.ask("x") == 200
+
+
 # ---- --supervise
 
 
@@ -471,6 +493,7 @@ def test_a_script_that_is_stuck_in_native_code_costs_a_second_start(serve: Serve
     assert code == 0, log
     assert "the server shows no sign of life: it is ended" in log
     assert "the server has ended (Aborted) and is started anew in 0.1 s" in log
+    assert re.search(r'wedges.py", line 14 in ksr_request_route\n', log), log  # who has to repair it is told where
     assert not (place / "x.pid").exists()
 
 

@@ -18,7 +18,7 @@ from polykemi.engines import v8
 from polykemi.engines.base import Limits
 from polykemi.engines.js_script import JsScript
 from polykemi.engines.js_values import OCTETS, SIZE, TEXTS, Values
-from polykemi.errors import ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout, UsageError
+from polykemi.errors import WEDGED, ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout, UsageError
 from tests.engines.js_bench import MAIN, Bench, benches
 
 
@@ -144,7 +144,7 @@ def test_a_script_that_never_ends_loading_is_stopped_and_the_others_run(bench: B
     else:
         load()
         bench.run(script)
-    assert errors == [f"{bench.directory}/endless.js: ran longer than 0.2 s"]
+    assert errors == [f"{bench.directory}/endless.js:1: time limit reached: ran longer than 0.2 s"]
     assert bench.said == ["old"]
 
 
@@ -303,7 +303,7 @@ def test_a_route_that_runs_too_long_is_stopped_and_the_next_ones_run(bench: Benc
     assert bench.said == ["fine", "in", "fine", "in", "fine"]
     for ctx in blocks[1::2]:
         assert isinstance(ctx.error, ScriptTimeout)
-        assert str(ctx.error) == f"{bench.directory}/script.js:1: ran longer than 0.05 s"
+        assert str(ctx.error) == f"{bench.directory}/script.js:1: time limit reached: ran longer than 0.05 s"
     assert [ctx.error for ctx in blocks[::2]] == [None] * 3
 
 
@@ -362,6 +362,117 @@ def test_a_route_that_needs_too_much_memory_fails_alone(bench: Bench) -> None:
     assert isinstance(failed.error, ScriptMemory)
     assert failed.error.cause == "memory limit reached: more than 67108864 octets"
     assert bench.said == ["fine"]
+
+
+def test_a_script_that_hoards_in_globals_is_started_anew_with_the_modules_that_it_was_loaded_with(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    (bench.directory / "name.js").write_text("module.exports = 'first'")
+    script = bench.load(
+        f"""const all = [], name = require("./name");
+        function {MAIN}() {{ for (;;) all.push(new Array(1000).fill(all.length)); }}
+        function tell() {{ KSR.info(name + all.length); }}""",
+        Limits(30.0, 32 << 20),
+    )
+    other = bench.also(f"function {MAIN}() {{ KSR.info('other'); }}", "other.js")
+    (bench.directory / "name.js").write_text("module.exports = 'second'")
+    for _ in range(3):
+        failed = bench.block()
+        bench.run(script, failed, bench.block("tell"))
+        assert isinstance(failed.error, ScriptMemory)
+        bench.run(other)
+    assert bench.said == ["first0", "other"] * 3
+    assert "script is started anew" in caplog.text
+    assert bench.engine.memory() < 16 << 20
+
+
+def test_a_script_that_hoards_is_started_anew_even_if_time_stops_it(bench: Bench) -> None:
+    script = bench.load(
+        f"""const all = [];
+        function {MAIN}() {{ for (var i = 0; i < 1000; i++) all.push(new Array(1000).fill(i)); for (;;) {{}} }}
+        function tell() {{ KSR.info(""  + all.length); }}""",
+        Limits(0.2, 12 << 20),
+    )
+    blocks = [bench.block(name) for name in (MAIN, MAIN, MAIN, MAIN, "tell")]
+    bench.run(script, *blocks)
+    assert len(bench.said) == 1
+    assert int(bench.said[0]) < 4000
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "const all = []; for (;;) all.push(new Uint8Array(1000000));",
+        "new ArrayBuffer(2 ** 33)",
+        "new Float64Array(50000000)",
+        "const all = []; for (;;) { const b = new ArrayBuffer(1000); all.push(b.transfer(1000000)); }",
+    ],
+)
+def test_buffers_count_as_memory(bench: Bench, code: str) -> None:
+    script = bench.load(
+        f"function {MAIN}() {{ {code} }} function fine() {{ KSR.info('fine'); }}", Limits(30.0, 32 << 20)
+    )
+    failed = bench.block()
+    bench.run(script, failed, bench.block("fine"))
+    assert isinstance(failed.error, ScriptError)
+    assert isinstance(failed.error, ScriptMemory) or "RangeError" in failed.error.cause
+    assert bench.said == ["fine"]
+
+
+def test_a_block_that_is_stopped_after_calls_of_ksr_fails(bench: Bench) -> None:
+    script = bench.load(
+        f"""function {MAIN}() {{ KSR.pv.six("a", 1, "b", 2, "c", 3); const all = []; for (;;) all.push([all.length]); }}""",
+        Limits(30.0, 32 << 20),
+    )
+    assert isinstance(bench.run(script).error, ScriptMemory)
+    assert bench.said == [("a", 1, "b", 2, "c", 3)]
+
+
+def test_what_is_not_allowed_is_not_there_and_what_is_allowed_is(bench: Bench) -> None:
+    (bench.directory.parent / "above.js").write_text("module.exports = 'above'")
+    body = "KSR.info([typeof SharedArrayBuffer, typeof WebAssembly].join()); KSR.info(require('../above'));"
+    source = f"function {MAIN}() {{ {body} }}"
+    assert "Cannot find module" in str(bench.run(bench.load(source)).error)
+    assert bench.run(bench.load(source, allow=frozenset({"files", "wasm"}))).error is None
+    assert bench.said == ["undefined,undefined", "undefined,object", "above"]
+
+
+def test_an_engine_that_has_nothing_to_do_is_not_stuck(resident: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("polykemi.engines.js_run.end_process", lambda where, seconds: told.append(where))
+    monkeypatch.setattr("polykemi.engines.js_run._WEDGED_AFTER", 0.0)
+    resident.load("var a;", Limits(0.01))
+    loop = uvloop.new_event_loop()
+    loop.call_later(0.3, resident.engine.stop)
+    resident.engine.serve(loop)
+    loop.close()
+    assert told == []
+
+
+WEDGED_PROGRAM = """
+import pathlib, sys
+from polykemi.engines import js_run
+from polykemi.engines.base import Limits
+from tests.engines.js_bench import MAIN, Bench
+js_run._WEDGED_AFTER = 0.3
+bench = Bench(sys.argv[1], pathlib.Path(sys.argv[2]))
+script = bench.load("function ksr_request_route() { for (const k in new String(text)) {} }"
+    "let text = 'x'; for (let i = 0; i < 26; i++) text += text;", Limits(0.1))
+bench.run(script)
+"""
+
+
+@pytest.mark.parametrize("mode", ["resident", "hosted"])
+def test_a_wedged_engine_ends_the_process_with_a_status_of_its_own(mode: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WEDGED_PROGRAM, mode, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == WEDGED, done.stderr
+    assert f"{tmp_path}/script.js: {MAIN} has been stuck in native code for" in done.stderr
 
 
 def test_memory_stays_level_over_many_calls(resident: Bench) -> None:

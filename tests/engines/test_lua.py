@@ -599,3 +599,47 @@ def test_modules_are_found_by_the_configured_path(tmp_path: Path) -> None:
     (tmp_path / "polykemi.toml").write_text(f"[engines.lua]\nscript = '{script}'\npath = ['library']\n")
     with pytest.raises(ConfigError, match=r"path: expected patterns such as /usr/share/lua/5\.1/\?\.lua, got"):
         config.load(tmp_path / "polykemi.toml")
+
+
+# ---- what the configuration allows
+
+
+def allowing(tmp_path: Path, *names: str) -> Bench:
+    """Return a bench whose script may reach ``names``."""
+    return Bench("lua", tmp_path, Limits(seconds=5.0), allow=frozenset(names))
+
+
+def test_what_is_allowed_is_there_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("content")
+    allowed = allowing(tmp_path, "io", "os")
+    allowed.route(
+        lua=f"show(io.open('{tmp_path}/a.txt'):read('*a')) show(os.getenv('HOME') ~= nil) show(python) show(ffi)"
+    )
+    allowed.route(lua="show(debug.getinfo) show(package.loadlib) show((pcall(require, 'ffi')))")
+    assert allowed.seen == ["str content", "true", "null", "null", "null", "null", "false"]
+
+
+def test_an_exit_ends_the_route_with_os_too(tmp_path: Path) -> None:
+    allowed = allowing(tmp_path, "os")
+    allowed.route(lua="show(1) os.exit(3) show(2)")
+    assert allowed.seen == ["num 1"]
+
+
+def test_with_package_modules_are_found_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "found.lua").write_text("return 'here'")
+    (tmp_path / "script").mkdir()
+    allowed = allowing(tmp_path / "script", "package")
+    allowed.route(
+        lua=f"package.path = package.path .. ';{tmp_path}/elsewhere/?.lua' show(require('found')) show(package.cpath ~= '')"
+    )
+    assert allowed.seen == ["str here", "true"]
+
+
+def test_ffi_debug_jit_and_python_are_there_when_they_are_allowed(tmp_path: Path) -> None:
+    allowed = allowing(tmp_path, "ffi", "debug", "jit", "python")
+    allowed.route(
+        lua="show(require('ffi').sizeof('int')) show(debug.getinfo(1).currentline > 0) show(jit.version_num > 20000)"
+    )
+    allowed.route(lua="show(tostring(python.eval('1 + 1')))")
+    assert allowed.seen == ["num 4", "true", "true", "str 2"]

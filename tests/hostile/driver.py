@@ -104,7 +104,7 @@ class HostileServer:
         told = len(self.log())
         status, seconds = self.ask(case.name, LIMIT + MARGIN if case.status else LIMIT)
         assert self.process.poll() is None, f"the server has ended: {self.process.returncode} {self.log()[-2000:]}"
-        assert status == case.status, f"{seconds:.2f} s {self.log()[told:][:2000]}"
+        assert status == case.status, f"{status} after {seconds:.2f} s {self.log()[told:][:2000]}"
         waits = []
         for _ in range(TRIES):
             status, seconds = self.ask("good", 1.0)

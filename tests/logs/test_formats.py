@@ -119,6 +119,20 @@ def test_a_script_error_is_one_record_with_its_traceback() -> None:
     assert (entry["at"], entry["traceback"]) == ("a.lua:3", "stack traceback:\n\ta.lua:3: in x\x1b")
 
 
+@pytest.mark.parametrize("cause", ["grüße", to_octets("grüße")])  # of Python and JavaScript; of Lua
+def test_the_cause_of_a_script_error_is_read_in_both_forms(cause: str) -> None:
+    error = ScriptError("a.py", 3, cause, f"at {cause}")
+    line = LineFormat("")(record(f"script error: {error}", error=error))
+    assert line == "script error: a.py:3: grüße\n    at grüße"
+
+
+def test_a_prefix_has_a_member_of_its_own() -> None:
+    made = fields()
+    made.attach(lambda: CTX, lambda: "", lambda ctx: f"{{{ctx.method}}} ")
+    entry = json.loads(JsonFormat(fields=made)(record("hello")))
+    assert (entry["prefix"], entry["message"]) == ("{INVITE} ", "hello")
+
+
 def test_an_exception_of_the_server_has_its_traceback() -> None:
     try:
         raise KeyError("x")

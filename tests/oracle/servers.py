@@ -165,7 +165,7 @@ def start_polykemi(directory: Path, engine: str, text: str, config: Mapping[str,
     script = directory / f"polykemi_script.{EXTENSIONS[engine]}"
     script.write_text(used(text), "utf-8")
     lines = [f'listen = ["udp:{USED}1:{PORT}"]', f'domains = ["{DOMAIN}"]', f'data = "{directory}"']
-    lines += ["[engines]", f'{engine} = "{script}"', "[log]", 'level = "info"']
+    lines += ["[engines]", f'{engine} = "{script}"', "[log]", 'level = "info"', "fields = []"]
     lines += ["[overload]", "delay = 0"]  # the machine may be busy with other tests
     config = {**config, "tm": {"max_breadth": 0, **config.get("tm", {})}}  # which Kamailio does not know
     for module, parameters in config.items():

@@ -1,0 +1,258 @@
+// Functions of the language that V8 runs in code of its own, where nothing stops them: here they get a bound.
+//
+// Evaluated once for each script, before it; called with whether WebAssembly is allowed. What V8 does without looking up
+// is harmless while it is short; an array, however, may claim four thousand million elements, whatever it holds, and what
+// only looks like one even more. Arrays of up to ELEMENTS go to V8 as they are; anything else goes by way of a Proxy,
+// where V8 does look up, or is refused where V8 would make room for all elements first.
+(function guards(wasm) {
+  'use strict';
+  const { Array, ArrayBuffer, Function, JSON, Math, Object, Proxy, RangeError, Reflect, String, TypeError, WeakSet } = globalThis;
+  const { apply, construct } = Reflect;
+  const { defineProperty, getOwnPropertyDescriptor } = Object;
+  const { isArray } = Array;
+  const { floor } = Math;
+  const { isConcatSpreadable, iterator, species } = Symbol;
+  const ELEMENTS = 1 << 21, CHARACTERS = 1 << 24, KEYS = 1 << 20, ARGUMENTS = 1 << 15, BUFFER = 1 << 22;
+  const COMPARISONS = 2 ** 30; // of characters
+
+  const proxies = new WeakSet(), addProxy = WeakSet.prototype.add, hasProxy = WeakSet.prototype.has;
+  const isProxy = (value) => apply(hasProxy, proxies, [value]);
+  const isObject = (value) => typeof value === 'object' ? value !== null : typeof value === 'function';
+  const tooLong = (what, length, most) => { throw new RangeError(`${what} of length ${length}, more than ${most}`); };
+
+  // Put `make(plain)` in the place of the method `name`, which is `plain`: it looks like that one.
+  function guard(owner, name, make) {
+    const row = getOwnPropertyDescriptor(owner, name);
+    if (row === undefined) return;
+    const plain = row.value, made = make(plain);
+    for (const key of ['name', 'length']) defineProperty(made, key, getOwnPropertyDescriptor(plain, key));
+    row.value = made;
+    defineProperty(owner, name, row);
+  }
+
+  // ---- arrays, and what looks like them
+  const looseElements = (self) => {
+    if (isArray(self)) return self.length <= ELEMENTS ? self : new Proxy(self, {});
+    if (isObject(self)) return new Proxy(self, {});
+    if (typeof self === 'string' && self.length > ELEMENTS) tooLong('a text', self.length, ELEMENTS);
+    return self;
+  };
+
+  const prototype = Array.prototype;
+  for (const name of ['copyWithin', 'every', 'fill', 'filter', 'find', 'findIndex', 'findLast', 'findLastIndex', 'forEach',
+    'includes', 'indexOf', 'join', 'lastIndexOf', 'map', 'reduce', 'reduceRight', 'reverse', 'shift', 'slice', 'some',
+    'splice', 'toLocaleString', 'toString', 'unshift']) {
+    guard(prototype, name, (plain) => ({
+      [name](...given) {
+        const self = looseElements(this), result = apply(plain, self, given);
+        return result === self ? this : result;
+      },
+    })[name]);
+  }
+
+  for (const name of ['sort', 'toReversed', 'toSorted', 'toSpliced', 'with']) { // V8 makes room first
+    guard(prototype, name, (plain) => ({
+      [name](...given) {
+        if (!isArray(this) || isProxy(this)) throw new TypeError(`Array.prototype.${name} of what is no array`);
+        if (this.length > ELEMENTS) tooLong('an array', this.length, ELEMENTS);
+        return apply(plain, this, given);
+      },
+    })[name]);
+  }
+
+  guard(prototype, 'concat', (plain) => ({
+    concat(...given) {
+      const spread = (value) => {
+        if (isArray(value)) return value.length > ELEMENTS && value[isConcatSpreadable] !== false ? new Proxy(value, {}) : value;
+        return isObject(value) && value[isConcatSpreadable] ? new Proxy(value, {}) : value;
+      };
+      for (let i = 0; i < given.length; i++) given[i] = spread(given[i]);
+      return apply(plain, spread(this), given);
+    },
+  }).concat);
+
+  const define = (target, value) => {
+    defineProperty(target, target.length, { value, writable: true, enumerable: true, configurable: true });
+  };
+
+  function flatten(source, depth, target) {
+    const length = source.length;
+    for (let i = 0; i < length; i++) {
+      if (!(i in source)) continue;
+      const value = source[i];
+      if (depth > 0 && isArray(value)) flatten(value, depth - 1, target);
+      else define(target, value);
+    }
+    return target;
+  }
+
+  guard(prototype, 'flat', () => ({
+    flat(depth = 1) { return flatten(Object(this), +depth, []); },
+  }).flat);
+
+  guard(prototype, 'flatMap', () => ({
+    flatMap(callback, self) {
+      if (typeof callback !== 'function') throw new TypeError('flatMap mapper function is not callable');
+      const source = Object(this), length = source.length, target = [];
+      for (let i = 0; i < length; i++) {
+        if (!(i in source)) continue;
+        const value = apply(callback, self, [source[i], i, source]);
+        if (isArray(value)) flatten(value, 0, target);
+        else define(target, value);
+      }
+      return target;
+    },
+  }).flatMap);
+
+  guard(Array, 'from', (plain) => ({
+    from(items, ...rest) {
+      if (!isObject(items) || (isArray(items) && items.length <= ELEMENTS)) return apply(plain, this, [items, ...rest]);
+      const iterate = items[iterator];
+      const source = iterate === undefined || iterate === null
+        ? new Proxy(items, {}) : { [iterator]: () => apply(iterate, items, []) };
+      return apply(plain, this, [source, ...rest]);
+    },
+  }).from);
+
+  // ---- lists of arguments
+  function list(given) {
+    if (!isObject(given)) return given;
+    const length = given.length;
+    if (length > ARGUMENTS) tooLong('a list of arguments', length, ARGUMENTS);
+    if (isArray(given) && !isProxy(given)) return given;
+    const out = [];
+    for (let i = 0; i < length; i++) define(out, given[i]);
+    return out;
+  }
+
+  guard(Function.prototype, 'apply', (plain) => ({
+    apply(self, given) { return apply(plain, this, [self, list(given)]); },
+  }).apply);
+  guard(Reflect, 'apply', (plain) => ({
+    apply(target, self, given) { return plain(target, self, list(given)); },
+  }).apply);
+  guard(Reflect, 'construct', (plain) => ({
+    construct(target, given, ...rest) { return plain(target, list(given), ...rest); },
+  }).construct);
+
+  // ---- texts
+  for (const name of ['localeCompare', 'match', 'matchAll', 'normalize', 'replace', 'replaceAll', 'split', 'toLocaleLowerCase',
+    'toLocaleUpperCase', 'toLowerCase', 'toUpperCase', 'toWellFormed', 'indexOf', 'includes']) {
+    guard(String.prototype, name, (plain) => ({
+      [name](...given) {
+        if (typeof this === 'string' && this.length > CHARACTERS) tooLong('a text', this.length, CHARACTERS);
+        return apply(plain, this, given);
+      },
+    })[name]);
+  }
+
+  const made = (self, length) => {
+    if (length > CHARACTERS) tooLong('a text', length, CHARACTERS);
+    return self;
+  };
+  guard(String.prototype, 'repeat', (plain) => ({
+    repeat(count) {
+      const text = `${this}`, times = +count;
+      return apply(plain, made(text, text.length * times), [times]);
+    },
+  }).repeat);
+  for (const name of ['padEnd', 'padStart']) {
+    guard(String.prototype, name, (plain) => ({
+      [name](length, ...given) {
+        const most = +length;
+        return apply(plain, made(this, most), [most, ...given]);
+      },
+    })[name]);
+  }
+  guard(String.prototype, 'lastIndexOf', (plain) => ({ // V8 compares at every place
+    lastIndexOf(wanted, ...given) {
+      const text = `${this}`, part = `${wanted}`;
+      if (text.length * part.length > COMPARISONS) tooLong('a text', text.length, floor(COMPARISONS / part.length));
+      return apply(plain, text, [part, ...given]);
+    },
+  }).lastIndexOf);
+
+  guard(String, 'raw', () => ({
+    raw(strings, ...given) {
+      const parts = Object(Object(strings).raw), length = parts.length;
+      let text = '';
+      for (let i = 0; i < length; i++) text += `${parts[i]}${i + 1 < length && i < given.length ? `${given[i]}` : ''}`;
+      return text;
+    },
+  }).raw);
+
+  for (const name of ['decodeURI', 'decodeURIComponent', 'encodeURI', 'encodeURIComponent', 'escape', 'parseFloat', 'parseInt',
+    'unescape']) {
+    guard(globalThis, name, (plain) => ({
+      [name](...given) {
+        if (typeof given[0] === 'string' && given[0].length > CHARACTERS) tooLong('a text', given[0].length, CHARACTERS);
+        return apply(plain, this, given);
+      },
+    })[name]);
+  }
+
+  // ---- objects with a key for each character or octet
+  const withKeys = (value) => {
+    const length = typeof value === 'string' || value instanceof String ? value.length : 0;
+    if (length > KEYS) tooLong('a text', length, KEYS);
+  };
+  for (const [owner, names] of [[Object, ['assign', 'entries', 'freeze', 'getOwnPropertyDescriptors', 'getOwnPropertyNames',
+    'keys', 'seal', 'values']], [Reflect, ['ownKeys']]]) {
+    for (const name of names) {
+      guard(owner, name, (plain) => ({
+        [name](...given) {
+          for (let i = 0; i < given.length; i++) withKeys(given[i]);
+          return apply(plain, this, given);
+        },
+      })[name]);
+    }
+  }
+
+  guard(JSON, 'stringify', (plain) => ({
+    stringify(value, replacer, ...rest) {
+      if (isArray(replacer) && replacer.length > ELEMENTS) tooLong('an array', replacer.length, ELEMENTS);
+      return apply(plain, this, [value, replacer, ...rest]);
+    },
+  }).stringify);
+
+  // ---- memory that is not in the heap
+  function buffer(length, options) {
+    if (new.target === undefined) throw new TypeError("Constructor ArrayBuffer requires 'new'");
+    const most = isObject(options) ? options.maxByteLength : undefined;
+    if (most === undefined) return construct(ArrayBuffer, [length], new.target);
+    if (!(most <= BUFFER)) tooLong('a buffer', most, BUFFER);
+    return construct(ArrayBuffer, [length, { maxByteLength: +most }], new.target);
+  }
+  defineProperty(buffer, 'name', { value: 'ArrayBuffer' });
+  defineProperty(buffer, 'length', { value: 1 });
+  defineProperty(buffer, 'prototype', { value: ArrayBuffer.prototype, writable: false });
+  defineProperty(buffer, 'isView', getOwnPropertyDescriptor(ArrayBuffer, 'isView'));
+  defineProperty(buffer, species, getOwnPropertyDescriptor(ArrayBuffer, species));
+
+  function proxy(target, handler) {
+    if (new.target === undefined) throw new TypeError("Constructor Proxy requires 'new'");
+    const made = new Proxy(target, handler);
+    apply(addProxy, proxies, [made]);
+    return made;
+  }
+  const revocable = Proxy.revocable;
+  defineProperty(proxy, 'name', { value: 'Proxy' });
+  defineProperty(proxy, 'prototype', { value: undefined, writable: false });
+  defineProperty(proxy, 'revocable', {
+    value: function (target, handler) {
+      const made = revocable(target, handler);
+      apply(addProxy, proxies, [made.proxy]);
+      return made;
+    },
+    writable: true,
+    configurable: true,
+  });
+
+  for (const [name, value] of [['ArrayBuffer', buffer], ['Proxy', proxy]]) {
+    defineProperty(globalThis, name, { value, writable: true, enumerable: false, configurable: true });
+  }
+  defineProperty(ArrayBuffer.prototype, 'constructor', { value: buffer, writable: true, enumerable: false, configurable: true });
+  delete globalThis.SharedArrayBuffer; // what is shared is not freed with the script
+  if (!wasm) delete globalThis.WebAssembly; // its code and its memory are outside of the heap
+})
+//# sourceURL=js_guards.js
