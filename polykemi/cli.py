@@ -90,6 +90,22 @@ def serve(
     server.serve(settings, click.echo, watch=watch)
 
 
+@commands.command()
+@click.argument("script", required=False, type=_FILE)
+@click.option(
+    "--engine", metavar="|".join(config.ENGINES), help="The language; that of the script's suffix by default."
+)
+@_config_option
+@_data_option
+def check(script: Path | None, engine: str | None, file: Path | None, data: Path | None) -> None:
+    """Look through a configuration and its scripts without running a server. Exit code 2 when something is wrong."""
+    settings = config.load(_config_file(file), engine=engine, script=script, data=data)
+    from polykemi import check as checking
+
+    checking.check(settings, click.echo)
+    click.echo("in order")
+
+
 def _supervise(settings: config.Settings) -> int:
     """Run this command without --supervise in a process of its own; return the exit code."""
     from polykemi.logs import Log
