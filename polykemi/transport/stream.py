@@ -408,6 +408,10 @@ class Streams:
             if one.tls is not None
         ]
 
+    def most_connections(self) -> int:
+        """Return how many connections there may be, those without TLS included."""
+        return self.limits.max_connections
+
     def use_server_id(self, server_id: str) -> None:
         """Make connections from now on with the client profile that has ``server_id``, "": with that of their address."""
         self._server_id = server_id
