@@ -87,7 +87,7 @@ class Log:
         self._journal: Handler | None = None
         self._streams = sys.stdout, sys.stderr
         self._scripts = scripts
-        self._srcfile = logging._srcfile
+        self._before = logging._srcfile, logging.getLogger().level, logging.getLogger(TOP).level
 
     def _open(self) -> Handler:
         settings, fields = self._settings, self._fields
@@ -115,8 +115,10 @@ class Log:
     def __enter__(self) -> Self:
         """Begin: from now on records go there."""
         logging._srcfile = None  # nobody is told the line of the server that logs
-        logging.getLogger().addHandler(self._handler)
-        logging.getLogger(TOP).setLevel(LEVELS[self._settings.level])
+        level, root = LEVELS[self._settings.level], logging.getLogger()
+        root.addHandler(self._handler)
+        root.setLevel(max(level, logging.INFO))  # of loggers that scripts and libraries have: what they debug is theirs
+        logging.getLogger(TOP).setLevel(level)
         if Path(JOURNAL).is_socket():
             self._journal = Handler(Datagrams(JOURNAL), lambda record: journal_entry(record, self._fields))
             journal = logging.getLogger("polykemi.journal")
@@ -132,12 +134,16 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         """End: Python's loggers are as before."""
-        logging._srcfile = self._srcfile
+        root, top = logging.getLogger(), logging.getLogger(TOP)
+        logging._srcfile, root.level, top.level = self._before
+        top.setLevel(top.level)  # and what loggers keep of it
         sys.stdout, sys.stderr = self._streams
-        logging.getLogger().removeHandler(self._handler)
+        root.removeHandler(self._handler)
         self._handler.close()
         if self._journal is not None:
-            logging.getLogger("polykemi.journal").removeHandler(self._journal)
+            journal = logging.getLogger("polykemi.journal")
+            journal.removeHandler(self._journal)
+            journal.propagate = True
             self._journal.close()
 
     def attach(
