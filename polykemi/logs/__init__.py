@@ -19,7 +19,7 @@ from polykemi.errors import ConfigError
 from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.log_levels import LEVELS, TOP
 from polykemi.logs.fields import FIELDS, Fields
-from polykemi.logs.formats import JsonFormat, LineFormat, journal_entry, severity
+from polykemi.logs.formats import HEAD, JOURNAL_HEAD, JsonFormat, LineFormat, journal_entry, severity
 from polykemi.logs.outputs import JOURNAL, SYSLOG, Datagrams, File, Handler, Output, Stream
 from polykemi.logs.printed import Printed
 
@@ -101,6 +101,7 @@ class Log:
             as_text = JsonFormat("@cee: ", fields) if settings.format == "json" else LineFormat("{logger}: ", fields)
             return Handler(Datagrams(SYSLOG), lambda record: _syslog(facility, record, as_text(record)))
         output: Output
+        head = HEAD
         if settings.to == "file":
             assert settings.file is not None
             try:
@@ -108,8 +109,9 @@ class Log:
             except OSError as error:
                 raise ConfigError(f"{settings.file}: cannot write the log there: {error.strerror}") from None
         else:
-            output = Stream(2)
-        as_line = JsonFormat("", fields) if settings.format == "json" else LineFormat(fields=fields)
+            output = stream = Stream(2)
+            head = JOURNAL_HEAD if stream.is_journal else HEAD
+        as_line = JsonFormat("", fields) if settings.format == "json" else LineFormat(head, fields)
         return Handler(output, lambda record: as_line(record).encode("utf-8", "replace") + b"\n")
 
     def __enter__(self) -> Self:

@@ -201,6 +201,20 @@ def test_what_scripts_print_is_in_the_log(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == "below outside\n"
 
 
+def test_the_journal_behind_standard_error_is_told_the_level(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    with Log(LogSettings(), scripts=False):
+        logging.getLogger("polykemi.x").error("hello")
+    monkeypatch.setenv("JOURNAL_STREAM", "1:1")
+    with Log(LogSettings(), scripts=False):
+        logging.getLogger("polykemi.x").error("hello")
+    first, second = capfd.readouterr().err.splitlines()
+    assert (first, second[24:]) == ("<3>polykemi.x: hello", "ERROR polykemi.x: hello")
+
+
 def test_syslog_is_given_facility_and_severity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "log")
     monkeypatch.setattr("polykemi.logs.SYSLOG", path)
