@@ -90,6 +90,22 @@ def serve(
     server.serve(settings, click.echo, watch=watch)
 
 
+@commands.command()
+@click.argument("script", required=False, type=_FILE)
+@click.option(
+    "--engine", metavar="|".join(config.ENGINES), help="The language; that of the script's suffix by default."
+)
+@_config_option
+@_data_option
+def check(script: Path | None, engine: str | None, file: Path | None, data: Path | None) -> None:
+    """Look through a configuration and its scripts without running a server. Exit code 2 when something is wrong."""
+    settings = config.load(_config_file(file), engine=engine, script=script, data=data)
+    from polykemi import check as checking
+
+    checking.check(settings, click.echo)
+    click.echo("in order")
+
+
 def _supervise(settings: config.Settings) -> int:
     """Run this command without --supervise in a process of its own; return the exit code."""
     from polykemi.logs import Log
@@ -181,6 +197,23 @@ def _methods(context: click.Context, parameter: click.Parameter, beginning: str)
     return [name for name in names if name.startswith(beginning)]
 
 
+def _asked(path: Path, method: str, arguments: list[Any]) -> Any:
+    """Return the result of a method. Raise RpcError, with the parameters when there were too few: Kamailio's words are short."""
+    from polykemi.control import client
+
+    try:
+        return client.call(path, method, arguments)
+    except RpcError as error:
+        try:
+            expected: str = client.call(path, "system.methodSignature", [method])
+        except (RpcError, UsageError):
+            raise error from None
+        wanted = [] if expected == "no parameters" else [one for one in expected.split() if one[0] != "["]
+        if len(arguments) < len(wanted) and expected not in str(error):
+            raise RpcError(error.code, f"{error}: expected {expected}") from None
+        raise
+
+
 @commands.command(context_settings={"ignore_unknown_options": True})  # app.reload --dry-run, ul.rm sip:a@b -1
 @click.argument("method", required=False, shell_complete=_methods)
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
@@ -207,7 +240,7 @@ def rpc(
     elif method is None:
         result = client.call(path, "system.groups")
     else:
-        result = client.call(path, method, [client.argument(one) for one in arguments])
+        result = _asked(path, method, [client.argument(one) for one in arguments])
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in [text.as_json(result)] if as_json else text.readable(result, width):
         click.echo(line)

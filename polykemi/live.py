@@ -51,17 +51,26 @@ def differing(one: Owner, other: Owner) -> list[str]:
 class Settings:
     """One settings dataclass of the server, and who has to hear of changes."""
 
-    __slots__ = ("_changed", "_first", "_keys", "owner")
+    __slots__ = ("_changed", "_first", "_keys", "_now", "owner")
 
-    def __init__(self, owner: Any, changed: Callable[[], None]) -> None:
+    def __init__(self, owner: Any, changed: Callable[[], None], now: Callable[[], Any] | None = None) -> None:
+        """``now``: see ``Live.add``."""
         self.owner = owner
+        self._now = now
         self._changed = changed
         self._first = replace(owner)
         self._keys = [f.name for f in fields(owner) if mark_of(f.metadata) is not None]
 
+    def value(self, key: str) -> Any:
+        """Return a field as it is now."""
+        return getattr(self.owner if self._now is None else self._now(), key)
+
     def take(self, new: Any) -> list[str]:
         """Take the variables of ``new``, settings of the same kind; return those that were different."""
         owner = self.owner
+        if self._now is not None:
+            for key in self._keys:
+                object.__setattr__(owner, key, self.value(key))
         keys = [key for key in self._keys if getattr(owner, key) != getattr(new, key)]
         for key in keys:
             object.__setattr__(owner, key, getattr(new, key))
@@ -75,8 +84,9 @@ class Settings:
         return self.take(new)
 
     def reset(self) -> None:
-        """Go back to what the server began with."""
-        self.take(self._first)
+        """Go back to what the server began with; what others change too is theirs."""
+        if self._now is None:
+            self.take(self._first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +107,8 @@ class Variable:
 
     @property
     def value(self) -> Value:
-        """What it is now; a number of seconds without a fraction is an integer, true is 1."""
-        return shown(getattr(self.settings.owner, self.key))
+        """What it is now; a number of seconds without a fraction is an integer, true is 1, "" what the server decides."""
+        return shown(self.settings.value(self.key))
 
     def convert(self, value: Value) -> Value:
         """Return ``value`` as this variable has it. Raise ValueError that says what was expected."""
@@ -124,9 +134,19 @@ class Live:
         self._groups: dict[str, dict[str, Variable]] = {}
         self._settings: list[Settings] = []
 
-    def add(self, group: str, owner: Any, changed: Callable[[], None] = lambda: None) -> None:
-        """Take the variables of a settings dataclass; ``changed`` is called after one of them has changed."""
-        settings = Settings(owner, changed)
+    def add(
+        self,
+        group: str,
+        owner: Any,
+        changed: Callable[[], None] = lambda: None,
+        *,
+        now: Callable[[], Any] | None = None,
+    ) -> None:
+        """Take the variables of a settings dataclass; ``changed`` is called after one of them has changed.
+
+        ``now`` gives them as they are, where others change them too.
+        """
+        settings = Settings(owner, changed, now)
         hints = get_type_hints(type(owner))
         for one in fields(owner):
             mark = mark_of(one.metadata)
@@ -136,7 +156,8 @@ class Live:
             name = mark.name or one.name
             if name in variables:
                 raise TypeError(f"the variable {group}.{name} is there twice")
-            variables[name] = Variable(group, name, mark.doc, hints[one.name], settings, one.name)
+            kind = hints[one.name] if hints[one.name] in (float, bool, str) else int  # or None: by itself
+            variables[name] = Variable(group, name, mark.doc, kind, settings, one.name)
         self._settings.append(settings)
 
     def __iter__(self) -> Iterator[Variable]:
@@ -167,4 +188,4 @@ def shown(value: Any) -> Value:
     """Return a value of a setting as an operator reads it."""
     if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         return int(value)
-    return value if isinstance(value, int | float | str) else str(value)
+    return "" if value is None else value

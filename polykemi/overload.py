@@ -33,7 +33,7 @@ class OverloadLimits:
         0.5, "seconds that messages may wait before new requests are refused; 0: they may wait for ever"
     )
     transactions: int = live(200_000, "open ones, of both sides; 0: no limit")
-    memory: int | None = None  # octets that the process may have; 0: no limit, None: polykemi.memory.limit()
+    memory: int | None = live(None, "octets that the process may have; 0: no limit; default: most of the machine's")
     retry_after: int = live(5, "seconds; who is refused is told to come back after one to two times as many")
 
     def __post_init__(self) -> None:
@@ -45,8 +45,10 @@ class OverloadLimits:
 class Overload:
     """Decides which new requests are refused. ``level`` is the part of them, 0.0 to 1.0; it changes with each ``beat``."""
 
-    def __init__(self, limits: OverloadLimits) -> None:
+    def __init__(self, limits: OverloadLimits, memory: int = 0) -> None:
+        """``memory``: octets that the process may have where ``limits`` do not say; 0: no limit."""
         self.limits = limits
+        self._memory = memory
         self.level = 0.0
         self.refused = 0  # requests, in all
         self.episodes = 0
@@ -58,6 +60,11 @@ class Overload:
         self._began = 0.0  # the episode, 0: none
         self._refused_before = 0  # the episode, or a while ago
         self._refused_at = 0.0
+
+    @property
+    def memory(self) -> int:
+        """Octets that the process may have; 0: no limit."""
+        return self._memory if self.limits.memory is None else self.limits.memory
 
     def beat(self, waited: float, lost: int, transactions: int, memory: int, now: float) -> None:
         """Look: messages that are taken now have ``waited`` so many seconds, ``lost`` had no room since the last look.
@@ -75,7 +82,7 @@ class Overload:
                 self._part = max(0.0, self._part - _FALL * elapsed)
             elif self._late >= _LOOKS:
                 self._part = min(1.0, self._part + _RISE * elapsed * min(pressure - 1, 1.0))
-        self.is_out_of_memory = 0 < (limits.memory or 0) <= memory
+        self.is_out_of_memory = 0 < self.memory <= memory
         is_full = 0 < limits.transactions <= transactions
         self.level = 1.0 if is_full or self.is_out_of_memory else self._part
         if self.level or self._began:

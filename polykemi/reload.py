@@ -70,6 +70,10 @@ class Versions:
         """The number of the version that routes what begins now."""
         return self._router.version.number
 
+    def inspect(self) -> list[Finding]:
+        """Return what is wrong in the current version."""
+        return self._inspect(self._router.version)
+
     # ---- a new version
     def begin(self, now: float) -> list[Finding]:
         """Load the first version, at ``now`` (seconds since the epoch); return what is wrong in it. Raise ScriptLoadError."""

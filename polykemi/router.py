@@ -8,21 +8,17 @@ Engines are called from the event loop, by ``pump``.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from polykemi import memory
-from polykemi.engines.base import Script
-from polykemi.errors import DataError, ParseError, ScriptError, ScriptMemory, ScriptTimeout
+from polykemi.blocks import Blocks, RouteTable
+from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
 from polykemi.kemi.histogram import Histogram
-from polykemi.kemi.registry import Xval
-from polykemi.kemi.route import ROUTE_NAMES, Route
-from polykemi.kemi.route_stats import RouteStats
+from polykemi.kemi.route import Route
 from polykemi.modules.base import Services
 from polykemi.modules.sl import Sl
 from polykemi.modules.tm import Tm
@@ -30,25 +26,15 @@ from polykemi.modules.xhttp import TakesHttp
 from polykemi.overload import Overload, OverloadLimits
 from polykemi.sip import build, http
 from polykemi.sip.flow import Flow, LastFlow
-from polykemi.sip.message import Message, Request, Response, parse
+from polykemi.sip.message import Request, Response, parse
 from polykemi.sip.reply_path import reply_path
 from polykemi.sip.tally import METHODS, RECEIVED_COUNTERS, REQUEST_COUNTERS, UNKNOWN_METHOD, reply_counters
 from polykemi.transaction.forking import Branch
-from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.router")
 
 _WAITS: Final[tuple[float, ...]] = (1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)  # seconds
-DEEPEST: Final = 16  # route blocks inside of one another
-
 _MOST_LINES: Final = 100  # in the log, about what is malformed, a second
-
-
-class RouteTable(Protocol):
-    """Which engine runs which route block (``config.RouteSettings``)."""
-
-    def engine_for(self, kind: Route, callback: str) -> str:
-        """Return the name of the engine that runs ``callback`` as a block of ``kind``."""
 
 
 class Dialogs(Protocol):
@@ -58,26 +44,7 @@ class Dialogs(Protocol):
         """Return the version that the dialog of ``request`` began with; None when it is of none that is known."""
 
 
-class Onlooker(Protocol):
-    """Who looks at messages and their route blocks (``log.watch``, `polykemi trace`)."""
-
-    def follow(self, process: Process[None], message: Message, flow: Flow, now: float) -> Process[None]:
-        """A message has come in: return its process, or one around it.
-
-        It runs to its end without another one between, so what holds from its begin to its end holds for this message alone.
-        """
-
-    def began(self, ctx: RouteContext) -> None:
-        """A route block begins; it may be inside of another one, or run by a timer."""
-
-    def ended(self, ctx: RouteContext, seconds: float) -> None:
-        """It has ended."""
-
-    def sent(self, items: list[tuple[bytes, Flow]]) -> None:
-        """A turn ends: what was stored is committed, ``items`` leave next."""
-
-
-class Router:
+class Router(Blocks):
     """Runs processes and their route blocks.
 
     A turn ends when nothing is left to do: what was stored is committed, ``send`` takes the outbox, ``ended`` is called.
@@ -92,19 +59,12 @@ class Router:
         clock: Callable[[], float] = time.perf_counter,
         overload: Overload | None = None,
     ) -> None:
-        self.services = services
-        self.stats = RouteStats(table.engine_for)
+        super().__init__(services, table, clock)
         self.overload = overload or Overload(OverloadLimits())
         self.draining = False
         self.refusing = False  # draining, or some of the new requests are refused
-        self.version: Version  # that what begins now is routed by
-        self._reloaded = False  # there may be messages of other versions
-        self.depth = DEEPEST
-        self.last_error: Exception | None = None  # of a script
-        self.onlookers: tuple[Onlooker, ...] = ()
         self._send = send
         self._ended = ended
-        self._clock = clock
         self._queue: deque[Process[None]] = deque()
         self._process: Process[None] | None = None
         self._now = 0.0  # of the datagram before
@@ -114,17 +74,10 @@ class Router:
         self._reply_counters: dict[str, dict[int, tuple[str, ...]]] = {}  # by method and status
         for name in RECEIVED_COUNTERS:
             services.counters.setdefault(name, 0)
-        self._ran: RouteContext | None = None  # what next() gave out last
-        self._stack: list[str] = []  # engines that run now, the innermost last
         self._tm: Tm | None = None
         self._sl: Sl | None = None
         self._dialogs: Dialogs | None = None
         self._http: list[TakesHttp] = []  # of the modules that take what is no SIP message
-
-    def take(self, version: Version) -> None:
-        """Route what begins from now on by ``version``."""
-        self.version = version
-        self._reloaded = self._reloaded or version.number > 1
 
     def start(self) -> None:
         """Take the modules, which are all there now."""
@@ -244,149 +197,6 @@ class Router:
         commits = self.services.commits
         while commits:
             commits.pop()()
-
-    # ---- route blocks
-    def run(self, ctx: RouteContext) -> None:
-        """Run one block in the engine that the configuration names for it; a failing script sets ``ctx.error``."""
-        block = self.stats.of(ctx.kind, ctx.callback)
-        name = block.engine
-        clock = self._clock
-        stack = self._stack
-        current = self.services.current
-        outer = current.ctx
-        shared = ctx.shared
-        version = shared.version
-        if version is None:
-            version = shared.version = self.version if outer is None else outer.shared.version
-        if stack and self._cannot_enter(name, ctx):
-            return
-        stack.append(name)
-        current.ctx = ctx
-        onlookers = self.onlookers
-        if onlookers:
-            for onlooker in onlookers:
-                onlooker.began(ctx)
-        began = clock()
-        try:
-            version.scripts[name].call(ctx.callback, ctx.event or None)
-        except ScriptError as error:
-            ctx.error = error
-        finally:
-            seconds = clock() - began
-            block.add(seconds)
-            if onlookers:
-                for onlooker in onlookers:
-                    onlooker.ended(ctx, seconds)
-            current.ctx = outer
-            stack.pop()
-
-    def _cannot_enter(self, name: str, ctx: RouteContext) -> bool:
-        """Tell whether no block may run in the engine ``name`` inside of those that run now; ``ctx.error`` says why."""
-        stack = self._stack
-        if len(stack) >= self.depth:
-            ctx.error = ScriptError(
-                self.where() or name, None, f"{ctx.callback}: more than {self.depth} route blocks inside each other"
-            )
-            return True
-        if name in stack and stack[-1] != name:
-            cause = f"{ctx.callback}: {name} is waiting for {stack[-1]}: cannot be entered again"
-            ctx.error = ScriptError(name, None, cause)
-            return True
-        return False
-
-    def drive(self, process: Process[Any]) -> Any:
-        """Run a Process, with the blocks that it asks for, to its end and return its value."""
-        try:
-            while True:
-                ctx = process.send(None)
-                self.run(ctx)
-                if ctx.error is not None:
-                    self.report(ctx)
-        except StopIteration as end:
-            return end.value
-
-    def defines(self, kind: Route, callback: str, version: Any = None) -> bool:
-        """Tell whether the script that runs blocks of this kind has the function (``modules.base.Routes``)."""
-        script: Script = (version or self._version_here()).scripts[self.stats.of(kind, callback).engine]
-        return script.has(callback)
-
-    def _version_here(self) -> Version:
-        """Return the version of the block that runs, the current one where none does."""
-        ctx = self.services.current.ctx
-        version: Version | None = ctx.shared.version if ctx is not None else None
-        return version if version is not None else self.version
-
-    # ---- calls from one script into another
-    def invoke(self, engine: str, function: str, arguments: Sequence[str]) -> Xval:
-        """Call a function of the script of ``engine`` (``modules.base.Routes``)."""
-        return self._enter(engine, function, lambda entered: entered.invoke(function, arguments))
-
-    def evaluate(self, engine: str, text: str, *, apart: bool) -> int:
-        """Run ``text`` in ``engine`` (``modules.base.Routes``)."""
-        done = self._enter(engine, "a text", lambda entered: entered.evaluate(text, apart=apart))
-        return -1 if done == -1 else 1
-
-    def _enter(self, name: str, what: str, work: Callable[[Script], Xval]) -> Xval:
-        """Do ``work`` in another engine, on the message of the block that runs; -1 when it fails."""
-        stack, scripts = self._stack, self._version_here().scripts
-        try:
-            if name not in scripts:
-                raise ScriptError(name, None, f"{what}: [engines] names no script for {name}")
-            if name in stack and stack[-1] != name:
-                raise ScriptError(name, None, f"{what}: {name} is waiting for {stack[-1]}: cannot be entered again")
-            if len(stack) >= self.depth:
-                raise ScriptError(self.where(), None, f"{what}: more than {self.depth} calls inside each other")
-            stack.append(name)
-            try:
-                return work(scripts[name])
-            finally:
-                stack.pop()
-        except ScriptError as error:
-            self.services.count("core.failed_calls")
-            log.error("script error in %s, called at %s: %s", what, self.where(), error, extra={"error": error})
-            return -1
-
-    def context(self) -> RouteContext | None:
-        """Return the context that is worked on: of the block that runs, else of the last one of the message."""
-        return self.services.current.ctx or self._ran
-
-    def look(self, onlooker: Onlooker, on: bool) -> None:
-        """Let ``onlooker`` see what comes from now on, or no more."""
-        others = tuple(one for one in self.onlookers if one is not onlooker)
-        self.onlookers = (*others, onlooker) if on else others
-
-    def where(self) -> str:
-        """Return ``file:line`` of the script's call that is running; empty when none is."""
-        return self._version_here().scripts[self._stack[-1]].where() if self._stack else ""
-
-    def read(self, engine: str, name: str) -> str | None:
-        """Return the file ``name`` beside the script of ``engine``, one character an octet (``modules.base.Routes``)."""
-        script = self._version_here().scripts.get(engine)
-        if script is None or "\0" in name:
-            return None
-        directory = script.path.parent.resolve()
-        path = (directory / os.fsdecode(name.encode("latin-1"))).resolve()
-        try:
-            return path.read_bytes().decode("latin-1") if path.is_relative_to(directory) else None
-        except OSError:
-            return None
-
-    def report(self, ctx: RouteContext) -> None:
-        """Log and count a script error."""
-        error = ctx.error
-        if error is None:
-            return
-        self.stats.of(ctx.kind, ctx.callback).fail(error)
-        self.last_error = error
-        self.services.count("core.script_errors")
-        if isinstance(error, ScriptTimeout):
-            self.services.count("core.script_timeouts")
-        elif isinstance(error, ScriptMemory):
-            self.services.count("core.script_memory")
-        if isinstance(error, (ScriptMemory, ScriptTimeout)):
-            memory.give_back()
-        about = {"about": ctx, "error": error}
-        log.error("script error in %s %s: %s", ROUTE_NAMES[ctx.kind], ctx.callback, error, extra=about)
 
     # ---- the core's handling of messages
     def _request(self, request: Request, flow: Flow, now: float) -> Process[None]:

@@ -35,6 +35,7 @@ from polykemi.errors import ConfigError, DataError, ScriptLoadError, UsageError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import Finding, inspect
+from polykemi.kemi.log_levels import DebugLevel, level_of
 from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTls, Offline, Peers, Tls, Unlocated
 from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry
@@ -138,11 +139,12 @@ def assemble(
     locator: Locator | None = None,
     items: ItemStore | None = None,
     clock: Callable[[], float] = time.time,
+    memory_limit: int = 0,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
     Without ``peers`` and ``dns`` exports reach no other server and know no name; without ``locator`` what goes to a name
-    leaves with that name for an address.
+    leaves with that name for an address. ``memory_limit``: octets that the process may have where [overload] does not say.
     """
     domains = frozenset(d.lower() for d in settings.domains)
     ids = ids or Ids()
@@ -180,11 +182,13 @@ def assemble(
         items=MemoryItems() if items is None else items,
     )
     _use(settings.dns, services)
+    debug, levels = DebugLevel(), services.levels
+    services.live.add("core", debug, lambda: levels.set(level_of(debug.debug)), now=lambda: DebugLevel(levels.debug()))
     services.live.add("core", settings.udp)
     services.live.add("core", settings.dns, partial(_use, settings.dns, services))
     services.live.add("overload", settings.overload)
     services.live.add("limits", settings.limits)
-    router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload))
+    router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload, memory_limit))
     services.routes = router
     services.variables.where = router.where
     modules = _modules(settings, services)
@@ -290,8 +294,6 @@ class Server:
         ``notifier`` tells a manager of processes how the server is, ``inherited`` are the sockets that it has passed.
         """
         self.notifier = notifier or Notifier()
-        if settings.overload.memory is None:
-            settings = replace(settings, overload=replace(settings.overload, memory=memory.limit()))
         self.settings = settings
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._armed: float | None = None  # when the loop's timer fires, seconds since the epoch
@@ -352,6 +354,7 @@ class Server:
                 peers=self._peers,
                 dns=DnsClient(name_servers if settings.dns.nameservers else ()),
                 locator=self.resolver,
+                memory_limit=memory.limit(),
                 items=items,
             )
             self.node.services.live.add("tcp", settings.tcp, self.transports.streams.make_room)

@@ -19,9 +19,12 @@ import pytest
 import polykemi
 from polykemi.cli import main, rpc
 from polykemi.config import EngineSettings, Settings
+from polykemi.control.commands import System
+from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.unix import ControlSocket
 from polykemi.errors import DataError, ScriptLoadError
 from polykemi.kemi.binding import to_octets
+from polykemi.kemi.rpc import rpc as command
 from polykemi.sip.flow import Listener
 from polykemi.storage.provisioned import Database
 
@@ -257,13 +260,14 @@ class Answering:
         self._answer = f'{{"jsonrpc":"2.0",{member},"id":1}}'.encode()
         self._socket = ControlSocket(data / "control.sock")
         self._loop = asyncio.new_event_loop()
+        self.rpc: JsonRpc | None = None  # what answers in place of that
         self._socket.open(self._loop, self._take)
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
 
-    def _take(self, request: bytes, _client: object) -> bytes:
+    def _take(self, request: bytes, _client: object) -> bytes | None:
         self.requests.append(json.loads(request))
-        return self._answer
+        return self._answer if self.rpc is None else self.rpc.answer(request)
 
     def __enter__(self) -> Self:
         return self
@@ -295,7 +299,23 @@ def test_rpc_finds_the_server_by_socket_data_or_configuration(run: Run, tmp_path
 
 def test_an_error_of_the_server_is_one_line_and_exit_code_1(run: Run, tmp_path: Path) -> None:
     with Answering(tmp_path / "polykemi.data", '"error":{"code":404,"message":"not\\nhere"}'):
-        assert run("rpc", "ul.lookup") == Ran(1, "", "polykemi: not here\n")
+        assert run("rpc", "ul.lookup", "a") == Ran(1, "", "polykemi: not here\n")
+
+
+def test_too_few_arguments_are_answered_with_those_that_are_expected(run: Run, tmp_path: Path) -> None:
+    class Lookup:
+        @command("ul.lookup", missing=(500, "Not enough parameters"))
+        def lookup(self, table: str, aor: str, more: str = "") -> None:
+            """Look up."""
+
+    server = JsonRpc()
+    server.add(Lookup(), System(server.commands))
+    with Answering(tmp_path / "polykemi.data", "") as socket:
+        socket.rpc = server
+        expected = "polykemi: Not enough parameters: expected table aor [more]\n"
+        assert run("rpc", "ul.lookup", "location") == Ran(1, "", expected)
+        assert run("rpc", "system.methodHelp") == Ran(1, "", "polykemi: Method Name Expected: expected method\n")
+        assert "did you mean ul.lookup?" in run("rpc", "ul.lokup").err
 
 
 def test_a_server_that_cannot_be_reached_is_one_line_and_exit_code_2(run: Run) -> None:

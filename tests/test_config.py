@@ -116,7 +116,6 @@ auth_key = "s\u00e9cret"
 node = "edge-1"
 methods = ["INVITE", "bye"]
 sample = 0.5
-ca = "polykemi.toml"
 [control]
 socket = "c.sock"
 datagram = "/run/rpc.sock"
@@ -148,7 +147,6 @@ def test_everything_of_the_file_arrives(tmp_path: Path) -> None:
         node="edge-1",
         methods=frozenset(("INVITE", "BYE")),
         sample=0.5,
-        ca=tmp_path / "polykemi.toml",
     )
     paths = (tmp_path / "c.sock", Path("/run/rpc.sock"))
     assert settings.control == ControlSettings(*paths, ("192.0.2.1", 8080), "abcdefghijklmnop")
@@ -437,6 +435,7 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ("[hep]\nserver = 'udp:a'\nca = 'x.pem'", "3: [hep] ca: expected a server with tls:"),
         ("[hep]\nserver = 'udp:a'\nauth_key = 4711", "3: [hep] auth_key: expected a text"),
         ("[hep]\nserver = 'tls:a'\nca = 'x.pem'", "3: [hep] ca: "),
+        ("[hep]\nserver = 'tls:a'\nca = 'polykemi.toml'", "3: [hep] ca: "),
         ("[hep]\nservers = 'udp:a'", "2: [hep] servers: unknown, did you mean server?"),
         ("[udp]\nmtu = -1", "2: [udp] mtu: expected 0 or more octets, got -1"),
         ("[udp]\nmtu_try_proto = 'sctp'", "2: [udp] mtu_try_proto: expected tcp or tls, got sctp"),

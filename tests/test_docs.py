@@ -37,3 +37,11 @@ def test_the_configurations_load(text: str, tmp_path: Path) -> None:
     file = tmp_path / "polykemi.toml"
     file.write_text(text)
     assert load(file, serving=False).modules.params
+
+
+def test_the_configuration_of_the_log_loads(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs/logging.md").read_text()
+    (block,) = [textwrap.dedent(one) for one in re.findall(r"(?:^ {4}.*\n)+", text, re.MULTILINE) if "[log]" in one]
+    file = tmp_path / "polykemi.toml"
+    file.write_text(block)
+    assert load(file, serving=False).log.fields == ("call_id", "at")

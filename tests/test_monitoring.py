@@ -76,7 +76,7 @@ def test_what_the_guide_configures_loads(tmp_path: Path) -> None:
     blocks = re.findall(r"(?:^    .*\n)+", TEXT, re.MULTILINE)
     configured = [re.sub("(?m)^ {4}", "", one) for one in blocks if one.lstrip()[:1] == "["]
     assert len(configured) == 2
-    (tmp_path / "homer-ca.pem").touch()
+    Pki(tmp_path).ca.rename(tmp_path / "homer-ca.pem")
     file = tmp_path / "polykemi.toml"
     for text in configured:
         file.write_text(text.replace("udp:", "tls:"))  # with the key that TLS alone takes

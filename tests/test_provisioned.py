@@ -343,3 +343,27 @@ def test_a_secret_stays_what_it_was_at_first(tmp_path: Path) -> None:
         with Database.at(tmp_path) as database:
             assert database.secret("one", fresh) == b"first"
             assert database.secret(f"of {fresh!r}", fresh) == fresh
+
+
+def fail_inside(database: Database) -> None:
+    with database.transaction():
+        database.remove_subscriber("alice", "")
+        database.query("DELETE FROM none")
+
+
+def test_what_is_written_in_a_transaction_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    def there() -> list[str]:
+        with Database.at(tmp_path) as other:
+            return [who.username for who in other.list_subscribers()]
+
+    with Database.at(tmp_path) as database:
+        with database.transaction():
+            database.add_subscriber("alice", "", "x")
+            database.add_subscriber("bob", "", "x")
+            assert there() == []
+        assert there() == ["alice", "bob"]
+        with pytest.raises(DataError, match="no such table"):
+            fail_inside(database)
+        assert there() == ["alice", "bob"]
+        database.add_subscriber("carol", "", "x")  # and each for itself afterwards
+        assert there() == ["alice", "bob", "carol"]

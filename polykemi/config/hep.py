@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Final
 
 from polykemi.config.addresses import host_and_port
@@ -37,8 +38,13 @@ def hep(table: Table) -> HepSettings | None:
     if "ca" in table.content and proto != "tls":
         table.fail("ca", "expected a server with tls:")
     ca = table.relative("ca")
-    if ca is not None and not ca.is_file():
-        table.fail("ca", f"{ca}: no such file")
+    if ca is not None:
+        try:
+            ssl.create_default_context(cafile=str(ca))
+        except FileNotFoundError:
+            table.fail("ca", f"{ca}: no such file")
+        except OSError:
+            table.fail("ca", f"{ca}: expected certificates (PEM)")
     return HepSettings(
         proto,
         host,

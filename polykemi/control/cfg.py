@@ -37,7 +37,7 @@ class Cfg:
         return [f"{one.group}: {one.name}" for one in variables]
 
     @rpc("cfg.get")
-    def get(self, group: str, name: str = "") -> Value | dict[str, Value]:
+    def get(self, group: str, name: str = "") -> Value | dict[str, Value | None] | None:
         """Return the value of a variable, or without a name those of a group as an object."""
         if not name:
             return {one.name: one.value for one in self._live.group(group).values()}

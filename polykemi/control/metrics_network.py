@@ -100,7 +100,7 @@ def state(router: Router) -> Iterator[Metric]:
     )
     yield counter("polykemi_overload_refused", "Requests refused because of overload.", (), [((), overload.refused)])
     yield counter("polykemi_overload_episodes", "How often overload began.", (), [((), overload.episodes)])
-    limit = overload.limits.memory or 0
+    limit = overload.memory
     yield gauge("polykemi_memory_limit_bytes", "Memory that the process may have, 0: no limit.", (), [((), limit)])
     yield counter(
         "polykemi_lost_datagrams",

@@ -41,7 +41,7 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
         services.kill(number)  # which is set when all is put together
 
     rpc.add(Core(__version__, started, services.modules, kill))
-    rpc.add(Memory(router.overload.limits.memory or memory.limit()))
+    rpc.add(Memory(router.overload.memory or memory.limit()))
     rpc.add(commands.Stats(services.counters), commands.Counters(services.counters), commands.Routes(router.stats))
     rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist), Sockets(services))
     rpc.add(*of_connections(services.connections), Api(services.modules.values(), lambda: router.version.scripts))

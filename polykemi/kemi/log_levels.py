@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
+
+from polykemi.live import live
 
 NOTICE: Final = 25  # between INFO and WARNING; Python has no level of that name
 TOP: Final = "polykemi"
@@ -69,6 +72,13 @@ def logger_of(name: str) -> str:
     if not name or name == TOP:
         return TOP
     return name if name.startswith(f"{TOP}.") else f"{TOP}.{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class DebugLevel:
+    """Kamailio's ``debug`` parameter."""
+
+    debug: int = live(2, "level of the log: 3 debug, 2 info, 1 notice, 0 warnings, -1 errors, -2 critical")
 
 
 class Levels:

@@ -221,6 +221,9 @@ class Tls(Protocol):
     def tls_connections(self, now: float) -> list[TlsConnection]:
         """Return all, those too that are WebSockets."""
 
+    def most_connections(self) -> int:
+        """Return how many connections there may be, those without TLS included."""
+
     def use_server_id(self, server_id: str) -> None:
         """Make connections from now on with the client profile that has ``server_id``, "": with that of their address."""
 
@@ -241,6 +244,10 @@ class NoTls:
     def tls_connections(self, now: float) -> list[TlsConnection]:
         """Return nothing."""
         return []
+
+    def most_connections(self) -> int:
+        """Return 0."""
+        return 0
 
     def use_server_id(self, server_id: str) -> None:
         """Do nothing."""

@@ -39,6 +39,15 @@ class Stream:
         self._torn = False  # the last line has no end
         self._send = self._way()
 
+    @property
+    def is_journal(self) -> bool:
+        """Whether systemd's journal reads it, line by line."""
+        try:
+            found = os.fstat(self._fd)
+        except OSError:
+            return False
+        return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
     def _way(self) -> Callable[[memoryview], int]:
         try:
             mode = os.fstat(self._fd).st_mode
@@ -104,11 +113,19 @@ class File:
         except FileNotFoundError:
             same = False
         if not same:
-            self._open()
+            self._open_anew()
         rest = memoryview(b"\n" + data if self._torn else data)
         while rest:
             rest = rest[os.write(self._fd, rest) :]
             self._torn = bool(rest)
+
+    def _open_anew(self) -> None:
+        """Open what has the name now; where that is not allowed (yet) the old file is good for as long as it has a name."""
+        try:
+            self._open()
+        except OSError:
+            if self._fd < 0 or not os.fstat(self._fd).st_nlink:
+                raise
 
     def _open(self) -> None:
         # O_NONBLOCK: for a pipe that nobody reads

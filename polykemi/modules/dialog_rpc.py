@@ -16,7 +16,7 @@ from polykemi.modules.dialog_transfer import Transfers
 
 _NOT_FOUND: Final = 404
 _FAILED: Final = 500
-_MOST_LISTED: Final = 5000  # dialogs in an answer: as long as it is made, no message is routed
+_MOST_LISTED: Final = 1000  # dialogs in an answer: as long as it is made, no message is routed
 _INVALID: Final[Refusal] = (_FAILED, "Invalid parameters")
 _TOO_FEW: Final[Refusal] = (400, "Too few parameters (required callid, from-tag, to-tag)")
 _KEYS: Final[dict[str, Callable[[Dialog], str]]] = {
@@ -40,12 +40,12 @@ class DialogCommands(DialogTracking):
 
     @rpc("dlg.list")
     def list_dialogs(self) -> Any:
-        """List the dialogs, up to 5,000."""
+        """List the dialogs, up to 1,000."""
         return [self._described(dialog) for dialog in islice(self.table, _MOST_LISTED)]
 
     @rpc("dlg.list_ctx")
     def list_contexts(self) -> Any:
-        """List the dialogs, up to 5,000; there is no more to be told of them."""
+        """List the dialogs, up to 1,000; there is no more to be told of them."""
         return self.list_dialogs()
 
     @rpc("dlg.dlg_list")
@@ -80,7 +80,7 @@ class DialogCommands(DialogTracking):
 
     @rpc("dlg.briefing")
     def briefing(self, what: str = "ftcFT") -> Any:
-        """List the dialogs, up to 5,000, with little of each: URIs (f, t), Call-ID (c), tags (F, T), state (s)."""
+        """List the dialogs, up to 1,000, with little of each: URIs (f, t), Call-ID (c), tags (F, T), state (s)."""
         parts = [_BRIEF[letter] for letter in what if letter in _BRIEF]
         return [
             {"h_entry": d.h_entry, "h_id": d.h_id} | {name: get(d) for name, get in parts}

@@ -22,6 +22,8 @@ _COLUMNS: Final = (
 )
 _OF: Final = "hash_entry = ? AND hash_id = ?"
 
+_Staged = dict[tuple[int, int], Dialog | None]  # by hash entry and id; None: to be removed
+
 
 class DialogStore:
     """Writes answered dialogs and reads them again. What the database does not take is one line in the log.
@@ -30,14 +32,12 @@ class DialogStore:
     somebody has seen is there after ``kill -9``, as a whole.
     """
 
-    def __init__(
-        self, database: Database, listeners: Iterable[Listener], commits: list[Callable[[], None]] | None = None
-    ) -> None:
-        """``commits``: what is called when the turn ends."""
+    def __init__(self, database: Database, listeners: Iterable[Listener], commits: list[Callable[[], None]]) -> None:
+        """``commits``: what is called when the turn ends (``Services``)."""
         self._database = database
         self._listeners = {str(listener): listener for listener in listeners}
         self._commits = commits
-        self._staged: dict[tuple[int, int], Dialog | None] = {}  # None: to be removed
+        self._staged: _Staged = {}
 
     def save(self, dialog: Dialog) -> None:
         """Write ``dialog`` with its variables, as they are when the turn ends, in place of what was written before."""
@@ -48,29 +48,29 @@ class DialogStore:
         self._stage(dialog, None)
 
     def _stage(self, dialog: Dialog, state: Dialog | None) -> None:
-        if not self._staged and self._commits is not None:
+        if not self._staged:
             self._commits.append(self.commit)
         self._staged[dialog.h_entry, dialog.h_id] = state
-        if self._commits is None:
-            self.commit()
 
     def commit(self) -> None:
         """Write what is staged."""
         staged, self._staged = self._staged, {}
         try:
-            with self._database.transaction():
-                for key, dialog in staged.items():
-                    for table in ("dialog", "dialog_vars"):
-                        self._database.query(f"DELETE FROM {table} WHERE {_OF}", key)
-                    if dialog is not None:
-                        self._insert(dialog)
-        except DataError as error:
-            if len(staged) == 1:
-                log.error("dialog %d:%d is not stored: %s", *next(iter(staged)), error)
-                return
-            for key, dialog in staged.items():  # each for itself: one of them may be what is wrong
-                self._staged[key] = dialog
-                self.commit()
+            self._write(staged)
+        except DataError:  # each for itself: one of them may be what is wrong
+            for key, dialog in staged.items():
+                try:
+                    self._write({key: dialog})
+                except DataError as error:
+                    log.error("dialog %x.%x is not stored: %s", *key, error)
+
+    def _write(self, staged: _Staged) -> None:
+        with self._database.transaction():
+            for key, dialog in staged.items():
+                for table in ("dialog", "dialog_vars"):
+                    self._database.query(f"DELETE FROM {table} WHERE {_OF}", key)
+                if dialog is not None:
+                    self._insert(dialog)
 
     def _insert(self, dialog: Dialog) -> None:
         caller, callee = dialog.legs

@@ -176,9 +176,13 @@ class TlsModule(Module):
 
     @rpc("tls.info")
     def info(self, *, now: float) -> dict[str, Any]:
-        """Return how many connections there are over TLS, and how many octets wait in them."""
+        """Return how many connections there are over TLS and may be, and how many octets wait in them."""
         connections = self.services.tls.tls_connections(now)
-        return {"opened_connections": len(connections), "queued_bytes": sum(one.unsent for one in connections)}
+        return {
+            "max_connections": self.services.tls.most_connections(),
+            "opened_connections": len(connections),
+            "clear_text_write_queued_bytes": sum(one.unsent for one in connections),
+        }
 
     @rpc("tls.list")
     def list(self, *, now: float) -> list[dict[str, Any]]:

@@ -308,21 +308,23 @@ class WebSocketModule(Module):
 
     # ---- commands
     @rpc("ws.dump")
-    def dump(self) -> dict[str, Any]:
+    def dump(self, *, now: float) -> dict[str, Any]:
         """Return the open WebSockets, up to 50."""
         shown = list(self._peers.items())[:_MOST_DUMPED]
         return {
-            "connections": [self._shown(ident, peer) for ident, peer in shown],
+            "connections": [self._shown(ident, peer, now) for ident, peer in shown],
             "info": {"wscounter": len(shown), "truncated": "no" if len(shown) == len(self._peers) else "yes"},
         }
 
-    def _shown(self, ident: int, peer: _Peer) -> str:
+    def _shown(self, ident: int, peer: _Peer, now: float) -> str:
         flow = peer.flow
         proto = WEBSOCKETS[flow.listener.proto]
         state = "CLOSING" if peer.is_closing else "OPEN"
+        used = self.services.connections.last_used(ident)
+        ago = int(max(now - used, 0)) if used is not None else 0
         return (
             f"{ident}: {proto}:{flow.host}:{flow.port} -> {proto}:{flow.listener.host}:{flow.listener.port} "
-            f"(state: {state}, sub-protocol: sip)"
+            f"(state: {state},  last used {ago}s ago, sub-protocol: sip)"
         )
 
     @rpc("ws.close", (500, "Invalid Parameters"))

@@ -75,7 +75,8 @@ class Mirror:
                 self._link = _Link(settings, self.address[0])
         except (OSError, UnicodeError) as error:
             self.close()
-            raise UsageError(f"[hep] cannot mirror to {settings}: {error}") from None
+            cause = error.strerror if isinstance(error, OSError) else str(error)
+            raise UsageError(f"[hep] cannot mirror to {settings}: {cause}") from None
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to connect, where there is something to connect to."""

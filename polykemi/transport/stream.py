@@ -99,7 +99,7 @@ class Streams:
             factory: Any = partial(self._accept, listener)
             server = loop.create_server(factory, sock=sock, backlog=BACKLOG, start_serving=False)
             self._servers.append(loop.run_until_complete(server))
-        self._keep(loop.create_task(self._serve()))
+        loop.call_soon(lambda: self._keep(loop.create_task(self._serve())))  # a task that never runs would complain
 
     async def _serve(self) -> None:
         for server in self._servers:
@@ -407,6 +407,10 @@ class Streams:
             for one in self.known.by_ident.values()
             if one.tls is not None
         ]
+
+    def most_connections(self) -> int:
+        """Return how many connections there may be, those without TLS included."""
+        return self.limits.max_connections
 
     def use_server_id(self, server_id: str) -> None:
         """Make connections from now on with the client profile that has ``server_id``, "": with that of their address."""

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,20 @@ def test_a_file_that_was_taken_away_is_made_anew(tmp_path: Path, rotate: Callabl
     one.close()
 
 
+def test_an_old_file_is_good_until_a_new_one_can_be_opened(tmp_path: Path) -> None:
+    path = tmp_path / "polykemi.log"
+    one = handler(File(path))
+    path.rename(tmp_path / "old.log")
+    path.mkdir()  # cannot be opened for writing
+    say(one, "before")
+    assert (tmp_path / "old.log").read_text() == "INFO before\n"
+    path.rmdir()
+    say(one, "behind")
+    assert path.read_text() == "INFO behind\n"
+    assert one.counters == {}
+    one.close()
+
+
 def test_a_directory_that_vanished_stops_nothing(tmp_path: Path) -> None:
     directory = tmp_path / "logs"
     directory.mkdir()
@@ -152,25 +167,52 @@ def settings_in(path: Path, **more: object) -> LogSettings:
 
 def test_a_log_is_there_while_it_is_open(tmp_path: Path) -> None:
     logger = logging.getLogger("polykemi.x")
+    levels = [logging.getLogger(name).level for name in ("", "polykemi")]
     with Log(settings_in(tmp_path / "a.log", level="notice")):
         logger.warning("inside")
         logger.info("too low")
         print("a script that is loaded")  # noqa: T201
     logger.warning("outside")
+    assert [logging.getLogger(name).level for name in ("", "polykemi")] == levels
     lines = (tmp_path / "a.log").read_text().splitlines()
     assert [line[24:] for line in lines] == ["WARNING polykemi.x: inside"]
+
+
+def test_loggers_of_a_script_come_here_too(tmp_path: Path) -> None:
+    logger = logging.getLogger("a_script_of_mine")
+    with Log(settings_in(tmp_path / "a.log", level="debug")):
+        logger.info("said")
+        logger.debug("too low")
+    assert (tmp_path / "a.log").read_text()[24:] == "INFO a_script_of_mine: said\n"
 
 
 def test_what_scripts_print_is_in_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Log(settings_in(tmp_path / "a.log")):
         print("one", 2, end="\nhalf ")  # noqa: T201
         print("and grüße\n\x1b")  # noqa: T201
+    with Log(settings_in(tmp_path / "b.log")):
+        sys.stdout.buffer.write(b"below ")
+        sys.stdout.flush()
     print("outside")  # noqa: T201
     lines = (tmp_path / "a.log").read_text().splitlines()
     assert [line[24:] for line in lines] == [
         f"INFO polykemi.script: {text}" for text in ("one 2", "half and grüße", "\\x1b")
     ]
-    assert capsys.readouterr().out == "outside\n"
+    assert capsys.readouterr().out == "below outside\n"
+
+
+def test_the_journal_behind_standard_error_is_told_the_level(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    with Log(LogSettings(), scripts=False):
+        logging.getLogger("polykemi.x").error("hello")
+    monkeypatch.setenv("JOURNAL_STREAM", "1:1")
+    with Log(LogSettings(), scripts=False):
+        logging.getLogger("polykemi.x").error("hello")
+    first, second = capfd.readouterr().err.splitlines()
+    assert (first, second[24:]) == ("<3>polykemi.x: hello", "ERROR polykemi.x: hello")
 
 
 def test_syslog_is_given_facility_and_severity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +228,15 @@ def test_syslog_is_given_facility_and_severity(tmp_path: Path, monkeypatch: pyte
         assert b': @cee: {"time": "' in (second := syslog.recv(4096))
         assert second.startswith(b"<27>")
         assert f" polykemi[{os.getpid()}]: ".encode() in second
+
+
+@pytest.mark.parametrize(("to", "place"), [("syslog", "SYSLOG"), ("journal", "JOURNAL")])
+def test_a_log_that_goes_nowhere_does_not_begin(
+    to: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"polykemi.logs.{place}", str(tmp_path / "socket"))
+    with pytest.raises(ConfigError, match=rf"^\[log\] to: no {to} runs here, .*/socket is not there$"):
+        Log(LogSettings(to=to))
 
 
 def test_a_file_that_cannot_be_opened_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:

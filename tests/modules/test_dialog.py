@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,55 @@ def test_a_call_survives_a_restart_in_the_database(tmp_path: Path) -> None:
         again.answer(byes[0])
         assert again.server.database.query("SELECT count(*) FROM dialog") == [(0,)]
         assert again.server.database.query("SELECT count(*) FROM dialog_vars") == [(0,)]
+
+
+@pytest.mark.pure
+def test_a_dialog_is_stored_as_a_whole_before_the_caller_hears_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "data.sqlite"
+    bench = Bench(tmp_path, Database(file), db_mode=1)
+    seen: list[list[tuple[Any, ...]]] = []
+    with bench.server, Database(file) as other:
+        database, send = bench.server.database, bench.server.node.router._send
+        statements = counted(database)
+
+        def look(items: list[Any]) -> None:
+            if b"SIP/2.0 200" in items[0][0]:
+                seen.append(other.query("SELECT state, callee_contact FROM dialog"))
+                seen.append(other.query("SELECT dialog_value FROM dialog_vars"))
+            send(items)
+
+        bench.server.node.router._send = look
+        bench.call()
+        assert seen == [[(CONFIRMED_NA, "sip:bob@192.0.2.20")], [("green",)]]
+        # the 200 and the ACK: in each turn one transaction, whatever is written in it
+        assert [sql for sql in statements if sql.startswith(("BEGIN", "COMMIT"))] == ["BEGIN IMMEDIATE", "COMMIT"] * 2
+
+
+def counted(database: Database) -> list[str]:
+    statements: list[str] = []
+    database._connection.set_trace_callback(statements.append)
+    return statements
+
+
+def test_a_dialog_that_cannot_be_stored_keeps_no_other_from_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path, db_mode=1)
+    with bench.server:
+        bench.call()
+        (good,) = bench.dialogs.table
+        store = bench.dialogs.store
+        assert store is not None
+        wrong = copy.copy(good)
+        wrong.h_id, wrong.call_id = good.h_id + 1, "\xff is no UTF-8"
+        good.variables["color"] = "blue"
+        store.save(good)
+        store.save(wrong)
+        bench.server.node.router.commit()
+        assert bench.server.database.query("SELECT dialog_value FROM dialog_vars") == [("blue",)]
+        assert bench.server.database.query("SELECT count(*) FROM dialog") == [(1,)]
+    assert "is not stored: " in caplog.text
+    assert caplog.text.count("is not stored") == 1
 
 
 def test_what_the_table_of_dialogs_has_that_is_none_is_left_out(tmp_path: Path) -> None:

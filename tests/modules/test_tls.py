@@ -40,6 +40,9 @@ class Connections(NoTls):
         """Return it."""
         return self.state if flow[1:] == FLOW[1:] else None
 
+    def most_connections(self) -> int:
+        return 100
+
     def tls_connections(self, now: float) -> list[TlsConnection]:
         """Return it, and another whose handshake is not over."""
         half = TlsConnection(4, FLOW._replace(port=4), 9, 100, False, None)
@@ -167,7 +170,11 @@ def test_commands(certificates: tuple[Path, Path]) -> None:
     connections.error = "polykemi.toml:3: [tls] key: a.key: No such file or directory"
     with pytest.raises(RpcError, match="\\[tls\\] key: a"):
         commands["tls.reload"].run([])
-    assert commands["tls.info"].run([], NOW) == {"opened_connections": 2, "queued_bytes": 120}
+    assert commands["tls.info"].run([], NOW) == {
+        "max_connections": 100,
+        "opened_connections": 2,
+        "clear_text_write_queued_bytes": 120,
+    }
     first, second = commands["tls.list"].run([], NOW)
     assert first == {
         "id": 3,

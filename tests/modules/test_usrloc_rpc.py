@@ -115,4 +115,6 @@ def test_a_long_list_ends_before_it_keeps_messages_waiting() -> None:
         made.location.put("location", f"u{n}", [Binding("sip:a@h", 0)])
     (domain,) = ask(made, "ul.dump", "brief")["Domains"]
     assert len(domain["Domain"]["AoRs"]) == 5000
+    (whole,) = ask(made, "ul.dump")["Domains"]
+    assert len(whole["Domain"]["AoRs"]) == 1000
     assert domain["Domain"]["Stats"]["Records"] == 5010

@@ -98,8 +98,10 @@ def test_a_handshake_is_answered_and_the_connection_goes_on_in_frames() -> None:
     )
     assert connections.asked == [("close_after_reply",), ("upgrade", False)]
     assert one.counters["websocket.ws_current_connections"] == 1
-    assert module.dump() == {
-        "connections": ["7: ws:192.0.2.10:4000 -> ws:192.0.2.1:5060 (state: OPEN, sub-protocol: sip)"],
+    assert module.dump(now=NOW) == {
+        "connections": [
+            "7: ws:192.0.2.10:4000 -> ws:192.0.2.1:5060 (state: OPEN,  last used 0s ago, sub-protocol: sip)"
+        ],
         "info": {"wscounter": 1, "truncated": "no"},
     }
 
