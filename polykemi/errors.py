@@ -17,9 +17,8 @@ PolykemiError
 
 from typing import Final
 
-WEDGED: Final = (
-    70  # exit status (EX_SOFTWARE) of a server that has ended itself because a script was stuck in native code
-)
+# exit status (EX_SOFTWARE) of a server that has ended itself because a script was stuck in native code
+WEDGED: Final = 70
 
 
 class PolykemiError(Exception):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from prometheus_client import Metric, ProcessCollector
@@ -15,19 +17,25 @@ from polykemi.control.sources import Sources
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
+_FRESH: Final = 0.25  # seconds that a page is good for: a busy reader does not keep the server busy
 _MOST: Final = 2000  # counters of modules that are shown: some of them are named by scripts
 
 
 class Metrics:
     """The metrics of one server."""
 
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
+    def __init__(self, sources: Sources, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` shows seconds."""
+        self._sources, self._clock = sources, clock
+        self._page, self._made = b"", -math.inf
         self._process = ProcessCollector(registry=None)
 
     def page(self) -> bytes:
-        """Return all metrics in the text format."""
-        return written([*self.collect(), *self._process.collect()])
+        """Return all metrics in the text format: made anew, unless somebody asks more often than that is worth."""
+        now = self._clock()
+        if now - self._made >= _FRESH:
+            self._page, self._made = written([*self.collect(), *self._process.collect()]), now
+        return self._page
 
     def collect(self) -> Iterator[Metric]:
         """Give what there is to be seen now."""

@@ -142,6 +142,7 @@ class Watch:
         """``give``: take an event, or tell that there is no room for it. ``once``: the first transaction is enough."""
         self.wanted, self._give, self._once = wanted, give, once
         self.lost = 0  # events since the last that was taken
+        self.is_over = False  # the transaction of ``once``
         self._followed: dict[str, None] = {}  # Call-IDs, the oldest first
         self._first: Seen | None = None  # of ``once``
         self._came_in = False  # so did the first
@@ -172,12 +173,14 @@ class Watch:
             del self._followed[next(iter(self._followed))]
         self._followed[seen.call_id] = None
 
-    def give(self, event: Event) -> None:
-        """Hand an event over, behind the number of those that are lost."""
+    def give(self, event: Event) -> bool:
+        """Hand an event over, behind the number of those that are lost; tell whether it is not one of them."""
         if self.lost and self._give(Event({"event": "lost", "count": self.lost})):
             self.lost = 0
-        if self.lost or not self._give(event):
+        given = not self.lost and self._give(event)
+        if not given and not self.is_over:
             self.lost += 1
+        return given
 
     def is_done(self, came: list[Seen], went: list[Seen], waiting: set[tuple[str, str]]) -> bool:
         """Tell whether the first transaction is over after a turn in which these messages came and went.
@@ -274,11 +277,11 @@ class Tracer:
         events, came, waiting = self._events, self._came, self._waiting
         self._forget()
         for watch in self._watches.copy():
-            for call_id, event in events:
+            for call_id, event in events if not watch.is_over else ():
                 if watch.follows(call_id):
                     watch.give(event)
-            if watch.is_done(came, went, waiting):
-                watch.give(Event({"event": "end"}))
+            watch.is_over = watch.is_over or watch.is_done(came, went, waiting)
+            if watch.is_over and watch.give(Event({"event": "end"})):  # else there is no room for it yet
                 self.detach(watch)
 
     def _forget(self) -> None:

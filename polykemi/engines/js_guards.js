@@ -6,14 +6,16 @@
 // where V8 does look up, or is refused where V8 would make room for all elements first.
 (function guards(wasm) {
   'use strict';
-  const { Array, ArrayBuffer, Function, JSON, Math, Object, Proxy, RangeError, Reflect, String, TypeError, WeakSet } = globalThis;
+  const { Array, ArrayBuffer, BigInt, Date, Function, Intl, JSON, Math, Number, Object, Proxy, RangeError, Reflect, String, TypeError, WeakSet } = globalThis;
   const { apply, construct } = Reflect;
   const { defineProperty, getOwnPropertyDescriptor } = Object;
   const { isArray } = Array;
+  const TypedArray = Object.getPrototypeOf(Uint8Array);
   const { floor } = Math;
   const { isConcatSpreadable, iterator, species } = Symbol;
-  const ELEMENTS = 1 << 21, CHARACTERS = 1 << 24, KEYS = 1 << 20, ARGUMENTS = 1 << 15, BUFFER = 1 << 22;
-  const COMPARISONS = 2 ** 30; // of characters
+  const ELEMENTS = 1 << 21, CHARACTERS = 1 << 22, KEYS = 1 << 20, ARGUMENTS = 1 << 15, BUFFER = 1 << 22;
+  const LOCALES = 64, FORMATTED = 1 << 14;
+  const COMPARISONS = 2 ** 28; // of characters
 
   const proxies = new WeakSet(), addProxy = WeakSet.prototype.add, hasProxy = WeakSet.prototype.has;
   const isProxy = (value) => apply(hasProxy, proxies, [value]);
@@ -41,7 +43,7 @@
   const prototype = Array.prototype;
   for (const name of ['copyWithin', 'every', 'fill', 'filter', 'find', 'findIndex', 'findLast', 'findLastIndex', 'forEach',
     'includes', 'indexOf', 'join', 'lastIndexOf', 'map', 'reduce', 'reduceRight', 'reverse', 'shift', 'slice', 'some',
-    'splice', 'toLocaleString', 'toString', 'unshift']) {
+    'splice', 'toString', 'unshift']) {
     guard(prototype, name, (plain) => ({
       [name](...given) {
         const self = looseElements(this), result = apply(plain, self, given);
@@ -134,6 +136,57 @@
   guard(Reflect, 'construct', (plain) => ({
     construct(target, given, ...rest) { return plain(target, list(given), ...rest); },
   }).construct);
+
+  // ---- languages: V8 goes through a list of them, and formats each element of an array, without looking up
+  const locales = (given) => {
+    if (!isObject(given) || given instanceof Intl.Locale) return given;
+    const length = given.length;
+    if (length > LOCALES) tooLong('a list of locales', length, LOCALES);
+    const out = [];
+    for (let i = 0; i < length; i++) define(out, given[i]);
+    return out;
+  };
+  const typedLength = getOwnPropertyDescriptor(TypedArray.prototype, 'length').get;
+
+  function localized(owner, name, at, check = (self) => self) {
+    guard(owner, name, (plain) => ({
+      [name](...given) {
+        if (given.length > at) given[at] = locales(given[at]);
+        return apply(plain, check(this), given);
+      },
+    })[name]);
+  }
+
+  for (const name of ['toLocaleDateString', 'toLocaleString', 'toLocaleTimeString']) localized(Date.prototype, name, 0);
+  for (const owner of [BigInt.prototype, Number.prototype]) localized(owner, 'toLocaleString', 0);
+  localized(prototype, 'toLocaleString', 0, (self) => {
+    if (isObject(self) && (!isArray(self) || isProxy(self))) return new Proxy(self, {});
+    if (isObject(self) && self.length > FORMATTED) tooLong('an array', self.length, FORMATTED);
+    return self;
+  });
+  localized(TypedArray.prototype, 'toLocaleString', 0, (self) => {
+    const length = apply(typedLength, self, []);
+    if (length > FORMATTED) tooLong('an array', length, FORMATTED);
+    return self;
+  });
+  for (const name of ['toLocaleLowerCase', 'toLocaleUpperCase']) localized(String.prototype, name, 0);
+  localized(String.prototype, 'localeCompare', 1);
+  localized(Intl, 'getCanonicalLocales', 0);
+  for (const name of ['Collator', 'DateTimeFormat', 'DisplayNames', 'DurationFormat', 'ListFormat', 'NumberFormat', 'PluralRules',
+    'RelativeTimeFormat', 'Segmenter']) {
+    if (Intl[name] === undefined) continue;
+    localized(Intl[name], 'supportedLocalesOf', 0);
+    guard(Intl, name, (plain) => {
+      const made = function (...given) {
+        if (given.length > 0) given[0] = locales(given[0]);
+        return new.target === undefined ? apply(plain, this, given) : construct(plain, given, new.target === made ? plain : new.target);
+      };
+      defineProperty(made, 'prototype', { value: plain.prototype, writable: false });
+      defineProperty(made, 'supportedLocalesOf', getOwnPropertyDescriptor(plain, 'supportedLocalesOf'));
+      defineProperty(plain.prototype, 'constructor', { value: made, writable: true, configurable: true });
+      return made;
+    });
+  }
 
   // ---- texts
   for (const name of ['localeCompare', 'match', 'matchAll', 'normalize', 'replace', 'replaceAll', 'split', 'toLocaleLowerCase',
@@ -253,6 +306,12 @@
   }
   defineProperty(ArrayBuffer.prototype, 'constructor', { value: buffer, writable: true, enumerable: false, configurable: true });
   delete globalThis.SharedArrayBuffer; // what is shared is not freed with the script
-  if (!wasm) delete globalThis.WebAssembly; // its code and its memory are outside of the heap
+  // What runs when no route block does has no time limit.
+  delete globalThis.FinalizationRegistry;
+  if (wasm) {
+    for (const name of ['compile', 'compileStreaming', 'instantiate', 'instantiateStreaming']) delete WebAssembly[name];
+  } else {
+    delete globalThis.WebAssembly; // its code and its memory are outside of the heap
+  }
 })
 //# sourceURL=js_guards.js

@@ -507,6 +507,8 @@
       loadSource(slice(text, 0, end), slice(text, end + 1));
       return undefined;
     } catch (error) {
+      words[STATE] = CLOSED;
+      checkpoint(); // what it has left to promises is not for the next block
       fail(error);
       return error;
     } finally {

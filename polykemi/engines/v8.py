@@ -42,7 +42,7 @@ _FUNCTIONS: Final = (
     "mr_make_js_callback",
 )
 MEMORY: Final = 256 << 20  # octets, where nothing is configured
-_LONGEST_BUFFER: Final = 16 << 20  # octets of one ArrayBuffer: V8 lists its indices without looking up
+_LONGEST_BUFFER: Final = 4 << 20  # octets of one ArrayBuffer: V8 lists its indices without looking up
 _SMALL_BUFFER: Final = 4096  # octets: V8 ends the process where it makes a buffer for its own use and gets none
 _ERRAND: Final = 1 << 40  # the number of the callback that runs errands; those of tasks are below
 

@@ -91,6 +91,9 @@ class Log:
 
     def _open(self) -> Handler:
         settings, fields = self._settings, self._fields
+        place = {"journal": JOURNAL, "syslog": SYSLOG}.get(settings.to)
+        if place is not None and not Path(place).is_socket():
+            raise ConfigError(f"[log] to: no {settings.to} runs here, {place} is not there")
         if settings.to == "journal":
             return Handler(Datagrams(JOURNAL), lambda record: journal_entry(record, fields))
         if settings.to == "syslog":

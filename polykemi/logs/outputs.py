@@ -104,11 +104,19 @@ class File:
         except FileNotFoundError:
             same = False
         if not same:
-            self._open()
+            self._open_anew()
         rest = memoryview(b"\n" + data if self._torn else data)
         while rest:
             rest = rest[os.write(self._fd, rest) :]
             self._torn = bool(rest)
+
+    def _open_anew(self) -> None:
+        """Open what has the name now; where that is not allowed (yet) the old file is good for as long as it has a name."""
+        try:
+            self._open()
+        except OSError:
+            if self._fd < 0 or not os.fstat(self._fd).st_nlink:
+                raise
 
     def _open(self) -> None:
         # O_NONBLOCK: for a pipe that nobody reads

@@ -99,7 +99,7 @@ class Streams:
             factory: Any = partial(self._accept, listener)
             server = loop.create_server(factory, sock=sock, backlog=BACKLOG, start_serving=False)
             self._servers.append(loop.run_until_complete(server))
-        self._keep(loop.create_task(self._serve()))
+        loop.call_soon(lambda: self._keep(loop.create_task(self._serve())))  # a task that never runs would complain
 
     async def _serve(self) -> None:
         for server in self._servers:

@@ -119,6 +119,16 @@ def test_kamailios_commands_count_as_kamailio(server: ServerUnderTest) -> None:
     rpc(server, "log.level", "tm", "default")
 
 
+def test_the_level_is_a_variable_of_the_core(server: ServerUnderTest) -> None:
+    assert rpc(server, "cfg.get", "core", "debug") == 2
+    rpc(server, "cfg.set_now_int", "core", "debug", 3)
+    assert rpc(server, "log.level") == {"level": "debug", "loggers": {}}
+    rpc(server, "corex.debug", -1)
+    assert rpc(server, "cfg.get", "core", "debug") == -1
+    rpc(server, "cfg.set_now_int", "core", "debug", 7)
+    assert rpc(server, "cfg.get", "core", "debug") == 3
+
+
 # ---- watches
 def test_one_caller_is_watched_and_nobody_else(server: ServerUnderTest, caplog: pytest.LogCaptureFixture) -> None:
     assert rpc(server, "log.watch", "user", "alice") == {"kind": "user", "value": "alice", "seconds": 600.0}

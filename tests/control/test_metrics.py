@@ -166,6 +166,17 @@ def test_counters_are_read_when_asked(server: ServerUnderTest) -> None:
     assert b'polykemi_statistic{group="usrloc",name="location-expires"} 2\n' in page()
 
 
+def test_who_asks_all_the_time_gets_the_same_page(server: ServerUnderTest) -> None:
+    now = 0.0
+    page = Metrics(Sources(server.node.router, server.node.engines, server.node.probes), lambda: now).page
+    first = page()
+    server.receive(request("OPTIONS"), "192.0.2.10:5060")
+    now = 0.2
+    assert page() is first
+    now = 0.3
+    assert b'polykemi_requests_received_total{method="OPTIONS"} 1\n' in page()
+
+
 def test_version_and_process(server: ServerUnderTest) -> None:
     found = samples(server)
     form = "compiled" if polykemi.compiled else "pure"

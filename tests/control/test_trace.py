@@ -73,6 +73,7 @@ def ksr_failure(msg): KSR.tm.t_check_status("4.."); KSR.pv.get("$no")
 """,
 }
 
+ROOT = Path(__file__).parents[2]
 PHONE = "192.0.2.10:5060"
 CALLEE = "192.0.2.20:5070"
 
@@ -330,6 +331,33 @@ def test_who_does_not_read_loses_events_and_is_told_how_many(lua: ServerUnderTes
     assert told[0] == {"event": "lost", "count": 6}
     assert [event["event"] for event in told[1:]] == ["received", "block", "sent"]
     assert len(other.events) == 9
+
+
+def test_the_end_is_told_to_who_has_lost_events_too(lua: ServerUnderTest) -> None:
+    told: list[dict[str, Any]] = []
+    room = [True]
+
+    def give(event: Event) -> bool:
+        if room[0]:
+            told.append(event.data(whole=False))
+        return room[0]
+
+    watch(lua, give, once=True)
+    lua.receive(message("INVITE", 1), PHONE)
+    room[0] = False
+    lua.receive(message("CANCEL", 1), PHONE)  # nobody has answered the INVITE yet, so this is all
+    lua.advance(40)
+    room[0] = True
+    lua.receive(message("OPTIONS", 1, "other@x"), PHONE)
+    assert [event["event"] for event in told[-2:]] == ["lost", "end"]
+    assert told[-2]["count"] > 0
+    assert lua.node.router.onlookers == ()
+
+
+def test_the_example_of_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tracing.md").read_text(), re.DOTALL)
+    exec(compile(block, "docs/tracing.md", "exec"), {"options": message("OPTIONS", 1)})
+    assert "KSR.set_reply_no_connect() = true\n" in capsys.readouterr().out
 
 
 def test_a_loop_fills_no_memory(tmp_path: Path) -> None:

@@ -468,6 +468,66 @@ def test_what_a_block_has_left_to_promises_when_it_ended_does_not_call_ksr_in_th
     assert [type(ctx.error) for ctx in blocks[::2]] == [type(None), ScriptError, ScriptTimeout]
 
 
+def test_what_a_script_that_did_not_load_has_left_to_promises_does_not_call_ksr(bench: Bench) -> None:
+    script = bench.load(f"function {MAIN}() {{ KSR.info('ran'); }}")
+    with pytest.raises(ScriptLoadError):
+        bench.also("Promise.resolve('late').then(KSR.info); nothing.here();", "broken.js")
+    bench.run(script)
+    assert bench.said == ["ran"]
+
+
+def test_frames_of_the_stack_give_nothing_of_the_runtime(bench: Bench) -> None:
+    body = """
+        Error.prepareStackTrace = (_, frames) => frames.map((one) => [one.getFunction(), one.getThis()]).slice(1).flat();
+        KSR.info(String(new Error().stack.every((one) => one === undefined || one === globalThis)));
+    """
+    assert bench.says(body) == ["true"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("[3, 1, 2].sort().concat([4], [[5]]).flat().join()", "1,2,3,4,5"),
+        ("[1, [2, [3, [4]]]].flat(Infinity).join()", "1,2,3,4"),
+        ("[1, , 3].flatMap((x, i) => [x, [i]]).length", "4"),
+        ("[1, 2].fill(7).reverse().indexOf(7) + [5, 6].lastIndexOf(6) + [1, 2, 3].includes(2)", "2"),
+        ("(function () { return Array.prototype.slice.call(arguments, 1).join(); })(1, 2, 3)", "2,3"),
+        ("Array.prototype.map.call('abc', (c) => c + c).join()", "aa,bb,cc"),
+        ("(() => { const a = [2, 1]; return a.sort() === a && a.reverse() === a && a.fill(0) === a; })()", "true"),
+        ("(() => { const o = { length: 1, 0: 'x' }; return Array.prototype.reverse.call(o) === o; })()", "true"),
+        (
+            "Array.from({ length: 3 }, (_, i) => i * 2).join() + Array.from(new Set([1, 1, 2])).join() + Array.from('ab')",
+            "0,2,41,2a,b",
+        ),
+        (
+            "class A extends Array {}; String(A.from([1]) instanceof A && new A(1, 2).map((x) => x) instanceof A)",
+            "true",
+        ),
+        ("Math.max.apply(null, [1, 5, 3]) + Math.min.apply(null, { length: 2, 0: 4, 1: 2 })", "7"),
+        ("Reflect.construct(Date, [0]).getTime() + Reflect.apply(Math.abs, null, [-3])", "3"),
+        ("String.raw`a${1}\\n` + 'x'.padStart(3, 'ab') + 'y'.repeat(2) + 'aXbX'.lastIndexOf('X')", "a1\\nabxyy3"),
+        ("new ArrayBuffer(8) instanceof ArrayBuffer && new ArrayBuffer(8).constructor === ArrayBuffer", "true"),
+        ("new ArrayBuffer(8, { maxByteLength: 16 }).resizable && ArrayBuffer.isView(new Uint8Array(2))", "true"),
+        ("Array.isArray(new Proxy([], {})) && Proxy.revocable({ a: 1 }, {}).proxy.a === 1", "true"),
+        ("(1234.5).toLocaleString('en') + new Intl.NumberFormat(['de', 'en']).format(1234.5)", "1,234.51.234,5"),
+        (
+            "new Intl.DateTimeFormat('en') instanceof Intl.DateTimeFormat && Intl.Collator.supportedLocalesOf(['en']).length === 1",
+            "true",
+        ),
+        (
+            "['a', 'b'].toLocaleString() + [1, 2].map.name + [].concat.length + JSON.stringify({ a: [1] }, null, 1).length",
+            "a,bmap118",
+        ),
+        ("Object.keys({ a: 1, b: 2 }).join() + Object.entries([7]).join() + Object.assign({}, 'ab')[1]", "a,b0,7b"),
+        ("typeof [].sort.prototype + [].sort.length", "undefined1"),
+    ],
+)
+def test_the_language_is_what_it_was_where_it_has_bounds(bench: Bench, expression: str, value: str) -> None:
+    *first, last = expression.rsplit("}; ", 1) if expression.startswith("class") else (expression,)
+    before = "".join(f"{one}}};" for one in first)
+    assert bench.says(f"{before} KSR.info(String({last}))") == [value]
+
+
 # ---- nested blocks
 
 

@@ -138,6 +138,19 @@ def test_an_exception_inside_of_a_function_names_it(tmp_path: Path, written: Wri
     assert line.split("\n")[0].endswith(f" at={script}:1 version=1 call=KSR.ipops.dns_query")
 
 
+def test_accounting_names_the_call_when_no_block_runs(tmp_path: Path, written: Written) -> None:
+    script = tmp_path / "a.lua"
+    script.write_text("function ksr_request_route() KSR.setflag(1) KSR.setflag(2) KSR.tm.t_relay() end")
+    flags = {"log_flag": 1, "failed_transaction_flag": 2}
+    with ServerUnderTest({"lua": script}, modules={"acc": flags}) as server:
+        written.attach(server)
+        relayed = server.receive(INVITE, "192.0.2.10:5062")[-1].data
+        vias = b"\r\n".join(line for line in relayed.split(b"\r\n") if line.startswith(b"Via:"))
+        server.receive(FAILED % vias, "192.0.2.20:5060")
+    (line,) = [line for line in written.lines if "polykemi.acc" in line]
+    assert line.endswith(" | call_id=c1 from_user=alice method=INVITE status=486 src=udp:192.0.2.10:5062 version=1")
+
+
 def test_a_prefix_is_evaluated_on_the_message(tmp_path: Path, written: Written) -> None:
     script = tmp_path / "a.lua"
     script.write_text('function ksr_request_route() KSR.info("hello") end')

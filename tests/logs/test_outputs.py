@@ -107,6 +107,20 @@ def test_a_file_that_was_taken_away_is_made_anew(tmp_path: Path, rotate: Callabl
     one.close()
 
 
+def test_an_old_file_is_good_until_a_new_one_can_be_opened(tmp_path: Path) -> None:
+    path = tmp_path / "polykemi.log"
+    one = handler(File(path))
+    path.rename(tmp_path / "old.log")
+    path.mkdir()  # cannot be opened for writing
+    say(one, "before")
+    assert (tmp_path / "old.log").read_text() == "INFO before\n"
+    path.rmdir()
+    say(one, "behind")
+    assert path.read_text() == "INFO behind\n"
+    assert one.counters == {}
+    one.close()
+
+
 def test_a_directory_that_vanished_stops_nothing(tmp_path: Path) -> None:
     directory = tmp_path / "logs"
     directory.mkdir()
@@ -186,6 +200,15 @@ def test_syslog_is_given_facility_and_severity(tmp_path: Path, monkeypatch: pyte
         assert b': @cee: {"time": "' in (second := syslog.recv(4096))
         assert second.startswith(b"<27>")
         assert f" polykemi[{os.getpid()}]: ".encode() in second
+
+
+@pytest.mark.parametrize(("to", "place"), [("syslog", "SYSLOG"), ("journal", "JOURNAL")])
+def test_a_log_that_goes_nowhere_does_not_begin(
+    to: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"polykemi.logs.{place}", str(tmp_path / "socket"))
+    with pytest.raises(ConfigError, match=rf"^\[log\] to: no {to} runs here, .*/socket is not there$"):
+        Log(LogSettings(to=to))
 
 
 def test_a_file_that_cannot_be_opened_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:

@@ -137,6 +137,17 @@ def test_what_nobody_takes_is_dropped_and_counted(collector: Collector) -> None:
     assert sum(mirror.counters.values()) == 11
 
 
+def test_the_key_goes_into_packets_and_nowhere_else(collector: Collector) -> None:
+    mirror = collector.mirror(auth_key="open sesame", methods=frozenset(("INVITE",)), sample=0.5)
+    settings = HepSettings("udp", "127.0.0.1", collector.port, auth_key="open sesame")
+    assert "sesame" not in f"{settings} {settings!r} {mirror.describe()}"
+    expected = f"mirrored to udp:127.0.0.1:{collector.port} (HEPv3, capture ID 1, methods INVITE, 0.5 of all calls)"
+    assert mirror.describe() == expected
+    everything = collector.mirror(auth_key="open sesame")
+    everything.received(message(), PHONE)
+    assert [found[14] for found in collector.took()] == [b"open sesame"]
+
+
 def test_a_name_that_is_none_is_told() -> None:
     with pytest.raises(UsageError, match=r"\[hep\] cannot mirror to udp:no-such-host\.invalid:9060: [A-Z]"):
         Mirror(HepSettings("udp", "no-such-host.invalid", 9060))
