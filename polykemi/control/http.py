@@ -22,7 +22,7 @@ SECONDS: Final = 10.0  # that a connection may last
 
 _REQUEST: Final = re.compile(rb"([!-~]{1,32}) (/[!-~]*) HTTP/1\.[01]\r?\n")
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
-_HEADER: Final = re.compile(rb"([!#-'*+.0-9A-Z^-z|~-]+):[ \t]*(.*?)[ \t]*\r?\n", re.ASCII)
+_HEADER: Final = re.compile(rb"^([!#-'*+.0-9A-Z^-z|~-]+):([^\r\n]*)", re.ASCII | re.MULTILINE)
 _JSON: Final = "application/json"
 
 # path -> its content type and what makes the content
@@ -129,7 +129,7 @@ class _Connection(asyncio.Protocol):
     def _read_headers(self, start: int) -> None:
         """Read the headers of a POST, which begin at ``start``, and wait for its body."""
         for name, value in _HEADER.findall(self._received[: self._head], start):
-            self._headers.setdefault(name.decode().lower(), value.decode("latin-1"))
+            self._headers.setdefault(name.decode().lower(), value.strip(b" \t").decode("latin-1"))
         length = self._headers.get("content-length", "")
         if not (length.isascii() and length.isdecimal()) or "transfer-encoding" in self._headers:
             self._respond(HTTPStatus.LENGTH_REQUIRED)
