@@ -10,7 +10,8 @@ from bench.servers import DOMAIN
 from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings
 from polykemi.kemi.ids import Ids
 from polykemi.logs import LogSettings
-from polykemi.server import Node, assemble, open_data
+from polykemi.node import Node, assemble
+from polykemi.server import open_data
 from polykemi.sip.flow import Flow, Listener
 
 NOW = 1_800_000_000.0  # seconds since the epoch

@@ -48,7 +48,8 @@ from pathlib import Path
 from typing import Any
 
 from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings
-from polykemi.server import Node, assemble, open_data
+from polykemi.node import Node, assemble
+from polykemi.server import open_data
 from polykemi.sip import digest
 from polykemi.sip.flow import Flow, Listener
 from polykemi.storage.lmdb_location import LmdbLocation

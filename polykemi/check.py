@@ -19,8 +19,8 @@ from typing import Final
 from polykemi.config import Settings
 from polykemi.errors import DataError, UsageError
 from polykemi.kemi.log_levels import TOP
+from polykemi.node import Node, assemble
 from polykemi.rehearsal import Send, rehearse
-from polykemi.server import Node, assemble
 from polykemi.storage.location import MemoryLocation
 from polykemi.storage.provisioned import FILE_NAME, Database
 from polykemi.transport.manager import addresses_of

@@ -5,24 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from polykemi.errors import ScriptError, ScriptLoadError, UsageError
-from polykemi.router import Router
+from polykemi.node import Node
 from polykemi.sip.flow import Flow
 
 Send = Callable[[list[tuple[bytes, Flow]]], None]
-
-
-class Node(Protocol):
-    """What is asked of a server without sockets (``server.Node``)."""
-
-    @property
-    def router(self) -> Router:
-        """Its router."""
-
-    def close(self) -> None:
-        """Close engines and storage."""
 
 
 def rehearse(make: Callable[[Send], Node], smoke: Path) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import pytest
 from polykemi import config
 from polykemi.errors import ConfigError, DataError, RpcError
 from polykemi.kemi.ids import Ids
-from polykemi.server import Node, assemble
+from polykemi.node import Node, assemble
 from polykemi.sip.flow import Flow, Listener
 from polykemi.storage.location import MemoryLocation
 from polykemi.storage.provisioned import Database

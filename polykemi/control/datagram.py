@@ -1,4 +1,4 @@
-"""The control plane's datagram socket, as of Kamailio's jsonrpcs (``dgram_socket``): what kamcli asks.
+"""The control plane's datagram socket, as of Kamailio's jsonrpcs (``dgram_socket``): what kamcli and kamcmd ask.
 
 A datagram is a request, its answer goes to the path that the sender has bound. Only the server's own user can send.
 """

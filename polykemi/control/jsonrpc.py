@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from polykemi.config import unknown
@@ -85,22 +85,32 @@ class JsonRpc:
             answer = _encode("result", result, ident)
         except RpcError as error:
             answer = failure(error.code, str(error), ident)
-        except UsageError as error:
-            answer = failure(SERVER_ERROR, str(error), ident)
-        except Exception:
+        except Exception:  # a result that is no JSON
             log.exception("%s: internal error", to_octets(method))
             answer = failure(INTERNAL_ERROR, "Internal error", ident)
         return None if silent else answer
 
     def _call(self, method: str, params: Any) -> Any:
+        if isinstance(params, dict):
+            return self.ask(method, {name: _octets(value) for name, value in params.items()})
+        if isinstance(params, list):
+            return self.ask(method, [_octets(value) for value in params])
+        raise RpcError(INVALID_PARAMS, f"{to_octets(method)}: expected params to be a list or an object")
+
+    def ask(self, method: str, params: Sequence[Any] | Mapping[str, Any]) -> Any:
+        """Return the result of a command, text being octets on both sides. Raise RpcError for all that goes wrong."""
         command = self.commands.get(method)
         if command is None:
             raise RpcError(METHOD_NOT_FOUND, f"method {to_octets(method)}: {unknown(method, self.commands)}")
-        if isinstance(params, dict):
-            return command.run({name: _octets(value) for name, value in params.items()}, self._clock())
-        if isinstance(params, list):
-            return command.run([_octets(value) for value in params], self._clock())
-        raise RpcError(INVALID_PARAMS, f"{method}: expected params to be a list or an object")
+        try:
+            return command.run(params, self._clock())
+        except RpcError:
+            raise
+        except UsageError as error:
+            raise RpcError(SERVER_ERROR, str(error)) from None
+        except Exception:
+            log.exception("%s: internal error", method)
+            raise RpcError(INTERNAL_ERROR, "Internal error") from None
 
 
 def failure(code: int, message: str, ident: Any = None) -> bytes:

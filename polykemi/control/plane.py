@@ -8,7 +8,7 @@ from pathlib import Path
 
 from polykemi import __version__, memory
 from polykemi.config import ControlSettings
-from polykemi.control import commands
+from polykemi.control import binrpc, commands
 from polykemi.control.api import Api
 from polykemi.control.cfg import Cfg
 from polykemi.control.datagram import DatagramSocket
@@ -88,7 +88,8 @@ class ControlPlane:
         router = sources.router
 
         def answer(request: bytes, client: Client | None = None) -> bytes | None:
-            answered = rpc.answer(request, client)
+            binary = request[:1] == bytes((binrpc.MAGIC,))  # which begins no JSON
+            answered = binrpc.answer(request, rpc) if binary else rpc.answer(request, client)
             router.pump()  # what a command has changed is durable before anybody is told of it
             return answered
 

@@ -11,7 +11,7 @@
 local string, table, os = string, table, os
 local byte, char, find, sub, concat = string.byte, string.char, string.find, string.sub, table.concat
 local native_match, native_gmatch, native_gsub = string.match, string.gmatch, string.gsub
-local native_format, native_sort, native_time = string.format, table.sort, os.time
+local native_format, native_sort, native_time, native_date = string.format, table.sort, os.time, os.date
 local error, rawget, select, tonumber, tostring, type, unpack = error, rawget, select, tonumber, tostring, type, unpack
 local floor, max, min = math.floor, math.max, math.min
 
@@ -19,6 +19,7 @@ local STEPS = 1e7 -- that the native matcher may take: some 20 ms
 local OCTETS = 1e8 -- that a plain search may compare: memcmp does 10 of them a nanosecond
 local PATTERNS = 1000 -- that are kept
 local SORTED = 20000 -- elements that the native sort may sort: some 5 ms
+local FORMAT = 1000 -- octets of a format of dates
 local DEEPEST = 200 -- of the native matcher, LJ_MAX_XLEVEL
 local CAPTURES = 32 -- LUA_MAXCAPTURES
 
@@ -584,6 +585,11 @@ function table.sort(t, before)
   local count = #t
   if before == nil and count <= SORTED and is_plain(t, count) then return native_sort(t) end
   sort(t, 1, count, before or less)
+end
+
+function os.date(format, time)
+  if type(format) == "string" and #format > FORMAT then error("bad argument #1 to 'date' (too long)", 2) end
+  return native_date(format, time)
 end
 
 function os.time(t)

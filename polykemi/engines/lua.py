@@ -37,6 +37,7 @@ log = logging.getLogger("polykemi.script")
 
 EXIT: Final = "~~ksr~exit~~"
 _ENDING_MODULE: Final = "x"  # its functions end the route
+_AGAIN: Final = 0.05  # seconds until a call that has not ended is stopped again
 _HOOK_INSTRUCTIONS: Final = 10_000  # between two looks at the memory: under a tenth of a millisecond of Lua
 _OWN_FRAMES: Final = ("\tpolykemi:", "\t[C]: in function 'native_xpcall'", "\t[C]: in function 'error'")
 _LUA_TYPES: Final[dict[type, str]] = {type(None): "nil", bool: "boolean", int: "number", float: "number", str: "string"}
@@ -428,7 +429,7 @@ class LuaScript:
             self.pace.relax()
         if not 0.0 < self.deadline <= monotonic():  # another call runs by now
             return False
-        self.deadline = IDLE  # once is enough, nothing in a script catches it
+        self.deadline = monotonic() + _AGAIN  # nothing in a script catches it, but a stack that is full may lose it
         return True
 
 

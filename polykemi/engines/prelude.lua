@@ -13,6 +13,7 @@ local host, script_directory = ...
 local EXIT = "~~ksr~exit~~" -- Kamailio's error value; scripts raise it themselves too: error("~~ksr~exit~~", 0)
 local TIMEOUT, MEMORY = {}, {} -- no script ever gets hold of these
 local DEEPEST = 190 -- coroutines in coroutines, error handlers in error handlers: each uses the C stack (LUAI_MAXCCALLS)
+local SOURCE = 2 ^ 23 -- octets of a text that is loaded: a tenth of a second
 local MESSAGE = 1000 -- octets of an error message that go into the log
 
 local G, python, jit, debug, package = _G, python, jit, debug, package
@@ -36,7 +37,10 @@ jit.off() -- faster for code that calls out all the time, and only then does the
 
 -- Errors from Python arrive as userdata, which no script may see: Exit becomes EXIT, what is not Lua's to catch stays,
 -- all else becomes text.
+local stopping -- the limit that was reached: from then on every error is that one (a full stack makes it another)
+
 local function plain(e)
+  if stopping then return stopping, true end
   if type(e) ~= "userdata" then return e, e == EXIT or e == TIMEOUT or e == MEMORY end
   local kind, text = classify(e)
   if kind == "exit" then return EXIT, true end
@@ -45,6 +49,7 @@ local function plain(e)
 end
 
 local function passed(ok, ...)
+  if stopping then error(stopping, 0) end
   if ok then return true, ... end
   local e, ends = plain((...))
   if ends then error(e, 0) end
@@ -58,7 +63,7 @@ local handling = 0 -- error handlers that run
 function xpcall(f, handler, ...)
   return passed(native_xpcall(f, function(e)
     local shown, ends = plain(e)
-    if ends then return e end
+    if ends then return shown end
     if handling >= DEEPEST then return "error in error handling" end
     handling = handling + 1
     local _, result = native_pcall(handler, shown) -- an exit in the handler is an exit too
@@ -124,11 +129,12 @@ end
 
 -- The error handler of every entry: runs where the error happened, while the stack still stands.
 local function failure(e)
+  guarded = false -- nothing of the script is called any more
   local shown, ends = plain(e)
   if shown == EXIT then return EXIT end
   local file, line = location(running(), 2)
-  if e == TIMEOUT or e == MEMORY then
-    return { e == TIMEOUT and "timeout" or "memory", "", file, line, traceback("", 2) }
+  if shown == TIMEOUT or shown == MEMORY then
+    return { shown == TIMEOUT and "timeout" or "memory", "", file, line, traceback("", 2) }
   end
   local exception = type(e) == "userdata" and e or nil
   if type(shown) == "string" then
@@ -174,6 +180,7 @@ local function load_text(text, name, _, ...)
     end
     text, name = concat(pieces), name or "=(load)"
   end
+  if type(text) == "string" and #text > SOURCE then return nil, "the text is too long" end
   if select("#", ...) > 0 then return native_load(text, name, "t", (...)) end
   return native_load(text, name, "t")
 end
@@ -330,9 +337,12 @@ function entry.export(module, name, f, ends)
   end
 end
 
-local function left(outer, ...)
+local function left(outer, ok, e)
   guarded = outer
-  return ...
+  local stopped = stopping
+  stopping = nil
+  if stopped and (ok or type(e) ~= "table") then return false, { stopped == TIMEOUT and "timeout" or "memory", "" } end
+  return ok, e
 end
 
 -- Calls a function of the script.
@@ -448,8 +458,14 @@ entry.address = tostring(entry.anchor) -- "thread: 0x..."
 
 function entry.watch(instructions, octets)
   sethook(function(event)
-    if event == "line" and expired() and guarded then error(TIMEOUT, 0) end
-    if guarded and octets > 0 and collect("count") * 1024 > octets and entry.heap() > octets then error(MEMORY, 0) end
+    if event == "line" and expired() and guarded then
+      stopping = TIMEOUT
+      error(TIMEOUT, 0)
+    end
+    if guarded and octets > 0 and collect("count") * 1024 > octets and entry.heap() > octets then
+      stopping = MEMORY
+      error(MEMORY, 0)
+    end
   end, "", instructions)
 end
 

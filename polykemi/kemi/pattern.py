@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import regex
 
 from polykemi.errors import PolykemiError
+from polykemi.kemi.literals import broken_up
 
 log = logging.getLogger("polykemi.script")
 
@@ -108,6 +109,6 @@ def bad(source: str, cause: object) -> BadPattern:
 
 def _compile(source: str, translated: str, flags: int) -> Any:
     try:
-        return regex.compile(translated, flags | regex.VERSION0 | regex.ASCII, cache_pattern=False)
+        return regex.compile(broken_up(translated), flags | regex.VERSION0 | regex.ASCII, cache_pattern=False)
     except (regex.error, OverflowError, RecursionError, ValueError, IndexError, KeyError, TypeError) as error:
         raise bad(source, error) from None

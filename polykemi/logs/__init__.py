@@ -19,7 +19,7 @@ from polykemi.errors import ConfigError
 from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.log_levels import LEVELS, TOP
 from polykemi.logs.fields import FIELDS, Fields
-from polykemi.logs.formats import JsonFormat, LineFormat, journal_entry, severity
+from polykemi.logs.formats import HEAD, JOURNAL_HEAD, JsonFormat, LineFormat, journal_entry, severity
 from polykemi.logs.outputs import JOURNAL, SYSLOG, Datagrams, File, Handler, Output, Stream
 from polykemi.logs.printed import Printed
 
@@ -87,7 +87,7 @@ class Log:
         self._journal: Handler | None = None
         self._streams = sys.stdout, sys.stderr
         self._scripts = scripts
-        self._srcfile = logging._srcfile
+        self._before = logging._srcfile, logging.getLogger().level, logging.getLogger(TOP).level
 
     def _open(self) -> Handler:
         settings, fields = self._settings, self._fields
@@ -101,6 +101,7 @@ class Log:
             as_text = JsonFormat("@cee: ", fields) if settings.format == "json" else LineFormat("{logger}: ", fields)
             return Handler(Datagrams(SYSLOG), lambda record: _syslog(facility, record, as_text(record)))
         output: Output
+        head = HEAD
         if settings.to == "file":
             assert settings.file is not None
             try:
@@ -108,15 +109,18 @@ class Log:
             except OSError as error:
                 raise ConfigError(f"{settings.file}: cannot write the log there: {error.strerror}") from None
         else:
-            output = Stream(2)
-        as_line = JsonFormat("", fields) if settings.format == "json" else LineFormat(fields=fields)
+            output = stream = Stream(2)
+            head = JOURNAL_HEAD if stream.is_journal else HEAD
+        as_line = JsonFormat("", fields) if settings.format == "json" else LineFormat(head, fields)
         return Handler(output, lambda record: as_line(record).encode("utf-8", "replace") + b"\n")
 
     def __enter__(self) -> Self:
         """Begin: from now on records go there."""
         logging._srcfile = None  # nobody is told the line of the server that logs
-        logging.getLogger().addHandler(self._handler)
-        logging.getLogger(TOP).setLevel(LEVELS[self._settings.level])
+        level, root = LEVELS[self._settings.level], logging.getLogger()
+        root.addHandler(self._handler)
+        root.setLevel(max(level, logging.INFO))  # of loggers that scripts and libraries have: what they debug is theirs
+        logging.getLogger(TOP).setLevel(level)
         if Path(JOURNAL).is_socket():
             self._journal = Handler(Datagrams(JOURNAL), lambda record: journal_entry(record, self._fields))
             journal = logging.getLogger("polykemi.journal")
@@ -132,12 +136,16 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         """End: Python's loggers are as before."""
-        logging._srcfile = self._srcfile
+        root, top = logging.getLogger(), logging.getLogger(TOP)
+        logging._srcfile, root.level, top.level = self._before
+        top.setLevel(top.level)  # and what loggers keep of it
         sys.stdout, sys.stderr = self._streams
-        logging.getLogger().removeHandler(self._handler)
+        root.removeHandler(self._handler)
         self._handler.close()
         if self._journal is not None:
-            logging.getLogger("polykemi.journal").removeHandler(self._journal)
+            journal = logging.getLogger("polykemi.journal")
+            journal.removeHandler(self._journal)
+            journal.propagate = True
             self._journal.close()
 
     def attach(

@@ -21,6 +21,9 @@ TEXT: Final = 8192  # characters of a message that are written; Kamailio's xlog 
 VALUE: Final = 256  # ... of a field
 TRACEBACK: Final = 16384
 
+HEAD: Final = "{time} {level} {logger}: "
+JOURNAL_HEAD: Final = "<{severity}>{logger}: "  # sd-daemon(3): systemd knows the time, and reads the level
+
 # control characters, among them those of Unicode that turn or break lines, and octets that are no UTF-8
 CONTROLS: Final[dict[int, str]] = {n: f"\\x{n:02x}" for n in (*range(9), *range(10, 32), *range(127, 160))}
 CONTROLS[10] = "\\n"
@@ -83,7 +86,7 @@ def traceback_of(record: logging.LogRecord) -> str:
 class LineFormat:
     """``time LEVEL logger: text | field=value ...``, the lines of a traceback behind it."""
 
-    def __init__(self, head: str = "{time} {level} {logger}: ", fields: Fields | None = None) -> None:
+    def __init__(self, head: str = HEAD, fields: Fields | None = None) -> None:
         """``head``: what stands in front of the text."""
         self._head, self.fields = head, fields
 
@@ -92,7 +95,8 @@ class LineFormat:
         text = escaped(prefix_of(record, self.fields) + message_of(record))
         found = self.fields.of(record) if self.fields is not None else {}
         shown = " ".join(f"{name}={_quoted(value)}" for name, value in found.items())
-        head = self._head.format(time=_local(record), level=name_of(record.levelno).upper(), logger=record.name)
+        level, number = name_of(record.levelno).upper(), severity(record)
+        head = self._head.format(time=_local(record), level=level, severity=number, logger=record.name)
         line = f"{head}{text} | {shown}" if shown else head + text
         traceback = traceback_of(record)
         return "\n    ".join([line, *map(escaped, traceback.split("\n"))]) if traceback else line

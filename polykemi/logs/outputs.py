@@ -39,6 +39,15 @@ class Stream:
         self._torn = False  # the last line has no end
         self._send = self._way()
 
+    @property
+    def is_journal(self) -> bool:
+        """Whether systemd's journal reads it, line by line."""
+        try:
+            found = os.fstat(self._fd)
+        except OSError:
+            return False
+        return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
     def _way(self) -> Callable[[memoryview], int]:
         try:
             mode = os.fstat(self._fd).st_mode

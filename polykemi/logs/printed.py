@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from polykemi.kemi.binding import to_octets
 from polykemi.logs.formats import TEXT
@@ -31,6 +31,9 @@ class Printed(io.TextIOBase):
         for line in lines:
             log.log(self._level, "%s", to_octets(line))
         return len(text)
+
+    def __getattr__(self, name: str) -> Any:  # buffer, reconfigure, ...
+        return getattr(self._stream, name)
 
     def writable(self) -> bool:
         """Tell that it takes text."""

@@ -25,8 +25,8 @@ from polykemi.kemi.limits import ScriptLimits
 from polykemi.kemi.network import Connections, Dns, Locator, Peers
 from polykemi.kemi.probes import Ended, Watcher
 from polykemi.kemi.registry import Export
+from polykemi.node import assemble
 from polykemi.reload import Outcome
-from polykemi.server import assemble
 from polykemi.sip.flow import Flow, Listener, UdpSettings, bracketed
 from polykemi.storage.location import MemoryLocation
 from polykemi.storage.provisioned import Database

@@ -1,4 +1,4 @@
-"""Kamailio's kamcli asks a running server, through the datagram socket that is made for it.
+"""Kamailio's kamcli and kamcmd ask a running server, through the datagram socket that is made for them.
 
 What reads or writes the database by itself (subscriber, ul showdb, dispatcher add ...) is left out: kamcli does not ask for it.
 """
@@ -214,3 +214,26 @@ def test_addresses_and_connections(server: ServerProcess, kamcli: Kamcli) -> Non
 def test_what_is_not_there_is_an_error(kamcli: Kamcli) -> None:
     error = kamcli.answer("mtree", "list", "t")["error"]  # a module that polykemi does not have
     assert error["message"].startswith("method mtree.list: unknown")
+
+
+def kamcmd(server: ServerProcess, *arguments: str) -> tuple[int, str]:
+    """Run Kamailio's kamcmd; return its exit code and what it prints."""
+    command = [tool("kamcmd", "Debian: kamailio"), "-s", f"unixd:{server.data / 'rpc.sock'}", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL)
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+def test_kamcmd_asks_through_the_same_socket(server: ServerProcess, phones: tuple[UdpPhone, UdpPhone]) -> None:
+    assert kamcmd(server, "core.echo", "a", "5", "s:7") == (0, "a\n5\n7\n")
+    assert kamcmd(server, "core.printi", "5") == (0, "5\n")
+    uptime = kamcmd(server, "core.uptime")[1]
+    assert re.fullmatch(r"\{\n\tnow: .*\n\tup_since: .*\n\tuptime: \d+\n\}\n", uptime)
+    registered = kamcmd(server, "ul.lookup", "location", "bob")[1]
+    assert f"Address: sip:bob@127.0.0.1:{phones[1].port}\n" in registered
+    assert "AoR: bob" in registered
+    assert "500 - AOR not found in location table" in kamcmd(server, "ul.lookup", "location", "nobody")[1]
+    listed = kamcmd(server, "system.listMethods")[1].splitlines()
+    assert {"core.uptime", "ul.dump"} <= set(listed)
+    for method in ("ul.dump", "dlg.list", "tm.list", "dispatcher.list", "htable.listTables", "core.ps", "core.shmmem"):
+        code, text = kamcmd(server, method)
+        assert (code, "error" in text.lower()) == (0, False), text

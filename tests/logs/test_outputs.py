@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -166,25 +167,52 @@ def settings_in(path: Path, **more: object) -> LogSettings:
 
 def test_a_log_is_there_while_it_is_open(tmp_path: Path) -> None:
     logger = logging.getLogger("polykemi.x")
+    levels = [logging.getLogger(name).level for name in ("", "polykemi")]
     with Log(settings_in(tmp_path / "a.log", level="notice")):
         logger.warning("inside")
         logger.info("too low")
         print("a script that is loaded")  # noqa: T201
     logger.warning("outside")
+    assert [logging.getLogger(name).level for name in ("", "polykemi")] == levels
     lines = (tmp_path / "a.log").read_text().splitlines()
     assert [line[24:] for line in lines] == ["WARNING polykemi.x: inside"]
+
+
+def test_loggers_of_a_script_come_here_too(tmp_path: Path) -> None:
+    logger = logging.getLogger("a_script_of_mine")
+    with Log(settings_in(tmp_path / "a.log", level="debug")):
+        logger.info("said")
+        logger.debug("too low")
+    assert (tmp_path / "a.log").read_text()[24:] == "INFO a_script_of_mine: said\n"
 
 
 def test_what_scripts_print_is_in_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Log(settings_in(tmp_path / "a.log")):
         print("one", 2, end="\nhalf ")  # noqa: T201
         print("and grüße\n\x1b")  # noqa: T201
+    with Log(settings_in(tmp_path / "b.log")):
+        sys.stdout.buffer.write(b"below ")
+        sys.stdout.flush()
     print("outside")  # noqa: T201
     lines = (tmp_path / "a.log").read_text().splitlines()
     assert [line[24:] for line in lines] == [
         f"INFO polykemi.script: {text}" for text in ("one 2", "half and grüße", "\\x1b")
     ]
-    assert capsys.readouterr().out == "outside\n"
+    assert capsys.readouterr().out == "below outside\n"
+
+
+def test_the_journal_behind_standard_error_is_told_the_level(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    with Log(LogSettings(), scripts=False):
+        logging.getLogger("polykemi.x").error("hello")
+    monkeypatch.setenv("JOURNAL_STREAM", "1:1")
+    with Log(LogSettings(), scripts=False):
+        logging.getLogger("polykemi.x").error("hello")
+    first, second = capfd.readouterr().err.splitlines()
+    assert (first, second[24:]) == ("<3>polykemi.x: hello", "ERROR polykemi.x: hello")
 
 
 def test_syslog_is_given_facility_and_severity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
