@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from polykemi import memory
 from polykemi.engines.base import Script
@@ -24,8 +24,6 @@ from polykemi.sip.message import Message
 from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.router")
-
-DEEPEST: Final = 16  # route blocks inside of one another
 
 
 class RouteTable(Protocol):
@@ -61,7 +59,7 @@ class Blocks:
         self.services = services
         self.stats = RouteStats(table.engine_for)
         self.version: Version  # that what begins now is routed by
-        self.depth = DEEPEST
+        self.depth = services.limits.depth
         self.last_error: Exception | None = None  # of a script
         self.onlookers: tuple[Onlooker, ...] = ()
         self._reloaded = False  # there may be messages of other versions

@@ -165,8 +165,8 @@ def assemble(
     services.live.add("core", settings.udp)
     services.live.add("core", settings.dns, partial(_use, settings.dns, services))
     services.live.add("overload", settings.overload)
-    services.live.add("limits", settings.limits)
     router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload, memory_limit))
+    services.live.add("limits", settings.limits, lambda: setattr(router, "depth", settings.limits.depth))
     services.routes = router
     services.variables.where = router.where
     modules = _modules(settings, services)

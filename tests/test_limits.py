@@ -32,7 +32,7 @@ SMALL = ScriptLimits(
     headers=2,
     header=60,
 )
-LOAD = ("sl", "tm", "rr", "pvx", "htable", "mqueue", "dialog")
+LOAD = ("sl", "app_lua", "tm", "rr", "pvx", "htable", "mqueue", "dialog")
 MODULES: dict[str, dict[str, Any]] = {
     "mqueue": {"mqueue": ["name=q"]},
     "htable": {"htable": ["t=>size=4;", "u=>size=4;"]},
@@ -229,3 +229,16 @@ def test_the_page_names_every_limit_with_its_default() -> None:
             str(default),
         )
         assert f"\n{one.name} = {shown} " in page, (one.name, shown)
+
+
+def test_route_blocks_go_no_deeper_than_allowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    body = 'n = (n or 0) + 1  KSR.app_lua.run("ksr_request_route")'
+    with serving(tmp_path, body, ScriptLimits(depth=5)) as server:
+        server.receive(request("INVITE"), PEER)
+        assert "more than 5 calls inside each other" in caplog.text
+        server.node.rpc.commands["cfg.set"].run(["limits", "depth", 3])
+        caplog.clear()
+        server.receive(request("INVITE", Via="SIP/2.0/UDP h;branch=z9hG4bK3"), PEER)
+        assert "more than 3 calls inside each other" in caplog.text
+        with pytest.raises(RpcError, match="depth: expected 1 to 16, got 17"):
+            server.node.rpc.commands["cfg.set"].run(["limits", "depth", 17])

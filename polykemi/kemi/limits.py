@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from polykemi.errors import LimitReached
 from polykemi.live import live
@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from polykemi.kemi.context import RouteContext
 
 
+DEEPEST: Final = 16  # route blocks inside of one another that the stack of the process has room for
+
+
 @dataclass(frozen=True, slots=True)
 class ScriptLimits:
     """Sizes are octets."""
 
-    depth: int = live(32, "route calls inside of each other")
+    depth: int = live(DEEPEST, "route blocks, and calls of scripts, inside of each other; 16 at most")
     value: int = live(256 << 10, "size of a value: $var, $vn, $shv, $avp, $xavp, what stands in a queue")
     variables: int = live(100_000, "names of $var, of $vn and of $shv")
     variables_total: int = live(64 << 20, "size of the values of all $var, of all $vn, of all $shv")
@@ -35,6 +38,8 @@ class ScriptLimits:
         for one in fields(self):
             if getattr(self, one.name) < 1:
                 raise ValueError(f"{one.name}: expected 1 or more, got {getattr(self, one.name)}")
+        if self.depth > DEEPEST:
+            raise ValueError(f"depth: expected 1 to {DEEPEST}, got {self.depth}")
 
 
 def check_value(value: int | str, limits: ScriptLimits) -> None:

@@ -53,10 +53,14 @@ class Pv(Module):
             group, dot, name = required(inner).rpartition(".")
             if not dot or not group:
                 raise ValueError("it is $ccp(module.parameter)")
-            modules = self.services.modules
+            modules, live = self.services.modules, self.services.live
 
             def get(ctx: RouteContext) -> Xval:
-                value = getattr(modules[group].params, name, None) if group in modules else None
+                variable = live.group(group).get(name)  # by Kamailio's names, as cfg.get
+                if variable is not None:
+                    value: Any = variable.value
+                else:
+                    value = getattr(modules[group].params, name, None) if group in modules else None
                 return int(value) if isinstance(value, bool) else value if isinstance(value, (int, str)) else None
 
             return Accessor(get)
