@@ -6,6 +6,7 @@ entered as ``jürgen`` is found by the octets of a SIP user part.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import os
@@ -77,7 +78,9 @@ class Database:
         try:
             if self.name != IN_MEMORY:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # passwords are nobody else's business
+                with contextlib.suppress(FileExistsError):  # closing the file would let go of SQLite's locks on it
+                    # passwords are nobody else's business
+                    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             self._connection = self._reader = self._connect()
         except (OSError, sqlite3.Error) as error:
             raise DataError(f"{self.name}: {getattr(error, 'strerror', None) or error}") from None
