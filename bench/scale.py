@@ -3,7 +3,7 @@
     make scale                      all of it with 1,000, 100,000 and 1,000,000 contacts; two minutes
     make scale ARGS="--contacts 1000,100000 --only register,start --json scale.json"
 
-A server without sockets (``polykemi.server.assemble``) with its real stores, LMDB and SQLite, takes messages by hand, so
+A server without sockets (``polykemi.node.assemble``) with its real stores, LMDB and SQLite, takes messages by hand, so
 that the figures hold no kernel and no load generator. Each measurement has a process of its own; CPU is user + system
 time of that process over the server's part alone, in microseconds. There is one column for each number of contacts, and
 there are as many subscribers. What is measured:

@@ -165,7 +165,7 @@ def play_case(case: Case, engine: str) -> Outcome:
                 database.query(statement)
             peers = Answering(case.peers)
             with (
-                patch("polykemi.server.Registry", lambda modules: Used(modules, text)),
+                patch("polykemi.node.Registry", lambda modules: Used(modules, text)),
                 ServerUnderTest(
                     {engine: path},
                     domains=["example.test"],
