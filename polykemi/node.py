@@ -20,7 +20,7 @@ from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import make_rpc
 from polykemi.control.trace import Tracer, Tracing
 from polykemi.engines import make_engine
-from polykemi.engines.base import Engine, Host, Limits
+from polykemi.engines.base import Engine, Host, Limits, Loading
 from polykemi.errors import ConfigError, DataError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
@@ -118,6 +118,7 @@ def assemble(
     items: ItemStore | None = None,
     clock: Callable[[], float] = time.time,
     memory_limit: int = 0,
+    loading: Loading | None = None,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
@@ -175,7 +176,7 @@ def assemble(
     rpc = make_rpc(router, now)
     probes = Probes(counting=settings.metrics is not None)
     reconfiguration = Reconfiguration(settings, services)
-    engines, versions = _engines(settings, router, probes, reconfiguration, now)
+    engines, versions = _engines(settings, router, probes, reconfiguration, loading or Loading(), now)
     tracer = Tracer(router, probes, clock, time.perf_counter)
     rpc.add(App(versions, [one.name for one in settings.engines]), reconfiguration, Tracing(tracer, rpc))
     for module in modules.values():
@@ -209,12 +210,24 @@ def _modules(settings: Settings, services: Services) -> dict[str, Module]:
 
 
 def _engines(
-    settings: Settings, router: Router, probes: Probes, reconfiguration: Reconfiguration, now: float
+    settings: Settings,
+    router: Router,
+    probes: Probes,
+    reconfiguration: Reconfiguration,
+    loading: Loading,
+    now: float,
 ) -> tuple[dict[str, Engine], Versions]:
     """Make the engines, load and inspect their scripts, and give them to the router. Raise ScriptLoadError."""
     services = router.services
     registry = Registry(services.modules.values())
-    host = Host(registry=registry, current=services.current, drive=router.drive, probes=probes, strict=settings.strict)
+    host = Host(
+        registry=registry,
+        current=services.current,
+        drive=router.drive,
+        probes=probes,
+        loading=loading,
+        strict=settings.strict,
+    )
     engines: dict[str, Engine] = {}
     try:
         for one in settings.engines:
@@ -230,6 +243,7 @@ def _engines(
         )
         for finding in versions.begin(now):
             log.warning("%s", finding)
+        loading.serving = True
     except BaseException:
         for engine in engines.values():
             engine.close()

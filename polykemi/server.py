@@ -23,7 +23,7 @@ from polykemi import __version__, compiled, memory
 from polykemi.config import Settings, load_tls
 from polykemi.control.plane import ControlPlane
 from polykemi.control.sources import Sources
-from polykemi.engines.base import LoopHost
+from polykemi.engines.base import Loading, LoopHost
 from polykemi.errors import ConfigError, ScriptLoadError, UsageError
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.logs import Log
@@ -173,6 +173,7 @@ class Server:
                 database=database,
                 send=send,
                 now=time.time(),
+                loading=Loading(serving=True),
             )
         except BaseException:
             database.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ def ksr_reply_route():
 """,
 }
 BROKEN = {"lua": "function ksr_request_route(", "js": "function ksr_request_route(", "python": "def ksr_request_route("}
+ENDLESS = {"lua": "while true do end", "js": "for (;;) {}", "python": "while True: pass"}
 MISTYPED = {
     "lua": '\nfunction never() KSR.sl.sen_reply(200, "OK") end\n',
     "js": '\nfunction never() { KSR.sl.sen_reply(200, "OK"); }\n',
@@ -183,6 +185,15 @@ def test_a_broken_one_does_not_get_in(lab: Lab) -> None:
     assert lab.server.node.services.counters["app.failed_reloads"] == 1
     lab.reload("B")
     assert lab.version() == "B"
+
+
+def test_one_that_loads_for_ever_holds_up_the_server_for_a_second(lab: Lab) -> None:
+    lab.path.write_text(ENDLESS[lab.engine])
+    began = time.monotonic()
+    with pytest.raises(ScriptLoadError, match="time limit reached"):
+        lab.server.reload()
+    assert time.monotonic() - began < 5  # at the start it has ten
+    assert lab.version() == "A"
 
 
 def test_one_without_a_request_route_does_not_get_in(lab: Lab) -> None:

@@ -12,7 +12,10 @@ from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry, Xval
 
-LOAD_FACTOR: Final = 10.0  # loading a script, with all that it imports, may take ten times as long as a route block
+_START: Final = (
+    10.0  # time limits of a route block that loading a script, with all that it imports, may take at the start
+)
+_RELOAD: Final = 1.0  # seconds that it may take, at least, in a running server
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,22 @@ class Limits:
     memory: int = 0
 
 
+class Loading:
+    """How long scripts may take to load: at the start ten times as long as a route block may run.
+
+    In a running server all else waits meanwhile: they have as long as a route block, or a second.
+    """
+
+    def __init__(self, *, serving: bool = False) -> None:
+        self.serving = serving
+
+    def factor(self, seconds: float) -> float:
+        """Return how many times the limit of a route block, ``seconds`` (0.0: none), that is."""
+        if not self.serving:
+            return _START
+        return max(1.0, _RELOAD / seconds) if seconds else 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """What an engine is given: the functions to bind and how to run route blocks in the middle of an export."""
@@ -31,6 +50,7 @@ class Host:
     current: Current
     drive: Callable[[Generator[RouteContext, None, Any]], Any]  # runs a Process to its end, returns its value
     limits: Limits = Limits()
+    loading: Loading = field(default_factory=Loading)
     path: tuple[str, ...] = ()  # patterns as in Lua's package.path, where modules are besides the script's directory
     allow: frozenset[str] = frozenset()  # what the script may reach besides KSR (``config.ALLOWED``)
     strict: bool = False  # a call that cannot be made raises in the script

@@ -63,7 +63,7 @@ class JsEngine:
         self.values = Values(self._realms.memory)
         self.thread = v8.thread
         self._sources = Sources(everywhere="files" in host.allow)
-        self.run = Run(v8, self.values, self._sources, host.limits.seconds)
+        self.run = Run(v8, self.values, self._sources, host.limits.seconds, host.loading)
         self._bind()
 
     def _bind(self) -> None:

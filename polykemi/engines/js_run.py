@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from polykemi.engines.base import LOAD_FACTOR
+from polykemi.engines.base import Loading
 from polykemi.engines.js_sources import Sources
 from polykemi.engines.js_values import RUN, Values
 from polykemi.engines.stuck import end_process
@@ -33,7 +33,7 @@ class Run:
     ``JsScript.call`` writes ``block``, ``outermost`` and ``nested`` itself, as that is the hot path.
     """
 
-    def __init__(self, v8: V8, values: Values, sources: Sources, seconds: float) -> None:
+    def __init__(self, v8: V8, values: Values, sources: Sources, seconds: float, loading: Loading) -> None:
         self.words = values.words
         self.block = 0  # number of the last that began
         self.outermost = 0  # number of the outermost, 0: none
@@ -42,6 +42,7 @@ class Run:
         self.error: ScriptError | None = None  # of what has just failed
         self.file = "js"  # the script that runs
         self.seconds = seconds
+        self._loading = loading
         self._allowed = seconds  # to what runs now
         # seconds between two looks of a thread that waits
         self.period = min(max(seconds / 8, 0.005), 0.25) if seconds > 0 else 0.25
@@ -57,7 +58,7 @@ class Run:
         """Call ``function``, which loads ``file``; return what it gives. Raise ScriptError when it was stopped."""
         self.block = self.outermost = block = self.block + 1
         before, self.file = self.file, file
-        self._allowed = self.seconds * LOAD_FACTOR
+        self._allowed = self.seconds * self._loading.factor(self.seconds)
         try:
             given = function()
         finally:

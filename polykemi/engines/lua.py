@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from lupa.luajit21 import LuaError, LuaMemoryError, LuaRuntime, lua_type
 
-from polykemi.engines.base import LOAD_FACTOR, Host
+from polykemi.engines.base import Host
 from polykemi.engines.lua_watch import IDLE, Pace, Watch, publish
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.binding import Misuse, bind
@@ -307,7 +307,10 @@ class LuaScript:
 
     def _start(self, texts: dict[Path, str]) -> None:
         """Run the script in a new state. Raise ScriptLoadError; the running one stays then."""
-        outer, self.deadline = self.deadline, monotonic() + self._seconds * LOAD_FACTOR
+        outer, self.deadline = (
+            self.deadline,
+            monotonic() + self._seconds * self._host.loading.factor(self._host.limits.seconds),
+        )
         current = self._host.current
         ctx, current.ctx = current.ctx, None
         try:

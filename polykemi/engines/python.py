@@ -24,7 +24,7 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, ClassVar, Final
 
-from polykemi.engines.base import LOAD_FACTOR, Host
+from polykemi.engines.base import Host
 from polykemi.engines.python_exits import guard
 from polykemi.engines.python_message import ScriptMessage
 from polykemi.engines.watchdog import TimeLimit, Watchdog
@@ -160,6 +160,7 @@ class PythonScript:
         """Load the script at ``path``. Raise ScriptLoadError."""
         self.path = path
         self._current = host.current
+        self._loading, self._seconds = host.loading, host.limits.seconds
         self._ksr = ksr
         self._conversion = conversion
         self._watchdog = watchdog
@@ -176,7 +177,7 @@ class PythonScript:
         importlib.invalidate_caches()
         try:
             with self._faked_context():
-                self._run(self._source.run, factor=LOAD_FACTOR)
+                self._run(self._source.run, factor=self._loading.factor(self._seconds))
         except BaseException as error:  # put back what was, whatever it is
             failure = self._load_error(error) if isinstance(error, (Exception, SystemExit, Exit, TimeLimit)) else error
             self._leave()
