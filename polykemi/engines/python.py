@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Final
 
 from polykemi.engines.base import Host
 from polykemi.engines.python_exits import guard
+from polykemi.engines.python_memory import held
 from polykemi.engines.python_message import ScriptMessage
 from polykemi.engines.watchdog import TimeLimit, Watchdog
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
@@ -197,13 +198,19 @@ class PythonScript:
 
     def _leave(self) -> None:
         """Give the stage up."""
+        self._modules = self.modules()
         PythonScript._on_stage = None
-        new = {name: sys.modules[name] for name in sys.modules.keys() - self._others}
-        self._modules = {n: m for n, m in new.items() if self.is_ours(getattr(m, "__file__", None) or "")}
         for name in (*self._modules, "KSR"):
             sys.modules.pop(name, None)
         if self._source.directory in sys.path:
             sys.path.remove(self._source.directory)
+
+    def modules(self) -> dict[str, ModuleType]:
+        """Return the modules that the script has brought, by name."""
+        if PythonScript._on_stage is not self:
+            return self._modules
+        new = {name: sys.modules[name] for name in sys.modules.keys() - self._others}
+        return {n: m for n, m in new.items() if self.is_ours(getattr(m, "__file__", None) or "")}
 
     def is_ours(self, filename: str) -> bool:
         """Tell whether code of ``filename`` belongs to the script."""
@@ -366,8 +373,8 @@ class PythonEngine:
         return script
 
     def memory(self) -> int:
-        """Return 0: what a script holds cannot be told from what the server holds."""
-        return 0
+        """Return how many octets the values of all scripts take, at least (``python_memory.held``)."""
+        return held(module for script in self._scripts for module in script.modules().values())
 
     def close(self) -> None:
         """End the watchdog and all scripts."""

@@ -385,3 +385,22 @@ def test_without_a_limit_nothing_watches(tmp_path: Path) -> None:
     assert bench.seen == ["num 1"]
     assert threading.active_count() == threads
     bench.engine.close()
+
+
+# ---- memory
+def test_what_scripts_hold_is_measured(python: Bench) -> None:
+    python.script(python="kept = []\ndef ksr_request_route(): kept.append('x' * 100_000 + str(len(kept)))")
+    before = python.engine.memory()
+    for _ in range(10):
+        python.call()
+    assert 1_000_000 < python.engine.memory() - before < 1_100_000
+    python.script(python="def ksr_request_route(): pass")
+    assert python.engine.memory() < 100_000
+
+
+def test_what_the_server_lends_is_not_counted_and_what_is_endless_is_counted_in_part(python: Bench) -> None:
+    python.script(python="kept = []\ndef ksr_request_route(msg): kept.append(msg)")
+    python.call()
+    assert python.engine.memory() < 10_000
+    python.script(python="kept = [str(i) for i in range(200_000)]\ndef ksr_request_route(): pass")
+    assert 2_000_000 < python.engine.memory() < 6_000_000
