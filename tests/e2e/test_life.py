@@ -241,7 +241,12 @@ PYTHON = "/usr/bin/python3"  # one that everybody may read, which this one may n
 def python_for_all() -> tuple[str, dict[str, str]]:
     """Return a Python that an other user can run, and its environment."""
     packages = next(path for path in sys.path if path.endswith("site-packages"))
-    environ = {"PYTHONPATH": packages}
+    parts = [
+        os.environ.get("PYTHONPATH", ""),
+        packages,
+        str(ROOT),
+    ]  # the compiled form, where it is tested, goes before
+    environ = {"PYTHONPATH": os.pathsep.join(filter(None, parts)), "PYTHONSAFEPATH": "1"}
     for python in (sys.executable, PYTHON):
         command = [python, "-c", "import uvloop, lupa, lmdb, polykemi.server"]
         with contextlib.suppress(OSError):
