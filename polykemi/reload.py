@@ -63,7 +63,6 @@ class Versions:
         self._kept: deque[Version] = deque(maxlen=max(1, keep))  # the newest last
         self._alive: list[weakref.ref[Version]] = []
         self._ended: list[Mapping[str, Script]] = []  # of versions that nothing refers to any more
-        self._known: set[str] = set()  # findings of the current version
 
     @property
     def current(self) -> int:
@@ -79,7 +78,7 @@ class Versions:
         """Load the first version, at ``now`` (seconds since the epoch); return what is wrong in it. Raise ScriptLoadError."""
         version = self._load(now)
         findings = self._inspect(version)
-        self._known = {one.text for one in findings}
+        version.findings = frozenset(one.text for one in findings)
         self._take(version)
         return findings
 
@@ -94,7 +93,7 @@ class Versions:
             smoke = self.rehearse() if self.rehearse is not None else ()
             version = self._load(now)
             try:
-                findings = self._check(version, force=force)
+                self._check(version, force=force)
             except ScriptLoadError:
                 _close(version.scripts)
                 raise
@@ -105,12 +104,11 @@ class Versions:
             raise
         if dry_run:
             _close(version.scripts)
-            return Outcome(self._router.version.number, findings, smoke)
-        self._known = set(findings)
+            return Outcome(self._router.version.number, tuple(sorted(version.findings)), smoke)
         self._take(version)
         services.count("app.reloads")
         log.info("reload: version %d", version.number)
-        return Outcome(version.number, findings, smoke)
+        return Outcome(version.number, tuple(sorted(version.findings)), smoke)
 
     def _load(self, now: float) -> Version:
         """Load all scripts; none of them runs yet. Raise ScriptLoadError."""
@@ -132,13 +130,13 @@ class Versions:
             script = version.scripts[self._router.stats.of(Route.REQUEST, callback).engine]
             raise ScriptLoadError(str(script.path), None, f"defines no function {callback}")
 
-    def _check(self, version: Version, *, force: bool) -> tuple[str, ...]:
-        """Return what is wrong in ``version``. Raise ScriptLoadError when some of it is new."""
+    def _check(self, version: Version, *, force: bool) -> None:
+        """Look for what is wrong in ``version``. Raise ScriptLoadError when some of it is new."""
         findings = self._inspect(version)
         for one in findings:
-            if one.text not in self._known and not force:
+            if one.text not in self._router.version.findings and not force:
                 raise ScriptLoadError(str(one.file), one.line, one.text)
-        return tuple(one.text for one in findings)
+        version.findings = frozenset(one.text for one in findings)
 
     def _take(self, version: Version) -> None:
         self.sweep()
@@ -178,7 +176,6 @@ class Versions:
                 raise NoVersion(f"no version {number}; kept: {kept}")
             version = found
         self._router.take(version)
-        self._known = {one.text for one in self._inspect(version)}
         self._router.services.count("app.rollbacks")
         log.warning("rollback: version %d takes over from version %d", version.number, current.number)
         return version.number

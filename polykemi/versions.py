@@ -15,10 +15,11 @@ from polykemi.engines.base import Script
 class Version:
     """One state of the routing logic."""
 
-    __slots__ = ("__weakref__", "heir", "loaded", "number", "scripts")
+    __slots__ = ("__weakref__", "findings", "heir", "loaded", "number", "scripts")
 
     def __init__(self, number: int, scripts: Mapping[str, Script], loaded: float) -> None:
         self.number = number  # from 1 on
         self.scripts = scripts  # by engine
         self.loaded = loaded  # seconds since the epoch
+        self.findings: frozenset[str] = frozenset()  # what is wrong in the scripts, and was let pass
         self.heir: Version | None = None  # whose scripts these are, when there were too many versions
