@@ -6,23 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-# RFC 3261 and its extensions, as Kamailio knows them; all others are counted together
-METHODS: Final = (
-    "ACK",
-    "BYE",
-    "CANCEL",
-    "INFO",
-    "INVITE",
-    "MESSAGE",
-    "NOTIFY",
-    "OPTIONS",
-    "PRACK",
-    "PUBLISH",
-    "REFER",
-    "REGISTER",
-    "SUBSCRIBE",
-    "UPDATE",
-)
+from polykemi.sip.constants import METHODS as KNOWN_METHODS
+
+METHODS: Final[tuple[str, ...]] = tuple(sorted(KNOWN_METHODS))  # all others are counted together
 OTHER: Final = "other"
 UNKNOWN_METHOD: Final = "core.unsupported_methods"
 
