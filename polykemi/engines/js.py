@@ -21,7 +21,7 @@ from polykemi.engines.js_run import Run
 from polykemi.engines.js_script import JsScript, Loaded
 from polykemi.engines.js_sources import Sources, read
 from polykemi.engines.js_values import Values
-from polykemi.engines.v8 import V8
+from polykemi.engines.v8 import V8, kept
 from polykemi.engines.v8_native import Local
 from polykemi.errors import ScriptError, ScriptLoadError
 from polykemi.kemi.binding import from_octets, to_octets
@@ -211,15 +211,7 @@ class JsEngine:
         if self._busy or self._loop is not None:
             raise ScriptError(file, None, "JavaScript runs on another thread")
         ended = threading.Event()
-        results: list[_T] = []
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                results.append(errand())
-            except BaseException as error:  # noqa: BLE001
-                errors.append(error)
-
+        run, outcome = kept(errand)
         self._busy = True
         try:
             self._v8.errand(run, ended.set)
@@ -229,9 +221,7 @@ class JsEngine:
             while not ended.wait(self.run.period):  # a signal's handler raised
                 self.run.stop(self.run.outermost)
             self._busy = False
-        if errors:
-            raise errors[0]
-        return results[0]
+        return outcome.result()
 
     # ---- serving
     def serve(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -15,8 +15,7 @@ from polykemi.engines.js_values import RUN, Values
 from polykemi.engines.stuck import end_process
 from polykemi.engines.v8 import V8
 from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
-
-_DEEPEST: Final = 16  # route blocks inside of one
+from polykemi.kemi.limits import DEEPEST
 
 _WEDGED_AFTER: Final = 5.0  # seconds, at least, after the limit: some of what V8 does takes long, but ends
 _CALLERS: Final = tuple(
@@ -78,8 +77,8 @@ class Run:
         """Raise ScriptError when no block may begin inside of the one that runs."""
         if self.struck == self.outermost:
             raise self._overtime(file)
-        if self.nested == _DEEPEST:
-            raise ScriptError(file, None, f"{function}: more than {_DEEPEST} route blocks inside each other")
+        if self.nested == DEEPEST:
+            raise ScriptError(file, None, f"{function}: more than {DEEPEST} route blocks inside each other")
 
     def failure(self, block: int, file: str, *, stopped: bool, nested: bool, begun: bool = False) -> ScriptError | None:
         """Return the error of the block that has just ended, and clear up behind it.

@@ -22,6 +22,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from polykemi.engines.v8_native import NAMES, Native
@@ -73,6 +74,19 @@ def _library() -> Any:
     if missing or fields != ["value", "len", "type"]:
         raise UsageError(f"mini-racer {VERSION} is not as expected: {', '.join(missing) or 'the layout of its values'}")
     return library
+
+
+def kept(errand: Callable[[], _T]) -> tuple[Callable[[], None], Future[_T]]:
+    """Return ``errand`` as one that does not raise, and where what it gives or raises is kept for another thread."""
+    outcome: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(errand())
+        except BaseException as error:  # noqa: BLE001
+            outcome.set_exception(error)
+
+    return run, outcome
 
 
 class V8:
@@ -160,20 +174,10 @@ class V8:
         if threading.get_ident() == self.thread:
             return errand()
         ended = threading.Event()
-        results: list[_T] = []
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                results.append(errand())
-            except BaseException as error:  # noqa: BLE001
-                errors.append(error)
-
+        run, outcome = kept(errand)
         self.errand(run, ended.set)
         ended.wait()
-        if errors:
-            raise errors[0]
-        return results[0]
+        return outcome.result()
 
     # ---- memory; V8 calls these on the isolate's thread
     def _collected(self) -> None:
