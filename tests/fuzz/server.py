@@ -7,6 +7,7 @@ interface, and the server's script sends nothing elsewhere: requests go to a nex
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -49,6 +50,10 @@ PROBE: Final = (
 )
 SIGNS: Final = ("Traceback", "internal error", "script error", "Segmentation")  # of what must not be in the log
 PROBE_EVERY: Final = 100  # messages
+PROVISIONAL: Final = (b"180 Ringing", b"100 Trying", b"183 Progress")
+FINAL: Final = (b"486 Busy", b"404 Not Found", b"503 No", b"302 Moved")
+STATUSES: Final = (*FINAL, PROVISIONAL[0], *FINAL, PROVISIONAL[1], *FINAL, PROVISIONAL[2], b"200 OK")
+STATUS_LINE: Final = re.compile(rb"SIP/2\.0 (\d{3}) ")
 LONGEST: Final = 3.0  # seconds of CPU time that an answer may take, with all that is before it in the queue
 MOST_GROWTH: Final = 24 << 20  # octets of memory after the first half of the run
 
@@ -92,8 +97,9 @@ class Target:
 
     def __init__(self, data: Path, seed: int = 0) -> None:
         self.data, self.port = data, free_port()
-        self.random = Random(seed)
-        self._mutator = Mutator(self.random)
+        self.random, self._hop_random = Random(seed), Random(seed)  # what is sent does not depend on when answers come
+        self._mutator, self._hop_mutator = Mutator(self.random), Mutator(self._hop_random)
+        self._statuses = itertools.cycle(STATUSES)
         self._last: deque[tuple[str, bytes]] = deque(maxlen=300)
         self._checked = 0  # octets of the log
         self._phone = self._socket("127.0.16.2")
@@ -209,7 +215,7 @@ class Target:
             while True:
                 data, source = self._hop.recvfrom(65536)
                 self._count(data)
-                if source[0] == HOST and self.random.random() < 0.8 and not data.startswith((b"SIP/", b"ACK ")):
+                if source[0] == HOST and self._hop_random.random() < 0.8 and not data.startswith((b"SIP/", b"ACK ")):
                     answer = self._answer(data)
                     self._last.append(("next hop", answer))
                     self._hop.sendto(answer, source)
@@ -221,6 +227,7 @@ class Target:
                 except ConnectionError:
                     data = b""
                 sock.settimeout(5)
+                self.run.received.update(status.decode() for status in STATUS_LINE.findall(data))
                 if not data:
                     self._forget(transport)
             sock.settimeout(5) if transport in self._streams else None
@@ -230,21 +237,9 @@ class Target:
         kept = [
             line for line in head if line[:4].lower() in (b"via:", b"from", b"to: ", b"call", b"cseq", b"reco", b"v: s")
         ]
-        status = self.random.choice(
-            (
-                b"100 Trying",
-                b"180 Ringing",
-                b"183 Progress",
-                b"200 OK",
-                b"302 Moved",
-                b"404 Not Found",
-                b"486 Busy",
-                b"503 No",
-            )
-        )
-        lines = [b"SIP/2.0 " + status, *kept, b"Contact: <sip:bob@127.0.16.4>", b"Content-Length: 0"]
+        lines = [b"SIP/2.0 " + next(self._statuses), *kept, b"Contact: <sip:bob@127.0.16.4>", b"Content-Length: 0"]
         answer = b"\r\n".join(lines) + b"\r\n\r\n"
-        return self._mutator.change(answer) if self.random.random() < 0.7 else answer
+        return self._hop_mutator.change(answer) if self._hop_random.random() < 0.6 else answer
 
     def _count(self, data: bytes) -> None:
         line = data.partition(b"\r\n")[0].decode("latin-1")
