@@ -45,6 +45,8 @@ USERS: Final = 500
 T1: Final = 0.5  # seconds; then a phone sends its request again
 GIVEN_UP: Final = 5.0  # seconds without an answer: it has failed
 LONGEST_CALL: Final = 2.0  # seconds, many reloads long
+PATIENT: Final = 60.0  # seconds: both when nobody measures
+FEW: Final = 20  # requests that are under way then
 REFUSED: Final = 0.1  # of the calls
 PAUSE: Final = 0.3  # seconds between two reloads
 
@@ -53,7 +55,13 @@ domains = ["{domain}"]
 [engines]
 {engine} = "{script}"
 [modules.dialog]
-default_timeout = 60
+default_timeout = 600
+"""
+_PATIENT: Final = """
+[modules.tm]
+retr_timer1 = 60000
+[overload]
+delay = 0
 """
 _BRANCH: Final = re.compile(r"branch=([^;\r\n]+)")
 
@@ -90,14 +98,17 @@ class Known:
 class Phones:
     """Phones that register, phones that call, phones that are called."""
 
-    def __init__(self, server: tuple[str, int], registrations: float, calls: float, seed: int) -> None:
-        """``registrations`` and ``calls``: a second."""
+    def __init__(
+        self, server: tuple[str, int], registrations: float, calls: float, seed: int, *, patient: bool = False
+    ) -> None:
+        """``registrations`` and ``calls``: a second; those who are ``patient`` send no more while many wait for an answer."""
         self.tally = Tally()
         self.known = Known(1, 0.0)
         self.registered = threading.Event()  # everybody is
         self.stop = threading.Event()
         self._server = server
         self._rates = registrations, calls
+        self._most, self._given_up = (FEW, PATIENT) if patient else (sys.maxsize, GIVEN_UP)
         self._chance = random.Random(seed)
         self._numbers = itertools.count(1)
         self._registrations = itertools.count(1)
@@ -124,16 +135,20 @@ class Phones:
         while end is None or (now < end and (self._pending or self._calls)):
             now = time.monotonic()
             if end is None and self.stop.is_set():
-                end = now + GIVEN_UP + LONGEST_CALL
+                end = now + self._given_up + LONGEST_CALL
             if end is None:
                 registrations, calls = self._rates
-                while sent["register"] < (now - began) * registrations:
+                while sent["register"] < (now - began) * registrations and len(self._pending) < self._most:
                     sent["register"] += 1
                     self._register(now)
                 if not self.registered.is_set() and sent["register"] > 2 * USERS:
                     self.registered.set()
                     called = now
-                while self.registered.is_set() and sent["call"] < (now - called) * calls:
+                while (
+                    self.registered.is_set()
+                    and sent["call"] < (now - called) * calls
+                    and len(self._pending) <= self._most
+                ):
                     sent["call"] += 1
                     self._invite(now)
             while self._due and self._due[0][0] <= now:
@@ -357,12 +372,12 @@ class Operator:
 
 
 @contextlib.contextmanager
-def serving(engine: str, directory: Path) -> Iterator[tuple[Path, Path, int]]:
-    """Run a server as a user starts it; give its script, its control socket and its port."""
+def serving(engine: str, directory: Path, more: str = "") -> Iterator[tuple[Path, Path, int]]:
+    """Run a server as a user starts it, ``more`` in its configuration; give its script, its control socket and its port."""
     script, port = directory / f"route.{SUFFIXES[engine]}", free_port()
     script.write_text(SCRIPTS[engine].replace("@", "g1"))
     config = directory / "polykemi.toml"
-    config.write_text(_CONFIG.format(domain=DOMAIN, engine=engine, script=script))
+    config.write_text(_CONFIG.format(domain=DOMAIN, engine=engine, script=script) + more)
     command = [sys.executable, "-m", "polykemi", "serve", "--config", config, "--listen", f"udp:{HOST}:{port}"]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -383,11 +398,14 @@ def serving(engine: str, directory: Path) -> Iterator[tuple[Path, Path, int]]:
 
 
 def measure(
-    engine: str, reloads: int, registrations: float, calls: float, directory: Path
+    engine: str, reloads: int, registrations: float, calls: float, directory: Path, *, patient: bool = False
 ) -> tuple[Tally, Counter[str]]:
-    """Reload ``reloads`` times under load; return what the phones saw and what the operator was told."""
-    with serving(engine, directory) as (script, control, port):
-        phones = Phones((HOST, port), registrations, calls, seed=1)
+    """Reload ``reloads`` times under load; return what the phones saw and what the operator was told.
+
+    ``patient``: the machine may have much to do, so what is late is neither sent again nor given up.
+    """
+    with serving(engine, directory, _PATIENT if patient else "") as (script, control, port):
+        phones = Phones((HOST, port), registrations, calls, seed=1, patient=patient)
         operator = Operator(engine, script, control, phones)
         load = threading.Thread(target=phones.run)
         load.start()

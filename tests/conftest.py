@@ -1,10 +1,17 @@
-"""What all tests share: some cannot run on the compiled form (``make testcompiled``)."""
+"""What all tests share: hypothesis draws the same every time; some cannot run on the compiled form (``make testcompiled``)."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import polykemi
+
+# what fails here fails everywhere, and how long an example takes is the machine's business
+settings.register_profile(
+    "same", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -444,10 +444,7 @@ def calls_with_values(draw: st.DrawFn) -> tuple[Export, list[Any]]:
 
 
 @settings(
-    deadline=None,
-    derandomize=True,
     max_examples=1500,
-    database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     phases=[Phase.generate],
 )

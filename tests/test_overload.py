@@ -217,7 +217,7 @@ def test_a_udp_socket_tells_how_long_datagrams_wait_and_how_many_had_no_room() -
         before = time.time()
         for _ in range(100):
             peer.sendto(b"x" * 1000, ("127.0.17.2", udp.listener.port))
-    assert udp.waited(before + 7) == pytest.approx(7, abs=0.5)
+    assert 7 >= udp.waited(before + 7) >= before + 7 - time.time()
     lost = udp.lost()
     assert 50 < lost < 100
     assert udp.lost() == 0

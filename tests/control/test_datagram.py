@@ -15,6 +15,7 @@ import uvloop
 
 from polykemi.control.datagram import LONGEST, DatagramSocket
 from polykemi.errors import UsageError
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -43,7 +44,7 @@ def client(tmp_path: Path) -> Iterator[socket.socket]:
 def turn(loop: asyncio.AbstractEventLoop, until: Callable[[], bool]) -> None:
     """Run the loop until something is so."""
 
-    end = time.monotonic() + 5
+    end = time.monotonic() + PATIENCE
     while not until():
         assert time.monotonic() < end
         loop.run_until_complete(asyncio.sleep(0))

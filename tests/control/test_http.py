@@ -15,6 +15,7 @@ import uvloop
 from polykemi.control import http as server
 from polykemi.control.http import LONGEST, MOST, HttpServer
 from polykemi.errors import UsageError
+from tests.waiting import PATIENCE
 
 
 class Served:
@@ -36,7 +37,7 @@ class Served:
 
     def connect(self) -> socket.socket:
         """Return a connection."""
-        return socket.create_connection(self.address, 5)
+        return socket.create_connection(self.address, PATIENCE)
 
     def send(self, *pieces: bytes) -> bytes:
         """Return what comes back until the server closes."""
@@ -83,7 +84,7 @@ def status(response: bytes) -> int:
 
 def test_a_page_is_made_when_it_is_asked_for(served: Served) -> None:
     for n in (1, 2):
-        client = http.client.HTTPConnection(*served.address, timeout=5)
+        client = http.client.HTTPConnection(*served.address, timeout=PATIENCE)
         client.request("GET", "/page?x=1", headers={"Accept": "text/plain"})
         response = client.getresponse()
         assert (response.status, response.getheader("Content-Type")) == (200, "text/x-page")

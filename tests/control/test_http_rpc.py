@@ -14,6 +14,7 @@ from polykemi.control.http import LONGEST_BODY, HttpServer
 from polykemi.control.http_rpc import PATH, rpc_over_http
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.kemi.rpc import rpc
+from tests.waiting import PATIENCE
 
 TOKEN = "s3cret-s3cret-s3cret"
 REQUEST = b'{"jsonrpc":"2.0","method":"test.add","params":[1,2],"id":"a"}'
@@ -41,7 +42,7 @@ class Served:
     def send(self, *pieces: bytes) -> tuple[int, bytes, bytes]:
         """Return status, head and body of what comes back."""
         address = ("127.0.0.1", int(self.server.url.rpartition(":")[2]))
-        with socket.create_connection(address, 5) as sock:
+        with socket.create_connection(address, PATIENCE) as sock:
             for piece in pieces:
                 sock.sendall(piece)
             data = b""

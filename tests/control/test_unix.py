@@ -19,6 +19,7 @@ from polykemi.control import client, unix
 from polykemi.control.jsonrpc import Client
 from polykemi.control.unix import LONGEST, MOST, ControlSocket, connect
 from polykemi.errors import RpcError, UsageError
+from tests.waiting import PATIENCE
 
 PING = b'{"ping"}\n'
 
@@ -146,7 +147,7 @@ def test_a_path_that_is_too_long_for_an_address_works(tmp_path: Path) -> None:
 
 
 def test_requests_are_answered_in_their_order_however_they_arrive(served: Served) -> None:
-    with connect(served.path, 5) as sock:
+    with connect(served.path, PATIENCE) as sock:
         for octet in b"a\n-\n\n  \nb":
             sock.sendall(bytes([octet]))
         sock.sendall(b"\nc\nd")
@@ -163,7 +164,7 @@ def test_many_requests_at_once_leave_the_loop_its_turns(served: Served) -> None:
         served.loop.call_soon(turn)
 
     served.loop.call_soon_threadsafe(turn)
-    with connect(served.path, 5) as sock:
+    with connect(served.path, PATIENCE) as sock:
         sock.sendall(b"a\n" * 1000)
         sock.shutdown(socket.SHUT_WR)
         assert receive(sock) == b"<a>\n" * 1000
@@ -172,7 +173,7 @@ def test_many_requests_at_once_leave_the_loop_its_turns(served: Served) -> None:
 
 @pytest.mark.parametrize("tail", [b"", b"\n"])
 def test_a_request_that_is_too_long_is_refused(served: Served, tail: bytes) -> None:
-    with connect(served.path, 5) as sock:
+    with connect(served.path, PATIENCE) as sock:
         sock.sendall(b"a" * LONGEST + b"\n")
         sock.sendall(b"b" * (LONGEST + 1) + tail)
         answers = receive(sock).split(b"\n")
@@ -182,7 +183,7 @@ def test_a_request_that_is_too_long_is_refused(served: Served, tail: bytes) -> N
 
 
 def test_a_client_that_reads_nothing_makes_the_server_hold_little(served: Served) -> None:
-    with connect(served.path, 5) as sock:
+    with connect(served.path, PATIENCE) as sock:
         sock.setblocking(False)
         sent = 0
         line = b"x" * 1000 + b"\n"
@@ -197,26 +198,26 @@ def test_a_client_that_reads_nothing_makes_the_server_hold_little(served: Served
         (connection,) = served.in_loop(lambda: list(served.socket._connections))
         assert len(connection._received) < 4 * LONGEST + 300_000
         assert connection._transport.get_write_buffer_size() < 200_000
-        sock.settimeout(5)
+        sock.settimeout(PATIENCE)
         taken = 0
         while taken < 10_000:
             taken += len(sock.recv(65536))
-    with connect(served.path, 5) as sock:
+    with connect(served.path, PATIENCE) as sock:
         sock.sendall(b"a\n")
         assert sock.recv(100) == b"<a>\n"
 
 
 def test_the_number_of_clients_is_bounded_and_a_place_that_is_free_again_is_given(served: Served) -> None:
-    clients = [connect(served.path, 5) for _ in range(MOST)]
+    clients = [connect(served.path, PATIENCE) for _ in range(MOST)]
     for sock in clients:
         sock.sendall(b"a\n")
         assert sock.recv(100) == b"<a>\n"
-    with connect(served.path, 5) as sock:
+    with connect(served.path, PATIENCE) as sock:
         assert json.loads(receive(sock))["error"]["code"] == -32000
     clients.pop().close()
     while len(served.in_loop(lambda: list(served.socket._connections))) == MOST:
         pass
-    with connect(served.path, 5) as sock:
+    with connect(served.path, PATIENCE) as sock:
         sock.sendall(b"a\n")
         assert sock.recv(100) == b"<a>\n"
     for one in clients:
@@ -224,7 +225,7 @@ def test_the_number_of_clients_is_bounded_and_a_place_that_is_free_again_is_give
 
 
 def test_stopping_drops_the_clients(served: Served) -> None:
-    with connect(served.path, 5) as sock:
+    with connect(served.path, PATIENCE) as sock:
         sock.sendall(b"a\n")
         assert sock.recv(100) == b"<a>\n"
         served.stop()

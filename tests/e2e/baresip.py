@@ -11,6 +11,7 @@ from typing import Any, Final
 from tests.e2e.conftest import DOMAIN, PASSWORDS, HasPort, free_port, listens
 from tests.e2e.peers import PeerProcess, tool
 from tests.pki import Pki
+from tests.waiting import PATIENCE
 
 _MODULES: Final = (Path("/usr/lib/baresip/modules"), Path("/usr/local/lib/baresip/modules"))
 _CONFIG: Final = """\
@@ -52,7 +53,7 @@ class Baresip:
         (directory / "contacts").touch()
         self.process = PeerProcess([program, "-4", "-s", "-f", str(directory)], directory)
         self.process.wait(lambda: listens(control), "control port")
-        self._socket = socket.create_connection(("127.0.0.1", control), 15)
+        self._socket = socket.create_connection(("127.0.0.1", control), PATIENCE)
         self._buffer, self._events = b"", list[dict[str, Any]]()
 
     def registered(self) -> None:
@@ -93,9 +94,9 @@ class Baresip:
 
 
 def _write_tone(path: Path) -> None:
-    """Write 20 s of a tone: with the end of its file baresip ends a call."""
+    """Write a tone, longer than anybody waits: with the end of its file baresip ends a call."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(8000)
-        file.writeframes((b"\x00\x10" * 8 + b"\x00\xf0" * 8) * 10_000)
+        file.writeframes((b"\x00\x10" * 8 + b"\x00\xf0" * 8) * 500 * int(PATIENCE))

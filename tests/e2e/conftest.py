@@ -22,6 +22,7 @@ from polykemi.sip.flow import bracketed
 from tests.e2e.peers import tool
 from tests.e2e.tunnel import Tunnel
 from tests.pki import Pki
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -56,7 +57,7 @@ def listens(port: int) -> bool:
 
 def wait_for_listener(port: int) -> None:
     """Wait until somebody listens on a TCP port: who connects before is refused."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + PATIENCE
     while not listens(port):
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -107,7 +108,7 @@ class ServerProcess:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
         self.process.send_signal(number)
-        code = self.process.wait(15)
+        code = self.process.wait(PATIENCE)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -119,7 +120,7 @@ class Phone:
     def __init__(self, process: subprocess.Popen[bytes], directory: Path, port: int) -> None:
         self._process, self._directory, self.port = process, directory, port
 
-    def done(self, seconds: float = 40) -> None:
+    def done(self, seconds: float = PATIENCE) -> None:
         """Wait until the scenario has succeeded."""
         code = self._process.wait(seconds)
         if code != 0:
@@ -241,7 +242,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """One server for each engine, with its sample script."""
     data = make_data(tmp_path_factory.mktemp(f"data-{request.param}"))
     config = data / "polykemi.toml"
-    text = "[modules.tm]\nfr_inv_timer = 1500\n[modules.pike]\nreqs_density_per_unit = 10000\n"
+    text = "[modules.tm]\nfr_inv_timer = 1500\n[modules.pike]\nreqs_density_per_unit = 10000\n[overload]\ndelay = 0\n"
     has_tls = shutil.which("openssl") is not None  # which makes the certificates
     config.write_text(text + (tls_tables(request.getfixturevalue("pki")) if has_tls else ""))
     arguments = ["--config", str(config), "--engine", request.param, SCRIPTS[request.param]]

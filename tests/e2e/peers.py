@@ -1,4 +1,4 @@
-"""What the peers of the tests have in common: are they installed, wait for something, run them and end them."""
+"""What the peers of the tests have in common: are they installed, run them, wait for what they say, and end them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import pytest
 
-T = TypeVar("T")
+from tests.waiting import PATIENCE
 
 
 def missing(reason: str) -> NoReturn:
@@ -25,17 +25,6 @@ def missing(reason: str) -> NoReturn:
 def tool(name: str, package: str) -> str:
     """Return the path of a program; without it the test is skipped."""
     return shutil.which(name) or missing(f"{name} is not installed ({package})")
-
-
-def until(found: Callable[[], T], what: str, seconds: float = 15) -> T:
-    """Wait until ``found`` gives something true and return that; ``what`` is said when it does not."""
-    end = time.monotonic() + seconds
-    while True:
-        result = found()
-        if result:
-            return result
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.01)
 
 
 class PeerProcess:
@@ -53,11 +42,11 @@ class PeerProcess:
         """Return what it has printed so far."""
         return self._output.read_text(errors="replace")
 
-    def until(self, text: str, seconds: float = 15) -> None:
+    def until(self, text: str, seconds: float = PATIENCE) -> None:
         """Wait until it has printed ``text``."""
         self.wait(lambda: text in self.output(), repr(text), seconds)
 
-    def wait(self, found: Callable[[], bool], what: str, seconds: float = 15) -> None:
+    def wait(self, found: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
         """Wait until ``found`` says so; it must not end before."""
         end = time.monotonic() + seconds
         while not found():

@@ -15,6 +15,7 @@ from wsproto.frame_protocol import FrameProtocol, Opcode
 from polykemi.sip.flow import bracketed
 from polykemi.sip.framing import Framer
 from tests.e2e.conftest import DOMAIN, PASSWORDS
+from tests.waiting import PATIENCE
 
 _numbers = itertools.count(time.time_ns())
 HANDSHAKE = (
@@ -42,10 +43,10 @@ class StreamPhone:
         context: ssl.SSLContext | None = None,
     ) -> None:
         self.user = user
-        self.socket = socket.create_connection((host, port), 5, source_address=(source, 0))
+        self.socket = socket.create_connection((host, port), PATIENCE, source_address=(source, 0))
         if context is not None:
             self.socket = context.wrap_socket(self.socket, server_hostname=host)
-        self.socket.settimeout(5)
+        self.socket.settimeout(PATIENCE)
         own, own_port, *_ = self.socket.getsockname()
         self.sent_by = f"{bracketed(own)}:{own_port}"
         self.contact = f"<sip:{user}@{self.sent_by};transport={self.transport.lower()}>"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import ServerProcess
+from tests.waiting import PATIENCE
 
 SCRIPTS = {
     "lua": """
@@ -66,7 +67,7 @@ class Peer:
     def __init__(self, server: ServerProcess) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.connect(("127.0.0.1", server.port))
-        self._socket.settimeout(5)
+        self._socket.settimeout(PATIENCE)
         self._number = 0
 
     def send(self, data: bytes) -> None:
@@ -92,7 +93,7 @@ class Peer:
         except BlockingIOError:
             return True
         finally:
-            self._socket.settimeout(5)
+            self._socket.settimeout(PATIENCE)
 
     def close(self) -> None:
         """Close the socket."""

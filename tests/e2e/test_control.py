@@ -18,6 +18,7 @@ import pytest
 
 from tests.e2e.conftest import ROOT, SCRIPTS, ServerProcess
 from tests.e2e.test_bad_scripts import Peer
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(params=SCRIPTS)
@@ -44,7 +45,7 @@ def peer(server: ServerProcess) -> Iterator[Peer]:
 def rpc(server: ServerProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `polykemi rpc`."""
     command = [sys.executable, "-m", "polykemi", "rpc", "--data", str(server.data), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_route_blocks_are_counted_and_the_counters_begin_anew(server: ServerProcess, peer: Peer) -> None:
@@ -76,7 +77,7 @@ def test_only_the_owner_may_ask(server: ServerProcess) -> None:
 
 def test_requests_between_messages_are_answered_on_one_connection(server: ServerProcess, peer: Peer) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(5)
+        sock.settimeout(PATIENCE)
         sock.connect(str(server.data / "control.sock"))
         with sock.makefile("rwb") as stream:
             for n in range(1, 20):
@@ -91,7 +92,7 @@ def test_requests_between_messages_are_answered_on_one_connection(server: Server
 def test_prometheus_reads_what_rpc_says(server: ServerProcess, peer: Peer) -> None:
     assert peer.ask("OPTIONS") == "SIP/2.0 200 Keepalive"
     (line,) = [line for line in server.greeting if line.startswith("metrics on ")]
-    with urllib.request.urlopen(line.removeprefix("metrics on "), timeout=10) as response:
+    with urllib.request.urlopen(line.removeprefix("metrics on "), timeout=PATIENCE) as response:
         page = response.read().decode()
     labels = f'kind="request_route",block="ksr_request_route",engine="{server.engine}"'
     assert f"polykemi_route_seconds_count{{{labels}}} 1.0\n" in page
@@ -107,7 +108,7 @@ def test_prometheus_reads_what_rpc_says(server: ServerProcess, peer: Peer) -> No
 def test_a_second_server_on_the_same_data_is_refused_and_a_killed_one_replaced(server: ServerProcess) -> None:
     command = [sys.executable, "-m", "polykemi", "serve", "--engine", "lua", SCRIPTS["lua"]]
     command += ["--listen", "udp:127.0.0.1:0", "--data", str(server.data)]
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert second.returncode == 2
     expected = (
         f"polykemi: {server.data}: a server that runs already (process {server.process.pid}) has this data directory\n"

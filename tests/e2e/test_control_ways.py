@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import ROOT, SCRIPTS, ServerProcess
+from tests.waiting import PATIENCE
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 CONFIG = f"""
@@ -43,7 +44,7 @@ def post(url: str, method: str, *params: Any, token: str = TOKEN) -> tuple[int, 
     body = json.dumps({"jsonrpc": "2.0", "method": method, "params": params, "id": 7}).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=10) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=PATIENCE) as response:
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         error.close()
@@ -65,7 +66,7 @@ def test_every_way_leads_to_the_same_server(server: ServerProcess) -> None:
     assert post(url, "core.version", token="0" * 32) == (401, None)
     for place in (["--config", str(server.data / "polykemi.toml")], ["--socket", str(ways / "control")]):
         command = [sys.executable, "-m", "polykemi", "rpc", *place, "ul.lookup", "location", "carol"]
-        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert (ran.returncode, ran.stdout.splitlines()[0], ran.stderr) == (0, "AoR: carol", "")
         assert "sip:carol@192.0.2.9" in ran.stdout
 
@@ -74,7 +75,7 @@ def test_http_for_everybody_without_a_token_does_not_start(tmp_path: Path) -> No
     config = tmp_path / "polykemi.toml"
     config.write_text('[control]\nhttp = "0.0.0.0:8080"\n')
     command = [sys.executable, "-m", "polykemi", "serve", "--config", str(config), SCRIPTS["lua"]]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith(
         f"polykemi: {config}:2: [control] http: whoever reaches 0.0.0.0 could command the server"

@@ -16,12 +16,14 @@ import pytest
 from polykemi.sip.message import Request, Response, parse
 from tests.dns_server import DnsServer
 from tests.e2e.conftest import ServerProcess, free_port
+from tests.waiting import PATIENCE
 
 HOST = "127.0.13.1"
 SCRIPT = """
 function ksr_request_route()
   if KSR.is_CANCEL() then KSR.tm.t_relay() return end
   KSR.tm.t_on_failure("ksr_failure_route")
+  if KSR.pv.gete("$rd") == "dead.test" then KSR.tm.t_set_fr(0, 600000) end
   KSR.tm.t_relay()
 end
 
@@ -47,7 +49,7 @@ class Peer:
     def __init__(self, host: str = HOST) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind((host, 0))
-        self.socket.settimeout(10)
+        self.socket.settimeout(PATIENCE)
         self.port = self.socket.getsockname()[1]
 
     def receive(self) -> tuple[Any, Any]:
@@ -57,7 +59,7 @@ class Peer:
 
     def expect(self, start: str) -> Any:
         """Return the next message that begins with ``start``; all before are passed over."""
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             message, _ = self.receive()
             if message.start_line.startswith(start):
@@ -172,30 +174,28 @@ def test_naptr_srv_and_address_lead_there(names: DnsServer, caller: Caller, peer
 
 def test_dns_chooses_the_transport_and_our_via_says_so(names: DnsServer, caller: Caller, server: ServerProcess) -> None:
     with socket.create_server((HOST, 0)) as listening:
-        listening.settimeout(10)
+        listening.settimeout(PATIENCE)
         caller.send("INVITE", names_of(names, "stream.test", listening.getsockname()[1], proto="tcp"))
         peer, _ = listening.accept()
         with peer:
-            peer.settimeout(10)
+            peer.settimeout(PATIENCE)
             invite = parse(peer.recv(65535))
     assert invite.via.text.startswith(f"SIP/2.0/TCP {HOST}:{server.port};branch=")
 
 
 def test_a_dead_udp_server_is_left_at_once(names: DnsServer, caller: Caller, peer: Callable[[], Peer]) -> None:
     bob = peer()
-    began = time.monotonic()
     caller.send("INVITE", names_of(names, "dead.test", free_port(HOST), bob.port))
-    call_is_answered_by(caller, bob)
-    assert time.monotonic() - began < 1.8  # fr_timer is 2: ICMP has said it
+    call_is_answered_by(caller, bob)  # and not after 600 s: ICMP has said it
 
 
 def test_a_refused_connection_is_left_at_once(names: DnsServer, caller: Caller) -> None:
     with socket.create_server((HOST, 0)) as listening:
-        listening.settimeout(10)
+        listening.settimeout(PATIENCE)
         caller.send("INVITE", names_of(names, "refused.test", free_port(HOST), listening.getsockname()[1], proto="tcp"))
         peer, _ = listening.accept()
         with peer:
-            peer.settimeout(10)
+            peer.settimeout(PATIENCE)
             assert peer.recv(65535).startswith(b"INVITE sip:bob@refused.test SIP/2.0\r\n")
 
 
@@ -265,7 +265,7 @@ def test_what_is_known_can_be_asked(
 
 def rpc(server: ServerProcess, *words: str) -> str:
     command = [sys.executable, "-m", "polykemi", "rpc", "--data", str(server.data), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
 
 
 def test_a_dead_server_is_passed_over_for_a_while(tmp_path: Path, names: DnsServer, peer: Callable[[], Peer]) -> None:
@@ -286,7 +286,7 @@ def test_a_dead_server_is_passed_over_for_a_while(tmp_path: Path, names: DnsServ
                 call_is_answered_by(caller, bob)
                 rpc(server, "dst_blocklist.delete_all")
                 caller.send("INVITE", uri)
-                other.socket.settimeout(10)
+                other.socket.settimeout(PATIENCE)
                 assert other.receive()[0].uri == uri
     finally:
         assert server.stop() == 0, server.log()

@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.conftest import ROOT, SCRIPTS, ServerProcess
 from tests.e2e.kamailio_peer import Kamailio
 from tests.sip.test_hep import chunks
+from tests.waiting import PATIENCE
 
 REQUEST = (
     "OPTIONS sip:e2e.test SIP/2.0\r\nVia: SIP/2.0/{} 127.0.0.1:{};branch=z9hG4bK{}\r\nFrom: <sip:a@e2e.test>;tag=1\r\n"
@@ -28,7 +29,7 @@ class Collector:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
-        self._socket.settimeout(10)
+        self._socket.settimeout(PATIENCE)
         self.port = self._socket.getsockname()[1]
 
     def take(self) -> Chunks:
@@ -57,7 +58,7 @@ def ask_over_udp(port: int, call_id: str) -> tuple[bytes, bytes, int]:
     """Send a request; return it, the response and our port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as phone:
         phone.bind(("127.0.0.1", 0))
-        phone.settimeout(10)
+        phone.settimeout(PATIENCE)
         own = phone.getsockname()[1]
         request = REQUEST.format("UDP", own, call_id, call_id).encode()
         phone.sendto(request, ("127.0.0.1", port))
@@ -66,7 +67,7 @@ def ask_over_udp(port: int, call_id: str) -> tuple[bytes, bytes, int]:
 
 def ask_over_tcp(port: int, call_id: str) -> tuple[bytes, bytes, int]:
     """Send a request; return it, the response and our port."""
-    with socket.create_connection(("127.0.0.1", port), 10) as phone:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as phone:
         own = phone.getsockname()[1]
         request = REQUEST.format("TCP", own, call_id, call_id).encode()
         phone.sendall(request)
@@ -131,7 +132,12 @@ def test_a_server_that_would_mirror_to_itself_does_not_start(tmp_path: Path) -> 
     config.write_text('listen = ["udp:127.0.0.1:29988"]\n[hep]\nserver = "udp:127.0.0.1:29988"\n')
     command = [sys.executable, "-m", "polykemi", "serve", "--config", str(config), "--data", str(tmp_path)]
     ran = subprocess.run(
-        [*command, "--engine", "lua", SCRIPTS["lua"]], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        [*command, "--engine", "lua", SCRIPTS["lua"]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert (ran.returncode, ran.stderr) == (
         2,

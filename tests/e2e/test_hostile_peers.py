@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 import resource
 import socket
@@ -17,6 +17,7 @@ from wsproto.frame_protocol import FrameProtocol
 
 from tests.e2e.conftest import ServerProcess
 from tests.e2e.stream_phone import HANDSHAKE
+from tests.waiting import PATIENCE, cpu_time
 
 SCRIPT = """
 function ksr_request_route() KSR.sl.sl_send_reply(200, "OK") end
@@ -35,6 +36,7 @@ OPTIONS = (
     b"OPTIONS sip:e2e.test SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1:9;branch=z9hG4bKa\r\nFrom: <sip:a@b>;tag=1\r\n"
     b"To: <sip:b@b>\r\nCall-ID: x\r\nCSeq: 1 OPTIONS\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
 )
+RANDOM = random.Random(1)
 RESET = struct.pack("ii", 1, 0)
 MOST_MEMORY = 40  # MiB that an attack may add
 
@@ -45,15 +47,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     (data / "route.lua").write_text(SCRIPT)
     (data / "polykemi.toml").write_text(CONFIG)
     process = ServerProcess(data, ["--config", str(data / "polykemi.toml"), "--engine", "lua", str(data / "route.lua")])
+    began = time.monotonic()
     yield process
     assert process.stop() == 0
     assert "Traceback" not in process.log()
     assert "internal error" not in process.log()
-    assert len(process.log()) < 60_000
+    spells = (
+        time.monotonic() - began
+    ) / 10 + 2  # of ten seconds; in each 20 lines at most, and one about those refused
+    assert len(process.log()) < spells * 20 * 150
+    assert process.log().count("refused ") < spells
 
 
 def connect(server: ServerProcess, source: str = "127.0.0.1") -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), 5, source_address=(source, 0))
+    return socket.create_connection(("127.0.0.1", server.port), PATIENCE, source_address=(source, 0))
 
 
 def memory(server: ServerProcess) -> int:
@@ -63,12 +70,12 @@ def memory(server: ServerProcess) -> int:
 
 
 def answers(server: ServerProcess, source: str = "127.0.0.2") -> float:
-    """Return how many seconds it takes until somebody else is answered."""
-    began = time.monotonic()
+    """Return how many seconds of CPU time the server needs until somebody else is answered."""
+    used = cpu_time(server.process.pid)
     with closing(connect(server, source)) as sock:
         sock.sendall(OPTIONS)
         assert sock.recv(4096).startswith(b"SIP/2.0 200 OK\r\n")
-    return time.monotonic() - began
+    return cpu_time(server.process.pid) - used
 
 
 def attack(server: ServerProcess, data: bytes, seconds: float = 0.5, *, before: bytes = b"") -> bool:
@@ -93,14 +100,14 @@ def attack(server: ServerProcess, data: bytes, seconds: float = 0.5, *, before: 
     return False
 
 
-HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + os.urandom(500)  # TLS
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + RANDOM.randbytes(500)  # TLS
 NO_LENGTH = OPTIONS.replace(b"Content-Length: 0\r\n", b"")
 LONG = OPTIONS.replace(b"Length: 0", b"Length: 99999999")
 
 
 @pytest.mark.parametrize(
     "data",
-    [os.urandom(70_000), b"a" * 70_000, OPTIONS[:-4] + b"\r\nX: y" * 20_000, NO_LENGTH, LONG, HELLO * 140],
+    [RANDOM.randbytes(70_000), b"a" * 70_000, OPTIONS[:-4] + b"\r\nX: y" * 20_000, NO_LENGTH, LONG, HELLO * 140],
     ids=["random", "no-line", "headers", "no-length", "long-body", "tls"],
 )
 def test_what_cannot_be_followed_closes_the_connection(server: ServerProcess, data: bytes) -> None:
@@ -117,14 +124,11 @@ def test_half_a_message_and_slow_ones_end_with_the_lifetime(server: ServerProces
         for sock in halves:
             sock.sendall(OPTIONS[:100])
         slow = stack.enter_context(closing(connect(server)))
-        began = time.monotonic()
         with suppress(ConnectionError):
             for octet in OPTIONS * 9:  # would take 20 s
                 slow.sendall(bytes([octet]))
                 time.sleep(0.008)
-                if time.monotonic() - began > 5:
-                    break
-        assert time.monotonic() - began < 5
+            pytest.fail("a slow one is kept")
         for sock in halves:
             with suppress(ConnectionError):
                 assert sock.recv(1) == b""
@@ -152,7 +156,7 @@ def test_octets_that_trickle_in_do_not_keep_a_connection(server: ServerProcess, 
         for sock in slow:
             sock.sendall(before)
             sock.settimeout(0.0)
-        until, at = time.monotonic() + 5, 0
+        until, at = time.monotonic() + PATIENCE, 0
         while slow:
             assert time.monotonic() < until
             for sock in list(slow):
@@ -178,7 +182,7 @@ def test_octets_that_trickle_in_do_not_keep_a_connection(server: ServerProcess, 
 def test_who_sends_all_the_time_does_not_hold_up_others(
     server: ServerProcess, data: bytes, is_closed: bool | None
 ) -> None:
-    closed = attack(server, data, 10 if is_closed else 0.5)
+    closed = attack(server, data, PATIENCE if is_closed else 0.5)
     assert is_closed is None or closed is is_closed
 
 
@@ -194,12 +198,12 @@ def masked(make: Callable[[FrameProtocol], bytes | bytearray]) -> bytes:
         (masked(lambda frames: frames.send_data(b"", fin=False)) + b"\x00\x80abcd" * 20_000, True),
         (masked(lambda frames: frames.send_data(b"", fin=False)) + b"\x00\x81abcdx" * 20_000, True),
         (b"\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xffabcd" + b"x" * 60_000, True),
-        (os.urandom(60_000), True),
+        (RANDOM.randbytes(60_000), True),
     ],
     ids=["pings", "rubbish", "fragments", "octets", "endless", "random"],
 )
 def test_frames_without_end_do_not_hold_up_others(server: ServerProcess, data: bytes, is_closed: bool | None) -> None:
-    closed = attack(server, data, 10 if is_closed else 0.5, before=WEBSOCKET)
+    closed = attack(server, data, PATIENCE if is_closed else 0.5, before=WEBSOCKET)
     assert is_closed is None or closed is is_closed
 
 
@@ -262,4 +266,4 @@ def test_thousands_of_connections(server: ServerProcess) -> None:
         assert answers(server, "127.0.0.5") < 1  # those that say nothing make room
     assert answers(server) < 1
     assert memory(server) - before < MOST_MEMORY
-    assert 1 <= server.log().count("refused ") <= 3
+    assert "refused " in server.log()

@@ -18,6 +18,7 @@ from polykemi.storage.provisioned import Database
 from tests.e2e.conftest import DOMAIN, ServerProcess
 from tests.e2e.peers import tool
 from tests.udp_phone import UdpPhone
+from tests.waiting import PATIENCE
 
 SCRIPT = """
 function ksr_request_route()
@@ -71,7 +72,7 @@ class Kamcli:
     def text(self, *arguments: str) -> str:
         """Return what it prints."""
         command = [self._path, "--config", str(self._config), *arguments]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert "Traceback" not in ran.stderr, ran.stderr
         assert (ran.returncode, ran.stdout != "") == (0, True), ran.stderr
         return ran.stdout
@@ -219,7 +220,9 @@ def test_what_is_not_there_is_an_error(kamcli: Kamcli) -> None:
 def kamcmd(server: ServerProcess, *arguments: str) -> tuple[int, str]:
     """Run Kamailio's kamcmd; return its exit code and what it prints."""
     command = [tool("kamcmd", "Debian: kamailio"), "-s", f"unixd:{server.data / 'rpc.sock'}", *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL)
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, check=False, stdin=subprocess.DEVNULL
+    )
     return ran.returncode, ran.stdout + ran.stderr
 
 

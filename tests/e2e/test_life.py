@@ -20,8 +20,10 @@ import pytest
 
 from polykemi.control import client
 from tests.e2e.conftest import ROOT, free_port
+from tests.waiting import PATIENCE, until
 
 HOST = "127.0.68.5"
+FOR_EVER = 10 * int(PATIENCE)  # seconds
 SCRIPT = """
 function ksr_request_route()
     local user = KSR.pv.gete("$rU")
@@ -100,7 +102,7 @@ class Served:
         self.place, self.data = place, place / "data"
         self.port = port or free_port(HOST)
         (place / "polykemi.toml").write_text(
-            f'data = "data"\nlisten = ["udp:{HOST}:{self.port}", "tcp:{HOST}:{self.port}"]\n'
+            f'data = "data"\nlisten = ["udp:{HOST}:{self.port}", "tcp:{HOST}:{self.port}"]\n[modules.tm]\nfr_timer = {FOR_EVER}000\n'
             f'[engines]\n{"python" if script.endswith(".py") else "lua"} = "{script}"\n[service]\n{service}\n'
         )
         command = [python, "-m", "polykemi", "serve", "--config", str(place / "polykemi.toml"), *arguments]
@@ -120,7 +122,7 @@ class Served:
         self.phone, self.callee = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
         for sock in (self.phone, self.callee):
             sock.bind((HOST, 0))
-            sock.settimeout(20)
+            sock.settimeout(PATIENCE)
         self._number = 0
 
     def wait(self) -> None:
@@ -131,7 +133,7 @@ class Served:
                 return
         pytest.fail(f"the server did not start: {self.ended()}")
 
-    def ended(self, seconds: float = 20) -> tuple[int, str]:
+    def ended(self, seconds: float = PATIENCE) -> tuple[int, str]:
         """Wait for its end; return the exit code and the log."""
         _, log = self.process.communicate(timeout=seconds)
         return self.process.returncode, log
@@ -335,7 +337,7 @@ class Manager:
     def __init__(self, path: Path) -> None:
         self.path = str(path)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.settimeout(20)
+        self.socket.settimeout(PATIENCE)
         self.socket.bind(self.path)
 
     def hear(self, name: str) -> str:
@@ -354,14 +356,14 @@ def manager(place: Path) -> Iterator[Manager]:
 
 
 def test_systemd_hears_of_readiness_of_the_loop_and_of_the_end(serve: Serve, manager: Manager) -> None:
-    served = serve(environ={"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "400000"})
+    served = serve(environ={"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "4000000"})
     ready = manager.hear("READY")
     assert f"STATUS=listening on udp:{HOST}:{served.port}, tcp:{HOST}:{served.port}" in ready
     assert served.ask("x") == 200
+    assert manager.hear("WATCHDOG") == "WATCHDOG=1"
     began = time.monotonic()
-    for _ in range(3):
-        assert manager.hear("WATCHDOG") == "WATCHDOG=1"
-    assert time.monotonic() - began < 3 * 0.4  # each within half of the time
+    assert manager.hear("WATCHDOG") == "WATCHDOG=1"
+    assert time.monotonic() - began < 4  # it is sent after half of the time
     served.call()
     served.process.terminate()
     assert "STATUS=no new requests" in manager.hear("STOPPING")
@@ -385,7 +387,7 @@ def test_sockets_of_systemd_are_taken_and_what_waits_in_them_is_answered(serve: 
             served.send("x")
             served.wait()
             assert served.receive().startswith("SIP/2.0 200 OK")
-            with socket.create_connection((HOST, port), 5):
+            with socket.create_connection((HOST, port), PATIENCE):
                 pass
             served.process.terminate()
             code, log = served.ended()
@@ -406,7 +408,7 @@ def test_a_socket_for_all_addresses_is_refused(serve: Serve) -> None:
 
 
 def test_a_server_that_is_told_to_stop_finishes_what_has_begun(serve: Serve) -> None:
-    served = serve(service="drain = 60")
+    served = serve(service=f"drain = {FOR_EVER}")
     served.wait()
     invite = served.call()
     served.process.terminate()
@@ -432,22 +434,22 @@ def test_it_does_not_wait_longer_than_it_is_to(serve: Serve) -> None:
     served = serve(service="drain = 0.5")
     served.wait()
     served.call()
-    served.process.terminate()
     began = time.monotonic()
+    served.process.terminate()
     assert served.ended()[0] == 0
-    assert 0.4 < time.monotonic() - began < 10
+    assert time.monotonic() - began >= 0.5
 
 
 @pytest.mark.parametrize("signals", [("SIGINT", "SIGINT"), ("SIGTERM", "SIGINT"), ("SIGTERM", "SIGTERM")])
 def test_a_second_signal_stops_it_at_once(serve: Serve, signals: tuple[str, str]) -> None:
-    served = serve(service="drain = 60")
+    served = serve(service=f"drain = {FOR_EVER}")
     served.wait()
     served.call()
     served.process.send_signal(getattr(signal, signals[0]))
     while served.ask("x") != 503:
         pass
     served.process.send_signal(getattr(signal, signals[1]))
-    assert served.ended(10)[0] == 0
+    assert served.ended()[0] == 0
 
 
 def test_an_idle_server_stops_at_once_by_signal_and_by_command(serve: Serve) -> None:
@@ -457,10 +459,10 @@ def test_an_idle_server_stops_at_once_by_signal_and_by_command(serve: Serve) -> 
         lambda served: client.call(served.data / client.SOCKET, "core.kill", [15]),
     )
     for end in ends:
-        served = serve(service="drain = 60")
+        served = serve(service=f"drain = {FOR_EVER}")
         served.wait()
         end(served)
-        assert served.ended(10)[0] == 0
+        assert served.ended()[0] == 0
 
 
 def test_a_script_cannot_end_it(serve: Serve) -> None:
@@ -479,6 +481,13 @@ def children(served: Served) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def waits_in_the_socket(port: int) -> bool:
+    """Tell whether a datagram is there that nobody has read."""
+    rows = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+    (queue,) = [row[4] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "07"]
+    return int(queue.partition(":")[2], 16) > 0
+
+
 def test_a_script_that_is_stuck_in_native_code_costs_a_second_start(serve: Serve, place: Path) -> None:
     (place / "wedges.py").write_text(WEDGES)
     served = serve("--supervise", service='watchdog = 2\npid_file = "x.pid"', script="wedges.py")
@@ -487,7 +496,7 @@ def test_a_script_that_is_stuck_in_native_code_costs_a_second_start(serve: Serve
     assert (place / "x.pid").read_text() == f"{first}\n"
     assert served.ask("a", "REGISTER", "Contact: <sip:a@192.0.2.7>") == 200
     served.send("wedge")
-    time.sleep(0.2)  # the datagram is to be read by the one that is stuck
+    until(lambda: not waits_in_the_socket(served.port), "the datagram is read by the one that is stuck")
     served.send("a")  # and this one to wait in the socket until the next is there
     assert served.receive().startswith("SIP/2.0 200 Found")
     (second,) = children(served)
@@ -508,10 +517,9 @@ def test_a_server_that_is_killed_loses_no_datagram_and_no_connection_that_waits(
     assert served.ask("x") == 200
     (first,) = children(served)
     os.kill(first, signal.SIGKILL)
-    while children(served) == [first]:
-        time.sleep(0.01)
+    until(lambda: children(served) != [first], "its end")
     served.send("x")
-    with socket.create_connection((HOST, served.port), 5):  # nobody is refused
+    with socket.create_connection((HOST, served.port), PATIENCE):  # nobody is refused
         assert served.receive().startswith("SIP/2.0 200 OK")
     served.process.send_signal(signal.SIGINT)
     assert served.ended()[0] == 0
@@ -522,7 +530,7 @@ def test_a_mistake_is_not_tried_again_and_has_its_exit_code(serve: Serve) -> Non
 
 
 def test_signals_are_passed_on_and_a_second_one_ends_both(serve: Serve) -> None:
-    served = serve("--supervise", service="drain = 60")
+    served = serve("--supervise", service=f"drain = {FOR_EVER}")
     served.wait()
     (child,) = children(served)
     served.call()
@@ -530,7 +538,7 @@ def test_signals_are_passed_on_and_a_second_one_ends_both(serve: Serve) -> None:
     while served.ask("x") != 503:
         pass
     served.process.send_signal(signal.SIGINT)
-    assert served.ended(10)[0] == 0
+    assert served.ended()[0] == 0
     assert not Path(f"/proc/{child}").exists()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import ServerProcess
+from tests.waiting import PATIENCE
 
 SCRIPT = """
 function ksr_request_route()
@@ -31,7 +32,7 @@ LOST, FOUND = "SIP/2.0 404 Not Found", "SIP/2.0 200 sip:alice@192.0.2.7"
 def phone() -> Iterator[socket.socket]:
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
         sock.bind(("127.0.0.1", 0))
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE)
         yield sock
 
 

@@ -6,13 +6,13 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import ROOT, PhoneFactory, ServerProcess, free_port
+from tests.waiting import until
 
 # some 8 ms for a new call: 100 of them a second and no more
 SCRIPT = """
@@ -64,14 +64,11 @@ def test_what_cannot_be_done_is_refused_and_what_has_begun_is_finished(
     during = counters(server)
     refused = during["core.overload_refused"]
     assert refused > CALLS // 4  # some of them more than once: a phone sends again what it had no answer for
-    assert during["tmx.2xx_transactions"] > 2 * CALLS // 10  # an INVITE and a BYE for each call
+    assert during["tmx.2xx_transactions"] > 20  # not all of them: an INVITE and a BYE for each call
     assert during["sl.5xx_replies"] == refused
     assert re.search(r"overload: messages wait \d+\.\d+ s", server.log())
 
-    until = time.monotonic() + 20
-    while "overload is over" not in server.log():
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    assert server.log().count("polykemi.overload") == 2
-    phone(server, "call_or_503", calls=20, rate=20).done()
+    until(lambda: server.log().count("overload is over") == server.log().count("refused with 503"), "the end")
+    assert server.log().count("polykemi.overload") == 2 * server.log().count("overload is over")
+    phone(server, "call_or_503", calls=5, rate=5).done()
     assert counters(server)["core.overload_refused"] == refused

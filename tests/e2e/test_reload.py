@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.conftest import ROOT, ServerProcess
 from tests.e2e.test_bad_scripts import Peer
+from tests.waiting import PATIENCE
 
 SUFFIXES = {"lua": "lua", "js": "js", "python": "py"}
 SCRIPTS = {
@@ -69,11 +70,11 @@ class Lab:
     def rpc(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `polykemi rpc`."""
         command = [sys.executable, "-m", "polykemi", "rpc", "--data", str(self.server.data), *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     def until(self, told: Callable[[], bool]) -> None:
         """Wait until something is so."""
-        end = time.monotonic() + 15
+        end = time.monotonic() + PATIENCE
         while not told():
             assert time.monotonic() < end, self.server.log()
             time.sleep(0.02)

@@ -16,6 +16,7 @@ from polykemi.modules.rtpengine_bencode import decode, encode
 from polykemi.testing import Sent, ServerUnderTest
 from polykemi.transport.peers import PeerSockets
 from tests.e2e.conftest import free_port
+from tests.waiting import PATIENCE
 
 RTPENGINE = shutil.which("rtpengine")
 pytestmark = pytest.mark.skipif(RTPENGINE is None, reason="rtpengine is not installed")
@@ -48,7 +49,7 @@ def relay(tmp_path: Path) -> Iterator[str]:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     peers = PeerSockets()
     try:
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE
         while True:
             try:
                 ping = b"1 " + encode({"command": "ping"})
@@ -62,7 +63,7 @@ def relay(tmp_path: Path) -> Iterator[str]:
     finally:
         peers.close()
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 def request(method: str, sdp: str = "", to_tag: str = "") -> bytes:
@@ -105,7 +106,7 @@ def test_media_pass_through_the_relay(relay: str, tmp_path: Path, caplog: pytest
     ):
         for side in (alice, bob):
             side.bind(("127.0.0.1", 0))
-            side.settimeout(5)
+            side.settimeout(PATIENCE)
         offer, reply = (SDP.format(host="127.0.0.1", port=side.getsockname()[1]) for side in (alice, bob))
         sent = server.receive(request("INVITE", offer), "192.0.2.10:5060")
         invite = next(one for one in sent if one.start_line.startswith("INVITE"))
@@ -121,7 +122,7 @@ def test_media_pass_through_the_relay(relay: str, tmp_path: Path, caplog: pytest
         assert "statistics: RTP: 172 bytes, 1 packets, 0 errors; RTCP: 0 bytes, 0 packets, 0 errors" in caplog.text
         assert "no delete" not in caplog.text
         question = b"2 " + encode({"command": "list"})
-        listed = peers.ask(f"udp:{relay}", question, 1, lambda data: data.startswith(b"2 "))
+        listed = peers.ask(f"udp:{relay}", question, PATIENCE, lambda data: data.startswith(b"2 "))
         assert listed is not None
         assert decode(listed[2:]) == {"calls": [], "result": "ok"}
     peers.close()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import SCRIPTS, ServerProcess, make_data
-from tests.e2e.peers import tool, until
+from tests.e2e.peers import tool
+from tests.waiting import PATIENCE, until
 
 FLOOD = 300  # requests, within a few ms
 
@@ -16,7 +17,7 @@ FLOOD = 300  # requests, within a few ms
 def sipsak(server: ServerProcess, *arguments: str) -> tuple[int, str]:
     """Run sipsak and return its exit code, 0 when all went well, and what it has printed."""
     command = [tool("sipsak", "Debian: sipsak"), "-v", "-r", str(server.port), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -18,6 +18,7 @@ import pytest
 from tests.e2e.conftest import DOMAIN, PASSWORDS, ROOT, SCRIPTS, ServerProcess, free_port, make_data
 from tests.e2e.peers import missing
 from tests.e2e.stream_phone import StreamPhone
+from tests.waiting import PATIENCE
 
 HOST = "127.0.18.1"  # of the server: SIPVicious comes from 127.0.0.1, which is none of its own, that the script would trust
 NOBODY = ["mallory", "nobody", "1000"]
@@ -69,7 +70,7 @@ def scan(server: ServerProcess, directory: Path, name: str, *arguments: str) -> 
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     return done.stdout + done.stderr
@@ -103,9 +104,11 @@ def test_users_cannot_be_enumerated(unaware: ServerProcess, tmp_path: Path, meth
 
 
 def test_a_weak_password_is_found_but_not_in_a_long_list(unaware: ServerProcess, tmp_path: Path) -> None:
-    crack = ["--maximumtime=1", "-u", "alice", "--domain", DOMAIN, "-d"]
+    crack = ["-u", "alice", "--domain", DOMAIN, "-d"]
     short = ["secret", "1234", PASSWORDS["alice"]]
-    assert PASSWORDS["alice"] in scan(unaware, tmp_path, "svcrack", *crack, words(tmp_path, *short))  # it can do so
+    assert PASSWORDS["alice"] in scan(
+        unaware, tmp_path, "svcrack", "--maximumtime=60", *crack, words(tmp_path, *short)
+    )  # it can do so
     long = words(tmp_path, *(str(n) for n in range(200)), *short)
-    assert "found nothing" in scan(unaware, tmp_path, "svcrack", *crack, long)
+    assert "found nothing" in scan(unaware, tmp_path, "svcrack", "--maximumtime=1", *crack, long)
     assert "too many requests: banning 127.0.0.1" in unaware.log()

@@ -21,6 +21,7 @@ from tests.e2e.conftest import DOMAIN, ROOT, SCRIPTS, ServerProcess, free_port, 
 from tests.e2e.stream_phone import SecureBrowser, SecurePhone, StreamPhone, values
 from tests.e2e.test_websocket import CONFIG, ENDED
 from tests.pki import Pki
+from tests.waiting import PATIENCE
 
 TLS = """
 [tls]
@@ -149,7 +150,7 @@ def test_certificates_change_and_connections_stay(server: SecureServer) -> None:
 
 
 def test_a_phone_that_does_not_speak_tls_is_dropped(server: SecureServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), 5) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
         sock.sendall(b"OPTIONS sip:a SIP/2.0\r\nContent-Length: 0\r\n\r\n")
         assert sock.recv(4096) == b""
     assert "tcp:tls_not_spoken = 1" in server.rpc("stats.get_statistics", "tcp:").stdout
@@ -160,14 +161,14 @@ def test_a_contact_that_is_called_over_tls(server: SecureServer, trusted: bool, 
     """Bob's phone waits for connections; only with a certificate that [tls.client] trusts it gets the call."""
     context = (server.pki if trusted else Pki(tmp_path)).server()
     with socket.create_server(("127.0.0.1", 0)) as listening, ExitStack() as stack:
-        listening.settimeout(5)
+        listening.settimeout(PATIENCE)
         bob = stack.enter_context(closing(server.phone(StreamPhone, "bob")))
         bob.contact = f"<sip:bob@127.0.0.1:{listening.getsockname()[1]};transport=tls>"
         bob.register()
         alice = stack.enter_context(closing(server.phone(SecurePhone, "alice")))
         alice.authorized("INVITE", f"sip:bob@{DOMAIN}", f"<sip:bob@{DOMAIN}>")
         accepted = listening.accept()[0]
-        accepted.settimeout(5)
+        accepted.settimeout(PATIENCE)
         if trusted:
             with context.wrap_socket(accepted, server_side=True) as secure:
                 assert secure.recv(65536).startswith(b"INVITE sip:bob@127.0.0.1:")

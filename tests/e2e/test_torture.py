@@ -12,6 +12,7 @@ import pytest
 
 from polykemi.sip.framing import Framer
 from tests.e2e.conftest import DOMAIN, ServerProcess
+from tests.waiting import PATIENCE
 
 DATA = Path(__file__).parents[1] / "data"
 MESSAGES = {rfc: sorted((DATA / rfc).glob("*.dat")) for rfc in ("rfc4475", "rfc5118")}
@@ -88,7 +89,7 @@ def answers(address: tuple[str, int], transport: str, n: str) -> bool:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     kind = socket.SOCK_DGRAM if transport == "UDP" else socket.SOCK_STREAM
     with closing(socket.socket(family, kind)) as sock:
-        sock.settimeout(5)
+        sock.settimeout(PATIENCE)
         sock.connect(address)
         sock.sendall(options(address[0], transport, n))
         return sock.recv(4096).startswith(b"SIP/2.0 200 OK\r\n")
@@ -114,7 +115,7 @@ def test_torture_over_tcp(server: ServerProcess, ipv6_port: int, rfc: str, host:
         data = path.read_bytes()
         framer = Framer()
         whole = framer.feed(data)
-        with closing(socket.create_connection(address, 5)) as sock, suppress(ConnectionError):
+        with closing(socket.create_connection(address, PATIENCE)) as sock, suppress(ConnectionError):
             sock.sendall(data)
             if framer.error:
                 while sock.recv(4096):  # answers to what was whole before
@@ -133,7 +134,7 @@ def test_what_comes_over_ipv6_is_relayed_with_its_source(
     server: ServerProcess, next_hops: dict[str, socket.socket], ipv6_port: int
 ) -> None:
     """``received`` has no brackets, as RFC 5118 section 4.5 wants it."""
-    next_hops["::1"].settimeout(5)
+    next_hops["::1"].settimeout(PATIENCE)
     data = (DATA / "rfc5118" / "mult-ip-in-sdp.dat").read_bytes().replace(b"SSG9559905523997077", b"marker")
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
         sock.connect(("::1", ipv6_port))

@@ -14,14 +14,15 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from polykemi.control.client import SOCKET, call
 from tests.e2e.conftest import ROOT, SCRIPTS, ServerProcess
 from tests.e2e.test_bad_scripts import Peer
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(params=SCRIPTS)
@@ -54,7 +55,7 @@ class Tracing:
 
     def ended(self) -> tuple[int, str, str]:
         """Return exit code, output and errors when it has ended by itself."""
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, out, err
 
     def line(self) -> str:
@@ -106,11 +107,11 @@ def test_the_end_of_the_server_is_told(server: ServerProcess) -> None:
 @pytest.mark.parametrize("server", ["lua"], indirect=True)
 def test_mistakes_are_one_line(server: ServerProcess) -> None:
     command = [sys.executable, "-m", "polykemi", "trace", "--data", str(server.data), "--ip", "example.test"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr == "polykemi: --ip: expected an IP address, got 'example.test'\n"
     command[5] = str(server.data / "none")
-    ran = subprocess.run(command[:6], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    ran = subprocess.run(command[:6], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (ran.returncode, ran.stderr) == (
         2,
         f"polykemi: cannot reach a server: {command[5]}/control.sock is not there\n",
@@ -124,7 +125,7 @@ def test_a_terminal_gets_colours_and_lines_of_its_width(server: ServerProcess, p
     tracing = Tracing(server, "--once", stdout=theirs)
     os.close(theirs)
     peer.ask("OPTIONS")
-    assert tracing.process.wait(20) == 0
+    assert tracing.process.wait(PATIENCE) == 0
     assert tracing.process.stderr is not None
     tracing.process.stderr.close()
     out = b""
@@ -141,10 +142,23 @@ def test_a_terminal_gets_colours_and_lines_of_its_width(server: ServerProcess, p
     assert any(line.endswith("...") for line in plain)
 
 
+def all_that_is_there(sock: socket.socket, server: ServerProcess) -> bytearray:
+    """Return what comes until nothing does although the server's loop has been round."""
+    data, rounds = bytearray(), 0
+    while rounds < 2:
+        try:
+            data += sock.recv(65536, socket.MSG_DONTWAIT)
+            rounds = 0
+        except BlockingIOError:
+            call(server.data / SOCKET, "core.version", [])
+            rounds += 1
+    return data
+
+
 @pytest.mark.parametrize("server", ["lua"], indirect=True)
 def test_who_does_not_read_keeps_nobody_waiting(server: ServerProcess, peer: Peer) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(str(server.data / "control.sock"))
         params = {"messages": 1}
@@ -152,15 +166,9 @@ def test_who_does_not_read_keeps_nobody_waiting(server: ServerProcess, peer: Pee
             json.dumps({"jsonrpc": "2.0", "method": "trace.attach", "params": params, "id": 1}).encode() + b"\n"
         )
         assert b'"id":1' in sock.recv(100)
-        slowest = 0.0
         for _ in range(300):
-            began = time.monotonic()
             assert peer.ask("OPTIONS") == "SIP/2.0 200 Keepalive"
-            slowest = max(slowest, time.monotonic() - began)
-        assert slowest < 2
-        data = bytearray()
-        while select.select([sock], [], [], 0.5)[0]:
-            data += sock.recv(65536)
+        data = all_that_is_there(sock, server)
         told = data.count(b'"sent"')
         assert peer.ask("OPTIONS") == "SIP/2.0 200 Keepalive"  # there is room again
         while not data.endswith(b"\n") or data.count(b'"sent"') == told:
@@ -175,7 +183,7 @@ def test_a_hundred_come_and_go_under_traffic(server: ServerProcess, peer: Peer) 
     request = json.dumps({"jsonrpc": "2.0", "method": "trace.attach", "id": 1}).encode() + b"\n"
     for _ in range(100):
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(10)
+            sock.settimeout(PATIENCE)
             sock.connect(str(server.data / "control.sock"))
             sock.sendall(request)
             assert sock.recv(100)

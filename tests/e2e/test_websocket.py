@@ -12,6 +12,7 @@ from wsproto.frame_protocol import Opcode
 
 from tests.e2e.conftest import DOMAIN, ROOT, SCRIPTS, ServerProcess, make_data
 from tests.e2e.stream_phone import HANDSHAKE, Browser, StreamPhone, values
+from tests.waiting import PATIENCE
 
 ENDED = {  # what the tests add to the sample scripts
     "lua": """
@@ -66,7 +67,7 @@ def test_the_handshake(server: ServerProcess) -> None:
     [("Upgrade: websocket", "404"), ("Protocol: sip", "400"), ("Version: 13", "426"), (f"Host: {DOMAIN}", "403")],
 )
 def test_another_handshake_is_refused_and_the_connection_ends(server: ServerProcess, without: str, status: str) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), 5) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
         sock.sendall(HANDSHAKE.format(domain=DOMAIN).replace(without, without[:-2] + "xx").encode())
         reply = b""
         while data := sock.recv(4096):

@@ -20,6 +20,7 @@ from polykemi.engines.js_script import JsScript
 from polykemi.engines.js_values import OCTETS, SIZE, TEXTS, Values
 from polykemi.errors import WEDGED, ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout, UsageError
 from tests.engines.js_bench import MAIN, Bench, benches
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(params=["resident", "hosted"])
@@ -470,7 +471,7 @@ def test_a_wedged_engine_ends_the_process_with_a_status_of_its_own(mode: str, tm
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, parts))},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == WEDGED, done.stderr
@@ -596,7 +597,9 @@ def test_engines_follow_each_other_in_one_process_and_leave_no_thread(bench: Ben
 
 def test_the_interpreter_ends_when_an_engine_was_not_closed() -> None:
     program = "from polykemi.engines.v8 import V8\nV8().on_thread(lambda: None)\nprint('end')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert (done.stdout, done.stderr, done.returncode) == ("end\n", "", 0)
 
 

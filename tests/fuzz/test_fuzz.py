@@ -32,10 +32,7 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", TARGETS)
 @settings(
-    deadline=None,
-    derandomize=True,
     max_examples=120,
-    database=None,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from tests.hostile import scripts_js, scripts_lua, scripts_python
 from tests.hostile.driver import Case, HostileServer, script
+from tests.waiting import PATIENCE
 
 
 class Language(NamedTuple):
@@ -45,7 +46,7 @@ def tried(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     file.write_text(script(language.cases, language.frame))
     server = HostileServer(directory, file, "127.0.0.1", language.more)
     try:
-        assert server.ask("good", 5.0)[0] == 200
+        assert server.ask("good", PATIENCE)[0] == 200
         yield Tried(server, server.memory(), [])
     finally:
         server.close()
@@ -68,7 +69,7 @@ def test_a_hostile_script_costs_its_own_message(tried: Tried, case: Case) -> Non
 
 def test_afterwards_the_server_is_what_it_was(tried: Tried) -> None:
     server = tried.server
-    assert server.ask("good", 5.0)[0] == 200
+    assert server.ask("good", PATIENCE)[0] == 200
     assert server.memory() - tried.memory < GROWN
     counters = dict(line.split(" = ") for line in server.rpc("stats.get_statistics", "core:"))
     failed = [case for case in tried.cases if case.status == 500]

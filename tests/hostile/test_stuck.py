@@ -11,6 +11,7 @@ import pytest
 
 from polykemi.errors import WEDGED
 from tests.hostile.driver import HostileServer
+from tests.waiting import PATIENCE
 
 PYTHON: Final = """import itertools, hashlib
 import KSR
@@ -33,9 +34,9 @@ def ended(directory: Path, file: str, text: str, more: str = "") -> tuple[int, s
     script.write_text(text)
     server = HostileServer(directory, script, "127.0.0.1", more)
     try:
-        assert server.ask("good", 5.0)[0] == 200
+        assert server.ask("good", PATIENCE)[0] == 200
         assert server.ask("stuck", 0.1)[0] == 0
-        return server.process.wait(30), server.log()
+        return server.process.wait(PATIENCE), server.log()
     except subprocess.TimeoutExpired:
         pytest.fail("the server goes on")
     finally:

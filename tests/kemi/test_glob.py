@@ -48,6 +48,6 @@ def test_case_is_ignored_when_asked() -> None:
 
 
 def test_a_hostile_pattern_takes_no_time() -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert not matches("a" * 2000, "a*" * 200 + "b")
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1

@@ -18,6 +18,7 @@ from polykemi.errors import ConfigError
 from polykemi.logs import Log, LogSettings
 from polykemi.logs.formats import LineFormat
 from polykemi.logs.outputs import Datagrams, File, Handler, Output, Stream
+from tests.waiting import PATIENCE
 
 
 def handler(output: Output) -> Handler:
@@ -37,7 +38,7 @@ def test_a_reader_that_does_not_read_stops_nothing(kind: str) -> None:
     for n in range(5000):
         say(one, f"{n} {'x' * 1000}")
     assert 0 < one.counters["log.lost_lines"] < 5000
-    told, end = "", time.monotonic() + 10
+    told, end = "", time.monotonic() + PATIENCE
     while "again" not in told:  # a terminal takes what it has kept behind its reader's back
         assert time.monotonic() < end
         told += _drain(reader).decode()

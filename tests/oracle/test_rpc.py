@@ -17,9 +17,9 @@ import pytest
 
 from bench.kamailio_server import modules_directory, why_not
 from polykemi.storage.provisioned import FILE_NAME
-from tests.e2e.peers import until
 from tests.oracle import servers
 from tests.udp_phone import UdpPhone
+from tests.waiting import until
 
 HOST: Final = f"{servers.USED}1"
 DOMAIN: Final = servers.DOMAIN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polykemi.errors import ParseError
@@ -25,9 +25,7 @@ from polykemi.sip.header import (
 from polykemi.sip.message import Edits, Request, Response, parse
 from polykemi.sip.uri import Uri, parse_uri, same_uri, unescape
 
-repeatable = settings(
-    deadline=None, derandomize=True, max_examples=150, suppress_health_check=[HealthCheck.too_slow], database=None
-)
+more = settings(max_examples=150)
 
 CORPUS = [path.read_bytes() for path in sorted((Path(__file__).parent.parent / "data" / "rfc4475").glob("*.dat"))]
 
@@ -78,7 +76,7 @@ def use(data: bytes) -> None:
         parsed(forward_response, message, Edits())
 
 
-@repeatable
+@more
 @given(st.binary(max_size=200))
 def test_any_octets_are_a_message_or_a_parse_error(data: bytes) -> None:
     use(data)
@@ -86,7 +84,7 @@ def test_any_octets_are_a_message_or_a_parse_error(data: bytes) -> None:
     use(b"SIP/2.0 200 OK\r\n" + data + b"\r\n\r\n")
 
 
-@repeatable
+@more
 @given(
     st.lists(st.tuples(st.sampled_from(["Via", "v", "From", "t", "CSeq", "l", "Contact", "x y"]), values), max_size=8)
 )
@@ -95,7 +93,7 @@ def test_any_header_values_are_read_or_a_parse_error(headers: list[tuple[str, st
     use(f"INVITE sip:h SIP/2.0\r\n{text}\r\n".encode("latin-1"))
 
 
-@repeatable
+@more
 @given(st.sampled_from(CORPUS), st.data())
 def test_torture_messages_with_some_octets_changed_never_surprise(data: bytes, draw: st.DataObject) -> None:
     changed = bytearray(data)
@@ -120,7 +118,7 @@ lines = st.lists(
 )
 
 
-@repeatable
+@more
 @given(lines, st.binary(max_size=20))
 def test_a_forwarded_request_is_the_one_that_came_but_for_our_via(headers: list[str], body: bytes) -> None:
     head = "\r\n".join(["Via: SIP/2.0/UDP h", *headers, f"Content-Length: {len(body)}"]).encode("latin-1")
@@ -135,7 +133,7 @@ def test_a_forwarded_request_is_the_one_that_came_but_for_our_via(headers: list[
     assert forward_response(back, Edits()) == data.replace(b"OPTIONS sip:h SIP/2.0", b"SIP/2.0 200 OK", 1)
 
 
-@repeatable
+@more
 @given(values, st.sampled_from(",;"))
 def test_a_split_list_joins_to_the_same_text(text: str, separator: str) -> None:
     parts = split_exact(text, separator)
@@ -145,7 +143,7 @@ def test_a_split_list_joins_to_the_same_text(text: str, separator: str) -> None:
         assert first_value(text) == parts[0]
 
 
-@repeatable
+@more
 @given(st.lists(octets, min_size=1, max_size=5))
 def test_quoted_strings_hide_their_content_from_lists(texts: list[str]) -> None:
     quoted = [quote(text) for text in texts]
@@ -153,7 +151,7 @@ def test_quoted_strings_hide_their_content_from_lists(texts: list[str]) -> None:
     assert [unquote(text) for text in quoted] == [text.replace("\r", " ").replace("\n", " ") for text in texts]
 
 
-@repeatable
+@more
 @given(values)
 def test_no_value_surprises_a_reader(text: str) -> None:
     unfold(text)
@@ -172,7 +170,7 @@ word = st.text(st.sampled_from("abcXYZ019"), max_size=4)
 params = st.dictionaries(st.sampled_from(["a", "lr", "transport", "x-y"]), word, max_size=3)
 
 
-@repeatable
+@more
 @given(
     st.sampled_from(["sip", "sips"]), user, host, st.integers(0, 65535), params, st.sampled_from(["", "subject=x&to=y"])
 )
@@ -199,7 +197,7 @@ def test_a_uri_is_taken_apart_into_what_it_was_made_of(
     assert (name_addr.uri, name_addr.tag) == (text, "1")
 
 
-@repeatable
+@more
 @given(token, token, host, st.integers(0, 65535), st.sampled_from(["", " "]))
 def test_a_via_is_taken_apart_into_what_it_was_made_of(
     transport: str, branch: str, host: str, port: int, space: str
@@ -216,7 +214,7 @@ def test_a_via_is_taken_apart_into_what_it_was_made_of(
     )
 
 
-@repeatable
+@more
 @given(
     octets,
     st.sampled_from(["MD5", "SHA-256", "MD5-sess", "SHA-256-sess"]),
@@ -237,7 +235,7 @@ def test_who_knows_the_password_passes_and_nobody_else(username: str, algorithm:
     assert not check(credentials, stored, "BYE", b"::")
 
 
-@repeatable
+@more
 @given(octets, octets)
 def test_a_challenge_says_what_it_was_made_of(realm: str, nonce: str) -> None:
     value = challenge(realm, nonce)

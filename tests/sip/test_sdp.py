@@ -69,7 +69,7 @@ def test_content_types_are_taken_apart() -> None:
 
 
 def test_hostile_bodies_take_no_time() -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     for text in (
         HEAD + "m=" * 30000,
         HEAD + "m=audio 1 x\r\n" * 5000,
@@ -80,4 +80,4 @@ def test_hostile_bodies_take_no_time() -> None:
             parse_sdp(text.replace("c=IN IP4 192.0.2.2\r\n", ""), "application/sdp")
     parse_sdp(HEAD + "m=audio 1 x\r\n" * 5000, "application/sdp")
     list(parts_of("--b\r\n" * 13000, "b"))
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from polykemi.errors import DataError
@@ -100,7 +100,6 @@ def test_what_tools_write_is_read(file: Path) -> None:
         assert loaded == {"carol": loaded["carol"], "dave": []}
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(max_codepoint=255, exclude_characters="\0"), min_size=1, max_size=40))
 def test_octets_come_back_as_they_were(text: str) -> None:
     with closing(LocationRows(":memory:", ["location"])) as rows:

@@ -17,6 +17,7 @@ from polykemi.transport.manager import Transports
 from polykemi.transport.mirror import BACKLOG, HepSettings, Mirror
 from tests.pki import Pki
 from tests.sip.test_hep import chunks
+from tests.waiting import PATIENCE
 
 UDP = Listener("udp", "192.0.2.1", 5060)
 PHONE = Flow(UDP, "192.0.2.10", 5070)
@@ -207,7 +208,7 @@ def _mirrored(mirror: Mirror) -> bool:
 
 def _run(loop: asyncio.AbstractEventLoop, condition: Callable[[], bool]) -> None:
     """Run the loop until ``condition`` holds."""
-    end = loop.time() + 10
+    end = loop.time() + PATIENCE
     while not condition():
         assert loop.time() < end
         loop.call_later(0.005, loop.stop)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from polykemi.transport.peers import PeerSockets
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def peers() -> Iterator[PeerSockets]:
 def server() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        sock.settimeout(5)
+        sock.settimeout(PATIENCE)
         yield sock
 
 

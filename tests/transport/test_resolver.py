@@ -21,6 +21,7 @@ from polykemi.transport.hosts import Hosts, parse_hosts
 from polykemi.transport.name_servers import NameServers, parse_server, read_reply, servers_of
 from polykemi.transport.resolver import DnsSettings, Reply, Resolver
 from tests.dns_server import DnsServer
+from tests.waiting import PATIENCE
 
 UDP = {"udp": (4,)}
 BOTH = {"udp": (4,), "tcp": (4,)}
@@ -70,7 +71,7 @@ class Names:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Run the loop until ``condition`` holds."""
-        end = self.loop.time() + 10
+        end = self.loop.time() + PATIENCE
         while not condition():
             assert self.loop.time() < end
             self.loop.call_later(0.005, self.loop.stop)

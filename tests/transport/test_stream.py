@@ -15,6 +15,7 @@ from polykemi.sip.flow import Flow, LastFlow, Listener, OpenFlow
 from polykemi.transport.connection import Connection, as_websocket
 from polykemi.transport.limits import StreamLimits
 from polykemi.transport.manager import Transports
+from tests.waiting import PATIENCE
 
 MESSAGE = b"OPTIONS sip:a@example.test SIP/2.0\r\nContent-Length: 0\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\n\r\n"
@@ -59,7 +60,7 @@ class Network:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Run the loop until ``condition`` holds."""
-        end = self.loop.time() + 10
+        end = self.loop.time() + PATIENCE
         while not condition():
             assert self.loop.time() < end
             self.loop.call_later(0.002, self.loop.stop)
@@ -215,7 +216,7 @@ def test_a_message_that_comes_octet_by_octet_is_not_waited_for(data: bytes) -> N
     peer, quiet = network.peer(), network.peer()
     quiet.sendall(MESSAGE)
     peer.sendall(data)
-    end = network.loop.time() + 5
+    end = network.loop.time() + PATIENCE
 
     def trickled() -> bool:
         try:
@@ -374,7 +375,7 @@ def test_who_breaks_the_rules_is_told_and_closed(network: Network, data: bytes, 
 def test_a_message_too_long_is_refused(network: Network) -> None:
     browser = Browser(network)
     browser.socket.setblocking(True)
-    browser.socket.settimeout(5)
+    browser.socket.settimeout(PATIENCE)
     browser.socket.sendall(browser.frames.send_data(b"x" * 70_000))
     browser.socket.setblocking(False)
     network.until(lambda: network.closed == [1])

@@ -16,6 +16,7 @@ from polykemi.sip.flow import Flow, Listener
 from polykemi.sip.locate import Srv
 from polykemi.transport.manager import Transports, local_addresses, local_addresses_6
 from polykemi.transport.resolver import Reply
+from tests.waiting import PATIENCE
 
 
 def _ignore(*_: object) -> None:
@@ -53,7 +54,7 @@ class Network:
     def until(self, condition: Callable[[], bool]) -> None:
         """Run the loop until ``condition`` holds."""
 
-        end = self.loop.time() + 10
+        end = self.loop.time() + PATIENCE
         while not condition():
             assert self.loop.time() < end
             self.loop.call_later(0.01, self.loop.stop)  # a pass of the loop, also when nothing happens
