@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Final, TypeVar, get_type_hints
 
 _MARK: Final = "live"
@@ -127,6 +128,9 @@ class Variable:
         return number
 
 
+_hints = cache(get_type_hints)  # of settings, which each server takes anew
+
+
 class Live:
     """All variables of one server, by group."""
 
@@ -147,7 +151,7 @@ class Live:
         ``now`` gives them as they are, where others change them too.
         """
         settings = Settings(owner, changed, now)
-        hints = get_type_hints(type(owner))
+        hints = _hints(type(owner))
         for one in fields(owner):
             mark = mark_of(one.metadata)
             if mark is None:

@@ -206,7 +206,7 @@ def load(
 def typed_params(module_class: type[Any], given: Mapping[str, Any], file: Path | None = None) -> Any:
     """Return ``module_class.Params`` filled with ``given``, the rest by default. Raise ConfigError."""
     table = Table(file, ("modules", module_class.name or "core"), given)
-    hints = get_type_hints(module_class.Params)
+    hints = get_type_hints(module_class.Params) if given else {}
     table.only([f.name for f in fields(module_class.Params)])
     values: dict[str, Any] = {}
     for key, value in given.items():

@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from inspect import Parameter, Signature
 from typing import Any, Final, TypeVar
 
@@ -98,24 +99,31 @@ def rpc(name: str, missing: Refusal | None = None) -> Callable[[F], F]:
 
 def commands_of(part: object) -> Iterator[Command]:
     """Give the commands of an object. Raise TypeError for a declaration that cannot be called."""
-    for attribute, method in inspect.getmembers(type(part), inspect.isroutine):
+    for attribute, command in _declared(type(part)):
+        yield replace(command, function=getattr(part, attribute))
+
+
+@cache  # a server reads over seventy of them, and a reload tries its scripts on another server
+def _declared(part: type) -> list[tuple[str, Command]]:
+    """Return the commands of a class, not bound to an object yet, with the names of their methods."""
+    out: list[tuple[str, Command]] = []
+    for attribute, method in inspect.getmembers(part, inspect.isroutine):
         mark = _marks.get(method)
         if mark is None:
             continue
         name, missing = mark
-        function = getattr(part, attribute)
         if not method.__doc__:
             raise TypeError(f"{name}: a command needs a docstring")
-        signature = inspect.signature(function, eval_str=True)
-        parameters = [
-            p for p in signature.parameters.values() if p.name != "now" or p.kind is not Parameter.KEYWORD_ONLY
-        ]
-        wants_now = len(parameters) < len(signature.parameters)
-        signature = signature.replace(parameters=parameters)
+        signature = inspect.signature(method, eval_str=True)
+        given = list(signature.parameters.values())[1:]  # behind self
+        parameters = [p for p in given if p.name != "now" or p.kind is not Parameter.KEYWORD_ONLY]
         for parameter in parameters:
             if parameter.annotation not in _EXPECTED or parameter.kind is Parameter.KEYWORD_ONLY:
                 raise TypeError(f"{name}: parameter {parameter.name} must be int, float or str, by position")
-        yield Command(name, inspect.getdoc(method) or "", function, signature, wants_now, missing)
+        wants_now, doc = len(parameters) < len(given), inspect.getdoc(method) or ""
+        signature = signature.replace(parameters=parameters)
+        out.append((attribute, Command(name, doc, method, signature, wants_now, missing)))
+    return out
 
 
 def _shown(parameter: Parameter) -> str:
