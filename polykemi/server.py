@@ -75,6 +75,7 @@ class Server:
         self._armed: float | None = None  # when the loop's timer fires, seconds since the epoch
         self._timer: asyncio.TimerHandle | None = None
         self._stop_at: float | None = None  # set while draining
+        self._has_ended = False
         self._give_back_at = 0.0  # next, on the monotonic clock
         self._started = time.time()
         self._watcher: Any = None
@@ -263,7 +264,8 @@ class Server:
         if self._resident is not None:
             self._resident.serve(self.loop)
         else:
-            self.loop.run_forever()
+            while not self._has_ended:  # a script may stop the loop, too
+                self.loop.run_forever()
 
     def _tell_alive(self) -> None:
         self.notifier.alive()
@@ -314,6 +316,7 @@ class Server:
             self.loop.call_later(0.05, self._end_when_idle)
 
     def _end(self) -> None:
+        self._has_ended = True
         if self._resident is not None:
             self._resident.stop()
         self.loop.stop()
