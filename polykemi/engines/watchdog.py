@@ -36,6 +36,7 @@ _AGAIN: Final = 0.002  # seconds until the next look when the script was inside 
 _SIGNAL: Final = signal.SIGURG  # without a handler it does nothing, and hardly anybody uses it
 _LATE: Final = signal.SIGVTALRM  # of the timer ITIMER_VIRTUAL: a thread has kept the GIL for the time limit
 _STUCK: Final = signal.SIGPROF  # of the timer ITIMER_PROF: and has not come back
+_STUCK_GRACE: Final = 1.0  # seconds of processor time that it has at least to come back: all else stands still meanwhile
 _STDERR: Final = 2
 OWN_SIGNALS: Final = frozenset({_SIGNAL, _LATE, _STUCK})
 
@@ -118,7 +119,7 @@ class Watchdog:
         seconds = self._seconds * factor
         if self._by_signal:
             signal.setitimer(signal.ITIMER_VIRTUAL, seconds, self._seconds / _INTERVALS)
-        signal.setitimer(signal.ITIMER_PROF, seconds + self._grace)
+        signal.setitimer(signal.ITIMER_PROF, seconds + max(_STUCK_GRACE, self._seconds))
 
     def _watch(self) -> None:
         wait = interval = self._seconds / _INTERVALS
