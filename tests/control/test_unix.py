@@ -122,7 +122,7 @@ def test_a_directory_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_too_long_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot listen on .*/x+: AF_UNIX path too long"):
+    with pytest.raises(UsageError, match=r"cannot listen on .*/x+: AF_UNIX path too long"):
         ControlSocket(tmp_path / ("x" * 120))
 
 
