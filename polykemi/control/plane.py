@@ -14,7 +14,7 @@ from polykemi.control.cfg import Cfg
 from polykemi.control.datagram import DatagramSocket
 from polykemi.control.http import HttpServer
 from polykemi.control.http_rpc import PATH, rpc_over_http
-from polykemi.control.jsonrpc import Client, JsonRpc
+from polykemi.control.jsonrpc import Answer, Client, JsonRpc
 from polykemi.control.logs import Logs
 from polykemi.control.names import Dns, DstBlocklist
 from polykemi.control.process import Core, Memory
@@ -87,7 +87,7 @@ class ControlPlane:
         """Begin to answer ``rpc`` requests about the server that ``sources`` are of; called before ``loop`` runs."""
         router = sources.router
 
-        def answer(request: bytes, client: Client | None = None) -> bytes | None:
+        def answer(request: bytes, client: Client | None = None) -> Answer:
             binary = request[:1] == bytes((binrpc.MAGIC,))  # which begins no JSON
             answered = binrpc.answer(request, rpc) if binary else rpc.answer(request, client)
             router.pump()  # what a command has changed is durable before anybody is told of it

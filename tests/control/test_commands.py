@@ -29,7 +29,7 @@ def server(stats: RouteStats) -> JsonRpc:
 
 
 def call(server: JsonRpc, method: str, *params: Any) -> Any:
-    return server.commands[method].run(params)
+    return server.commands[method].run(params, 0.0)
 
 
 @pytest.mark.parametrize(

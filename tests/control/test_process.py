@@ -27,7 +27,7 @@ def server() -> JsonRpc:
 
 
 def call(server: JsonRpc, method: str, *params: Any) -> Any:
-    return server.commands[method].run(params)
+    return server.commands[method].run(params, 0.0)
 
 
 def test_version_and_uptime(server: JsonRpc) -> None:

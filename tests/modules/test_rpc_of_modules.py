@@ -155,9 +155,9 @@ def test_the_functions_of_ksr_are_listed() -> None:
     made = services(Sl)
     parts: list[Module] = list(made.modules.values())
     commands = {one.name: one for one in commands_of(Api(parts, dict))}
-    listed = commands["app_lua.api_list"].run([])
+    listed = commands["app_lua.api_list"].run([], NOW)
     assert listed["msize"] == len(listed["methods"])
     assert {"func": {"ret": "int", "module": "sl", "name": "send_reply", "params": "int, str"}} in listed["methods"]
-    assert commands["app_jsdt.api_list"].run([]) == commands["app_python3.api_list"].run([]) == listed
-    assert commands["app_lua.list"].run([]) == ""
+    assert commands["app_jsdt.api_list"].run([], NOW) == commands["app_python3.api_list"].run([], NOW) == listed
+    assert commands["app_lua.list"].run([], NOW) == ""
     assert not [one for one in commands_of(Core("", 0.0)) if one.name in commands]
