@@ -1,7 +1,7 @@
 """tm: stateful processing (RFC 3261 sections 16, 17; Kamailio's module tm).
 
-``tm_relay`` sends downstream, ``tm_responses`` takes what comes back, ``tm_reply`` sends upstream; here are the hooks for
-the router and the functions of KSR that relay and reply (the others: ``tm_settings``, ``tm_status``).
+``tm_relay`` sends downstream what ``tm_request`` makes, ``tm_responses`` takes what comes back, ``tm_reply`` sends upstream;
+here are the hooks for the router and the functions of KSR that relay and reply (the others: ``tm_settings``, ``tm_status``).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Tm(TmSettings):
     def params_changed(self) -> None:
         """Use the new timers for transactions that come."""
         self.layer.use(_timings(self.params))
-        self.relayer.forget_timings()
+        self.relayer.timings.forget()
 
     def commands(self) -> tuple[object, ...]:
         """Return the commands tm.*."""
