@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from polykemi import __version__, memory
@@ -17,7 +18,7 @@ from polykemi.control.http_rpc import PATH, rpc_over_http
 from polykemi.control.jsonrpc import Answer, Client, JsonRpc
 from polykemi.control.logs import Logs
 from polykemi.control.names import Dns, DstBlocklist
-from polykemi.control.process import Core, Memory
+from polykemi.control.process import SHMEM, Core, Memory
 from polykemi.control.sockets import Sockets, of_connections
 from polykemi.control.sources import Sources
 from polykemi.control.unix import NAME, ControlSocket
@@ -41,8 +42,11 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
         services.kill(number)  # which is set when all is put together
 
     rpc.add(Core(__version__, started, services.modules, kill))
-    rpc.add(Memory(router.overload.memory or memory.limit()))
-    rpc.add(commands.Stats(services.counters), commands.Counters(services.counters), commands.Routes(router.stats))
+    process = Memory(router.overload.memory or memory.limit())
+    rpc.add(process)
+    services.figures.update({f"shmem.{name}": partial(process.figure, name) for name in SHMEM})
+    statistics = services.statistics
+    rpc.add(commands.Stats(statistics), commands.Counters(statistics, services.counters), commands.Routes(router.stats))
     rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist), Sockets(services))
     rpc.add(*of_connections(services.connections), Api(services.modules.values(), lambda: router.version.scripts))
     rpc.add(Cfg(services.live))

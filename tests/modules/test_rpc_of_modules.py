@@ -136,6 +136,11 @@ def test_ratelimit_shows_pipes_and_queues() -> None:
     made = services(Sl, Ratelimit, params={"ratelimit": {"pipe": ["0:TAILDROP:10"], "queue": ["0:INVITE", "0:*"]}})
     assert ask(made, "rl.stats") == ["PIPE[0]: 0/10 (drop rate: 0)"]
     assert ask(made, "rl.get_queues") == ["QUEUE[0]: 0:INVITE", "QUEUE[1]: 0:*"]
+    assert ask(made, "rl.set_queue", 0, "message", 3) == {}
+    assert ask(made, "rl.get_queues")[0] == "QUEUE[0]: 3:MESSAGE"
+    for given, cause in (((0, "INVITE", 99), "Invalid pipe number"), ((2, "INVITE", 0), "MAX_QUEUES reached")):
+        with pytest.raises(RpcError, match=cause):
+            ask(made, "rl.set_queue", *given)
     assert ask(made, "rl.set_pipe", 0, "red", 5) == {}
     assert ask(made, "rl.get_pipes") == ["PIPE[0]: 1:RED 0/5 (drop rate: 0) [0]"]
 
