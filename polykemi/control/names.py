@@ -95,8 +95,11 @@ class Dns:
         return self._delete(name, "NAPTR")
 
     def _delete(self, name: str, kind: str) -> dict[str, Any]:
-        if not self._resolver.forget(name, kind):
+        answer = self._resolver.forget(name, kind)
+        if answer is None:
             raise RpcError(400, "Not found")
+        if answer.until == PERMANENT:
+            raise RpcError(400, "Permanent entries cannot be deleted")
         return {}
 
     @rpc("dns.delete_all")

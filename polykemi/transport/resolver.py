@@ -283,10 +283,14 @@ class Resolver:
         self._answers[question] = answer
         self._ways.clear()
 
-    def forget(self, name: str, kind: str) -> bool:
-        """Forget what is known about a name; tell whether there was something."""
-        self._ways.clear()
-        return self._answers.pop((name.lower().rstrip("."), kind), None) is not None
+    def forget(self, name: str, kind: str) -> Answer | None:
+        """Forget what is known about a name, unless it is permanent; return it."""
+        question = name.lower().rstrip("."), kind
+        answer = self._answers.get(question)
+        if answer is not None and answer.until != PERMANENT:
+            del self._answers[question]
+            self._ways.clear()
+        return answer
 
     def clear(self, *, permanent: bool = False) -> None:
         """Forget all answers, or all but the permanent ones."""

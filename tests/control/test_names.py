@@ -71,14 +71,15 @@ def test_what_an_operator_enters_takes_the_place_of_what_dns_said(server: JsonRp
         call(server, "dns.delete_srv", "_sip._udp.b.test")
 
 
-def test_what_is_entered_for_ever_is_forgotten_by_name_or_by_force(server: JsonRpc) -> None:
+def test_what_is_entered_for_ever_is_forgotten_by_force(server: JsonRpc) -> None:
     call(server, "dns.add_a", "x.test", 60, "192.0.2.9", 2)
     call(server, "dns.add_aaaa", "x.test", 60, "2001:db8::9", 2)
     late = {row["type"]: row for row in call(server, "dns.view", now=NOW + 1_000_000)}
     assert (late["A"]["permanent"], late["A"]["expires"], late["A"]["records"][0]["rr_permanent"]) == ("yes", 0, "yes")
     assert call(server, "dns.delete_all") == {"status": "ok"}
     assert {row["type"] for row in call(server, "dns.view")} == {"A", "AAAA"}
-    call(server, "dns.delete_a", "x.test")
+    with pytest.raises(RpcError, match="Permanent entries cannot be deleted"):
+        call(server, "dns.delete_a", "x.test")
     call(server, "dns.delete_all_force")
     assert call(server, "dns.view") == []
 
