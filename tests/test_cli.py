@@ -20,7 +20,7 @@ import polykemi
 from polykemi.cli import main, rpc
 from polykemi.config import EngineSettings, Settings
 from polykemi.control.commands import System
-from polykemi.control.jsonrpc import JsonRpc
+from polykemi.control.jsonrpc import Answer, JsonRpc
 from polykemi.control.unix import ControlSocket
 from polykemi.errors import DataError, ScriptLoadError
 from polykemi.kemi.binding import to_octets
@@ -265,7 +265,7 @@ class Answering:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
 
-    def _take(self, request: bytes, _client: object) -> bytes | None:
+    def _take(self, request: bytes, _client: object) -> Answer:
         self.requests.append(json.loads(request))
         return self._answer if self.rpc is None else self.rpc.answer(request)
 
