@@ -138,7 +138,8 @@ def rpc(name: str, missing: Refusal | None = None) -> Callable[[F], F]:
 
 def commands_of(part: object) -> Iterator[Command]:
     """Give the commands of an object. Raise TypeError for a declaration that cannot be called."""
-    for attribute, command in _declared(type(part)):
+    kind: type = type(part)
+    for attribute, command in _declared(kind):
         yield replace(command, function=getattr(part, attribute))
 
 

@@ -119,6 +119,7 @@ class ServerUnderTest:
         connections: Connections | None = None,
         udp: UdpSettings | None = None,
         limits: ScriptLimits | None = None,
+        seconds: float = 10.0,
     ) -> None:
         """``scripts``: engine -> script; the first engine runs all route blocks unless ``routes`` says otherwise.
 
@@ -128,6 +129,7 @@ class ServerUnderTest:
         who answers when exports ask other servers (media relays) and DNS; nobody by default. ``connections``: those that
         the server is to have; messages come over the first of ``listeners``. ``locator``: where names lead to; by default
         what goes to a name leaves with that name for an address. ``limits``: what scripts may keep.
+        ``seconds``: of real time that a route block may run, more than a server gives it: a machine that runs tests is busy.
         """
         self.now = START
         self.calls: list[Call] = []
@@ -136,7 +138,7 @@ class ServerUnderTest:
         self._listeners = tuple(listeners)
         settings = Settings(
             domains=tuple(domains),
-            engines=tuple(EngineSettings(name, Path(script)) for name, script in scripts.items()),
+            engines=tuple(EngineSettings(name, Path(script), seconds) for name, script in scripts.items()),
             routes=routes or RouteSettings(default=next(iter(scripts))),
             modules=ModuleSettings(load=None if load is None else tuple(load), params=dict(modules or {})),
             udp=udp or UdpSettings(),

@@ -50,7 +50,7 @@ def make(tmp_path: Path) -> Iterator[MakeServer]:
     def start(text: str = SCRIPT, **options: Any) -> ServerUnderTest:
         script = tmp_path / "script.lua"
         script.write_text(text)
-        made.append(ServerUnderTest({"lua": script}, **options))
+        made.append(ServerUnderTest({"lua": script}, seconds=1.0, **options))
         return made[-1]
 
     yield start
