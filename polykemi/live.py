@@ -128,7 +128,9 @@ class Variable:
         return number
 
 
-_hints = cache(get_type_hints)  # of settings, which each server takes anew
+@cache  # each server takes the same settings anew
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 class Live:
@@ -151,7 +153,8 @@ class Live:
         ``now`` gives them as they are, where others change them too.
         """
         settings = Settings(owner, changed, now)
-        hints = _hints(type(owner))
+        declared: type = type(owner)
+        hints = _hints(declared)
         for one in fields(owner):
             mark = mark_of(one.metadata)
             if mark is None:
