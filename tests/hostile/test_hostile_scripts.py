@@ -60,8 +60,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         ids = [f"{name}-{case.name}" for (name, _), case in rows]
         metafunc.parametrize(("tried", "case"), rows, indirect=["tried"], ids=ids, scope="module")
     else:
-        rows = [(name, limit) for name in LANGUAGES for limit in (LIMIT, LONG)]
-        metafunc.parametrize("tried", rows, indirect=True, ids=lambda row: f"{row[0]}-{row[1]}", scope="module")
+        servers = [(name, limit) for name in LANGUAGES for limit in (LIMIT, LONG)]
+        metafunc.parametrize("tried", servers, indirect=True, ids=lambda row: f"{row[0]}-{row[1]}", scope="module")
 
 
 def test_a_hostile_script_costs_its_own_message(tried: Tried, case: Case) -> None:
