@@ -199,7 +199,15 @@ def phone(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PhoneFacto
         parameter = f";transport={contact_transport}" if contact_transport else ""
         command += ["-key", "contact", f"{shown}:{contact or port}{parameter}", "-m", str(calls), "-r", str(rate)]
         command += ["-t", transport, "-max_socket", "100"]
-        command += ["-nostdin", "-timeout", "35", "-timeout_error", "-trace_err", "-error_file", "sipp.err"]
+        command += [
+            "-nostdin",
+            "-timeout",
+            str(int(PATIENCE) - 10),
+            "-timeout_error",
+            "-trace_err",
+            "-error_file",
+            "sipp.err",
+        ]
         command += ["-default_behaviors", "none", "-cp", str(free_port())] + (["-lost", str(lost)] if lost else [])
         process = subprocess.Popen(
             command, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
