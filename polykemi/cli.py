@@ -104,9 +104,9 @@ def serve(
     settings = config.load(_config_file(file), engine=engine, script=script, listen=listen, domains=domains, data=data)
     if supervise:
         sys.exit(_supervise(settings))
-    from polykemi import server
+    from polykemi import foreground
 
-    server.serve(settings, click.echo, watch=watch)
+    foreground.serve(settings, click.echo, watch=watch)
 
 
 @commands.command()

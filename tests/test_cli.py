@@ -70,10 +70,10 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
 
 def replace_server(monkeypatch: pytest.MonkeyPatch, serve: Callable[[Settings], object]) -> None:
-    server = ModuleType("polykemi.server")
-    server.serve = lambda settings, say, watch: serve(settings)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "polykemi.server", server)
-    monkeypatch.setattr(polykemi, "server", server, raising=False)
+    foreground = ModuleType("polykemi.foreground")
+    foreground.serve = lambda settings, say, watch: serve(settings)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "polykemi.foreground", foreground)
+    monkeypatch.setattr(polykemi, "foreground", foreground, raising=False)
 
 
 def one_line(ran: Ran) -> str:

@@ -155,6 +155,11 @@ def test_a_directory_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         ControlSocket(tmp_path / "none" / "s")
 
 
+def test_a_name_that_is_too_long_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot listen on .*/x+: AF_UNIX path too long"):
+        ControlSocket(tmp_path / ("x" * 120))
+
+
 def test_a_socket_that_is_another_servers_by_now_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "s"
     first = ControlSocket(path)
