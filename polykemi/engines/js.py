@@ -21,6 +21,7 @@ from typing import Final, NoReturn, TypeVar
 from polykemi.engines.base import Host
 from polykemi.engines.js_isolate import Isolate
 from polykemi.engines.js_loop import resumption
+from polykemi.engines.js_run import PATIENCE
 from polykemi.engines.js_script import JsScript
 from polykemi.engines.js_sources import Sources, read
 from polykemi.engines.stuck import end_process
@@ -32,6 +33,8 @@ log = logging.getLogger("polykemi.script")
 
 _MOST_LOST: Final = 32  # isolates that were given up: each keeps a thread and some MB
 _MOST_RUNNING: Final = 4  # of these, that V8 has not come back from yet: each takes a processor
+_ANEW: Final = 10.0  # seconds that a script may take to load which did so before
+_LAST_PATIENCE: Final = 5.0  # seconds that V8 has to stop where the process ends otherwise
 
 _T = TypeVar("_T")
 
@@ -91,7 +94,7 @@ class JsEngine:
             log.error("%s: JavaScript holds %d octets: the script is started anew", script.path, held)
             before, isolate.v8.spare = script.realm, held
             try:
-                script.take(isolate, isolate.load(str(script.path), script.text))
+                script.take(isolate, isolate.load(str(script.path), script.text, _ANEW))
             except ScriptLoadError as error:
                 log.error("%s: goes on with what it has", error)
             else:
@@ -189,7 +192,7 @@ class JsEngine:
                 if script in broken or isolate.is_given_up:
                     continue
                 try:
-                    script.take(isolate, self._done(partial(isolate.load, str(script.path), script.text)))
+                    script.take(isolate, self._done(partial(isolate.load, str(script.path), script.text, _ANEW)))
                 except (ScriptError, ScriptLoadError) as error:
                     log.error("%s: cannot be started anew: %s", script.path, error)
                     broken.add(script)
@@ -208,7 +211,7 @@ class JsEngine:
         try:
             self._start()
             while not self._finished.wait(self.isolate.run.period) or self.isolate.died:
-                if self.isolate.is_lost():
+                if self.isolate.is_lost(PATIENCE if self._is_inside else _LAST_PATIENCE):
                     self._move(loop, lost)
         finally:
             if not self._finished.is_set():  # a signal's handler raised, perhaps before V8 began: one more errand tells

@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 from polykemi.engines.base import Host
 from polykemi.engines.js_calls import Calls
 from polykemi.engines.js_realm import Realm, Realms
-from polykemi.engines.js_run import Run
+from polykemi.engines.js_run import PATIENCE, Run
 from polykemi.engines.js_script import JsScript, Loaded
 from polykemi.engines.js_sources import Sources
 from polykemi.engines.js_values import Values
@@ -113,11 +113,11 @@ class Isolate:
         self._realms.bind({"exports": rows, "wasm": "wasm" in host.allow}, (*own, *exports))
 
     # ---- scripts
-    def load(self, file: str, text: str) -> Loaded:
-        """Load ``text``, name and source, into a new realm, on V8's thread. Raise ScriptLoadError."""
+    def load(self, file: str, text: str, seconds: float = 0.0) -> Loaded:
+        """Load ``text``, name and source, into a new realm, on V8's thread; it has ``seconds`` at least. Raise ScriptLoadError."""
         with self.v8.native.scope():
             try:
-                realm, thrown = self.run.load(file, lambda: self._fill(text))
+                realm, thrown = self.run.load(file, lambda: self._fill(text), seconds)
             except ScriptError as error:
                 raise ScriptLoadError(error.file, error.line, error.cause) from None
             failure, self.run.error = self.run.error, None
@@ -174,12 +174,15 @@ class Isolate:
         log.log(_CONSOLE[level], "%s", to_octets(text))
 
     # ---- its end
-    def is_lost(self) -> bool:
-        """Tell whether its thread will not come back, and see to it; called by the thread that waits, now and then."""
+    def is_lost(self, patience: float = PATIENCE) -> bool:
+        """Tell whether its thread will not come back, and see to it; called by the thread that waits, now and then.
+
+        ``patience``: seconds that it has to stop.
+        """
         if self.died:
             return True
         self.run.watch()
-        if not self.run.is_overdue():
+        if not self.run.is_overdue(patience):
             return False
         self._calls.take(self.gate)
         if self.gate.shut(self._is_in_v8):

@@ -17,7 +17,7 @@ from polykemi.kemi.binding import running_call
 from polykemi.kemi.limits import DEEPEST
 
 _GRACE: Final = 0.05  # seconds in which JavaScript may say where it is before it is stopped
-_PATIENCE: Final = 0.25  # more seconds in which it may stop: a garbage collection takes long, but ends
+PATIENCE: Final = 0.25  # more seconds in which it may stop: a garbage collection takes long, but ends
 
 _T = TypeVar("_T")
 
@@ -61,11 +61,14 @@ class Run:
         self._seen = (0, 0.0)  # the outermost at the last look, and when it was seen first
 
     # ---- the isolate's thread
-    def load(self, file: str, function: Callable[[], _T | None]) -> _T:
-        """Call ``function``, which loads ``file``; return what it gives. Raise ScriptError when it was stopped."""
+    def load(self, file: str, function: Callable[[], _T | None], seconds: float) -> _T:
+        """Call ``function``, which loads ``file``; return what it gives. Raise ScriptError when it was stopped.
+
+        It has as long as scripts have to load, and ``seconds`` at least.
+        """
         self.block = self.outermost = block = self.block + 1
         before, self.file = self.file, file
-        self._allowed = self.seconds * self._loading.factor(self.seconds)
+        self._allowed = max(self.seconds * self._loading.factor(self.seconds), seconds if self.seconds else 0.0)
         try:
             given = function()
         finally:
@@ -181,7 +184,7 @@ class Run:
         """Return how long the block has run that was seen last."""
         return time.monotonic() - self._seen[1]
 
-    def is_overdue(self) -> bool:
-        """Tell whether a block still runs that was to stop long ago."""
+    def is_overdue(self, patience: float) -> bool:
+        """Tell whether a block still runs that was to stop so many seconds ago."""
         block = self.struck
-        return block != 0 and block == self.outermost and time.monotonic() >= self._stop_anyway + _PATIENCE
+        return block != 0 and block == self.outermost and time.monotonic() >= self._stop_anyway + patience

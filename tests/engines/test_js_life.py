@@ -439,7 +439,7 @@ def test_what_is_not_allowed_is_not_there_and_what_is_allowed_is(bench: Bench) -
 
 
 def test_an_engine_that_has_nothing_to_do_is_not_stuck(resident: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polykemi.engines.js_run._PATIENCE", 0.0)
+    monkeypatch.setattr("polykemi.engines.js._LAST_PATIENCE", 0.0)
     resident.load("var a;", Limits(0.01))
     before = resident.engine.isolate
     loop = uvloop.new_event_loop()

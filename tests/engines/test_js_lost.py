@@ -111,9 +111,12 @@ def wait(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_script_that_is_stuck_while_it_is_started_anew_is_left_out(hosted: Bench) -> None:
+def test_a_script_that_is_stuck_while_it_is_started_anew_is_left_out(
+    hosted: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polykemi.engines.js._ANEW", 2.0)
     script = hosted.load(STUCK, LIMIT)
-    bad = hosted.also(f"function {MAIN}() {{ KSR.info('bad'); }} if (false) {{ {KEYS} }}", "bad.js")
+    bad = hosted.also(f"function {MAIN}() {{ KSR.info('bad'); }} if (false) {{ {KEYS.replace('21', '23')} }}", "bad.js")
     hosted.scripts.remove(bad)
     bad.text = bad.text.replace("if (false)", "if (true)")  # as if it depended on something else
     assert isinstance(hosted.run(script, hosted.block("stuck")).error, ScriptTimeout)
