@@ -101,7 +101,7 @@ def _missing(path: str, module: str, function: str, functions: Collection[str]) 
     if function in kamailio_exports().get(module, ()):
         return f"{cause}, one of Kamailio's that is not here or not loaded"
     elsewhere = [one for one in sorted(functions) if one.endswith(f".{function}")]
-    if meant := difflib.get_close_matches(path, functions, n=1, cutoff=0.8) or elsewhere[:1]:
+    if meant := elsewhere[:1] or difflib.get_close_matches(path, functions, n=1, cutoff=0.8):
         return f"{cause}, did you mean {meant[0]}?"
     return cause
 

@@ -104,7 +104,11 @@ def test_what_is_not_there_is_told_with_what_may_be_meant(tmp_path: Path, call: 
     script = tmp_path / "script"
     script.write_text(f"{call}()")
     (finding,) = inspect(
-        script, "lua", ["KSR.sl.send_reply", "KSR.is_method"], lambda name: None, lambda kind, name: True
+        script,
+        "lua",
+        ["KSR.sl.send_reply", "KSR.siputils.is_user", "KSR.is_method"],
+        lambda name: None,
+        lambda kind, name: True,
     )
     assert str(finding) == f"{script}:1: there is no function {call}{hint}"
 
