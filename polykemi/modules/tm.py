@@ -52,6 +52,8 @@ class Tm(TmSettings):
         p = self.params
         self.layer = TransactionLayer(services.outbox.send, _timings(p))
         self.replier = Replier(services, self.layer, p)
+        services.figures["tmx.active_transactions"] = self.active
+        services.figures["tmx.inuse_transactions"] = self._in_use
         hops = Hops(services)
         self.local = Locals(self.replier, hops)
         self.responses = Responses(self.replier, self.local)
@@ -157,6 +159,9 @@ class Tm(TmSettings):
     def active(self) -> int:
         """Return how many transactions have no final response yet."""
         return self.replier.active
+
+    def _in_use(self) -> int:
+        return self.layer.sizes()[0]
 
     # ---- requests of our own
     def request(self, request: LocalRequest, now: float, on_end: OnEnd | None = None) -> int:
