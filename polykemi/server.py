@@ -198,7 +198,8 @@ class Server:
             os.eventfd_write(self._wake, 1)
 
     def _woken(self) -> None:
-        os.eventfd_read(self._wake)
+        with contextlib.suppress(BlockingIOError):  # it was read before a thread was stuck
+            os.eventfd_read(self._wake)
         self._turn()
 
     def _lost(self, error: ScriptError) -> None:
