@@ -258,7 +258,7 @@ class Message:
             return None
         if not value.isdecimal() or len(value) > 10:
             raise ParseError("Bad Content-Length")
-        if "content-length" in self.shape.repeated and any(v != value for v in self.all("content-length")):
+        if self.shape.length == -2 and any(v != value for v in self.all("content-length")):
             raise ParseError("Bad Content-Length")
         return int(value)
 
