@@ -175,7 +175,10 @@ class Message:
 
     def indexes(self, name: str) -> list[int]:
         """Return the line numbers of the headers ``name``."""
-        return [i for i, n in enumerate(self.names) if n == name] if name in self.shape.first else []
+        index = self.shape.first.get(name)
+        if index is None:
+            return []
+        return [i for i, n in enumerate(self.names) if n == name] if name in self.shape.repeated else [index]
 
     def all(self, name: str) -> list[str]:
         """Return the value of each header line ``name``."""
