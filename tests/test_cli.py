@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -300,6 +302,31 @@ def test_rpc_finds_the_server_by_socket_data_or_configuration(run: Run, tmp_path
 def test_an_error_of_the_server_is_one_line_and_exit_code_1(run: Run, tmp_path: Path) -> None:
     with Answering(tmp_path / "polykemi.data", '"error":{"code":404,"message":"not\\nhere"}'):
         assert run("rpc", "ul.lookup", "a") == Ran(1, "", "polykemi: not here\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "says"), [(errno.EPIPE, 141, ""), (errno.ENOSPC, 2, "cannot write the output")]
+)
+def test_an_output_that_takes_no_more_is_no_traceback(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, says: str
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # which is closed when nobody reads
+    with Answering(tmp_path / "polykemi.data", '"result":"here"'), pytest.raises(SystemExit) as ended:
+        main(["rpc", "core.version"])
+    assert ended.value.code == code
+    if says:
+        assert says in sys.stderr.getvalue()  # type: ignore[union-attr]
+
+
+def test_an_empty_list_is_said_to_be_empty_beside_the_output(run: Run, tmp_path: Path) -> None:
+    with Answering(tmp_path / "polykemi.data", '"result":[]'):
+        assert run("rpc", "tm.list") == Ran(0, "", "(nothing)\n")
+        assert run("rpc", "--json", "tm.list") == Ran(0, "[]\n", "")
 
 
 def test_too_few_arguments_are_answered_with_those_that_are_expected(run: Run, tmp_path: Path) -> None:

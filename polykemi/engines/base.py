@@ -54,6 +54,7 @@ class Host:
     path: tuple[str, ...] = ()  # patterns as in Lua's package.path, where modules are besides the script's directory
     allow: frozenset[str] = frozenset()  # what the script may reach besides KSR (``config.ALLOWED``)
     strict: bool = False  # a call that cannot be made raises in the script
+    nesting: Callable[[], int] = int  # how many route blocks, and calls of scripts, run inside of each other now
     probes: Probes = field(default_factory=Probes)  # what sees the calls of KSR functions
 
 
