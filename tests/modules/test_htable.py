@@ -515,6 +515,6 @@ def test_an_item_that_cannot_be_read_costs_itself(tmp_path: Path, kept: Kept, ca
         table = env.open_db(b":kept", create=False)
         with env.begin(write=True, db=table) as txn:
             txn.put(b":a", b"cut")
-            txn.put(b":b", txn.get(b":b") + b"no number")
+            txn.put(b":b", (txn.get(b":b") or b"") + b"no number")
     assert list(kept().modules["htable"].tables["kept"].items) == ["c"]
     assert "table kept: b':a' is no item: unpack_from requires" in caplog.text
