@@ -42,9 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UsageError as error:
         _fail(str(error))
     except click.ClickException as error:
-        _fail(error.format_message())
+        _fail(error.format_message() + _hint(error))
     except (click.Abort, KeyboardInterrupt):
         sys.exit(1)
+
+
+def _hint(error: click.ClickException) -> str:
+    """Return where it stands what is missing, or what there is."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None or "Did you mean" in error.format_message():
+        return ""
+    return f" See `{context.command_path} --help`."
 
 
 def _fail(message: str, code: int = 2) -> None:

@@ -107,8 +107,8 @@ def test_each_command_explains_itself(run: Run, command: tuple[str, ...]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "Missing command."),
-        (("subscriber",), "Missing command."),
+        ((), "Missing command. See `polykemi --help`."),
+        (("subscriber",), "Missing command. See `polykemi subscriber --help`."),
         (("server",), "No such command 'server'"),
         (("serve", "--engin", "lua"), "No such option"),
         (("serve", "a.lua", "b.lua"), "Got unexpected extra argument (b.lua)"),
@@ -117,6 +117,11 @@ def test_each_command_explains_itself(run: Run, command: tuple[str, ...]) -> Non
         (("serve",), "no script to run: give one, as in `polykemi serve --engine lua SCRIPT`"),
         (("serve", "--config", "none.toml"), "none.toml: No such file or directory"),
         (("serve", "a.lua", "--listen", "sctp:127.0.0.1"), "--listen sctp:127.0.0.1: sctp is not supported"),
+        (
+            ("serve", "a.lua", "--listen", "upd:127.0.0.1:5060"),
+            "--listen upd:127.0.0.1:5060: expected udp:HOST:PORT (or tcp:",
+        ),
+        (("serve", "a.lua", "--listen", "upd:127.0.0.1"), "--listen upd:127.0.0.1: expected udp:HOST:PORT (or tcp:"),
         (("subscriber", "import", "none.csv"), "none.csv: No such file or directory"),
         (
             ("subscriber", "add", "a:b", "--password", "x"),
