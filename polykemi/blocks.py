@@ -67,6 +67,13 @@ class Blocks:
         self._ran: RouteContext | None = None  # what was given out last
         self._stack: list[str] = []  # engines that run now, the innermost last
 
+    def lost(self, error: ScriptError) -> None:
+        """The thread that runs blocks is stuck for good: what it runs has failed with ``error``, on this one all goes on."""
+        if self._stack and self._ran is not None:
+            self._ran.error = error
+        self._stack = []
+        self.services.current.ctx = None
+
     def take(self, version: Version) -> None:
         """Route what begins from now on by ``version``."""
         self.version = version
@@ -86,6 +93,7 @@ class Blocks:
             version = shared.version = self.version if outer is None else outer.shared.version
         if stack and self._cannot_enter(name, ctx):
             return
+        depth = len(stack)
         stack.append(name)
         current.ctx = ctx
         onlookers = self.onlookers
@@ -104,7 +112,11 @@ class Blocks:
                 for onlooker in onlookers:
                     onlooker.ended(ctx, seconds)
             current.ctx = outer
-            stack.pop()
+            del stack[depth:]  # what ran inside may have been lost with its thread
+
+    def nesting(self) -> int:
+        """Return how many route blocks, and calls of scripts, run inside of each other now; asked for on any thread."""
+        return len(self._stack)
 
     def _cannot_enter(self, name: str, ctx: RouteContext) -> bool:
         """Tell whether no block may run in the engine ``name`` inside of those that run now; ``ctx.error`` says why."""
@@ -162,11 +174,12 @@ class Blocks:
                 raise ScriptError(name, None, f"{what}: {name} is waiting for {stack[-1]}: cannot be entered again")
             if len(stack) >= self.depth:
                 raise ScriptError(self.where(), None, f"{what}: more than {self.depth} calls inside each other")
+            depth = len(stack)
             stack.append(name)
             try:
                 return work(scripts[name])
             finally:
-                stack.pop()
+                del stack[depth:]  # see ``run``
         except ScriptError as error:
             self.services.count("core.failed_calls")
             log.error("script error in %s, called at %s: %s", what, self.where(), error, extra={"error": error})

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
+from polykemi.errors import ScriptError
 from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry, Xval
@@ -54,6 +55,7 @@ class Host:
     path: tuple[str, ...] = ()  # patterns as in Lua's package.path, where modules are besides the script's directory
     allow: frozenset[str] = frozenset()  # what the script may reach besides KSR (``config.ALLOWED``)
     strict: bool = False  # a call that cannot be made raises in the script
+    nesting: Callable[[], int] = int  # how many route blocks, and calls of scripts, run inside of each other now
     probes: Probes = field(default_factory=Probes)  # what sees the calls of KSR functions
 
 
@@ -115,8 +117,15 @@ class Engine(Protocol):
 class LoopHost(Engine, Protocol):
     """An engine whose language lives on a thread of its own: to be called cheaply, it runs the event loop there."""
 
-    def serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run ``loop`` until ``stop``."""
+    def serve(self, loop: asyncio.AbstractEventLoop, lost: Callable[[ScriptError], None] | None = None) -> None:
+        """Run ``loop`` until ``stop``.
+
+        When the language is stuck inside of ``enter`` for good the loop goes on on another thread, with the same scripts:
+        ``lost`` is called there with the error of what ran, whose frames stay where they are.
+        """
+
+    def enter(self, work: Callable[[], None]) -> None:
+        """Do ``work``, which calls scripts; called by a reader of the loop, which ``lost`` has to take for new (``add_reader``)."""
 
     def stop(self) -> None:
         """Make ``serve`` return when the running route block has ended; called on the loop's thread."""

@@ -10,6 +10,7 @@ import ctypes
 import math
 import sys
 import threading
+from collections.abc import Callable
 from time import monotonic
 from types import FrameType
 from typing import Final, Protocol
@@ -22,7 +23,6 @@ from polykemi.kemi.binding import BOUND_CODE
 IDLE: Final = math.inf  # the deadline of a script that does not run
 
 _INTERVALS: Final = 10  # looks per time limit
-_CALLER: Final = "engines/lua.py"
 _MASK_COUNT: Final = 8  # LUA_MASKCOUNT
 _MASK_LINE: Final = 4  # LUA_MASKLINE
 
@@ -58,6 +58,7 @@ class Pace:
 class Watched(Protocol):
     """A script as the watch sees it."""
 
+    loading: bool  # its file is run
     deadline: float  # of the running call, on the monotonic clock; 0: not set yet, IDLE: none runs
 
     @property
@@ -72,8 +73,15 @@ class Watched(Protocol):
 class Watch:
     """Looks a few times per time limit at the scripts of one engine."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, nesting: Callable[[], int]) -> None:
+        """``nesting``: how many route blocks, of all engines, run inside of each other now."""
         self._seconds = seconds
+        self._nesting = nesting
+        self._interval = seconds / _INTERVALS
+        self._looked = 0.0  # when, on the monotonic clock
+        self._late: dict[
+            Watched, tuple[float, float]
+        ] = {}  # that were stopped: their deadline, seconds seen since then
         self._scripts: tuple[Watched, ...] = ()
         self._open = (
             threading.Lock()
@@ -101,29 +109,41 @@ class Watch:
         self._thread = None
 
     def _run(self) -> None:
-        wait = interval = self._seconds / _INTERVALS
+        wait = self._interval
         while not self._open.acquire(timeout=wait):
-            wait = interval
-            now = monotonic()
-            for script in self._scripts:
-                deadline = script.deadline
-                if deadline == 0.0:
-                    script.deadline = now + self._seconds
-                elif now < deadline:
-                    wait = min(wait, deadline - now)
-                elif (pace := script.pace) is not None:
-                    pace.hurry()
-                    late = now - deadline
-                    if late > max(GRACE, self._seconds) and _is_in_lua():
-                        end_process(str(script.path), self._seconds + late)
+            wait = self.look(monotonic())
+
+    def look(self, now: float) -> float:
+        """Look at the scripts, ``now`` on the monotonic clock; return in how many seconds to look again."""
+        seen = min(now - self._looked, 2 * self._interval)  # in a pause of the whole process no script could come back
+        self._looked = now
+        before, self._late = self._late, {}
+        wait = self._interval
+        for script in self._scripts:
+            deadline = script.deadline
+            if deadline == 0.0:
+                script.deadline = now + self._seconds
+            elif now < deadline:
+                wait = min(wait, deadline - now)
+            elif (pace := script.pace) is not None:
+                pace.hurry()
+                since, seconds = before.get(script, (IDLE, 0.0))
+                seconds = seconds + seen if since == deadline else 0.0
+                self._late[script] = (deadline, seconds)
+                if seconds > max(GRACE, self._seconds) and (script.loading or running_calls() < self._nesting()):
+                    end_process(str(script.path), self._seconds + seconds)
+        return wait
 
 
-def _is_in_lua() -> bool:
-    """Tell whether Lua itself runs, and no KSR function that a script waits for. (In the compiled form Lua's caller has no frame.)"""
+def running_calls() -> int:
+    """Return how many KSR functions scripts wait for: as many as route blocks run where the innermost waits for one as well.
+
+    Their frames are those of generated code, which there are in the compiled form too.
+    """
+    count = 0
     for top in sys._current_frames().values():
         frame: FrameType | None = top
-        while frame is not None and not frame.f_code.co_filename.endswith(_CALLER):
-            if frame.f_code.co_filename == BOUND_CODE:
-                return False
+        while frame is not None:
+            count += frame.f_code.co_filename == BOUND_CODE
             frame = frame.f_back
-    return True
+    return count
