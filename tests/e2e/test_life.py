@@ -7,6 +7,7 @@ import grp
 import os
 import pwd
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -402,6 +403,17 @@ def test_a_socket_for_all_addresses_is_refused(serve: Serve) -> None:
         port = sock.getsockname()[1]
     expected = f"(a.socket, udp:0.0.0.0:{port}): expected one for each address"
     assert line == f"a socket for all addresses was passed {expected}"
+
+
+# ---- what it may have
+
+
+def test_with_python_scripts_the_memory_of_the_process_is_bounded_by_default(serve: Serve, place: Path) -> None:
+    (place / "wedges.py").write_text(WEDGES)
+    served = serve(script="wedges.py")
+    served.wait()
+    most, _ = resource.prlimit(served.process.pid, resource.RLIMIT_DATA)
+    assert 0 < most < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 # ---- the end
