@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from polykemi import __version__, compiled, memory
 from polykemi.config import Settings
+from polykemi.engines.stuck import leave
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.logs import Log
 from polykemi.server import Server
@@ -23,10 +24,13 @@ def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False
     With ``watch`` the scripts are reloaded when their files change.
     """
     with Log(settings.log) as written:
-        _serve(settings, say, written, watch=watch)
+        has_stuck_threads = _serve(settings, say, written, watch=watch)
+    if has_stuck_threads:
+        leave()
 
 
-def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watch: bool) -> None:
+def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watch: bool) -> bool:
+    """Run it; tell whether threads are stuck in its loop for good."""
     faulthandler.enable()  # a watchdog's SIGABRT, and a crash, show which line of which script it was
     notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
     server = Server(settings, notifier, inherited)
@@ -58,6 +62,7 @@ def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watc
     finally:
         server.close()
     say("stopped")
+    return server.loop.is_running()
 
 
 def describe(server: Server) -> list[str]:
