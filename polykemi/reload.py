@@ -4,6 +4,7 @@ between two messages. When anything is wrong with it, nothing changes.
 
 from __future__ import annotations
 
+import gc
 import logging
 import weakref
 from collections import Counter, deque
@@ -22,6 +23,7 @@ from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.reload")
 
+_QUICK: Final = 200_000  # objects that the collector looks at within some 30 ms
 MOST: Final = 64  # versions at a time; the oldest one's calls go on with the current one when there would be more
 
 
@@ -212,10 +214,21 @@ class Versions:
 
     def sweep(self) -> None:
         """Close the scripts of versions that have ended; called between two messages."""
-        while self._ended:
-            _close(self._ended.pop())
+        if self._ended:
+            while self._ended:
+                _close(self._ended.pop())
+            _collect()
         if any(ref() is None for ref in self._alive):
             self._alive = [ref for ref in self._alive if ref() is not None]
+
+
+def _collect() -> None:
+    """Free what ended Python scripts leave behind: their functions and modules refer to each other.
+
+    The collector hardly ever looks at everything, as messages leave no cycles. Where that would take long it is left to it.
+    """
+    if len(gc.get_objects()) < _QUICK:
+        gc.collect()
 
 
 def _close(scripts: Mapping[str, Script]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from lupa.luajit21 import LuaRuntime
 
 from polykemi.config import RouteSettings
+from polykemi.engines import js
 from polykemi.errors import ScriptLoadError
 from polykemi.kemi.route import Route
 from polykemi.reload import MOST, NoVersion
@@ -387,3 +391,34 @@ def test_all_languages_change_together_or_none(tmp_path: Path, other: str) -> No
         lab.server.reload()
         sent = to_callee(lab.send("INVITE", "2"))
         assert header(sent, "X-Request") == header(sent, "X-Branch") == ["B"]
+
+
+@pytest.mark.parametrize("engine", ["lua", "python"])
+def test_what_ended_versions_held_is_free_at_once_and_not_when_the_collector_comes(tmp_path: Path, engine: str) -> None:
+    # the collector hardly ever looks at everything in a server, whose messages leave no cycles
+    held = {"lua": LuaRuntime, "python": ModuleType}[engine]
+    lab = Lab(engine, tmp_path)
+    with lab.server:
+        gc.collect()
+        gc.freeze()  # as the server does when it begins to serve
+        gc.disable()
+        try:
+            for i in range(8):
+                lab.reload(f"v{i}.")
+                lab.send("OPTIONS", f"c{i}")
+            assert len(lab.versions()) == 5
+            assert sum(isinstance(one, held) for one in gc.get_objects()) == 5
+        finally:
+            gc.enable()
+            gc.unfreeze()
+
+
+def test_v8_frees_what_ended_versions_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(js, "_LYING", 4 << 20)  # with what it is, this would take some hundred reloads
+    lab = Lab("js", tmp_path)
+    with lab.server:
+        for i in range(30):
+            lab.write(f"v{i}.", "\nvar much = []; for (var i = 0; i < 20000; i++) much.push('value' + i);\n")
+            lab.server.reload()
+            lab.send("OPTIONS", f"c{i}")
+        assert lab.server.node.engines["js"].memory() < 18 << 20

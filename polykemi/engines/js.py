@@ -36,6 +36,8 @@ _CONSOLE: Final = {
     "error": logging.ERROR,
 }
 
+_LYING: Final = 32 << 20  # octets of garbage, and as much again as lasts, that closed scripts may leave
+
 _T = TypeVar("_T")
 
 
@@ -48,6 +50,7 @@ class JsEngine:
         self._host = host
         self.result: Xval = None  # of the function that was called for another script
         self._used = 0  # octets, at the last look
+        self._lasting = 0  # octets, when V8 was told last to collect garbage behind closed scripts
         self._scripts: list[JsScript] = []  # those that are not closed
         self._names: list[str] = []  # of the functions of the script that was loaded last
         # of the threads
@@ -158,9 +161,17 @@ class JsEngine:
         self._scripts.remove(script)
         self._sources.forget(script.name)
         if self._loop is not None and get_ident() != self.thread:
-            self._loop.call_soon_threadsafe(script.realm.close)
+            self._loop.call_soon_threadsafe(self._free, script)
         else:
-            self._v8.on_thread(script.realm.close)
+            self._v8.on_thread(lambda: self._free(script))
+
+    def _free(self, script: JsScript) -> None:
+        """Close the realm of ``script``. V8 by itself would let hundreds of them lie."""
+        script.realm.close()
+        native = self._v8.native
+        if native.used() > 2 * self._lasting + _LYING:
+            native.collect()
+            self._lasting = native.used()
 
     def memory(self) -> int:
         """Return how many octets V8's heap holds for all scripts, garbage included, and outside of it for their buffers.

@@ -126,7 +126,7 @@ class _State:
             self._prelude.export(*bound)
         if "package" in host.allow:
             publish()
-        self.pace = Pace(self._prelude.address, _HOOK_INSTRUCTIONS)
+        self.pace: Pace | None = Pace(self._prelude.address, _HOOK_INSTRUCTIONS, self._lua)
         if limits.seconds or limits.memory:
             self._prelude.watch(_HOOK_INSTRUCTIONS, limits.memory)
 
@@ -155,8 +155,10 @@ class _State:
         return int(self._prelude.heap())
 
     def drop(self) -> None:
-        """Free what the script holds; it is not called afterwards."""
+        """Free what the script holds, and the Lua state; it is not called afterwards."""
         self._prelude.drop()
+        self.entries.clear()
+        self._lua = self._prelude = self.pace = None  # a circle, else, as Lua knows functions of this object
 
     def used(self) -> int:
         """Return how many octets are taken, garbage included; 0 where nothing counts them."""

@@ -39,7 +39,9 @@ def publish() -> None:
 class Pace:
     """When the hook of one Lua state comes. ``address``: what Lua's tostring gives for a thread of it that lives as long."""
 
-    def __init__(self, address: str, instructions: int) -> None:
+    def __init__(self, address: str, instructions: int, state: object) -> None:
+        """``state`` is not freed while this is there: the watch may be about to set the hook."""
+        self._kept = state
         self._state = int(address.partition("0x")[2], 16)
         self._instructions = instructions
 

@@ -291,6 +291,7 @@ class PythonScript:
         """Take the script out of this interpreter's tables."""
         if PythonScript._on_stage is self:
             self._leave()
+        self._source.handlers.clear()
         self._modules, self._handlers, self._functions = {}, {}, frozenset()
 
     def _run(self, function: Callable[..., Any], *args: Any, factor: float = 1.0) -> Any:
