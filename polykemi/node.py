@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 from polykemi import __version__
 from polykemi.config import Settings, typed_params
@@ -25,7 +26,7 @@ from polykemi.errors import ConfigError, DataError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import Finding, inspect
-from polykemi.kemi.log_levels import DebugLevel, level_of
+from polykemi.kemi.log_levels import DebugLevel, Levels, level_of
 from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTls, Offline, Peers, Tls, Unlocated
 from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry
@@ -46,6 +47,8 @@ from polykemi.transport.resolver import DnsSettings
 from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.server")
+
+_SHARED: Final = ("dns", "limits", "overload", "udp")  # settings that change while a server runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +122,16 @@ def assemble(
     clock: Callable[[], float] = time.time,
     memory_limit: int = 0,
     loading: Loading | None = None,
+    rehearsal: bool = False,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
     Without ``peers`` and ``dns`` exports reach no other server and know no name; without ``locator`` what goes to a name
     leaves with that name for an address. ``memory_limit``: octets that the process may have where [overload] does not say.
+    ``rehearsal``: see ``Services.is_rehearsal``.
     """
+    if rehearsal:
+        settings = replace(settings, **{name: replace(getattr(settings, name)) for name in _SHARED})
     domains = frozenset(d.lower() for d in settings.domains)
     ids = ids or Ids()
     connections = NoConnections() if connections is None else connections
@@ -159,6 +166,8 @@ def assemble(
         udp=settings.udp,
         locator=Unlocated() if locator is None else locator,
         items=MemoryItems() if items is None else items,
+        levels=Levels(apart=rehearsal),
+        is_rehearsal=rehearsal,
     )
     _use(settings.dns, services)
     debug, levels = DebugLevel(), services.levels

@@ -91,6 +91,8 @@ class Versions:
         current version does not have too (unless ``force``), and for a smoke message that fails; nothing changes then.
         """
         services = self._router.services
+        if place := self._router.where():
+            raise ScriptLoadError(place, None, "a script cannot let itself be loaded anew")
         try:
             smoke = self.rehearse() if self.rehearse is not None else ()
             version = self._load(now)

@@ -174,6 +174,7 @@ class Server:
                 send=send,
                 now=time.time(),
                 loading=Loading(serving=True),
+                rehearsal=True,
             )
         except BaseException:
             database.close()
@@ -273,7 +274,7 @@ class Server:
         """Reload when a file of the scripts has changed, from now on."""
         from polykemi.watch import Watcher  # only who wants it pays for the library
 
-        self._watcher = Watcher(self.node.versions.files().values(), self._hang_up)
+        self._watcher = Watcher(lambda: self.node.versions.files().values(), self._hang_up)
 
     def _hang_up(self, *_: object) -> None:
         if not self.loop.is_closed():

@@ -422,3 +422,19 @@ def test_v8_frees_what_ended_versions_held(tmp_path: Path, monkeypatch: pytest.M
             lab.server.reload()
             lab.send("OPTIONS", f"c{i}")
         assert lab.server.node.engines["js"].memory() < 18 << 20
+
+
+def test_a_script_cannot_let_itself_be_loaded_anew(lab: Lab) -> None:
+    command = """KSR.jsonrpcs.exec('{"jsonrpc":"2.0","id":1,"method":"app.reload"}')"""
+    routes = {
+        "lua": f"function ksr_request_route()\n  {command}\n  KSR.x.shared_sets('answer', KSR.pv.get('$jsonrpl(body)'))\nend\n",
+        "js": f"function ksr_request_route() {{\n  {command}\n  KSR.x.shared_sets('answer', KSR.pv.get('$jsonrpl(body)'));\n}}\n",
+        "python": f"import KSR\ndef ksr_request_route():\n    {command}\n    KSR.x.shared_sets('answer', KSR.pv.get('$jsonrpl(body)'))\n",
+    }
+    lab.path.write_text(routes[lab.engine])
+    lab.server.reload()
+    lab.send("OPTIONS")
+    modules: Any = lab.server.node.modules
+    assert f"{lab.path}:" in modules["x"].shared_values["answer"]
+    assert "a script cannot let itself be loaded anew" in modules["x"].shared_values["answer"]
+    assert lab.server.node.versions.current == 2
