@@ -17,20 +17,13 @@ from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import ROUTE_NAMES, Route
-from polykemi.kemi.route_stats import RouteStats
+from polykemi.kemi.route_stats import LIMIT, BlockStats, RouteStats
 from polykemi.modules.base import Services
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Message
 from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.router")
-
-
-class RouteTable(Protocol):
-    """Which engine runs which route block (``config.RouteSettings``)."""
-
-    def engine_for(self, kind: Route, callback: str) -> str:
-        """Return the name of the engine that runs ``callback`` as a block of ``kind``."""
 
 
 class Onlooker(Protocol):
@@ -55,9 +48,9 @@ class Onlooker(Protocol):
 class Blocks:
     """What runs route blocks for one server (``modules.base.Routes``)."""
 
-    def __init__(self, services: Services, table: RouteTable, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, services: Services, clock: Callable[[], float] = time.perf_counter) -> None:
         self.services = services
-        self.stats = RouteStats(table.engine_for)
+        self.stats = RouteStats()
         self.version: Version  # that what begins now is routed by
         self.depth = services.limits.depth
         self.last_error: Exception | None = None  # of a script
@@ -74,8 +67,6 @@ class Blocks:
 
     def run(self, ctx: RouteContext) -> None:
         """Run one block in the engine that the configuration names for it; a failing script sets ``ctx.error``."""
-        block = self.stats.of(ctx.kind, ctx.callback)
-        name = block.engine
         clock = self._clock
         stack = self._stack
         current = self.services.current
@@ -84,6 +75,8 @@ class Blocks:
         version = shared.version
         if version is None:
             version = shared.version = self.version if outer is None else outer.shared.version
+        block = self.block(version, ctx.kind, ctx.callback)
+        name = block.engine
         if stack and self._cannot_enter(name, ctx):
             return
         stack.append(name)
@@ -105,6 +98,16 @@ class Blocks:
                     onlooker.ended(ctx, seconds)
             current.ctx = outer
             stack.pop()
+
+    def block(self, version: Version, kind: Route, callback: str) -> BlockStats:
+        """Return the counters of a block, and with them the name of its engine, in ``version``."""
+        blocks = version.blocks
+        block: BlockStats | None = blocks.get((kind._value_, callback))
+        if block is None:
+            block = self.stats.of(kind, callback, version.routes.engine_for(kind, callback))
+            if len(blocks) < LIMIT:
+                blocks[kind._value_, callback] = block
+        return block
 
     def _cannot_enter(self, name: str, ctx: RouteContext) -> bool:
         """Tell whether no block may run in the engine ``name`` inside of those that run now; ``ctx.error`` says why."""
@@ -133,7 +136,9 @@ class Blocks:
 
     def defines(self, kind: Route, callback: str, version: Any = None) -> bool:
         """Tell whether the script that runs blocks of this kind has the function (``modules.base.Routes``)."""
-        script: Script = (version or self._version_here()).scripts[self.stats.of(kind, callback).engine]
+        if version is None:
+            version = self._version_here()
+        script: Script = version.scripts[self.block(version, kind, callback).engine]
         return script.has(callback)
 
     def _version_here(self) -> Version:
@@ -202,7 +207,7 @@ class Blocks:
         error = ctx.error
         if error is None:
             return
-        self.stats.of(ctx.kind, ctx.callback).fail(error)
+        self.block(ctx.shared.version, ctx.kind, ctx.callback).fail(error)
         self.last_error = error
         self.services.count("core.script_errors")
         if isinstance(error, ScriptTimeout):

@@ -21,7 +21,7 @@ from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import make_rpc
 from polykemi.control.trace import Tracer, Tracing
 from polykemi.engines import make_engine
-from polykemi.engines.base import Engine, Host, Limits, Loading
+from polykemi.engines.base import Engine, Host, Loading
 from polykemi.errors import ConfigError, DataError
 from polykemi.kemi.context import Current
 from polykemi.kemi.ids import Ids
@@ -175,7 +175,7 @@ def assemble(
     services.live.add("core", settings.udp)
     services.live.add("core", settings.dns, partial(_use, settings.dns, services))
     services.live.add("overload", settings.overload)
-    router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload, memory_limit))
+    router = Router(services, send, ended, overload=Overload(settings.overload, memory_limit))
     services.live.add("limits", settings.limits, lambda: setattr(router, "depth", settings.limits.depth))
     services.routes = router
     services.variables.where = router.where
@@ -240,13 +240,12 @@ def _engines(
     engines: dict[str, Engine] = {}
     try:
         for one in settings.engines:
-            engines[one.name] = make_engine(
-                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path, allow=one.allow)
-            )
+            engines[one.name] = make_engine(one.name, replace(host, limits=one.limits))
+        reconfiguration.engines = engines
         versions = Versions(
             router,
             engines,
-            lambda: {one.name: one.script for one in reconfiguration.settings.engines},
+            lambda: reconfiguration.settings,
             partial(_inspect, router, registry),
             keep=settings.reload.keep,
         )

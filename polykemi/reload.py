@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from polykemi.config import Settings
 from polykemi.engines.base import Engine, Script
 from polykemi.errors import ScriptLoadError
 from polykemi.kemi.inspection import Finding
@@ -47,18 +48,19 @@ class Versions:
         self,
         router: Router,
         engines: Mapping[str, Engine],
-        files: Callable[[], Mapping[str, Path]],
+        settings: Callable[[], Settings],
         inspect: Callable[[Version], list[Finding]],
         *,
         keep: int = 5,
         rehearse: Callable[[], tuple[str, ...]] | None = None,
     ) -> None:
-        """``files`` tells the script's file for each engine. ``keep``: how many versions stay for ``rollback``, the current one included.
+        """``settings`` tells of the scripts' files and which blocks each runs. ``keep``: how many versions stay for ``rollback``, the
+        current one included.
 
         ``inspect`` tells what is wrong in a version that was loaded, ``rehearse`` tries the files with a smoke message in a
         server of their own and returns the start lines of what it sends; it raises ScriptLoadError.
         """
-        self.files = files
+        self._settings = settings
         self.rehearse = rehearse
         self._router, self._engines, self._inspect = router, engines, inspect
         self._number = 0  # of the last version that took over
@@ -70,6 +72,10 @@ class Versions:
     def current(self) -> int:
         """The number of the version that routes what begins now."""
         return self._router.version.number
+
+    def files(self) -> dict[str, Path]:
+        """Return the files that the next version is loaded from, by engine."""
+        return {one.name: one.script for one in self._settings().engines}
 
     def inspect(self) -> list[Finding]:
         """Return what is wrong in the current version."""
@@ -120,7 +126,7 @@ class Versions:
         try:
             for name, path in self.files().items():
                 scripts[name] = self._engines[name].load(path)
-            version = Version(self._number + 1, scripts, now)
+            version = Version(self._number + 1, scripts, self._settings().routes, now)
             self._must_answer_requests(version)
         except BaseException:
             _close(scripts)
@@ -131,7 +137,7 @@ class Versions:
         """Refuse a script without a request route: every request would stay without an answer. Raise ScriptLoadError."""
         callback = self._router.services.callbacks.request
         if not self._router.defines(Route.REQUEST, callback, version):
-            script = version.scripts[self._router.stats.of(Route.REQUEST, callback).engine]
+            script = version.scripts[version.routes.engine_for(Route.REQUEST, callback)]
             raise ScriptLoadError(str(script.path), None, f"defines no function {callback}")
 
     def _check(self, version: Version, *, force: bool) -> None:
@@ -161,7 +167,7 @@ class Versions:
                 "version %d: there are %d: its calls go on with version %d", oldest.number, MOST, current.number
             )
             _close(oldest.scripts)
-            oldest.scripts, oldest.heir = current.scripts, current
+            oldest.leave_to(current)
             self._alive = [ref for ref in self._alive if ref() is not oldest]
 
     # ---- those that there are

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from polykemi.blocks import Blocks, RouteTable
+from polykemi.blocks import Blocks
 from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
@@ -53,13 +53,12 @@ class Router(Blocks):
     def __init__(
         self,
         services: Services,
-        table: RouteTable,
         send: Callable[[list[tuple[bytes, Flow]]], None],
         ended: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
         overload: Overload | None = None,
     ) -> None:
-        super().__init__(services, table, clock)
+        super().__init__(services, clock)
         self.overload = overload or Overload(OverloadLimits())
         self.draining = False
         self.refusing = False  # draining, or some of the new requests are refused

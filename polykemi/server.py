@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,7 +166,7 @@ class Server:
         database = Database(self.node.services.database.name, query_only=True)
         try:
             return assemble(
-                replace(self.settings, engines=self.node.reconfiguration.settings.engines),
+                self.node.reconfiguration.settings,
                 listeners=self.transports.listeners,
                 location=MemoryLocation(),
                 database=database,
@@ -385,7 +384,7 @@ def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watc
             notifier.forget(address)
         if os.geteuid() == 0:
             log.warning("the server and its scripts run as root: [service] user names somebody with fewer rights")
-        slowest = max(one.seconds for one in settings.engines)
+        slowest = max(one.limits.seconds for one in settings.engines)
         if 0 < notifier.watchdog <= slowest:
             log.warning("the watchdog waits %g s, and a route block may run for %g s", notifier.watchdog, slowest)
         for line in server.describe():

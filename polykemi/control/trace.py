@@ -246,7 +246,7 @@ class Tracer:
         self._depth += 1
         if self._kept or (self._depth == 1 and self._wanted(_call_id(ctx))):
             self._kept += 1
-            self._recorder.began(ctx, self._router.stats.of(ctx.kind, ctx.callback).engine)
+            self._recorder.began(ctx, self._router.block(ctx.shared.version, ctx.kind, ctx.callback).engine)
 
     def ended(self, ctx: RouteContext, seconds: float) -> None:
         """A route block has ended."""

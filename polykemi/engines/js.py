@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import get_ident
 from typing import Any, Final, TypeVar
 
-from polykemi.engines.base import Host
+from polykemi.engines.base import Host, Limits
 from polykemi.engines.js_calls import Calls
 from polykemi.engines.js_realm import Realm, Realms
 from polykemi.engines.js_run import Run
@@ -65,7 +65,7 @@ class JsEngine:
         self.pending = self._realms.pending
         self.values = Values(self._realms.memory)
         self.thread = v8.thread
-        self._sources = Sources(everywhere="files" in host.allow)
+        self._sources = Sources(everywhere="files" in host.limits.allow)
         self.run = Run(v8, self.values, self._sources, host.limits.seconds, host.loading)
         self._bind()
 
@@ -86,7 +86,8 @@ class JsEngine:
             self._loaded,
             self._v8.native.checkpoint,
         )
-        self._realms.bind({"exports": rows, "wasm": "wasm" in self._host.allow}, (*own, *exports))
+        self._realms.bind(rows, (*own, *exports))
+        self._realms.wasm = "wasm" in self._host.limits.allow
 
     # ---- scripts
     def load(self, path: Path) -> JsScript:
@@ -172,6 +173,13 @@ class JsEngine:
         if native.used() > 2 * self._lasting + _LYING:
             native.collect()
             self._lasting = native.used()
+
+    def limit(self, limits: Limits) -> None:
+        """Let these hold (see ``engines/base.py``); how much memory there is, at once too."""
+        self.run.limit(limits.seconds)
+        self._v8.limit(limits.memory)
+        self._sources.everywhere = "files" in limits.allow
+        self._realms.wasm = "wasm" in limits.allow
 
     def memory(self) -> int:
         """Return how many octets V8's heap holds for all scripts, garbage included, and outside of it for their buffers.

@@ -19,6 +19,7 @@ import math
 import os
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from time import monotonic
@@ -26,7 +27,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from lupa.luajit21 import LuaError, LuaMemoryError, LuaRuntime, lua_type
 
-from polykemi.engines.base import Host
+from polykemi.engines.base import Host, Limits
 from polykemi.engines.lua_watch import IDLE, Pace, Watch, publish
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.binding import Misuse, bind
@@ -94,15 +95,15 @@ class _State:
         self.path = path
         self.texts = texts  # of the files that were read
         self.entries: dict[str, list[Any]] = {}  # function -> its idle entries in Lua
-        places = [os.fsdecode(one.partition("?")[0].encode("latin-1")) for one in host.path]
+        places = [os.fsdecode(one.partition("?")[0].encode("latin-1")) for one in host.limits.path]
         self._roots = [path.parent.resolve(), *(Path(place).resolve() for place in places)]
         limits = host.limits
         self._lua = LuaRuntime(
             encoding="latin-1",
-            register_eval="python" in host.allow,
-            register_builtins="python" in host.allow,
+            register_eval="python" in host.limits.allow,
+            register_builtins="python" in host.limits.allow,
             unpack_returned_tuples=True,
-            attribute_filter=None if "python" in host.allow else _refuse_attribute,
+            attribute_filter=None if "python" in host.limits.allow else _refuse_attribute,
             max_memory=3 * limits.memory or None,
         )
         files = resources.files("polykemi.engines")
@@ -116,15 +117,15 @@ class _State:
             "say": _say,
             "bounded": bounded,
             "json": json,
-            "allow": self._lua.table_from(dict.fromkeys(host.allow, True)),
-            "path": ";".join(host.path),
+            "allow": self._lua.table_from(dict.fromkeys(host.limits.allow, True)),
+            "path": ";".join(host.limits.path),
         }
         self._prelude = self._lua.compile(prelude, name=b"=polykemi")(
             self._lua.table_from(parts), _lua_name(path.parent)
         )
         for bound in functions:
             self._prelude.export(*bound)
-        if "package" in host.allow:
+        if "package" in host.limits.allow:
             publish()
         self.pace: Pace | None = Pace(self._prelude.address, _HOOK_INSTRUCTIONS, self._lua)
         if limits.seconds or limits.memory:
@@ -293,7 +294,6 @@ class LuaScript:
         self._host = host
         self._bound = bound
         self._conversion = conversion
-        self._seconds = host.limits.seconds or math.inf
         self.deadline = IDLE  # of the running call, on the monotonic clock; 0: the watch sets it at its next look
         self.pace: Pace | None = None  # of the state that runs
         self._state: _State | None = None
@@ -309,9 +309,10 @@ class LuaScript:
 
     def _start(self, texts: dict[Path, str]) -> None:
         """Run the script in a new state. Raise ScriptLoadError; the running one stays then."""
+        seconds = self._host.limits.seconds
         outer, self.deadline = (
             self.deadline,
-            monotonic() + self._seconds * self._host.loading.factor(self._host.limits.seconds),
+            monotonic() + (seconds or math.inf) * self._host.loading.factor(seconds),
         )
         current = self._host.current
         ctx, current.ctx = current.ctx, None
@@ -461,6 +462,11 @@ class LuaEngine:
         script = LuaScript(path, self._host, self._bound, self._conversion, self._watch)
         self._scripts = {one for one in self._scripts if one._state is not None} | {script}
         return script
+
+    def limit(self, limits: Limits) -> None:
+        """Let these hold (see ``engines/base.py``)."""
+        self._host = replace(self._host, limits=limits)
+        self._watch.limit(limits.seconds)
 
     def memory(self) -> int:
         """Return how many octets the Lua states of all scripts have; see ``LuaScript.memory``."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, ClassVar, Final
 
-from polykemi.engines.base import Host
+from polykemi.engines.base import Host, Limits
 from polykemi.engines.python_exits import guard
 from polykemi.engines.python_memory import held
 from polykemi.engines.python_message import ScriptMessage
@@ -161,7 +161,7 @@ class PythonScript:
         """Load the script at ``path``. Raise ScriptLoadError."""
         self.path = path
         self._current = host.current
-        self._loading, self._seconds = host.loading, host.limits.seconds
+        self._loading = host.loading
         self._ksr = ksr
         self._conversion = conversion
         self._watchdog = watchdog
@@ -178,7 +178,7 @@ class PythonScript:
         importlib.invalidate_caches()
         try:
             with self._faked_context():
-                self._run(self._source.run, factor=self._loading.factor(self._seconds))
+                self._run(self._source.run, factor=self._loading.factor(self._watchdog.seconds))
         except BaseException as error:  # put back what was, whatever it is
             failure = self._load_error(error) if isinstance(error, (Exception, SystemExit, Exit, TimeLimit)) else error
             self._leave()
@@ -372,6 +372,10 @@ class PythonEngine:
         script = PythonScript(path, self._host, self._ksr, self._conversion, self._watchdog)
         self._scripts.add(script)
         return script
+
+    def limit(self, limits: Limits) -> None:
+        """Let these hold (see ``engines/base.py``)."""
+        self._watchdog.limit(limits.seconds)
 
     def memory(self) -> int:
         """Return how many octets the values of all scripts take, at least (``python_memory.held``)."""

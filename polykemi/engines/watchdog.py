@@ -52,7 +52,7 @@ class Watchdog:
     """
 
     def __init__(self, seconds: float, entry: CodeType) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._entry = entry
         self._deadline = 0.0  # of the running call; 0: none runs
         self._thread_id = 0
@@ -70,12 +70,12 @@ class Watchdog:
     def arm(self, factor: float = 1.0) -> float:
         """Begin a call on this thread, with ``factor`` limits of time; return the deadline of the call around it."""
         outer = self._deadline
-        if self._seconds:
+        if self.seconds:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="polykemi-watchdog", daemon=True)
                 self._thread.start()
             self._thread_id = threading.get_ident()
-            self._deadline = monotonic() + self._seconds * factor
+            self._deadline = monotonic() + self.seconds * factor
         return outer
 
     def disarm(self, outer: float) -> None:
@@ -86,10 +86,20 @@ class Watchdog:
             self._take_back()
         self._deadline = outer
 
+    def limit(self, seconds: float) -> None:
+        """Let calls that begin from now on run so long; the next one starts the thread anew."""
+        if seconds != self.seconds:
+            self._end_thread()
+            self._closed.clear()
+            self.seconds = seconds
+
     def close(self) -> None:
         """End the thread."""
-        self._closed.set()
         _watchdogs.discard(self)
+        self._end_thread()
+
+    def _end_thread(self) -> None:
+        self._closed.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self._thread = None
@@ -107,12 +117,12 @@ class Watchdog:
 
     def _watch(self) -> None:
         faulthandler.register(_STUCK, _STDERR, all_threads=True, chain=True)  # chain: then it ends the process
-        grace = max(GRACE, self._seconds)
-        wait = interval = self._seconds / _INTERVALS
+        grace = max(GRACE, self.seconds)
+        wait = interval = self.seconds / _INTERVALS
         while not self._closed.wait(wait):
             if self._by_signal:
-                signal.setitimer(signal.ITIMER_VIRTUAL, self._seconds, interval)
-            signal.setitimer(signal.ITIMER_PROF, self._seconds + grace)
+                signal.setitimer(signal.ITIMER_VIRTUAL, self.seconds, interval)
+            signal.setitimer(signal.ITIMER_PROF, self.seconds + grace)
             wait = interval
             deadline = self._deadline
             late = monotonic() - deadline
@@ -120,7 +130,7 @@ class Watchdog:
                 if not self._strike(deadline):
                     wait = min(wait, _AGAIN)
                 elif late > grace:
-                    end_process(self._place(), self._seconds + late)
+                    end_process(self._place(), self.seconds + late)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
 
