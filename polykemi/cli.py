@@ -85,9 +85,9 @@ def serve(
     settings = config.load(_config_file(file), engine=engine, script=script, listen=listen, domains=domains, data=data)
     if supervise:
         sys.exit(_supervise(settings))
-    from polykemi import server
+    from polykemi import foreground
 
-    server.serve(settings, click.echo, watch=watch)
+    foreground.serve(settings, click.echo, watch=watch)
 
 
 @commands.command()
@@ -197,15 +197,15 @@ def _methods(context: click.Context, parameter: click.Parameter, beginning: str)
     return [name for name in names if name.startswith(beginning)]
 
 
-def _asked(path: Path, method: str, arguments: list[Any]) -> Any:
+def _asked(path: Path, method: str, arguments: list[Any], timeout: float) -> Any:
     """Return the result of a method. Raise RpcError, with the parameters when there were too few: Kamailio's words are short."""
     from polykemi.control import client
 
     try:
-        return client.call(path, method, arguments)
+        return client.call(path, method, arguments, timeout)
     except RpcError as error:
         try:
-            expected: str = client.call(path, "system.methodSignature", [method])
+            expected: str = client.call(path, "system.methodSignature", [method], timeout)
         except (RpcError, UsageError):
             raise error from None
         wanted = [] if expected == "no parameters" else [one for one in expected.split() if one[0] != "["]
@@ -220,6 +220,14 @@ def _asked(path: Path, method: str, arguments: list[Any]) -> Any:
 @click.option("--list", "is_list", is_flag=True, help="List the methods that begin with METHOD, or all.")
 @click.option("--socket", type=_FILE, help="The server's control socket.  [default: control.sock in its data]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the server may be silent.",
+)
 @_config_option
 @_data_option
 def rpc(
@@ -228,6 +236,7 @@ def rpc(
     is_list: bool,
     socket: Path | None,
     as_json: bool,
+    timeout: float,
     file: Path | None,
     data: Path | None,
 ) -> None:
@@ -236,11 +245,11 @@ def rpc(
 
     path = socket or _control_socket(_storage_settings(file, data))
     if is_list:
-        result: Any = client.call(path, "system.describe", [method] if method else [])
+        result: Any = client.call(path, "system.describe", [method] if method else [], timeout)
     elif method is None:
-        result = client.call(path, "system.groups")
+        result = client.call(path, "system.groups", seconds=timeout)
     else:
-        result = _asked(path, method, [client.argument(one) for one in arguments])
+        result = _asked(path, method, [client.argument(one) for one in arguments], timeout)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in [text.as_json(result)] if as_json else text.readable(result, width):
         click.echo(line)

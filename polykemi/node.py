@@ -24,6 +24,7 @@ from polykemi.engines import make_engine
 from polykemi.engines.base import Engine, Host, Loading
 from polykemi.errors import ConfigError, DataError
 from polykemi.kemi.context import Current
+from polykemi.kemi.figures import Counted, Figures
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import Finding, inspect
 from polykemi.kemi.log_levels import DebugLevel, Levels, level_of
@@ -136,13 +137,14 @@ def assemble(
     ids = ids or Ids()
     connections = NoConnections() if connections is None else connections
     counters: dict[str, int] = {}
+    figures: Figures = {}
     environment = Environment(
         listeners=listeners,
         started=now,
         version=__version__,
         hostname=socket.gethostname(),
         ids=ids,
-        counters=counters,
+        counters=Counted(counters, figures),
         process=os.environ,
         pid=os.getpid(),
         ident=connections.ident,
@@ -155,6 +157,7 @@ def assemble(
         ids=ids,
         current=Current(),
         counters=counters,
+        figures=figures,
         variables=Variables(environment=environment),
         location=location,
         database=database,

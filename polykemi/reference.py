@@ -303,7 +303,7 @@ def _commands(instances: Mapping[str, Module]) -> str:
         Tcp(Streams(lambda *_: None, lambda: None, lambda *_: None)),
         Api((), dict),
         commands.Stats({}),
-        commands.Counters({}),
+        commands.Counters({}, {}),
         commands.Routes(RouteStats()),
         commands.System({}),
         Dns(Resolver(_nobody)),

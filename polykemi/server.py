@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import gc
 import logging
 import os
@@ -18,14 +17,12 @@ from typing import Any
 
 import uvloop
 
-from polykemi import __version__, compiled, memory
+from polykemi import memory
 from polykemi.config import Settings, load_tls
 from polykemi.control.plane import ControlPlane
 from polykemi.control.sources import Sources
 from polykemi.engines.base import Loading, LoopHost
 from polykemi.errors import ConfigError, ScriptLoadError, UsageError
-from polykemi.kemi.route import CONFIG_NAMES, Route
-from polykemi.logs import Log
 from polykemi.node import Node, assemble
 from polykemi.overload import BEAT
 from polykemi.process import DataLock, PidFile, drop_privileges
@@ -74,6 +71,7 @@ class Server:
         self._armed: float | None = None  # when the loop's timer fires, seconds since the epoch
         self._timer: asyncio.TimerHandle | None = None
         self._stop_at: float | None = None  # set while draining
+        self._has_ended = False
         self._give_back_at = 0.0  # next, on the monotonic clock
         self._started = time.time()
         self._watcher: Any = None
@@ -263,7 +261,8 @@ class Server:
         if self._resident is not None:
             self._resident.serve(self.loop)
         else:
-            self.loop.run_forever()
+            while not self._has_ended:  # a script may stop the loop, too
+                self.loop.run_forever()
 
     def _tell_alive(self) -> None:
         self.notifier.alive()
@@ -314,6 +313,7 @@ class Server:
             self.loop.call_later(0.05, self._end_when_idle)
 
     def _end(self) -> None:
+        self._has_ended = True
         if self._resident is not None:
             self._resident.stop()
         self.loop.stop()
@@ -335,67 +335,3 @@ class Server:
             self._pid_file.close()
         self.notifier.close()
         self.loop.close()
-
-    def describe(self) -> list[str]:
-        """Return the lines that tell what this server is: addresses, route blocks, data."""
-        lines = [f"polykemi {__version__}{', compiled' if compiled else ''}"]
-        lines += [f"listening on {listener}" for listener in self.transports.bound]
-        if self.settings.domains:
-            lines.append(f"domains: {', '.join(self.settings.domains)}")
-        scripts = {one.name: one.script for one in self.settings.engines}
-        routes = self.settings.routes
-        for name, kind in CONFIG_NAMES.items():
-            engine = routes.engine_for(kind, "")
-            lines.append(f"{name}: {engine} {scripts[engine]}")
-        lines += [f"{_name(kind)}:{callback}: {e} {scripts[e]}" for (kind, callback), e in routes.by_name.items()]
-        lines.append(f"data in {self.settings.data}")
-        lines += self.control.describe()
-        return lines if self.mirror is None else [*lines, self.mirror.describe()]
-
-
-def _name(kind: Route) -> str:
-    return next(name for name, k in CONFIG_NAMES.items() if k == kind)
-
-
-def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False) -> None:
-    """Run a server in the foreground until it is told to stop, and ``say`` what it is. Raises UsageError.
-
-    With ``watch`` the scripts are reloaded when their files change.
-    """
-    with Log(settings.log) as written:
-        _serve(settings, say, written, watch=watch)
-
-
-def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watch: bool) -> None:
-    faulthandler.enable()  # a watchdog's SIGABRT, and a crash, show which line of which script it was
-    notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
-    server = Server(settings, notifier, inherited)
-    names = {one.name for one in settings.engines}
-    if (
-        "python" in names and "js" not in names and server.settings.overload.memory
-    ):  # V8 ends the process when that fails
-        memory.bound(server.settings.overload.memory)
-    try:
-        router = server.router
-        written.attach(router.services, router.context, router.where)
-        server.open()
-        for address, name in inherited.close():
-            log.warning("the socket %s was passed (%s), and [listen] does not name it: it is closed", address, name)
-            notifier.forget(address)
-        if os.geteuid() == 0:
-            log.warning("the server and its scripts run as root: [service] user names somebody with fewer rights")
-        slowest = max(one.limits.seconds for one in settings.engines)
-        if 0 < notifier.watchdog <= slowest:
-            log.warning("the watchdog waits %g s, and a route block may run for %g s", notifier.watchdog, slowest)
-        for line in server.describe():
-            say(line)
-        if watch:
-            server.watch()
-            say("watching the files of the scripts")
-        say("ready")
-        notifier.ready(f"listening on {', '.join(map(str, server.transports.bound))}")
-        server.loop.call_soon(written.here)  # JavaScript may have the loop run on a thread of its own
-        server.run()
-    finally:
-        server.close()
-    say("stopped")

@@ -20,7 +20,7 @@ import polykemi
 from polykemi.cli import main, rpc
 from polykemi.config import EngineSettings, Settings
 from polykemi.control.commands import System
-from polykemi.control.jsonrpc import JsonRpc
+from polykemi.control.jsonrpc import Answer, JsonRpc
 from polykemi.control.unix import ControlSocket
 from polykemi.errors import DataError, ScriptLoadError
 from polykemi.kemi.binding import to_octets
@@ -68,10 +68,10 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
 
 def replace_server(monkeypatch: pytest.MonkeyPatch, serve: Callable[[Settings], object]) -> None:
-    server = ModuleType("polykemi.server")
-    server.serve = lambda settings, say, watch: serve(settings)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "polykemi.server", server)
-    monkeypatch.setattr(polykemi, "server", server, raising=False)
+    foreground = ModuleType("polykemi.foreground")
+    foreground.serve = lambda settings, say, watch: serve(settings)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "polykemi.foreground", foreground)
+    monkeypatch.setattr(polykemi, "foreground", foreground, raising=False)
 
 
 def one_line(ran: Ran) -> str:
@@ -265,7 +265,7 @@ class Answering:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
 
-    def _take(self, request: bytes, _client: object) -> bytes | None:
+    def _take(self, request: bytes, _client: object) -> Answer:
         self.requests.append(json.loads(request))
         return self._answer if self.rpc is None else self.rpc.answer(request)
 

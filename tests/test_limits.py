@@ -163,7 +163,7 @@ def test_removed_values_make_room_again(tmp_path: Path, caplog: pytest.LogCaptur
 def test_limits_change_at_run_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with serving(tmp_path, 'r(KSR.pv.sets("$var(x)", A(150)))') as server:
         assert results(server, caplog) == ["false"]
-        server.node.rpc.commands["cfg.set"].run(["limits", "value", 200])
+        server.node.rpc.commands["cfg.set"].run(["limits", "value", 200], 0.0)
         caplog.clear()
         assert results(server, caplog) == ["true"]
 
@@ -236,9 +236,9 @@ def test_route_blocks_go_no_deeper_than_allowed(tmp_path: Path, caplog: pytest.L
     with serving(tmp_path, body, ScriptLimits(depth=5)) as server:
         server.receive(request("INVITE"), PEER)
         assert "more than 5 calls inside each other" in caplog.text
-        server.node.rpc.commands["cfg.set"].run(["limits", "depth", 3])
+        server.node.rpc.commands["cfg.set"].run(["limits", "depth", 3], 0.0)
         caplog.clear()
         server.receive(request("INVITE", Via="SIP/2.0/UDP h;branch=z9hG4bK3"), PEER)
         assert "more than 3 calls inside each other" in caplog.text
         with pytest.raises(RpcError, match="depth: expected 1 to 16, got 17"):
-            server.node.rpc.commands["cfg.set"].run(["limits", "depth", 17])
+            server.node.rpc.commands["cfg.set"].run(["limits", "depth", 17], 0.0)

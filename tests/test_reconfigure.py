@@ -84,7 +84,7 @@ class Site:
 
     def get(self, group: str, name: str) -> Any:
         """Return a variable."""
-        return self.node.rpc.commands["cfg.get"].run([group, name])
+        return self.node.rpc.commands["cfg.get"].run([group, name], NOW)
 
     def status_of(self, domain: str, branch: str) -> str:
         """Return the status of the answer to a request to a domain."""
@@ -142,12 +142,12 @@ def test_parameters_that_can_change_do_and_others_need_a_restart(site: Site, cap
 
 def test_what_an_operator_has_set_goes_and_reset_leads_to_the_new_file(site: Site) -> None:
     commands = site.node.rpc.commands
-    commands["cfg.set"].run(["registrar", "default_expires", "5"])
+    commands["cfg.set"].run(["registrar", "default_expires", "5"], NOW)
     site.edit("fr_timer = 9000", "fr_timer = 8000")
     assert sorted(site.reload()["changed"]) == ["[modules.registrar] default_expires", "[modules.tm] fr_timer"]
     assert site.get("registrar", "default_expires") == 600
-    commands["cfg.set"].run(["tm", "fr_timer", "5"])
-    commands["cfg.reset"].run(["tm"])
+    commands["cfg.set"].run(["tm", "fr_timer", "5"], NOW)
+    commands["cfg.reset"].run(["tm"], NOW)
     assert site.get("tm", "fr_timer") == 8000
 
 

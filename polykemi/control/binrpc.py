@@ -7,10 +7,12 @@ Found out by looking at what kamcmd and Kamailio's module ctl say to each other.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
-from polykemi.control.jsonrpc import INVALID_REQUEST, JsonRpc
+from polykemi.control.jsonrpc import INVALID_REQUEST, Answer, JsonRpc
 from polykemi.errors import RpcError
+from polykemi.kemi.rpc import Later
 
 MAGIC: Final = 0xA1
 _REPLY, _FAULT = 1, 3
@@ -19,7 +21,7 @@ _END: Final = b"\x83"  # of a struct
 _MOST: Final = 64  # values in a request
 
 
-def answer(data: bytes, rpc: JsonRpc) -> bytes | None:
+def answer(data: bytes, rpc: JsonRpc) -> Answer:
     """Return the answer to a request; None to what has no head that could be answered."""
     try:
         kind, cookie, payload = _packet(data)
@@ -32,8 +34,7 @@ def answer(data: bytes, rpc: JsonRpc) -> bytes | None:
         if not isinstance(method, str):
             raise ValueError("no method")
         result = rpc.ask(method, params)
-        values = result if isinstance(result, list) else [result]
-        return _head(_REPLY, cookie, b"".join(map(_encoded, values)))
+        return result.made(partial(_reply, cookie)) if isinstance(result, Later) else _reply(cookie, result)
     except (IndexError, ValueError):
         code, text = INVALID_REQUEST, "Invalid request"
     except RpcError as error:
@@ -79,6 +80,11 @@ def _values(data: bytes) -> list[int | float | str]:
 
 
 # ---- out
+def _reply(cookie: bytes, result: Any) -> bytes:
+    values = result if isinstance(result, list) else [result]
+    return _head(_REPLY, cookie, b"".join(map(_encoded, values)))
+
+
 def _head(kind: int, cookie: bytes, payload: bytes) -> bytes:
     size = max((len(payload).bit_length() + 7) // 8, 1)
     sizes = (size - 1) << 2 | (len(cookie) - 1)

@@ -5,7 +5,7 @@ Names and shapes of ``stats``, ``cnt`` and ``system`` are Kamailio's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
 from polykemi.config import unknown
@@ -20,7 +20,7 @@ _WHICH: Final = (400, "Please provide which stats to retrieve")
 
 
 class Stats:
-    """The counters of all modules; one that has counted nothing yet is not there."""
+    """The statistics of all modules; of those with names that are made as they come, such as by status, those that have come."""
 
     def __init__(self, counters: Mapping[str, int]) -> None:
         """``counters``: ``group.name`` -> number."""
@@ -45,11 +45,11 @@ class Stats:
 
 
 class Counters:
-    """The same counters, as Kamailio's module counters shows them."""
+    """The same, as Kamailio's module counters shows it."""
 
-    def __init__(self, counters: Mapping[str, int]) -> None:
-        """``counters``: ``group.name`` -> number."""
-        self._counters = counters
+    def __init__(self, statistics: Mapping[str, int], counters: MutableMapping[str, int]) -> None:
+        """``statistics``: ``group.name`` -> number; ``counters``: those of them that are counted, and can be set to 0."""
+        self._counters, self._resettable = statistics, counters
 
     @rpc("cnt.list_groups")
     def list_groups(self) -> list[str]:
@@ -82,8 +82,30 @@ class Counters:
         return self._of(group)
 
     @rpc("cnt.get")
-    def get(self, group: str, name: str) -> int:
+    def get(self, group: str, name: str = "") -> int | dict[str, int]:
+        """Return a counter, or without a name all of a group."""
+        return self._of(group) if not name else self._value(group, name)
+
+    @rpc("cnt.get_raw")
+    def get_raw(self, group: str, name: str) -> int:
         """Return a counter."""
+        return self._value(group, name)
+
+    @rpc("cnt.reset")
+    def reset(self, group: str, name: str) -> dict[str, Any]:
+        """Set a counter to 0; what is worked out when somebody asks stays what it is."""
+        self._value(group, name)
+        if f"{group}.{name}" in self._resettable:
+            self._resettable[f"{group}.{name}"] = 0
+        return {}
+
+    @rpc("cnt.help")
+    def help_(self, group: str, name: str) -> str:
+        """Return what Kamailio returns for nearly all of them: that there is no description."""
+        self._value(group, name)
+        return "kamailio statistic (no description)"
+
+    def _value(self, group: str, name: str) -> int:
         value = self._counters.get(f"{group}.{name}")
         if value is None:
             raise RpcError(400, f"non-existent counter {group}.{name}\n")

@@ -10,12 +10,14 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from polykemi.control.jsonrpc import INVALID_REQUEST, SERVER_ERROR, failure
+from polykemi.control.jsonrpc import INVALID_REQUEST, SERVER_ERROR, Answer, failure
 from polykemi.control.paths import bind, unbind
 from polykemi.errors import UsageError
+from polykemi.kemi.rpc import Later
 
 LONGEST: Final = 65536  # octets of a request
 _LONGEST_ANSWER: Final = 4 << 20  # that is asked of the kernel, which may allow less (net.core.wmem_max)
@@ -32,14 +34,14 @@ class DatagramSocket:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST_ANSWER)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._answer: Callable[[bytes], bytes | None]
+        self._answer: Callable[[bytes], Answer]
         try:
             self._file = bind(self._socket, path)
         except UsageError:
             self._socket.close()
             raise
 
-    def open(self, loop: asyncio.AbstractEventLoop, answer: Callable[[bytes], bytes | None]) -> None:
+    def open(self, loop: asyncio.AbstractEventLoop, answer: Callable[[bytes], Answer]) -> None:
         """Begin to answer; called before ``loop`` runs."""
         self._loop, self._answer = loop, answer
         loop.add_reader(self._socket.fileno(), self._readable)
@@ -58,18 +60,22 @@ class DatagramSocket:
         except BlockingIOError:
             return
         if flags & socket.MSG_TRUNC:
-            answer: bytes | None = failure(INVALID_REQUEST, f"expected a request of at most {LONGEST} octets")
+            answer: Answer = failure(INVALID_REQUEST, f"expected a request of at most {LONGEST} octets")
         else:
             answer = self._answer(data)
-        if answer is not None and sender:
-            self._send(answer, sender)
+        if isinstance(answer, Later):
+            answer.then(partial(self._send, sender))
+        else:
+            self._send(sender, answer)
 
-    def _send(self, answer: bytes, sender: Any) -> None:
+    def _send(self, sender: Any, answer: bytes | None) -> None:
+        if answer is None or not sender:
+            return
         try:
             self._socket.sendto(answer, sender)
         except OSError as error:  # whoever asked is gone, does not read, or has room for less
             if error.errno == errno.EMSGSIZE:
                 cause = f"an answer of {len(answer)} octets fits no datagram: ask with polykemi rpc, or over HTTP"
-                self._send(failure(SERVER_ERROR, cause), sender)
+                self._send(sender, failure(SERVER_ERROR, cause))
             else:
                 log.info("%s: an answer was not taken: %s", self.path, error.strerror)

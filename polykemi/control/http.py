@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from polykemi.errors import UsageError
+from polykemi.kemi.rpc import Later
 
 LONGEST: Final = 8192  # octets of a request's head
 LONGEST_BODY: Final = 65536
@@ -27,8 +28,9 @@ _JSON: Final = "application/json"
 
 # path -> its content type and what makes the content
 Pages = Mapping[str, tuple[str, Callable[[], bytes]]]
-# path -> what is given the headers (names in lower case) and the body, and makes the content, which is JSON
-Post = Callable[[Mapping[str, str], bytes], tuple[HTTPStatus, bytes | None]]
+Response = tuple[HTTPStatus, bytes | None]  # and its content, which is JSON
+# path -> what is given the headers (names in lower case) and the body, and makes the response
+Post = Callable[[Mapping[str, str], bytes], Response | Later]
 Posts = Mapping[str, Post]
 
 
@@ -70,7 +72,7 @@ class _Connection(asyncio.Protocol):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, pages: Pages, posts: Posts, connections: set[_Connection]
     ) -> None:
-        self._pages, self._posts, self._connections = pages, posts, connections
+        self._loop, self._pages, self._posts, self._connections = loop, pages, posts, connections
         self._received = b""
         self._head = 0  # octets, when all of it is there
         self._body = 0  # octets that come behind it
@@ -144,9 +146,23 @@ class _Connection(asyncio.Protocol):
     def _answer_post(self) -> None:
         body = self._received[self._head : self._head + self._body]
         if self._post is not None and len(body) == self._body:
-            status, content = self._post(self._headers, body)
-            challenge = ["WWW-Authenticate: Bearer"] if status == HTTPStatus.UNAUTHORIZED else None
-            self._respond(status, content, _JSON if content is not None else "text/plain", challenge)
+            post, self._post = self._post, None  # what comes behind the body is nothing
+            response = post(self._headers, body)
+            if isinstance(response, Later):
+                self._limit.cancel()
+                response.then(self._respond_later)
+            else:
+                self._respond_post(response)
+
+    def _respond_later(self, response: Response) -> None:
+        if not self._transport.is_closing():
+            self._limit = self._loop.call_later(SECONDS, self.abort)
+            self._respond_post(response)
+
+    def _respond_post(self, response: Response) -> None:
+        status, content = response
+        challenge = ["WWW-Authenticate: Bearer"] if status == HTTPStatus.UNAUTHORIZED else None
+        self._respond(status, content, _JSON if content is not None else "text/plain", challenge)
 
     def _respond(
         self, status: HTTPStatus, body: bytes | None = None, kind: str = "text/plain", headers: list[str] | None = None

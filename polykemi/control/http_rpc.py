@@ -10,16 +10,18 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
-from polykemi.control.http import Post
+from polykemi.control.http import Post, Response
+from polykemi.control.jsonrpc import Answer
+from polykemi.kemi.rpc import Later
 
 PATH: Final = "/RPC"
 _JSON: Final = "application/json"
 
 
-def rpc_over_http(answer: Callable[[bytes], bytes | None], token: str) -> Post:
+def rpc_over_http(answer: Callable[[bytes], Answer], token: str) -> Post:
     """Return what answers requests that carry ``token`` (RFC 6750; "": none is needed) by ``answer``."""
 
-    def post(headers: Mapping[str, str], body: bytes) -> tuple[HTTPStatus, bytes | None]:
+    def post(headers: Mapping[str, str], body: bytes) -> Response | Later:
         if "origin" in headers:
             return HTTPStatus.FORBIDDEN, None
         if token and not _has(headers.get("authorization", ""), token):
@@ -27,9 +29,13 @@ def rpc_over_http(answer: Callable[[bytes], bytes | None], token: str) -> Post:
         if headers.get("content-type", "").partition(";")[0].strip(" \t").lower() != _JSON:
             return HTTPStatus.UNSUPPORTED_MEDIA_TYPE, None
         content = answer(body)
-        return (HTTPStatus.OK, content) if content is not None else (HTTPStatus.NO_CONTENT, None)
+        return content.made(_response) if isinstance(content, Later) else _response(content)
 
     return post
+
+
+def _response(content: bytes | None) -> Response:
+    return (HTTPStatus.OK, content) if content is not None else (HTTPStatus.NO_CONTENT, None)
 
 
 def _has(authorization: str, token: str) -> bool:

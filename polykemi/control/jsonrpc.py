@@ -11,13 +11,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 from polykemi.config import unknown
 from polykemi.errors import RpcError, UsageError
 from polykemi.kemi.binding import to_octets
 from polykemi.kemi.documents import with_unicode
-from polykemi.kemi.rpc import INVALID_PARAMS, Command, commands_of
+from polykemi.kemi.rpc import INVALID_PARAMS, Command, Later, commands_of
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
@@ -27,6 +28,8 @@ SERVER_ERROR: Final = -32000
 LARGEST_BATCH: Final = 64  # requests that are answered in one go, while no message is
 
 log = logging.getLogger("polykemi.control")
+
+Answer = bytes | Later | None  # None: none is wanted (notifications)
 
 
 class Client(Protocol):
@@ -54,15 +57,15 @@ class JsonRpc:
                 raise TypeError(f"{command.name} is there twice")
             self.commands[command.name] = command
 
-    def answer(self, data: bytes, client: Client | None = None) -> bytes | None:
-        """Return the answer to a request or a batch, without a newline; None when none is wanted (notifications)."""
+    def answer(self, data: bytes, client: Client | None = None) -> Answer:
+        """Return the answer to a request or a batch, without a newline."""
         self.client = client
         try:
             return self._answer(data)
         finally:
             self.client = None
 
-    def _answer(self, data: bytes) -> bytes | None:
+    def _answer(self, data: bytes) -> Answer:
         try:
             request = json.loads(data, parse_constant=_finite, parse_float=_finite)
         except (ValueError, RecursionError):
@@ -71,10 +74,9 @@ class JsonRpc:
             return self._one(request)
         if not 0 < len(request) <= LARGEST_BATCH:
             return failure(INVALID_REQUEST, f"expected a batch of 1 to {LARGEST_BATCH} requests, got {len(request)}")
-        answers = [answer for one in request if (answer := self._one(one)) is not None]
-        return b"[" + b",".join(answers) + b"]" if answers else None
+        return _together([self._one(one) for one in request])
 
-    def _one(self, request: Any) -> bytes | None:
+    def _one(self, request: Any) -> Answer:
         if not isinstance(request, dict) or request.get("jsonrpc") != "2.0":
             return failure(INVALID_REQUEST, 'expected an object with "jsonrpc": "2.0"', _id_of(request))
         method, ident, silent = request.get("method"), request.get("id"), "id" not in request
@@ -82,13 +84,15 @@ class JsonRpc:
             return failure(INVALID_REQUEST, "expected a method, a text, and an id, a text or a number", _id_of(request))
         try:
             result = self._call(method, request.get("params", []))
-            answer = _encode("result", result, ident)
         except RpcError as error:
-            answer = failure(error.code, str(error), ident)
-        except Exception:  # a result that is no JSON
-            log.exception("%s: internal error", to_octets(method))
-            answer = failure(INTERNAL_ERROR, "Internal error", ident)
-        return None if silent else answer
+            return None if silent else failure(error.code, str(error), ident)
+        if silent:
+            return None
+        return (
+            result.made(partial(_success, method, ident))
+            if isinstance(result, Later)
+            else _success(method, ident, result)
+        )
 
     def _call(self, method: str, params: Any) -> Any:
         if isinstance(params, dict):
@@ -98,12 +102,12 @@ class JsonRpc:
         raise RpcError(INVALID_PARAMS, f"{to_octets(method)}: expected params to be a list or an object")
 
     def ask(self, method: str, params: Sequence[Any] | Mapping[str, Any]) -> Any:
-        """Return the result of a command, text being octets on both sides. Raise RpcError for all that goes wrong."""
+        """Return the result of a command or a ``Later``, text being octets on both sides. Raise RpcError for what goes wrong."""
         command = self.commands.get(method)
         if command is None:
             raise RpcError(METHOD_NOT_FOUND, f"method {to_octets(method)}: {unknown(method, self.commands)}")
         try:
-            return command.run(params, self._clock())
+            return command.run(params, self._clock(), may_wait=True)
         except RpcError:
             raise
         except UsageError as error:
@@ -111,6 +115,33 @@ class JsonRpc:
         except Exception:
             log.exception("%s: internal error", method)
             raise RpcError(INTERNAL_ERROR, "Internal error") from None
+
+
+def _together(answers: list[Answer]) -> Answer:
+    """Return the answer to a batch from those to its requests."""
+    waiting = [one for one in answers if isinstance(one, Later)]
+    if not waiting:
+        there = [one for one in answers if isinstance(one, bytes)]
+        return b"[" + b",".join(there) + b"]" if there else None
+    out = Later()
+
+    def take(place: int, answer: bytes) -> None:
+        answers[place] = answer
+        if not any(isinstance(one, Later) for one in answers):
+            out.settle(_together(answers))
+
+    for place, one in enumerate(answers):
+        if isinstance(one, Later):
+            one.then(partial(take, place))
+    return out
+
+
+def _success(method: str, ident: Any, result: Any) -> bytes:
+    try:
+        return _encode("result", result, ident)
+    except Exception:  # a result that is no JSON
+        log.exception("%s: internal error", to_octets(method))
+        return failure(INTERNAL_ERROR, "Internal error", ident)
 
 
 def failure(code: int, message: str, ident: Any = None) -> bytes:

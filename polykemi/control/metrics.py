@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 from prometheus_client import Metric, ProcessCollector
@@ -51,7 +52,6 @@ class Metrics:
         yield from metrics_scripts.routes(router.stats)
         yield from metrics_scripts.calls(sources.probes)
         yield from metrics_scripts.versions(router, sources.engines)
-        counters = router.services.counters
-        shown = list(counters.items())[:_MOST]
+        shown = islice(router.services.statistics.items(), _MOST)
         rows = (((group, name), value) for key, value in shown for group, _, name in [key.partition(".")])
         yield untyped("polykemi_statistic", "Kamailio's statistics, by group and name.", ("group", "name"), rows)

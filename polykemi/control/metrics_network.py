@@ -81,6 +81,12 @@ def state(router: Router) -> Iterator[Metric]:
             ("table",),
             (((table,), services.location.count(table)) for table in usrloc.params.preload),
         )
+        yield gauge(
+            "polykemi_registered_contacts",
+            "Contacts of them; of more than 1,000 addresses those that were there when the metrics were read before.",
+            ("table",),
+            (((table,), usrloc.contacts(table)) for table in usrloc.params.preload),
+        )
     if "dialog" in services.modules:
         yield gauge(
             "polykemi_dialogs",

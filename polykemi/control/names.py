@@ -13,9 +13,11 @@ from polykemi.sip.flow import TRANSPORTS
 from polykemi.sip.grammar import to_ip
 from polykemi.sip.locate import Naptr, Question, Srv
 from polykemi.transaction.blocklist import Blocked, Blocklist
-from polykemi.transport.resolver import MOST, Answer, Resolver
+from polykemi.transport.resolver import MOST, PERMANENT, Answer, Resolver
 
 _KINDS: Final = ("A", "AAAA", "SRV", "NAPTR")
+_NEGATIVE, _FOR_EVER = 1, 2  # flags of records that are entered
+_NOT_ADDED: Final = (400, "Failed to add the entry to the cache")
 
 
 class Dns:
@@ -45,23 +47,94 @@ class Dns:
         """Return how many answers are kept, and how many may be."""
         return {"used": len(self._resolver), "max": MOST}
 
+    # ---- what is entered by hand
+    @rpc("dns.add_a")
+    def add_a(self, name: str, ttl: int, ip: str, flags: int, *, now: float) -> dict[str, Any]:
+        """Enter an address as if DNS had given it, in place of what is known; flags: 2 for ever, 1 there is none."""
+        return self._add(name, "A", _address(ip, 4), ttl, flags, now)
+
+    @rpc("dns.add_aaaa")
+    def add_aaaa(self, name: str, ttl: int, ip: str, flags: int, *, now: float) -> dict[str, Any]:
+        """Enter an IPv6 address, as dns.add_a does."""
+        return self._add(name, "AAAA", _address(ip, 6), ttl, flags, now)
+
+    @rpc("dns.add_srv")
+    def add_srv(
+        self, name: str, ttl: int, priority: int, weight: int, port: int, rr_name: str, flags: int, *, now: float
+    ) -> dict[str, Any]:
+        """Enter an SRV record, as dns.add_a does an address."""
+        if not all(0 <= number < 65536 for number in (priority, weight, port)):
+            raise RpcError(*_NOT_ADDED)
+        return self._add(name, "SRV", Srv(priority, weight, port, rr_name), ttl, flags, now)
+
+    def _add(self, name: str, kind: str, record: Srv | str, ttl: int, flags: int, now: float) -> dict[str, Any]:
+        records = () if flags & _NEGATIVE else (record,)
+        until = PERMANENT if flags & _FOR_EVER else now + ttl
+        self._resolver.enter(name, kind, Answer(records, until), now)
+        return {}
+
+    # ---- what is forgotten
+    @rpc("dns.delete_a")
+    def delete_a(self, name: str) -> dict[str, Any]:
+        """Forget the addresses of a name."""
+        return self._delete(name, "A")
+
+    @rpc("dns.delete_aaaa")
+    def delete_aaaa(self, name: str) -> dict[str, Any]:
+        """Forget the IPv6 addresses of a name."""
+        return self._delete(name, "AAAA")
+
+    @rpc("dns.delete_srv")
+    def delete_srv(self, name: str) -> dict[str, Any]:
+        """Forget the SRV records of a name."""
+        return self._delete(name, "SRV")
+
+    @rpc("dns.delete_naptr")
+    def delete_naptr(self, name: str) -> dict[str, Any]:
+        """Forget the NAPTR records of a name."""
+        return self._delete(name, "NAPTR")
+
+    def _delete(self, name: str, kind: str) -> dict[str, Any]:
+        answer = self._resolver.forget(name, kind)
+        if answer is None:
+            raise RpcError(400, "Not found")
+        if answer.until == PERMANENT:
+            raise RpcError(400, "Permanent entries cannot be deleted")
+        return {}
+
     @rpc("dns.delete_all")
     def delete_all(self) -> dict[str, str]:
-        """Forget all answers."""
+        """Forget all answers but those that were entered for ever."""
         self._resolver.clear()
         return {"status": "ok"}
 
+    @rpc("dns.delete_all_force")
+    def delete_all_force(self) -> dict[str, str]:
+        """Forget all answers, those that were entered for ever too."""
+        self._resolver.clear(permanent=True)
+        return {"status": "ok"}
+
+
+def _address(ip: str, version: int) -> str:
+    address = to_ip(ip)
+    if address is None or address.version != version:
+        raise RpcError(*_NOT_ADDED)
+    return str(address)
+
 
 def _entry(question: Question, answer: Answer, now: float) -> dict[str, Any]:
+    permanent = answer.until == PERMANENT
+    expires = 0 if permanent else int(answer.until - now)
+    of_each = {"rr_permanent": "yes" if permanent else "no", "rr_expires": expires}
     out: dict[str, Any] = {
         "name": question[0],
         "type": question[1],
-        "permanent": "no",
-        "expires": int(answer.until - now),
+        "permanent": "yes" if permanent else "no",
+        "expires": expires,
         "negative_entry": "no" if answer.records else "yes",
     }
     if answer.records:
-        out["records"] = [{"rr_idx": i} | _record(record) for i, record in enumerate(answer.records)]
+        out["records"] = [{"rr_idx": i} | _record(record) | of_each for i, record in enumerate(answer.records)]
     return out
 
 

@@ -36,7 +36,8 @@ def bind(sock: socket.socket, path: Path) -> os.stat_result:
                 sock.bind(address)
             return path.lstat()
     except OSError as error:
-        raise UsageError(f"cannot listen on {path}: {error.strerror}") from None
+        # a name that is too long is no error of the system's
+        raise UsageError(f"cannot listen on {path}: {error.strerror or error}") from None
 
 
 def unbind(path: Path, bound: os.stat_result) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from polykemi import __version__, memory
@@ -14,10 +15,10 @@ from polykemi.control.cfg import Cfg
 from polykemi.control.datagram import DatagramSocket
 from polykemi.control.http import HttpServer
 from polykemi.control.http_rpc import PATH, rpc_over_http
-from polykemi.control.jsonrpc import Client, JsonRpc
+from polykemi.control.jsonrpc import Answer, Client, JsonRpc
 from polykemi.control.logs import Logs
 from polykemi.control.names import Dns, DstBlocklist
-from polykemi.control.process import Core, Memory
+from polykemi.control.process import SHMEM, Core, Memory
 from polykemi.control.sockets import Sockets, of_connections
 from polykemi.control.sources import Sources
 from polykemi.control.unix import NAME, ControlSocket
@@ -41,8 +42,11 @@ def make_rpc(router: Router, started: float) -> JsonRpc:
         services.kill(number)  # which is set when all is put together
 
     rpc.add(Core(__version__, started, services.modules, kill))
-    rpc.add(Memory(router.overload.memory or memory.limit()))
-    rpc.add(commands.Stats(services.counters), commands.Counters(services.counters), commands.Routes(router.stats))
+    process = Memory(router.overload.memory or memory.limit())
+    rpc.add(process)
+    services.figures.update({f"shmem.{name}": partial(process.figure, name) for name in SHMEM})
+    statistics = services.statistics
+    rpc.add(commands.Stats(statistics), commands.Counters(statistics, services.counters), commands.Routes(router.stats))
     rpc.add(commands.System(rpc.commands), DstBlocklist(services.blocklist), Sockets(services))
     rpc.add(*of_connections(services.connections), Api(services.modules.values(), lambda: router.version.scripts))
     rpc.add(Cfg(services.live))
@@ -87,7 +91,7 @@ class ControlPlane:
         """Begin to answer ``rpc`` requests about the server that ``sources`` are of; called before ``loop`` runs."""
         router = sources.router
 
-        def answer(request: bytes, client: Client | None = None) -> bytes | None:
+        def answer(request: bytes, client: Client | None = None) -> Answer:
             binary = request[:1] == bytes((binrpc.MAGIC,))  # which begins no JSON
             answered = binrpc.answer(request, rpc) if binary else rpc.answer(request, client)
             router.pump()  # what a command has changed is durable before anybody is told of it

@@ -104,6 +104,14 @@ class Core:
         """List the process and its threads with index, number and name."""
         return [{"IDX": n, "PID": ident, "DSC": name} for n, (ident, name) in enumerate(threads())]
 
+    @rpc("core.psa")
+    def psa(self) -> list[dict[str, Any]]:
+        """List the process and its threads with all that is known of them; status 1: it runs, rank: its place."""
+        return [
+            {"index": n, "pid": ident, "status": 1, "rank": n, "description": name}
+            for n, (ident, name) in enumerate(threads())
+        ]
+
     @rpc("core.pwd")
     def pwd(self) -> list[str]:
         """Return the working directory."""
@@ -153,6 +161,10 @@ def threads() -> list[tuple[int, str]]:
     return found
 
 
+# Kamailio's statistics of its shared memory
+SHMEM: Final = ("total_size", "free_size", "used_size", "real_used_size", "max_used_size", "fragments")
+
+
 class Memory:
     """How much memory the process has, in octets."""
 
@@ -188,6 +200,10 @@ class Memory:
                 "desc": name,
             }
         ]
+
+    def figure(self, name: str) -> int:
+        """Return one of the statistics ``shmem``."""
+        return self._figures()[name.removesuffix("_size")]
 
     def _figures(self) -> dict[str, int]:
         now = memory.figures()

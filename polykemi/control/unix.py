@@ -13,15 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from polykemi.control.jsonrpc import INVALID_REQUEST, SERVER_ERROR, Client, failure
+from polykemi.control.jsonrpc import INVALID_REQUEST, SERVER_ERROR, Answer, Client, failure
 from polykemi.control.paths import address_of, bind, directory_of, unbind
 from polykemi.errors import UsageError
+from polykemi.kemi.rpc import Later
 
 NAME: Final = "control.sock"  # in the data directory
 LONGEST: Final = 65536  # octets of a request
 MOST: Final = 32  # connections at a time
 
-Answer = Callable[[bytes, Client], bytes | None]
+Asked = Callable[[bytes, Client], Answer]
 
 
 class ControlSocket:
@@ -40,7 +41,7 @@ class ControlSocket:
             raise
         self._socket.listen()
 
-    def open(self, loop: asyncio.AbstractEventLoop, answer: Answer) -> None:
+    def open(self, loop: asyncio.AbstractEventLoop, answer: Asked) -> None:
         """Begin to answer; called before ``loop`` runs."""
         connection = partial(_Connection, loop, answer, self._connections)
         self._server = loop.run_until_complete(loop.create_unix_server(connection, sock=self._socket))
@@ -71,13 +72,14 @@ def connect(path: Path, seconds: float) -> socket.socket:
 class _Connection(asyncio.Protocol):
     """One client (``jsonrpc.Client``). Its requests are answered in their order, one in a pass of the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, answer: Answer, connections: set[_Connection]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, answer: Asked, connections: set[_Connection]) -> None:
         self._loop, self._answer, self._connections = loop, answer, connections
         self.closed: list[Callable[[], None]] = []
         self._received = bytearray()
         self._reading = True
         self._ended = False  # the client sends no more
         self._full = False  # the client does not read what it asked for
+        self._waiting = False  # for an answer that comes later
         self._next: asyncio.Handle | None = None
         self._transport: asyncio.Transport
 
@@ -132,7 +134,7 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _go_on(self) -> None:
-        if self._next is None and not self._full and not self._transport.is_closing():
+        if self._next is None and not self._full and not self._waiting and not self._transport.is_closing():
             self._step()
 
     def _step(self) -> None:
@@ -148,6 +150,16 @@ class _Connection(asyncio.Protocol):
         request = bytes(self._received[: end if end >= 0 else None])
         del self._received[: len(request) + 1]
         answer = self._answer(request, self) if request.strip() else None
+        if isinstance(answer, Later):
+            self._waiting = True
+            answer.then(self._send)
+        else:
+            self._send(answer)
+
+    def _send(self, answer: bytes | None) -> None:
+        self._waiting = False
+        if self._transport.is_closing():
+            return
         if answer is not None:
             self._transport.write(answer + b"\n")  # may call pause_writing
         if not self._full:

@@ -10,24 +10,22 @@ route (``python_exits.py``).
 from __future__ import annotations
 
 import importlib
-import inspect
 import logging
-import signal
 import sys
-import sysconfig
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType, ModuleType, TracebackType
+from types import CodeType, ModuleType
 from typing import Any, ClassVar, Final
 
 from polykemi.engines.base import Host, Limits
+from polykemi.engines.python_errors import bare_error, is_interrupt, load_error, script_error
 from polykemi.engines.python_exits import guard
 from polykemi.engines.python_memory import held
 from polykemi.engines.python_message import ScriptMessage
+from polykemi.engines.python_source import Handler, Source
 from polykemi.engines.watchdog import TimeLimit, Watchdog
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.binding import bind, from_octets, to_octets
@@ -41,15 +39,6 @@ log = logging.getLogger("polykemi.script")
 
 KSR_VERSION: Final = 1002  # KSR.__version__, as app_python3 has it
 _LISTENER: Final = Listener("udp", "127.0.0.1", 5060)  # of the message while a script loads
-_LONGEST_CAUSE: Final = 1000  # characters of an error that go into the log
-_LONGEST_TRACEBACK: Final = 10_000
-_CHILD_RANK: Final = 1  # of Kamailio's first SIP worker
-_FOREIGN: Final = tuple(  # directories of code that is no script's, wherever the script may be
-    f"{path}/"
-    for path in (Path(__file__).parent.parent, *(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")))
-)
-
-Handler = tuple[Callable[..., Any], int, bool]  # function, arguments it takes (0 to 2), takes evname first
 
 
 class PythonConversion:
@@ -81,71 +70,6 @@ class PythonConversion:
         return "a script"
 
 
-class _Source:
-    """The files of one load of a script, and the functions in them that can be route blocks."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.directory = str(path.parent.absolute())
-        self._prefix = self.directory.rstrip("/") + "/"
-        self.handlers: dict[str, Handler] = {}
-
-    def is_ours(self, filename: str) -> bool:
-        """Tell whether code of ``filename`` belongs to the script."""
-        return filename == str(self.path) or (filename.startswith(self._prefix) and not filename.startswith(_FOREIGN))
-
-    def run(self) -> None:
-        """Run the file, then mod_init() and child_init(). Everything that it raises goes through."""
-        source = self.path.read_bytes()
-        name = self.path.stem
-        if name in sys.modules:
-            name += "_script"
-        module = ModuleType(name)
-        module.__file__ = str(self.path)
-        module.__dict__.update(exit=sys.exit, quit=sys.exit)  # those of ``site`` close the server's stdin
-        sys.modules[name] = module
-        exec(compile(source, str(self.path), "exec", dont_inherit=True), module.__dict__)
-        script: Any = module
-        if callable(init := getattr(module, "mod_init", None)):
-            made = init()
-            if made is not None:
-                script = made
-            elif not callable(getattr(module, "ksr_request_route", None)):
-                raise ScriptLoadError(str(self.path), None, "mod_init() must return an object, not None")
-        self._child_init(script, needed=script is not module)
-        self.handlers = dict(_handlers(script, is_object=script is not module))
-
-    def _child_init(self, script: Any, *, needed: bool) -> None:
-        child_init = getattr(script, "child_init", None)
-        if callable(child_init):
-            result = child_init(_CHILD_RANK) if needed or _arity(child_init) else child_init()
-            if needed and not isinstance(result, int):
-                given = type(result).__name__
-                raise ScriptLoadError(str(self.path), None, f"child_init() must return an integer, not {given}")
-        elif needed:
-            raise ScriptLoadError(str(self.path), None, "what mod_init() returned has no child_init()")
-
-
-def _handlers(script: Any, *, is_object: bool) -> Iterator[tuple[str, Handler]]:
-    for name in dir(script):
-        if name.startswith("__"):
-            continue
-        value = getattr(script, name, None)
-        if callable(value) and not isinstance(value, type) and not inspect.isbuiltin(value):
-            yield name, (value, _arity(value), not is_object)
-
-
-def _arity(function: Callable[..., Any]) -> int:
-    """Return how many of two positional arguments ``function`` takes."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return 2
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return 2
-    return min(2, sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters))
-
-
 class PythonScript:
     """One load of a Python script (see ``engines/base.py``).
 
@@ -165,7 +89,7 @@ class PythonScript:
         self._ksr = ksr
         self._conversion = conversion
         self._watchdog = watchdog
-        self._source = _Source(path)
+        self._source = Source(path)
         self._modules: dict[str, ModuleType] = {}  # that it has brought
         self._others: set[str] = set()  # the modules that were there when it took the stage
         self._load()
@@ -180,7 +104,7 @@ class PythonScript:
             with self._faked_context():
                 self._run(self._source.run, factor=self._loading.factor(self._watchdog.seconds))
         except BaseException as error:  # put back what was, whatever it is
-            failure = self._load_error(error) if isinstance(error, (Exception, SystemExit, Exit, TimeLimit)) else error
+            failure = error if is_interrupt(error) else self._load_error(error)
             self._leave()
             if before is not None:
                 before._enter()
@@ -210,7 +134,7 @@ class PythonScript:
         if PythonScript._on_stage is not self:
             return self._modules
         new = {name: sys.modules[name] for name in sys.modules.keys() - self._others}
-        return {n: m for n, m in new.items() if self.is_ours(getattr(m, "__file__", None) or "")}
+        return {n: m for n, m in new.items() if self.is_ours(_place(m))}
 
     def is_ours(self, filename: str) -> bool:
         """Tell whether code of ``filename`` belongs to the script."""
@@ -259,8 +183,8 @@ class PythonScript:
         except SystemExit:
             raise
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                raise  # somebody's Ctrl-C; in a server that is a signal of its own
+            if is_interrupt(error):
+                raise
             raise self._error(error, ScriptError) from error
 
     def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
@@ -275,9 +199,7 @@ class PythonScript:
             result = self._run_handler(handler, from_octets(arguments[0]) if arguments else None)
         except SystemExit:
             return -1
-        if isinstance(result, str):
-            return to_octets(result)
-        return int(result) if isinstance(result, (int, float)) else -1
+        return _xval(result)
 
     def evaluate(self, text: str, *, apart: bool) -> None:
         """Kamailio has no such function for Python."""
@@ -296,7 +218,8 @@ class PythonScript:
 
     def _run(self, function: Callable[..., Any], *args: Any, factor: float = 1.0) -> Any:
         """Call ``function`` of the script, watched. The watchdog strikes only above this frame."""
-        if PythonScript._on_stage is not self:
+        before = PythonScript._on_stage
+        if before is not self:
             self._enter()
         watchdog = self._watchdog
         outer = watchdog.arm(factor)
@@ -304,6 +227,8 @@ class PythonScript:
             return function(*args)
         finally:
             watchdog.disarm(outer)
+            if outer and before is not None and before is not self:  # whose block this one runs in
+                before._enter()
 
     @contextmanager
     def _faked_context(self) -> Iterator[None]:
@@ -315,31 +240,21 @@ class PythonScript:
             self._current.ctx = outer
 
     # ---- errors
-    def _is_script(self, code: CodeType) -> bool:
-        return self.is_ours(code.co_filename)
-
     def _error(self, error: BaseException, kind: type[ScriptError]) -> ScriptError:
-        """Return the error of a route block: the script's innermost line and a traceback from its first line on."""
-        stack = _from_script(error.__traceback__, self._is_script)
-        frames = [f for f in traceback.extract_tb(stack) if self.is_ours(f.filename)]
-        file, line = (frames[-1].filename, frames[-1].lineno) if frames else (str(self.path), None)
-        if isinstance(error, TimeLimit):
-            text = "".join(traceback.format_tb(stack))
-            traceback.clear_frames(stack)  # what they hold, which may be much
-            return kind(file, line, "time limit reached", text)
-        text = "".join(traceback.format_exception(type(error), error, stack))
-        return kind(file, line, _short(_cause(error), _LONGEST_CAUSE), _short(text, _LONGEST_TRACEBACK))
+        """Return the error of a route block. The text of an exception is code of the script, and watched like that."""
+        try:
+            made: ScriptError = self._run(script_error, error, kind, self._source)
+        except BaseException:  # noqa: BLE001  # the text raises, or has no end
+            return kind(*bare_error(error, self._source))
+        return made
 
     def _load_error(self, error: BaseException) -> ScriptLoadError:
-        """Return why the script does not load."""
-        if isinstance(error, ScriptLoadError):
-            return error
-        if isinstance(error, SyntaxError) and error.filename:
-            return ScriptLoadError(error.filename, error.lineno, _cause(error))
-        found = self._error(error, ScriptError)
-        if isinstance(error, OSError) and error.filename == found.file and found.line is None:  # the script itself
-            return ScriptLoadError(found.file, None, error.strerror or str(error))
-        return ScriptLoadError(found.file, found.line, found.cause)
+        """Return why the script does not load; watched as well."""
+        try:
+            made: ScriptLoadError = self._run(load_error, error, self._source)
+        except BaseException:  # noqa: BLE001
+            return ScriptLoadError(*bare_error(error, self._source))
+        return made
 
 
 class PythonEngine:
@@ -352,24 +267,30 @@ class PythonEngine:
         guard()
         self._watchdog = Watchdog(host.limits.seconds, PythonScript._run.__code__)
         self._scripts: weakref.WeakSet[PythonScript] = weakref.WeakSet()
-        self._ksr = ModuleType("KSR", "The functions of polykemi, as KEMI names them.")
-        self._ksr.__dict__["__version__"] = KSR_VERSION
-        self._conversion = conversion = PythonConversion(_is_on_stage)
+        self._conversion = PythonConversion(_is_on_stage)
+        self._bound: list[tuple[str, Callable[..., Any]]] = []  # module and function
         for export, method in host.registry:
-            place = self._ksr
-            if export.module:
-                if not hasattr(place, export.module):
-                    setattr(place, export.module, ModuleType(f"KSR.{export.module}"))
-                place = getattr(place, export.module)
             bound = bind(
-                export, method, host.current, conversion, drive=host.drive, probes=host.probes, strict=host.strict
+                export, method, host.current, self._conversion, drive=host.drive, probes=host.probes, strict=host.strict
             )
             bound.__name__, bound.__doc__ = export.name, export.doc
-            setattr(place, export.name, bound)
+            self._bound.append((export.module, bound))
+
+    def _ksr(self) -> ModuleType:
+        """Make the module KSR of one script: what that changes in it is its own."""
+        ksr = ModuleType("KSR", "The functions of polykemi, as KEMI names them.")
+        ksr.__dict__["__version__"] = KSR_VERSION
+        modules = {"": ksr}
+        for name, bound in self._bound:
+            module = modules.get(name)
+            if module is None:
+                module = modules[name] = ksr.__dict__[name] = ModuleType(f"KSR.{name}")
+            module.__dict__[bound.__name__] = bound
+        return ksr
 
     def load(self, path: Path) -> PythonScript:
         """Load the script at ``path``. Raise ScriptLoadError."""
-        script = PythonScript(path, self._host, self._ksr, self._conversion, self._watchdog)
+        script = PythonScript(path, self._host, self._ksr(), self._conversion, self._watchdog)
         self._scripts.add(script)
         return script
 
@@ -394,21 +315,21 @@ def _is_on_stage(code: CodeType) -> bool:
     return script is not None and script.is_ours(code.co_filename)
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]}..."
+def _place(module: ModuleType) -> str:
+    """Return the file of a module, the directory of a package without ``__init__.py``; "" for what has neither."""
+    return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
 
 
-def _cause(error: BaseException) -> str:
-    if isinstance(error, SyntaxError):
-        return f"{type(error).__name__}: {error.msg}"
-    if isinstance(error, (Exit, SystemExit)):
-        return "ended itself while it was loading"
-    return traceback.format_exception_only(error)[-1].strip()
-
-
-def _from_script(stack: TracebackType | None, is_script: Callable[[CodeType], bool]) -> TracebackType | None:
-    """Return ``stack`` without the server's frames on top."""
-    start = stack
-    while start is not None and not is_script(start.tb_frame.f_code):
-        start = start.tb_next
-    return start
+def _xval(result: Any) -> Xval:
+    """Return what a function gave as the caller has it; no code of the script runs here."""
+    kind = type(result)
+    if issubclass(kind, str):
+        return to_octets(str.__str__(result))
+    try:
+        if issubclass(kind, int):
+            return int.__int__(result)
+        if issubclass(kind, float):
+            return int(float.__float__(result))
+    except (ValueError, OverflowError):  # no number, or endless
+        pass
+    return -1

@@ -36,7 +36,11 @@ _AGAIN: Final = 0.002  # seconds until the next look when the script was inside 
 _SIGNAL: Final = signal.SIGURG  # without a handler it does nothing, and hardly anybody uses it
 _LATE: Final = signal.SIGVTALRM  # of the timer ITIMER_VIRTUAL: a thread has kept the GIL for the time limit
 _STUCK: Final = signal.SIGPROF  # of the timer ITIMER_PROF: and has not come back
+_STUCK_GRACE: Final = (
+    1.0  # seconds of processor time that it has at least to come back: all else stands still meanwhile
+)
 _STDERR: Final = 2
+OWN_SIGNALS: Final = frozenset({_SIGNAL, _LATE, _STUCK})
 
 
 class TimeLimit(BaseException):
@@ -53,6 +57,7 @@ class Watchdog:
 
     def __init__(self, seconds: float, entry: CodeType) -> None:
         self.seconds = seconds
+        self._grace = max(GRACE, seconds)
         self._entry = entry
         self._deadline = 0.0  # of the running call; 0: none runs
         self._thread_id = 0
@@ -72,8 +77,7 @@ class Watchdog:
         outer = self._deadline
         if self.seconds:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="polykemi-watchdog", daemon=True)
-                self._thread.start()
+                self._begin(factor)
             self._thread_id = threading.get_ident()
             self._deadline = monotonic() + self.seconds * factor
         return outer
@@ -92,6 +96,7 @@ class Watchdog:
             self._end_thread()
             self._closed.clear()
             self.seconds = seconds
+            self._grace = max(GRACE, seconds)
 
     def close(self) -> None:
         """End the thread."""
@@ -115,21 +120,31 @@ class Watchdog:
             except TimeLimit:
                 self._struck = False
 
-    def _watch(self) -> None:
+    def _begin(self, factor: float) -> None:
+        """Start the thread. The first call may not let it run, so the timers begin here."""
         faulthandler.register(_STUCK, _STDERR, all_threads=True, chain=True)  # chain: then it ends the process
-        grace = max(GRACE, self.seconds)
+        self._wind_up(factor)
+        self._thread = threading.Thread(target=self._watch, name="polykemi-watchdog", daemon=True)
+        self._thread.start()
+
+    def _wind_up(self, factor: float = 1.0) -> None:
+        """Have the timers begin anew: what keeps the GIL does not let this be called."""
+        seconds = self.seconds * factor
+        if self._by_signal:
+            signal.setitimer(signal.ITIMER_VIRTUAL, seconds, self.seconds / _INTERVALS)
+        signal.setitimer(signal.ITIMER_PROF, seconds + max(_STUCK_GRACE, self.seconds))
+
+    def _watch(self) -> None:
         wait = interval = self.seconds / _INTERVALS
         while not self._closed.wait(wait):
-            if self._by_signal:
-                signal.setitimer(signal.ITIMER_VIRTUAL, self.seconds, interval)
-            signal.setitimer(signal.ITIMER_PROF, self.seconds + grace)
+            self._wind_up()
             wait = interval
             deadline = self._deadline
             late = monotonic() - deadline
             if deadline and late >= 0:
                 if not self._strike(deadline):
                     wait = min(wait, _AGAIN)
-                elif late > grace:
+                elif late > self._grace:
                     end_process(self._place(), self.seconds + late)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)

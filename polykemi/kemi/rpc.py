@@ -19,6 +19,33 @@ INVALID_PARAMS: Final = -32602  # JSON-RPC 2.0 section 5.1
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+class Later:
+    """What a command returns whose result comes later: ``then`` says who is told of it, once, ``settle`` what it is."""
+
+    def __init__(self) -> None:
+        self._tell: Callable[[Any], None] | None = None
+        self._found: tuple[Any, ...] = ()  # the result when it is there
+
+    def settle(self, result: Any) -> None:
+        """Take the result."""
+        self._found = (result,)
+        if self._tell is not None:
+            self._tell(result)
+
+    def then(self, tell: Callable[[Any], None]) -> None:
+        """Have ``tell`` called with the result: at once when it is there."""
+        self._tell = tell
+        if self._found:
+            tell(*self._found)
+
+    def made(self, make: Callable[[Any], Any]) -> Later:
+        """Return what has what ``make`` makes of the result."""
+        out = Later()
+        self.then(lambda result: out.settle(make(result)))
+        return out
+
+
 Refusal = tuple[int, str]  # code and text of an error
 
 # name, and what is answered when parameters are missing: beside the methods, as compiled ones take no attributes
@@ -43,8 +70,16 @@ class Command:
         """The parameters for a reader: ``table key [value] [more...]``."""
         return " ".join(map(_shown, self.signature.parameters.values())) or "no parameters"
 
-    def run(self, given: Sequence[Any] | Mapping[str, Any], now: float = 0.0) -> Any:
-        """Call it with parameters by position or by name, at ``now`` (seconds since the epoch). Raise RpcError."""
+    def run(self, given: Sequence[Any] | Mapping[str, Any], now: float, *, may_wait: bool = False) -> Any:
+        """Call it with parameters by position or by name, at ``now`` (seconds since the epoch). Raise RpcError.
+
+        Only who ``may_wait`` is given a ``Later``; others cannot call what returns one. An object none of the names in which
+        is a parameter's is taken for a list, as Kamailio takes all of them.
+        """
+        if not may_wait and self.signature.return_annotation is Later:
+            raise RpcError(500, f"{self.name}: a script cannot wait for the answer")
+        if isinstance(given, Mapping) and not given.keys() & self._by_name:
+            given = list(given.values())
         try:
             if isinstance(given, Mapping):
                 bound = self.signature.bind(**given)
@@ -64,6 +99,10 @@ class Command:
             arguments += [self._convert(parameter, one) for one in values]
         result = self.function(*arguments, now=now) if self.wants_now else self.function(*arguments)
         return {} if result is None else result  # as Kamailio answers where there is nothing to say
+
+    @property
+    def _by_name(self) -> set[str]:
+        return {name for name, one in self.signature.parameters.items() if one.kind is not Parameter.VAR_POSITIONAL}
 
     def _convert(self, parameter: Parameter, value: Any) -> Any:
         """Return ``value`` as the parameter's type.

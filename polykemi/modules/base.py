@@ -15,6 +15,7 @@ from mypy_extensions import mypyc_attr
 
 from polykemi.errors import DataError
 from polykemi.kemi.context import Current, Process, RouteContext
+from polykemi.kemi.figures import Counted, Figures
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.limits import ScriptLimits
 from polykemi.kemi.log_levels import Levels
@@ -85,6 +86,7 @@ class Services:
         default_factory=dict
     )  # the loaded modules by name; complete before the first message
     counters: dict[str, int] = field(default_factory=dict)  # "sl.sent_replies" -> n: names are Kamailio's group.name
+    figures: Figures = field(default_factory=dict)  # statistics that are worked out when somebody asks, named alike
     events: list[RouteContext] = field(default_factory=list)  # event route blocks waiting to run
     work: list[Process[None]] = field(default_factory=list)  # processes waiting to run, behind what runs now
     pause: Callable[[float], None] = lambda seconds: None  # let so many seconds pass, with everything standing still
@@ -122,6 +124,11 @@ class Services:
         for listener in self.listeners:
             for host in {listener.host, listener.advertised_host or listener.host}:
                 self._listeners_at.setdefault(host, []).append(listener)
+
+    @property
+    def statistics(self) -> Mapping[str, int]:
+        """All counters and figures."""
+        return Counted(self.counters, self.figures)
 
     def serve(self, *, configured: frozenset[str] | None = None, entered: frozenset[str] | None = None) -> None:
         """Be responsible for other domains from now on: those of the configuration, those of the database."""

@@ -283,7 +283,7 @@ class Corex(Module):
 
     def _forward_uac(self, ctx: RouteContext, uri: str, index: int) -> Process[int]:
         core: Core = self.services.modules["core"]
-        return (yield from core.forward_to(ctx, uri or ctx.dst_uri or ctx.ruri, as_client=True, index=index))
+        return (yield from core.forwarder.forward(ctx, uri or ctx.dst_uri or ctx.ruri, as_client=True, index=index))
 
     # ---- files
     @export()

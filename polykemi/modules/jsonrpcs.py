@@ -88,15 +88,15 @@ class Jsonrpcs(Module):
     @export()
     def exec(self, ctx: RouteContext, cmd: str) -> int:
         """Run the JSON-RPC request ``cmd``; $jsonrpl has the answer. Answers 1 whatever comes of it, -1 for what is no JSON."""
-        return self._exec(cmd)
+        return self._exec(ctx, cmd)
 
     @export()
     def execx(self, ctx: RouteContext, cmd: str) -> int:
         """Do what ``exec`` does, for languages that have a word ``exec`` of their own."""
-        return self._exec(cmd)
+        return self._exec(ctx, cmd)
 
-    def _exec(self, cmd: str) -> int:
-        answer = self.answer(cmd)
+    def _exec(self, ctx: RouteContext, cmd: str) -> int:
+        answer = self.answer(cmd, ctx.now)
         if answer is None:
             return -1
         self.last = answer
@@ -120,7 +120,7 @@ class Jsonrpcs(Module):
         if xhttp is None or (self.params.transport and not self.params.transport & _HTTP):
             log.error("dispatch: not over HTTP: set transport = 1 in [modules.jsonrpcs], and load xhttp")
             return _NO_HTTP
-        answer = self.answer(ctx.message.body.decode("latin-1"))
+        answer = self.answer(ctx.message.body.decode("latin-1"), ctx.now)
         if answer is None:
             return -1
         return (
@@ -128,8 +128,8 @@ class Jsonrpcs(Module):
         )
 
     # ---- requests
-    def answer(self, text: str) -> Answer | None:
-        """Run a request; None when it is no JSON. One that is no request has an empty result, as in Kamailio."""
+    def answer(self, text: str, now: float) -> Answer | None:
+        """Run a request at ``now``; None when it is no JSON. One that is no request has an empty result, as in Kamailio."""
         try:
             document, _ = json.JSONDecoder().raw_decode(from_octets(text.lstrip(" \t\r\n")))
         except (ValueError, RecursionError):
@@ -138,7 +138,7 @@ class Jsonrpcs(Module):
         request = with_octets(document) if isinstance(document, dict) else {}
         code, reason, reply = 200, "OK", {"jsonrpc": "2.0"}
         try:
-            reply["result"] = self._result(request)
+            reply["result"] = self._result(request, now)
         except RpcError as error:
             code, reason, reply["error"] = _fault(error.code, str(error))
         except UsageError as error:
@@ -148,7 +148,7 @@ class Jsonrpcs(Module):
         body = pretty(reply) if self.params.pretty_format else compact(reply)
         return Answer(code, reason, body)
 
-    def _result(self, request: dict[str, Any]) -> Any:
+    def _result(self, request: dict[str, Any], now: float) -> Any:
         method, params = request.get("method"), request.get("params", [])
         if request.get("jsonrpc") != "2.0" or not isinstance(method, str):
             log.error("expected jsonrpc 2.0 and a method, got %.200r", request)
@@ -160,7 +160,7 @@ class Jsonrpcs(Module):
         if not isinstance(params, list | dict):
             log.error("%s: params is no list and no object", method)
             return [] if get_origin(command.signature.return_annotation) is list else {}
-        return command.run(list(params.values()) if isinstance(params, dict) else params)
+        return command.run(list(params.values()) if isinstance(params, dict) else params, now)
 
 
 def _fault(code: int, text: str) -> tuple[int, str, Any]:

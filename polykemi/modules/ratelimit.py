@@ -162,6 +162,16 @@ class Ratelimit(Module):
         """Show which pipe each method is counted in."""
         return [f"QUEUE[{n}]: {pipe}:{method}" for n, (method, pipe) in enumerate(self._queues)]
 
+    @rpc("rl.set_queue")
+    def set_queue(self, queue: int, method: str, pipe: int) -> dict[str, Any]:
+        """Give a queue of the parameter ``queue`` another method and pipe."""
+        if not 0 <= pipe < MAX_PIPES:
+            raise RpcError(_BAD_REQUEST, "Invalid pipe number")
+        if not 0 <= queue < len(self._queues):
+            raise RpcError(_BAD_REQUEST, "MAX_QUEUES reached")
+        self._queues[queue] = (method.upper(), pipe)
+        return {}
+
     @rpc("rl.get_pid")
     def get_pid(self) -> str:
         """Show the constants of the controller behind FEEDBACK."""

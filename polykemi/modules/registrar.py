@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from polykemi.errors import ParseError, SipError
@@ -31,6 +32,14 @@ log = logging.getLogger("polykemi.registrar")
 NO_REPLY: Final = 0x02  # a flag of save()
 
 _MATCHES: Final = ((1, "match_callid", "call_id"), (2, "match_received", "received"), (4, "match_contact", "uri"))
+# Kamailio's statistics that show parameters, and these
+_LIMITS: Final = {
+    "max_expires": "max_expires",
+    "max_contacts": "max_contacts",
+    "default_expire": "default_expires",
+    "default_expires_range": "default_expires_range",
+    "expires_range": "expires_range",
+}
 _MAX_PROFILES: Final = 64  # $ulc profiles kept; their names come from scripts
 
 
@@ -56,6 +65,10 @@ class Registrar(Module):
         if self.params.gruu_enabled:
             self._gruus = Gruus(self.services.lasting_secret("registrar.gruu"))
         self._use(self.services.modules.get("usrloc") or self._usrloc)
+        for name in ("accepted_regs", "rejected_regs"):
+            self.services.counters.setdefault(f"registrar.{name}", 0)
+        for name, parameter in _LIMITS.items():
+            self.services.figures[f"registrar.{name}"] = partial(getattr, self.params, parameter)
         if self.params.event_callback:
             self._usrloc.on_expired.append(self._contact_expired)
 

@@ -58,7 +58,13 @@ class Sl(Module):
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
-        for name in ("sl.sent_replies", *_COUNTERS.values()):  # so that counting is one step
+        for name in (
+            "sl.sent_replies",
+            "sl.sent_err_replies",
+            "sl.received_ACKs",
+            "sl.failures",
+            *_COUNTERS.values(),
+        ):  # so that counting is one step
             services.counters.setdefault(name, 0)
 
     def commands(self) -> tuple[object, ...]:

@@ -1,7 +1,7 @@
 """tm: stateful processing (RFC 3261 sections 16, 17; Kamailio's module tm).
 
-``tm_relay`` sends downstream, ``tm_responses`` takes what comes back, ``tm_reply`` sends upstream; here are the hooks for
-the router and the functions of KSR that relay and reply (the others: ``tm_settings``, ``tm_status``).
+``tm_relay`` sends downstream what ``tm_request`` makes, ``tm_responses`` takes what comes back, ``tm_reply`` sends upstream;
+here are the hooks for the router and the functions of KSR that relay and reply (the others: ``tm_settings``, ``tm_status``).
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Tm(TmSettings):
         p = self.params
         self.layer = TransactionLayer(services.outbox.send, _timings(p))
         self.replier = Replier(services, self.layer, p)
+        services.figures["tmx.active_transactions"] = self.active
+        services.figures["tmx.inuse_transactions"] = self._in_use
         hops = Hops(services)
         self.local = Locals(self.replier, hops)
         self.responses = Responses(self.replier, self.local)
@@ -62,7 +64,7 @@ class Tm(TmSettings):
     def params_changed(self) -> None:
         """Use the new timers for transactions that come."""
         self.layer.use(_timings(self.params))
-        self.relayer.forget_timings()
+        self.relayer.timings.forget()
 
     def commands(self) -> tuple[object, ...]:
         """Return the commands tm.*."""
@@ -157,6 +159,9 @@ class Tm(TmSettings):
     def active(self) -> int:
         """Return how many transactions have no final response yet."""
         return self.replier.active
+
+    def _in_use(self) -> int:
+        return self.layer.sizes()[0]
 
     # ---- requests of our own
     def request(self, request: LocalRequest, now: float, on_end: OnEnd | None = None) -> int:

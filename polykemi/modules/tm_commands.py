@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from polykemi.errors import NoRequest, ParseError, RpcError
-from polykemi.kemi.rpc import Refusal, rpc
-from polykemi.modules.tm_local import LocalClient, LocalReply, of_headers
+from polykemi.kemi.rpc import Later, Refusal, rpc
+from polykemi.modules.tm_local import LocalClient, LocalReply, LocalRequest, ack_request, next_hop_of, of_headers
 from polykemi.sip.build import response
 from polykemi.sip.flow import Listener, find_listener
-from polykemi.sip.message import Message, parse
+from polykemi.sip.message import Message, Response, parse
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.forking import Transaction
 
@@ -21,6 +21,7 @@ _MOST_LISTED: Final = 1000  # transactions in an answer: as long as it is made, 
 _NOT_FOUND: Final = "Transaction not found"
 _CODE: Final[Refusal] = (400, "Reply code expected")
 _WHICH: Final[Refusal] = (400, "Callid and CSeq expected as parameters")
+_TOO_FEW: Final[Refusal] = (400, "too few parameters")
 _INVITE, _LOCAL, _CANCELED = 1, 2, 8  # bits of tflags, as in Kamailio
 
 
@@ -136,7 +137,7 @@ class TmCommands:
             raise RpcError(404, _NOT_FOUND)
         return self._reply(t, code, reason, to_tag, body, now)
 
-    @rpc("tm.t_uac_start", (400, "too few parameters"))
+    @rpc("tm.t_uac_start", _TOO_FEW)
     def uac_start(
         self, method: str, ruri: str, nexthop: str, socket: str, headers: str, body: str = "", *, now: float
     ) -> dict[str, Any]:
@@ -144,6 +145,34 @@ class TmCommands:
 
         ``headers`` have From and To, perhaps Call-ID and CSeq, each line with its end.
         """
+        self._start((method, ruri, nexthop, socket, headers, body), now, _nothing)
+        return {}
+
+    @rpc("tm.t_uac_wait", _TOO_FEW)
+    def uac_wait(
+        self, method: str, ruri: str, nexthop: str, socket: str, headers: str, body: str = "", *, now: float
+    ) -> Later:
+        """Do as tm.t_uac_start, and answer when the final response has come.
+
+        The answer: code and reason; of a 2xx the remote target, the next hop and the Route header of what follows in its
+        dialog; the response's headers and body. Without any response 408 or 503, and empty texts.
+        """
+        out = Later()
+        self._start((method, ruri, nexthop, socket, headers, body), now, lambda reply: out.settle(_told(reply)))
+        return out
+
+    @rpc("tm.t_uac_wait_block", _TOO_FEW)
+    def uac_wait_block(
+        self, method: str, ruri: str, nexthop: str, socket: str, headers: str, body: str = "", *, now: float
+    ) -> Later:
+        """Do as tm.t_uac_wait; the answer is code and text alone. Nothing is blocked meanwhile."""
+        out = Later()
+        given = (method, ruri, nexthop, socket, headers, body)
+        self._start(given, now, lambda reply: out.settle({"code": reply.status, "text": reply.reason}))
+        return out
+
+    def _start(self, given: tuple[str, ...], now: float, on_end: Callable[[LocalReply], None]) -> None:
+        method, ruri, nexthop, socket, headers, body = given
         next_hop, body = ("" if text == "." else text for text in (nexthop, body))
         listener = self._listener(socket)
         _check_uri(ruri, "request")
@@ -156,10 +185,9 @@ class TmCommands:
             raise RpcError(400, f"Invalid headers: {error.reason}") from None
         if socket != ".":
             request.listener = listener
-        sent = self._tm.request(request, now, _nothing)
+        sent = self._tm.request(request, now, on_end)
         if sent < 0:
             raise RpcError(500, f"{ruri}: not sent ({sent})")
-        return {}
 
     def _listener(self, socket: str) -> Listener:
         listeners = self._tm.services.listeners
@@ -243,3 +271,26 @@ def _check_uri(uri: str, what: str) -> None:
 
 def _nothing(reply: LocalReply) -> None:
     """Take the end of a request that nobody waits for."""
+
+
+def _told(reply: LocalReply) -> list[Any]:
+    """Return what tm.t_uac_wait says of the end of a request."""
+    response = reply.response
+    if response is None:
+        return [reply.status, reply.reason, "", "", "", ""]
+    text = response.raw.lstrip(b"\r\n").partition(b"\r\n")[2].decode("latin-1")
+    if reply.status >= 300:
+        return [reply.status, reply.reason, text]
+    return [reply.status, reply.reason, *_following(reply.request, response), text]
+
+
+def _following(request: LocalRequest, response: Response) -> tuple[str, str, str]:
+    """Return where requests in the dialog of ``response`` go, empty where it does not say."""
+    if not response.list("contact"):
+        return "", "", ""
+    try:
+        next_one = ack_request(request, response)
+        routes = ", ".join(next_one.routes)
+        return next_one.uri, next_hop_of(next_one), f"Route: {routes}" if routes else ""
+    except ParseError:
+        return "", "", ""

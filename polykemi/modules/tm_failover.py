@@ -80,11 +80,11 @@ class Failover:
         if way.onward is not None:
             flow = onward(way.onward, flow)
         try:
-            self._relayer.build(ctx, way.request, branch, way.edits, flow)
+            self._relayer.requests.build(ctx, way.request, branch, way.edits, flow)
         except ParseError as error:
             log.warning("a request that cannot be copied: %s", error)
             return False
-        wanted = yield from self._relayer.may_send(ctx, t, branch)
+        wanted = yield from self._relayer.requests.may_send(ctx, t, branch)
         if branch.status >= 200 or self._is_decided(branch, way):
             return True  # the onsend route has answered
         if not wanted:

@@ -115,7 +115,7 @@ class Locals:
         listener = request.listener or self._services.listeners[0]
         try:
             self._identify(request)
-            flow = self._hops.hop(_next_hop(request), listener, now)
+            flow = self._hops.hop(next_hop_of(request), listener, now)
         except ParseError:
             flow = E_BAD_URI
         if isinstance(flow, int):
@@ -163,7 +163,7 @@ class Locals:
             client.expires = now + lifetime / 1000 if lifetime else 0.0
         if self.has_event:
             block = self._event(data, flow, now)
-            block.dst_uri = _next_hop(request)
+            block.dst_uri = next_hop_of(request)
             yield block
             if block.dropped:
                 return 0
@@ -291,7 +291,7 @@ class Locals:
             ack = ack_request(client.request, response)
             ack.headers, ack.body = list(headers), body
             self._identify(ack)
-            hop = self._hops.hop(_next_hop(ack), client.flow.listener, now)
+            hop = self._hops.hop(next_hop_of(ack), client.flow.listener, now)
         except ParseError:
             return False
         tag = response.to.tag or ""
@@ -352,7 +352,8 @@ def within_dialog(
     return LocalRequest(method, target, request.from_, to, routes=routes, call_id=request.call_id, cseq=cseq)
 
 
-def _next_hop(request: LocalRequest) -> str:
+def next_hop_of(request: LocalRequest) -> str:
+    """Return the URI that ``request`` goes to. Raise ParseError."""
     if request.dst_uri:
         return request.dst_uri
     return parse_name_addr(split_quoted(request.routes[0], ",")[0]).uri if request.routes else request.uri

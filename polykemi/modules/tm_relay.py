@@ -9,7 +9,7 @@ from typing import Final
 from polykemi.errors import ParseError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.route import Route
-from polykemi.modules.local_via import ONWARD, VIA, LocalVia
+from polykemi.modules.local_via import ONWARD
 from polykemi.modules.tm_failover import Failover
 from polykemi.modules.tm_fork import (
     E_CFG,
@@ -24,9 +24,10 @@ from polykemi.modules.tm_fork import (
 )
 from polykemi.modules.tm_hops import E_BAD_ADDRESS, E_BAD_URI, E_SEND, Hops, Way
 from polykemi.modules.tm_loops import breadth_left, is_loop, loop_mark, shares, with_breadth
+from polykemi.modules.tm_preset import RouteTimings, Settings
 from polykemi.modules.tm_reply import Replier
+from polykemi.modules.tm_request import Requests
 from polykemi.modules.tm_responses import Responses
-from polykemi.sip.build import forward_request
 from polykemi.sip.flow import Flow, Listener, onward
 from polykemi.sip.header import split_quoted
 from polykemi.sip.message import Edits, Request
@@ -34,7 +35,6 @@ from polykemi.sip.reply_path import reply_path
 from polykemi.sip.uri import parse_uri
 from polykemi.transaction.forking import Branch, Transaction
 from polykemi.transaction.layer import dialog_key
-from polykemi.transaction.machine import Timings
 from polykemi.transaction.target import Target
 
 log = logging.getLogger("polykemi.tm")
@@ -43,35 +43,6 @@ _REQUEST: Final = Route.REQUEST  # a member of an enumeration takes a Python cal
 _ONSEND: Final = Route.ONSEND
 _NO_RELAY: Final = (Route.REPLY, Route.ONREPLY, Route.ONSEND, Route.BRANCH)
 _ON_FAILURE: Final = (Route.FAILURE, Route.BRANCH_FAILURE)
-
-
-class Settings:
-    """What a route set for a transaction that does not exist yet."""
-
-    __slots__ = (
-        "auto_inv_100",
-        "disable_6xx",
-        "disable_failover",
-        "fr",
-        "fr_inv",
-        "max_inv",
-        "max_noninv",
-        "no_e2e_cancel_reason",
-        "no_internal_reply",
-        "retr1",
-        "retr2",
-        "routes",
-    )
-
-    def __init__(self) -> None:
-        self.routes: dict[str, str] = {}  # on_branch, on_failure, on_reply, on_branch_failure -> callback
-        self.fr = self.fr_inv = self.retr1 = self.retr2 = 0  # milliseconds, 0: the parameter's
-        self.max_inv = self.max_noninv = -1  # milliseconds, -1: the parameter's, 0: no limit
-        self.auto_inv_100 = -1  # -1: the parameter's
-        self.disable_6xx = False
-        self.disable_failover = False
-        self.no_internal_reply = False
-        self.no_e2e_cancel_reason = False
 
 
 class Relayer:
@@ -86,8 +57,9 @@ class Relayer:
         self._counters = replier.services.counters
         self._udp = replier.services.udp
         self._labels = 0
-        self._timings: dict[tuple[int, int, int, int], Timings] = {}
         self.hops = hops
+        self.timings = RouteTimings(replier.layer)
+        self.requests = Requests(replier.services, hops)
         self.failover = Failover(self, replier, responses)
         # what modules do when a transaction begins (Kamailio: TMCB_REQUEST_IN), and with the ACK to a 2xx (TMCB_E2EACK_IN)
         self.on_request_in: list[Callable[[RouteContext, Transaction], None]] = []
@@ -103,7 +75,7 @@ class Relayer:
             return None
         path = reply_path(request, ctx.flow, ctx.force_rport)
         settings: Settings | None = ctx.cache.get("tm.settings")
-        timings = self._layer.timings if settings is None else self.timings_of(settings)
+        timings = self._layer.timings if settings is None else self.timings.of(settings)
         t = Transaction(key, request, ctx.flow, path, timings, ctx.shared, ctx.now)
         self._labels += 1
         t.label = self._labels
@@ -126,27 +98,6 @@ class Relayer:
             for call in self.on_request_in:
                 call(ctx, t)
         return t
-
-    def timings_of(self, settings: Settings) -> Timings:
-        """Return the timings with what a route has set; the same object for the same values."""
-        key = (settings.fr, settings.fr_inv, settings.retr1, settings.retr2)
-        timings = self._timings.get(key)
-        if timings is None:
-            base = self._layer.timings
-            timings = Timings(
-                t1=settings.retr1 / 1000 or base.t1,
-                t2=settings.retr2 / 1000 or base.t2,
-                t4=base.t4,
-                fr=settings.fr / 1000 or base.fr,
-                fr_inv=settings.fr_inv / 1000 or base.fr_inv,
-            )
-            if len(self._timings) < 256:  # values come from scripts and may be computed
-                self._timings[key] = timings
-        return timings
-
-    def forget_timings(self) -> None:
-        """Work out anew what a route's timers are: what they are by default has changed."""
-        self._timings.clear()
 
     # ---- t_relay
     def relay(self, ctx: RouteContext, hop: Flow | Way | None = None, *, replicate: bool = False) -> Process[int] | int:
@@ -260,7 +211,7 @@ class Relayer:
                     branch.bflags = block.bflags
                     edits, listener = block.edits, block.force_listener or ctx.flow.listener
                 error = self._build(fork, branch, edits, listener, block)
-                if not error and branch.data and not (yield from self.may_send(ctx, fork.transaction, branch)):
+                if not error and branch.data and not (yield from self.requests.may_send(ctx, fork.transaction, branch)):
                     error = E_CFG
                 if fork.transaction.status >= 200:
                     return fork.take_back()
@@ -349,65 +300,8 @@ class Relayer:
             flow = way.flows.pop(0)
         if ONWARD in ctx.cache:
             flow = onward(ctx.cache[ONWARD], flow)
-        self.build(block or ctx, request, branch, edits, flow)
+        self.requests.build(block or ctx, request, branch, edits, flow)
         return 0
-
-    def build(self, ctx: RouteContext, request: Request, branch: Branch, edits: Edits, flow: Flow) -> None:
-        """Make what is sent over ``flow``. Raise ParseError for a request that cannot be copied."""
-        branch.flow = flow
-        came_in, goes_out = ctx.flow.listener, flow.listener
-        added = edits
-        if goes_out is not came_in and goes_out != came_in and "rr" in self._services.modules:
-            added = self._services.modules["rr"].doubled(edits, ctx.shared, came_in, goes_out)
-        path = [branch.path] if branch.path else []  # one Route line, as the Path was written
-        branch.data = self._request_for(ctx, request, added, branch.uri, branch.key, goes_out, path)
-        if self._udp.mtu:
-            other = self._services.instead_of_udp(flow, len(branch.data))
-            if other is not None:
-                self.build(ctx, request, branch, edits, other)
-
-    def _request_for(
-        self,
-        ctx: RouteContext,
-        request: Request,
-        edits: Edits,
-        uri: str,
-        branch: str,
-        listener: Listener,
-        routes: list[str],
-    ) -> bytes:
-        """Build the request as it goes downstream (section 16.6)."""
-        if not request.has("max-forwards") and not any(_is_max_forwards(text) for _, text in edits.inserts):
-            edits = edits.copy()
-            edits.inserts.append((len(request.lines), "Max-Forwards: 70"))
-        t = ctx.transaction
-        if t is not None:
-            received, rport = t.received, t.rport
-        else:
-            received, rport, _ = reply_path(request, ctx.flow, ctx.force_rport)
-        wish: LocalVia | None = ctx.cache.get(VIA)
-        if wish is None:
-            via = self.hops.via(listener) + branch.partition(" ")[0]
-        else:
-            via = wish.value(ctx, listener, branch.partition(" ")[0])
-        return forward_request(request, edits, uri=uri, via=via, received=received, rport=rport, routes=routes)
-
-    def may_send(self, ctx: RouteContext, t: Transaction | None, branch: Branch | bytes) -> Process[bool]:
-        """Run the onsend route; False when it dropped the message."""
-        if not self._services.routes.defines(_ONSEND, self._services.callbacks.onsend, ctx.shared.version):
-            return True
-        onsend = RouteContext(
-            _ONSEND, self._services.callbacks.onsend, ctx.message if t is None else t.request, ctx.flow, ctx.now
-        )
-        onsend.shared, onsend.transaction = ctx.shared, t
-        if isinstance(branch, Branch):
-            onsend.wire, onsend.branch, onsend.branch_index = branch.data, branch, branch.index
-            onsend.destination = branch.flow
-            onsend.ruri, onsend.dst_uri = branch.uri, branch.dst_uri
-        else:
-            onsend.wire, onsend.ruri, onsend.dst_uri = branch, ctx.ruri, ctx.dst_uri
-        yield onsend
-        return not onsend.dropped
 
     # ---- ACK, CANCEL
     def _relay_ack(self, ctx: RouteContext, request: Request, hop: Flow | Way | None) -> Process[int] | int:
@@ -431,11 +325,11 @@ class Relayer:
         if ONWARD in ctx.cache:
             flow = onward(ctx.cache[ONWARD], flow)
         path, branch = [ctx.path] if ctx.path else [], self._services.ids.branch()
-        data = self._request_for(ctx, request, ctx.edits, ctx.ruri, branch, flow.listener, path)
+        data = self.requests.data(ctx, request, ctx.edits, ctx.ruri, branch, flow.listener, path)
         other = self._services.instead_of_udp(flow, len(data)) if self._udp.mtu else None
         if other is not None:
             flow = other
-            data = self._request_for(ctx, request, ctx.edits, ctx.ruri, branch, flow.listener, path)
+            data = self.requests.data(ctx, request, ctx.edits, ctx.ruri, branch, flow.listener, path)
         if self._services.routes.defines(_ONSEND, self._services.callbacks.onsend, ctx.shared.version):
             return self._send_ack_with_block(ctx, data, flow)
         self._services.outbox.send(data, flow)
@@ -448,7 +342,7 @@ class Relayer:
                 call(ctx, invite)
 
     def _send_ack_with_block(self, ctx: RouteContext, data: bytes, flow: Flow) -> Process[int]:
-        if not (yield from self.may_send(ctx, None, data)):
+        if not (yield from self.requests.may_send(ctx, None, data)):
             return E_CFG
         self._services.outbox.send(data, flow)
         return 1
@@ -494,7 +388,3 @@ def _is_unusable(uri: str) -> bool:
         return parse_uri(uri).scheme not in ("sip", "sips")
     except ParseError:
         return True
-
-
-def _is_max_forwards(text: str) -> bool:
-    return text[:13].lower() == "max-forwards:"

@@ -9,7 +9,8 @@ from typing import Final
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
-from polykemi.modules.tm_relay import Relayer, Settings
+from polykemi.modules.tm_preset import Settings
+from polykemi.modules.tm_relay import Relayer
 from polykemi.modules.tm_status import TmStatus
 from polykemi.transaction.forking import Branch
 from polykemi.transaction.layer import TransactionLayer
@@ -126,7 +127,7 @@ class TmSettings(TmStatus):
     def _apply_timings(self, ctx: RouteContext, settings: Settings) -> int:
         t = ctx.transaction
         if t is not None:
-            t.timings = self.relayer.timings_of(settings)
+            t.timings = self.relayer.timings.of(settings)
             for branch in t.branches:
                 if branch.is_pending:
                     branch.timings = t.timings

@@ -110,6 +110,8 @@ class Registrations:
         self.active = bool(params.reg_active)
         self.by_uuid: dict[str, Registration] = {}
         self._by_user: dict[str, list[Registration]] = {}  # l_username -> the newest last
+        for name in ("regtotal", "regactive", "regdisabled"):
+            services.counters.setdefault(f"uac.{name}", 0)
 
     # ---- the rows
     def load(self, now: float) -> None:

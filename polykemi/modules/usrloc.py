@@ -9,9 +9,11 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from polykemi.modules.base import Module, Services
+from polykemi.modules.usrloc_count import ContactCount
 from polykemi.modules.usrloc_keepalive import Keepalive
 from polykemi.modules.usrloc_rpc import UsrlocCommands
 from polykemi.sip.uri import same_uri
@@ -101,6 +103,7 @@ class Usrloc(Module):
         self._due: float | None = None
         self._keepalive: Keepalive | None = None
         self._mirror: MirroredLocation | None = None  # where rows are written back
+        self._counts = [ContactCount(services, table) for table in self.params.preload]
         self.nat_flag: int = 1 << self.params.nat_bflag if self.params.nat_bflag >= 0 else 0  # a bit of Binding.bflags
 
     def commands(self) -> tuple[object, ...]:
@@ -161,6 +164,11 @@ class Usrloc(Module):
         elif p.db_url:
             services.location = self._in_sql(services.location)
         self._due = now
+        for table, count in zip(p.preload, self._counts, strict=True):
+            services.counters.setdefault(f"usrloc.{table}_expires", 0)
+            services.figures[f"usrloc.{table}_users"] = partial(self._users, table)
+            services.figures[f"usrloc.{table}_contacts"] = count.number
+        services.figures["usrloc.registered_users"] = self._all_users
         if p.ka_mode:
             self._keepalive = Keepalive(
                 services,
@@ -205,18 +213,35 @@ class Usrloc(Module):
                 while self._mirror.flush(table, _ROWS):
                     pass
 
+    # ---- statistics
+    def contacts(self, table: str) -> int:
+        """Return how many contacts a table of ``preload`` has, or had when they were counted last."""
+        place: int = self.params.preload.index(table)
+        return self._counts[place].number()
+
+    def _users(self, table: str) -> int:
+        return self.services.location.count(table)
+
+    def _all_users(self) -> int:
+        return sum(map(self._users, self.params.preload))
+
     # ---- expiry
 
     def next_timeout(self) -> float | None:
         """Return when expired contacts are looked for next, or contacts asked."""
-        if self._keepalive is not None and self._due is not None:
-            return min(self._due, self._keepalive.due)
-        return self._due
+        due = [count.due for count in self._counts if count.due is not None]
+        if self._keepalive is not None:
+            due.append(self._keepalive.due)
+        if self._due is not None:
+            due.append(self._due)
+        return min(due, default=None)
 
     def handle_timer(self, now: float) -> None:
         """Remove expired contacts, no more than a batch of AoRs of each table."""
         if self._keepalive is not None:
             self._keepalive.run(now)
+        for count in self._counts:
+            count.run(now)
         if self._due is None or now < self._due:
             return
         location = self.services.location
@@ -236,7 +261,7 @@ class Usrloc(Module):
         location.put(table, aor, [b for b in bindings if is_valid(b, now)])
         for binding in bindings:
             if not is_valid(binding, now):
-                self.services.count("usrloc.location-expires")
+                self.services.count(f"usrloc.{table}_expires")
                 for call in self.on_expired:
                     call(table, aor, binding, now)
 

@@ -63,7 +63,7 @@ class Xmlrpc(Module):
             if command is None:
                 body = _fault(500, "Method Not Found")
             else:
-                body = _SUCCESS.format(_HEAD, _value(command.run(params), top=True))
+                body = _SUCCESS.format(_HEAD, _value(command.run(params, ctx.now), top=True))
         except _BadDocument as error:
             log.error("dispatch_rpc: %s", error)
             body = _fault(400, str(error))

@@ -17,7 +17,17 @@ import lmdb
 
 from polykemi.errors import DataError
 from polykemi.storage.lmdb_file import MIN_STEP, LmdbFile
-from polykemi.storage.location import MAX_AOR, MOST_STAGED, NEVER, Binding, check_aor, decode, earliest_expiry, encode
+from polykemi.storage.location import (
+    MAX_AOR,
+    MOST_STAGED,
+    NEVER,
+    Binding,
+    check_aor,
+    decode,
+    earliest_expiry,
+    encode,
+    number_of,
+)
 
 FORMAT: Final = b"polykemi location 1"
 _MAX_TABLES: Final = 64
@@ -157,6 +167,14 @@ class LmdbLocation:
         rows = self._table(table).rows
         with self._file.begin() as txn:
             return int(txn.stat(rows)["entries"])
+
+    def sizes(self, table: str) -> Iterator[int]:
+        """Give how many bindings there are, some hundred AoRs at a time, but for what is staged."""
+        handles = self._table(table)
+        start: bytes | None = b""
+        while start is not None:
+            rows, start = self._rows(handles, start)
+            yield sum([number_of(data, 8) for _, data in rows])
 
     # ---- writing
     def put(self, table: str, aor: str, bindings: list[Binding]) -> None:

@@ -112,6 +112,10 @@ class MirroredLocation:
         """Return about how many AoRs there are."""
         return self._store.count(table)
 
+    def sizes(self, table: str) -> Iterator[int]:
+        """Give how many bindings there are, piece by piece."""
+        return self._store.sizes(table)
+
     def clear(self, table: str) -> None:
         """Remove all bindings from the store; the rows stay."""
         self._store.clear(table)
@@ -175,6 +179,10 @@ class SqlLocation:
     def count(self, table: str) -> int:
         """Return how many bindings there are."""
         return self._rows.count(table)
+
+    def sizes(self, table: str) -> Iterator[int]:
+        """Give how many bindings there are."""
+        yield self._rows.count(table)
 
     def clear(self, table: str) -> None:
         """Do nothing: what others have written is not ours to remove."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random as randomness
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from polykemi.live import live
@@ -26,6 +28,7 @@ _MOST_AT_ONCE: Final = 1_000  # questions on their way
 _MOST_STEPS: Final = 8  # rounds of questions for one destination: NAPTR, SRV, addresses
 _KEEP_HOSTS: Final = 10.0  # seconds that what /etc/hosts says is used without looking again
 _MINUTE: Final = 60.0
+PERMANENT: Final = math.inf  # what an operator has entered so
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Answer(NamedTuple):
     """Records that are kept."""
 
     records: tuple[Any, ...]
-    until: float  # seconds since the epoch
+    until: float  # seconds since the epoch; PERMANENT: for ever
 
 
 class _Way(NamedTuple):
@@ -255,7 +258,8 @@ class Resolver:
         """Drop what has expired, else what was asked first."""
         answers = self._answers
         expired = [question for question, answer in answers.items() if answer.until <= now]
-        for question in expired or list(answers)[: MOST // 8]:
+        passing = (question for question, answer in answers.items() if answer.until != PERMANENT)
+        for question in expired or list(islice(passing, MOST // 8)):
             del answers[question]
 
     # ---- for the control plane
@@ -271,9 +275,28 @@ class Resolver:
             self._want(question, lambda: None)
         return answer
 
-    def clear(self) -> None:
-        """Forget all answers."""
+    def enter(self, name: str, kind: str, answer: Answer, now: float) -> None:
+        """Keep ``answer`` about a name as if DNS had given it."""
+        question = name.lower().rstrip("."), kind
+        if len(self._answers) >= MOST and question not in self._answers:
+            self._make_room(now)
+        self._answers[question] = answer
+        self._ways.clear()
+
+    def forget(self, name: str, kind: str) -> Answer | None:
+        """Forget what is known about a name, unless it is permanent; return it."""
+        question = name.lower().rstrip("."), kind
+        answer = self._answers.get(question)
+        if answer is not None and answer.until != PERMANENT:
+            del self._answers[question]
+            self._ways.clear()
+        return answer
+
+    def clear(self, *, permanent: bool = False) -> None:
+        """Forget all answers, or all but the permanent ones."""
+        kept = {} if permanent else {q: answer for q, answer in self._answers.items() if answer.until == PERMANENT}
         self._answers.clear()
+        self._answers.update(kept)
         self._ways.clear()
 
     def __len__(self) -> int:

@@ -68,13 +68,13 @@ def test_an_error_is_a_fault(server: JsonRpc) -> None:
         b"\x11\x22\x33\x44" + payload
     )
     unknown = binrpc.answer(request("core.ech"), server)
-    assert unknown is not None
+    assert isinstance(unknown, bytes)
     assert b"did you mean core.echo?\0" in unknown
 
 
 def test_every_kind_of_value_has_a_form(server: JsonRpc) -> None:
     answer = binrpc.answer(request("test.more"), server)
-    assert answer is not None
+    assert isinstance(answer, bytes)
     values = bytes.fromhex("00 40ffffffff 2209c4 1100 1001 910e".replace(" ", "")) + b"1099511627776\0"
     values += (
         bytes.fromhex("a1012d")
@@ -94,5 +94,5 @@ def test_whatever_comes_is_answered_or_dropped(server: JsonRpc) -> None:
         for _ in range(draw.randint(1, 4)):
             data[draw.randrange(len(data))] = draw.randrange(256)
         answer = binrpc.answer(bytes(data[: draw.randint(0, len(data))]), server)
-        assert answer is None or answer[0] == binrpc.MAGIC
+        assert answer is None or (isinstance(answer, bytes) and answer[0] == binrpc.MAGIC)
     assert binrpc.answer(b"\xa1", server) is None

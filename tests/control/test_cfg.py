@@ -41,7 +41,7 @@ def server(tmp_path: Path) -> Iterator[ServerUnderTest]:
 
 
 def call(server: ServerUnderTest, method: str, *params: Any) -> Any:
-    return server.node.rpc.commands[method].run(params)
+    return server.node.rpc.commands[method].run(params, 0.0)
 
 
 def refused(server: ServerUnderTest, method: str, *params: Any) -> str:

@@ -9,10 +9,11 @@ import pytest
 from polykemi.control import commands
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.errors import RpcError
+from polykemi.kemi.figures import Counted
 from polykemi.kemi.route import Route
 from polykemi.kemi.route_stats import RouteStats
 
-COUNTERS = {"sl.sent_replies": 3, "sl.200_replies": 2, "core.rcv_requests": 5, "usrloc.location-expires": 1}
+COUNTERS = {"sl.sent_replies": 3, "sl.200_replies": 2, "core.rcv_requests": 5, "usrloc.location_expires": 1}
 
 
 @pytest.fixture
@@ -23,13 +24,13 @@ def stats() -> RouteStats:
 @pytest.fixture
 def server(stats: RouteStats) -> JsonRpc:
     server = JsonRpc()
-    server.add(commands.Stats(COUNTERS), commands.Counters(COUNTERS), commands.Routes(stats))
+    server.add(commands.Stats(COUNTERS), commands.Counters(COUNTERS, {}), commands.Routes(stats))
     server.add(commands.System(server.commands))
     return server
 
 
 def call(server: JsonRpc, method: str, *params: Any) -> Any:
-    return server.commands[method].run(params)
+    return server.commands[method].run(params, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def call(server: JsonRpc, method: str, *params: Any) -> Any:
     [
         (
             ["all"],
-            ["core:rcv_requests = 5", "sl:200_replies = 2", "sl:sent_replies = 3", "usrloc:location-expires = 1"],
+            ["core:rcv_requests = 5", "sl:200_replies = 2", "sl:sent_replies = 3", "usrloc:location_expires = 1"],
         ),
         (["sl:"], ["sl:200_replies = 2", "sl:sent_replies = 3"]),
         (["sl"], ["sl:200_replies = 2", "sl:sent_replies = 3"]),
@@ -104,15 +105,29 @@ def test_counters_by_group(server: JsonRpc) -> None:
     values = {"200_replies": 2, "sent_replies": 3}
     assert call(server, "cnt.grp_get_all", "sl") == call(server, "cnt.get_vars", "sl", "x") == values
     assert call(server, "cnt.get", "sl", "sent_replies") == 3
-    with pytest.raises(RpcError, match=r"non-existent counter sl\.nothing"):
-        call(server, "cnt.get", "sl", "nothing")
+    assert call(server, "cnt.get_raw", "sl", "sent_replies") == 3
+    assert call(server, "cnt.get", "sl") == values
+    assert call(server, "cnt.help", "sl", "sent_replies") == "kamailio statistic (no description)"
+    for method in ("cnt.get", "cnt.get_raw", "cnt.help", "cnt.reset"):
+        with pytest.raises(RpcError, match=r"non-existent counter sl\.nothing"):
+            call(server, method, "sl", "nothing")
+
+
+def test_counters_are_reset_one_by_one_and_what_is_worked_out_stays() -> None:
+    counters, figures = {"sl.sent_replies": 3, "sl.200_replies": 2}, {"usrloc.location_users": lambda: 7}
+    server = JsonRpc()
+    server.add(commands.Counters(Counted(counters, figures), counters))
+    for name in ("sl.sent_replies", "usrloc.location_users"):
+        assert call(server, "cnt.reset", *name.split(".")) == {}
+    assert call(server, "cnt.get", "usrloc", "location_users") == 7
+    assert call(server, "cnt.get", "sl") == {"200_replies": 2, "sent_replies": 0}
 
 
 def test_methods_are_described_by_group(server: JsonRpc) -> None:
     groups = {row["group"]: row for row in call(server, "system.groups")}
     assert groups["stats"] == {"group": "stats", "count": 3, "methods": "fetch fetchn get_statistics"}
     assert sum(row["count"] for row in groups.values()) == len(server.commands)
-    (row,) = call(server, "system.describe", "cnt.get_")
+    (row,) = call(server, "system.describe", "cnt.get_v")
     assert row == {
         "method": "cnt.get_vars",
         "parameters": "group [name]",

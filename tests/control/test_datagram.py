@@ -15,6 +15,7 @@ import uvloop
 
 from polykemi.control.datagram import LONGEST, DatagramSocket
 from polykemi.errors import UsageError
+from polykemi.kemi.rpc import Later
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -65,6 +66,36 @@ def test_each_datagram_is_a_request(
     assert [client.recv(100), client.recv(100)] == [b"<one>", b"<two>"]
     with pytest.raises(BlockingIOError):
         client.recv(100)
+
+
+def test_an_answer_may_come_later(
+    loop: asyncio.AbstractEventLoop, server: DatagramSocket, client: socket.socket
+) -> None:
+    waiting: list[Later] = []
+
+    def answer(data: bytes) -> bytes | Later:
+        if data != b"later":
+            return data
+        waiting.append(Later())
+        return waiting[-1]
+
+    server.open(loop, answer)
+    client.sendto(b"later", str(server.path))
+    turn(loop, lambda: bool(waiting))
+    client.sendto(b"now", str(server.path))
+    answers: list[bytes] = []
+
+    def received() -> bool:
+        try:
+            answers.append(client.recv(100))
+        except BlockingIOError:
+            return False
+        return True
+
+    turn(loop, received)
+    waiting[0].settle(b"at last")
+    turn(loop, received)
+    assert answers == [b"now", b"at last"]
 
 
 def test_who_cannot_take_an_answer_harms_nobody(

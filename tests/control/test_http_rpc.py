@@ -13,7 +13,7 @@ import pytest
 from polykemi.control.http import LONGEST_BODY, HttpServer
 from polykemi.control.http_rpc import PATH, rpc_over_http
 from polykemi.control.jsonrpc import JsonRpc
-from polykemi.kemi.rpc import rpc
+from polykemi.kemi.rpc import Later, rpc
 
 TOKEN = "s3cret-s3cret-s3cret"
 REQUEST = b'{"jsonrpc":"2.0","method":"test.add","params":[1,2],"id":"a"}'
@@ -24,6 +24,13 @@ class Calls:
     def add(self, one: int, other: int) -> int:
         """Add."""
         return one + other
+
+    @rpc("test.later")
+    def later(self) -> Later:
+        """Answer in the loop's next pass."""
+        out = Later()
+        asyncio.get_running_loop().call_soon(out.settle, "at last")
+        return out
 
 
 class Served:
@@ -75,6 +82,11 @@ def test_a_request_is_answered_with_its_id(served: Served) -> None:
     status, head, body = served.post(kind="application/json; charset=utf-8")
     assert (status, json.loads(body)) == (200, {"jsonrpc": "2.0", "result": 3, "id": "a"})
     assert b"\r\nContent-Type: application/json\r\n" in head
+
+
+def test_an_answer_may_come_later(served: Served) -> None:
+    status, _, body = served.post(b'{"jsonrpc":"2.0","method":"test.later","id":1}')
+    assert (status, json.loads(body)["result"]) == (200, "at last")
 
 
 def test_a_request_may_come_octet_by_octet(served: Served) -> None:

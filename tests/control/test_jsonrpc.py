@@ -9,7 +9,7 @@ import pytest
 
 from polykemi.control.jsonrpc import LARGEST_BATCH, JsonRpc
 from polykemi.errors import DataError, RpcError
-from polykemi.kemi.rpc import rpc
+from polykemi.kemi.rpc import Later, rpc
 
 
 class Part:
@@ -17,6 +17,7 @@ class Part:
 
     def __init__(self) -> None:
         self.noted: list[str] = []
+        self.waiting: list[Later] = []
 
     @rpc("x.echo")
     def echo(self, *words: str) -> list[str]:
@@ -44,6 +45,12 @@ class Part:
             "path": DataError("/\u6f22: disk full"),
         }[how]
 
+    @rpc("x.later")
+    def later(self, word: str) -> Later:
+        """Answer when the test says so."""
+        self.waiting.append(Later())
+        return self.waiting[-1]
+
     @rpc("x.odd")
     def odd(self) -> object:
         """Return what is no JSON."""
@@ -70,7 +77,7 @@ def call(server: JsonRpc, method: str, *params: Any) -> Any:
 def ask(server: JsonRpc, request: Any) -> Any:
     data = request if isinstance(request, bytes) else json.dumps(request).encode()
     answer = server.answer(data)
-    assert answer is not None
+    assert isinstance(answer, bytes)
     assert b"\n" not in answer
     return json.loads(answer)
 
@@ -131,7 +138,9 @@ def test_an_unknown_method_is_named_with_the_closest_one(server: JsonRpc) -> Non
     assert answer == {"code": -32601, "message": "method x.ecco: unknown, did you mean x.echo?"}
 
 
-@pytest.mark.parametrize("params", ["a", 1, None, {"other": 1}, [], ["a", "b"], [None], [{}]])
+@pytest.mark.parametrize(
+    "params", ["a", 1, None, {"other": 1, "more": 2}, {"word": "a", "more": 2}, [], ["a", "b"], [None], [{}]]
+)
 def test_wrong_params(server: JsonRpc, params: Any) -> None:
     assert error(server, {"jsonrpc": "2.0", "method": "x.note", "params": params, "id": 1}) == (-32602, 1)
 
@@ -167,6 +176,45 @@ def test_a_batch_has_a_largest_size(server: JsonRpc) -> None:
     one = {"jsonrpc": "2.0", "method": "x.echo", "id": 1}
     assert len(ask(server, [one] * LARGEST_BATCH)) == LARGEST_BATCH
     assert error(server, [one] * (LARGEST_BATCH + 1)) == (-32600, None)
+
+
+def later(server: JsonRpc, *requests: Any) -> list[Any]:
+    """Return where the answer will be."""
+    answers: list[Any] = []
+    one = server.answer(json.dumps(requests[0] if len(requests) == 1 else requests).encode())
+    assert isinstance(one, Later)
+    one.then(lambda answer: answers.append(json.loads(answer)))
+    assert answers == []
+    return answers
+
+
+def test_an_answer_may_come_later(server: JsonRpc, part: Part) -> None:
+    one = {"jsonrpc": "2.0", "method": "x.later", "params": ["a"]}
+    answers = later(server, {**one, "id": 7})
+    part.waiting[0].settle("j\xc3\xbcrgen")
+    assert answers == [{"jsonrpc": "2.0", "result": "jürgen", "id": 7}]
+    assert server.answer(json.dumps(one).encode()) is None
+    part.waiting[1].settle("nobody asks")
+    assert error(server, {**one, "params": [], "id": 1}) == (-32602, 1)
+
+
+def test_a_later_answer_that_is_no_json_is_a_bug_that_is_logged(
+    server: JsonRpc, part: Part, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = later(server, {"jsonrpc": "2.0", "method": "x.later", "params": ["a"], "id": 7})
+    part.waiting[0].settle(object())
+    assert answers[0]["error"]["code"] == -32603
+    assert "x.later: internal error" in caplog.text
+
+
+def test_a_batch_is_answered_when_all_answers_are_there(server: JsonRpc, part: Part) -> None:
+    one = {"jsonrpc": "2.0", "method": "x.later", "params": ["a"]}
+    answers = later(server, {**one, "id": 1}, one, {**one, "method": "x.echo", "id": 2}, {**one, "id": 3})
+    part.waiting[2].settle("third")
+    part.waiting[1].settle("silent")
+    assert answers == []
+    part.waiting[0].settle("first")
+    assert [(a["id"], a["result"]) for a in answers[0]] == [(1, "first"), (2, ["a"]), (3, "third")]
 
 
 def test_json_is_unicode_and_text_inside_is_octets(server: JsonRpc, part: Part) -> None:

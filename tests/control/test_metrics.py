@@ -160,10 +160,10 @@ def test_failures_are_counted_by_what_ended_the_block(server: ServerUnderTest) -
 
 def test_counters_are_read_when_asked(server: ServerUnderTest) -> None:
     counters = server.node.services.counters
-    counters["usrloc.location-expires"] = 1
+    counters["usrloc.location_expires"] = 1
     page = metrics(server).page
-    counters["usrloc.location-expires"] += 1
-    assert b'polykemi_statistic{group="usrloc",name="location-expires"} 2\n' in page()
+    counters["usrloc.location_expires"] += 1
+    assert b'polykemi_statistic{group="usrloc",name="location_expires"} 2\n' in page()
 
 
 def test_who_asks_all_the_time_gets_the_same_page(server: ServerUnderTest) -> None:

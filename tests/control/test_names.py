@@ -9,11 +9,12 @@ import pytest
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.names import Dns, DstBlocklist
 from polykemi.errors import RpcError
-from polykemi.sip.locate import Naptr, Srv
+from polykemi.sip.locate import Destination, Naptr, Srv
 from polykemi.transaction.blocklist import ERR_TIMEOUT, Blocklist
 from polykemi.transport.resolver import Reply, Resolver
 
 NOW = 1_800_000_000.0
+USABLE = {"udp": (4,)}
 
 
 async def _nobody(name: str, kind: str) -> Reply | None:
@@ -50,15 +51,66 @@ def call(server: JsonRpc, method: str, *params: Any, now: float = NOW + 10) -> A
 
 def test_what_is_known_of_a_name(server: JsonRpc) -> None:
     entry = {"name": "a.test", "type": "A", "permanent": "no", "expires": 50, "negative_entry": "no"}
-    records = [{"rr_idx": 0, "rr_ip": "192.0.2.1"}, {"rr_idx": 1, "rr_ip": "192.0.2.2"}]
+    more = {"rr_permanent": "no", "rr_expires": 50}
+    records = [{"rr_idx": 0, "rr_ip": "192.0.2.1", **more}, {"rr_idx": 1, "rr_ip": "192.0.2.2", **more}]
     assert call(server, "dns.lookup", "a", "A.test.") == {**entry, "name": "A.test.", "records": records}
     assert call(server, "dns.lookup", "T_A", "none.test")["negative_entry"] == "yes"
+
+
+def test_what_an_operator_enters_takes_the_place_of_what_dns_said(server: JsonRpc, resolver: Resolver) -> None:
+    to_a = Destination("a.test", 5060, "udp")
+    assert [place.host for place in resolver.locate(to_a, USABLE, NOW + 10) or []][:1] == ["192.0.2.1"]
+    call(server, "dns.add_a", "A.test", 60, "192.0.2.9", 0)
+    assert [place.host for place in resolver.locate(to_a, USABLE, NOW + 10) or []] == ["192.0.2.9"]
+    call(server, "dns.add_a", "a.test", 60, "192.0.2.9", 1)
+    assert resolver.locate(to_a, USABLE, NOW + 10) == []
+    call(server, "dns.add_srv", "_sip._udp.b.test", 60, 1, 2, 5070, "a.test", 0)
+    assert call(server, "dns.lookup", "SRV", "_sip._udp.b.test")["records"][0]["rr_port"] == 5070
+    call(server, "dns.delete_srv", "_sip._udp.b.test")
+    with pytest.raises(RpcError, match="Not found"):
+        call(server, "dns.delete_srv", "_sip._udp.b.test")
+
+
+def test_what_is_entered_for_ever_is_forgotten_by_force(server: JsonRpc) -> None:
+    call(server, "dns.add_a", "x.test", 60, "192.0.2.9", 2)
+    call(server, "dns.add_aaaa", "x.test", 60, "2001:db8::9", 2)
+    late = {row["type"]: row for row in call(server, "dns.view", now=NOW + 1_000_000)}
+    assert (late["A"]["permanent"], late["A"]["expires"], late["A"]["records"][0]["rr_permanent"]) == ("yes", 0, "yes")
+    assert call(server, "dns.delete_all") == {"status": "ok"}
+    assert {row["type"] for row in call(server, "dns.view")} == {"A", "AAAA"}
+    with pytest.raises(RpcError, match="Permanent entries cannot be deleted"):
+        call(server, "dns.delete_a", "x.test")
+    call(server, "dns.delete_all_force")
+    assert call(server, "dns.view") == []
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("dns.add_a", ["x.test", 60, "nonsense", 0]),
+        ("dns.add_a", ["x.test", 60, "::1", 0]),
+        ("dns.add_aaaa", ["x.test", 60, "192.0.2.9", 0]),
+        ("dns.add_srv", ["x.test", 60, 1, 2, 65536, "a.test", 0]),
+    ],
+)
+def test_records_that_cannot_be_are_refused(server: JsonRpc, method: str, given: list[Any]) -> None:
+    with pytest.raises(RpcError, match="Failed to add the entry to the cache"):
+        call(server, method, *given)
+    assert len(call(server, "dns.view")) == 4
 
 
 def test_all_that_is_kept(server: JsonRpc) -> None:
     by_kind = {(entry["name"], entry["type"]): entry.get("records") for entry in call(server, "dns.view")}
     assert by_kind["_sip._udp.a.test", "SRV"] == [
-        {"rr_idx": 0, "rr_name": "a.test", "rr_port": 5060, "rr_priority": 1, "rr_weight": 2}
+        {
+            "rr_idx": 0,
+            "rr_name": "a.test",
+            "rr_port": 5060,
+            "rr_priority": 1,
+            "rr_weight": 2,
+            "rr_permanent": "no",
+            "rr_expires": 50,
+        }
     ]
     assert by_kind["a.test", "NAPTR"][0]["rr_replacement"] == "b.test"
     assert by_kind["none.test", "A"] is None

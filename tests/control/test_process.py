@@ -27,7 +27,7 @@ def server() -> JsonRpc:
 
 
 def call(server: JsonRpc, method: str, *params: Any) -> Any:
-    return server.commands[method].run(params)
+    return server.commands[method].run(params, 0.0)
 
 
 def test_version_and_uptime(server: JsonRpc) -> None:
@@ -52,12 +52,14 @@ def test_threads_are_listed_with_their_names(server: JsonRpc) -> None:
     end = threading.Event()
     thread = threading.Thread(target=end.wait, name="spinner")
     thread.start()
-    rows, flat = call(server, "core.psx"), call(server, "core.ps")
+    rows, flat, full = (call(server, method) for method in ("core.psx", "core.ps", "core.psa"))
     end.set()
     thread.join()
     assert rows[0] == {"IDX": 0, "PID": os.getpid(), "DSC": "main process - event loop"}
     assert [row["IDX"] for row in rows] == list(range(len(rows)))
     assert (thread.native_id, "spinner") in [(row["PID"], row["DSC"]) for row in rows]
+    described = {"index": 0, "pid": os.getpid(), "status": 1, "rank": 0, "description": "main process - event loop"}
+    assert (full[0], len(full)) == (described, len(rows))
     assert flat == [value for row in rows for value in (row["PID"], row["DSC"])]
 
 

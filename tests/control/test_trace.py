@@ -451,7 +451,7 @@ def attach(server: ServerUnderTest, client: Connection | None, **params: Any) ->
     """Send trace.attach and return the answer."""
     request = {"jsonrpc": "2.0", "method": "trace.attach", "params": params, "id": 1}
     answer = server.node.rpc.answer(json.dumps(request).encode(), client)
-    assert answer is not None
+    assert isinstance(answer, bytes)
     told: dict[str, Any] = json.loads(answer)
     return told
 

@@ -19,6 +19,8 @@ from polykemi.control import client, unix
 from polykemi.control.jsonrpc import Client
 from polykemi.control.unix import LONGEST, MOST, ControlSocket, connect
 from polykemi.errors import RpcError, UsageError
+from polykemi.kemi.rpc import Later
+from tests.e2e.peers import until
 
 PING = b'{"ping"}\n'
 
@@ -31,7 +33,7 @@ def echo(request: bytes, _client: Client | None = None) -> bytes | None:
 class Served:
     """A socket whose loop runs in a thread of its own."""
 
-    def __init__(self, path: Path, answer: unix.Answer, make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    def __init__(self, path: Path, answer: unix.Asked, make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         self.path, self.loop = path, make_loop()
         self.socket = ControlSocket(path)
         self.socket.open(self.loop, answer)
@@ -61,6 +63,22 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
     """A socket that gives requests back."""
     one = Served(tmp_path / unix.NAME, echo, request.param)
     yield one
+    one.stop()
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def served_later(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Served, list[Later]]]:
+    """A socket that gives requests back, "later" when the test settles it."""
+    waiting: list[Later] = []
+
+    def answer(data: bytes, client: Client) -> bytes | Later | None:
+        if data != b"later":
+            return echo(data, client)
+        waiting.append(Later())
+        return waiting[-1]
+
+    one = Served(tmp_path / unix.NAME, answer, request.param)
+    yield one, waiting
     one.stop()
 
 
@@ -121,6 +139,11 @@ def test_a_directory_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         ControlSocket(tmp_path / "none" / "s")
 
 
+def test_a_name_that_is_too_long_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot listen on .*/x+: AF_UNIX path too long"):
+        ControlSocket(tmp_path / ("x" * 120))
+
+
 def test_a_socket_that_is_another_servers_by_now_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "s"
     first = ControlSocket(path)
@@ -152,6 +175,30 @@ def test_requests_are_answered_in_their_order_however_they_arrive(served: Served
         sock.sendall(b"\nc\nd")
         sock.shutdown(socket.SHUT_WR)  # the last request has no newline
         assert receive(sock) == b"<a>\n<b>\n<c>\n<d>\n"
+
+
+def test_an_answer_that_comes_later_holds_up_its_own_client_alone(served_later: tuple[Served, list[Later]]) -> None:
+    served, waiting = served_later
+    with connect(served.path, 5) as patient, connect(served.path, 5) as other:
+        patient.sendall(b"later\nsecond\n")
+        patient.shutdown(socket.SHUT_WR)
+        until(lambda: waiting, "the request is there")
+        other.sendall(b"a\n")
+        assert other.recv(100) == b"<a>\n"
+        served.in_loop(lambda: waiting[0].settle(b"<at last>"))
+        assert receive(patient) == b"<at last>\n<second>\n"
+
+
+def test_a_client_that_does_not_wait_for_its_answer_harms_nobody(served_later: tuple[Served, list[Later]]) -> None:
+    served, waiting = served_later
+    with connect(served.path, 5) as sock:
+        sock.sendall(b"later\n")
+        until(lambda: waiting, "the request is there")
+    served.in_loop(lambda: waiting[0].settle(b"nobody there"))
+    until(lambda: not served.in_loop(lambda: list(served.socket._connections)), "the client is gone")
+    with connect(served.path, 5) as sock:
+        sock.sendall(b"a\n")
+        assert sock.recv(100) == b"<a>\n"
 
 
 def test_many_requests_at_once_leave_the_loop_its_turns(served: Served) -> None:

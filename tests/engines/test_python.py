@@ -68,6 +68,13 @@ def test_callbacks_are_methods_of_what_mod_init_returns(python: Bench) -> None:
         ("import sys\nsys.exit()", ":3: ended itself while it was loading"),
         ("KSR.x.exit()", ":2: ended itself while it was loading"),
         ("import nothing_of_that_name", ":2: ModuleNotFoundError"),
+        ("raise GeneratorExit", ":2: GeneratorExit"),
+        ("class E(BaseException):\n  def __str__(self): raise self\nraise E", ":4: route.E: <exception str() failed>"),
+        ("async def ksr_request_route(msg): pass", ":2: ksr_request_route is async or has a yield"),
+        (
+            "class R:\n  def child_init(self, rank): return 0\n  def ksr_x(self): yield\ndef mod_init(): return R()",
+            ":4: ksr_x is",
+        ),
     ],
 )
 def test_a_script_that_does_not_start_is_refused_with_the_reason(python: Bench, script: str, cause: str) -> None:
@@ -189,6 +196,32 @@ def test_two_engines_have_their_own_ksr_and_their_own_helpers(python: Bench, tmp
         other.engine.close()
 
 
+def test_what_a_script_changes_in_ksr_is_its_own(python: Bench) -> None:
+    python.script(python="KSR.lab.number = lambda n: 0\ndef ksr_request_route(): show(KSR.lab.number(4))")
+    old = python.loaded
+    python.script(python="def ksr_request_route(): show(KSR.lab.number(4))")
+    python.call()
+    assert python.seen == ["num 4"]
+    del old
+
+
+def test_packages_without_init_are_the_scripts_own(python: Bench, tmp_path: Path) -> None:
+    package = tmp_path / "polykemi_test_package"
+    package.mkdir()
+    source = "import polykemi_test_package.values as values\ndef ksr_request_route():\n    import polykemi_test_package\n    show(polykemi_test_package.values.value)\n"
+    (package / "values.py").write_text("value = 1")
+    python.script(python=source)
+    old = python.loaded
+    (package / "values.py").write_text("value = 1000")
+    new = python.engine.load(python.path)
+    for python.loaded in (new, old):
+        python.call()
+    new.close()
+    assert python.seen == ["num 1000", "num 1"]
+    python.loaded.close()
+    assert "polykemi_test_package" not in sys.modules
+
+
 def test_a_missing_function_is_an_attribute_error(python: Bench) -> None:
     with pytest.raises(ScriptError, match="AttributeError: module 'KSR' has no attribute 'auth'"):
         python.route(python="KSR.auth.check()")
@@ -287,6 +320,44 @@ def test_an_error_in_a_helper_names_the_helpers_line(python: Bench, tmp_path: Pa
 def test_an_interrupt_is_not_an_error_of_the_script(python: Bench) -> None:
     with pytest.raises(KeyboardInterrupt):
         python.route(python="raise KeyboardInterrupt")
+
+
+def test_the_text_of_an_error_may_have_no_end(tmp_path: Path) -> None:
+    bench = Bench("python", tmp_path, Limits(seconds=0.05))
+    error = "class E(Exception):\n    def __str__(self):\n        while True: pass\n"
+    try:
+        with pytest.raises(ScriptError) as caught:
+            bench.route(python=f"{error}raise E")
+        assert str(caught.value) == f"{bench.path}:6: route.ksr_request_route.<locals>.E: <exception str() failed>"
+        with pytest.raises(ScriptLoadError, match=r"route\.py:5: route.E"):
+            bench.script(python=f"{error}raise E")
+    finally:
+        bench.engine.close()
+
+
+def test_an_error_with_too_many_causes_is_told_by_its_kind(tmp_path: Path) -> None:
+    bench = Bench("python", tmp_path, Limits(seconds=0.05))
+    chain = (
+        "error = None\nfor _ in range(20_000):\n    error, cause = ValueError(), error\n    error.__cause__ = cause\n"
+    )
+    try:
+        bench.script(python=f"{chain}def ksr_request_route():\n    raise error")
+        with pytest.raises(ScriptError, match=r"route\.py:7: ValueError$"):
+            bench.call()
+    finally:
+        bench.engine.close()
+
+
+def test_what_a_failed_route_holds_ends_within_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # where the time limit of __del__ goes
+    bench = Bench("python", tmp_path, Limits(seconds=0.05))
+    ends = "class A:\n    def __del__(self):\n        show('ends')\n        while True: pass\n"
+    try:
+        with pytest.raises(ScriptError, match=r"route\.py:8: ValueError$"):
+            bench.route(python=f"{ends}a = A()\nraise ValueError")
+        assert bench.seen == ["str ends"]
+    finally:
+        bench.engine.close()
 
 
 # ---- the time limit

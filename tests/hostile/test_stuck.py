@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from polykemi.errors import WEDGED
-from tests.hostile.driver import HostileServer
+from tests.hostile.driver import ROOT, HostileServer
 
 PYTHON: Final = """import itertools, hashlib
 import KSR
@@ -46,6 +47,16 @@ def test_python_code_that_keeps_the_gil_ends_the_process_with_a_traceback(tmp_pa
     code, log = ended(tmp_path, "a.py", PYTHON.format(stuck="any(itertools.repeat(0))"))
     assert code == -signal.SIGPROF
     assert 'a.py", line 6 in ksr_request_route' in log
+
+
+def test_python_code_that_keeps_the_gil_while_it_loads_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import itertools\nany(itertools.repeat(0))\n")
+    config = tmp_path / "polykemi.toml"
+    config.write_text('listen = ["udp:127.0.0.1:0"]\n[engines.python]\nscript = "a.py"\ntimeout = 0.01\n')
+    command = [sys.executable, "-m", "polykemi", "serve", "--config", str(config), "--data", str(tmp_path / "data")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == -signal.SIGPROF
+    assert 'a.py", line 2 in <module>' in ended.stderr
 
 
 def test_native_code_without_the_gil_ends_the_process(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from polykemi.errors import RpcError
-from polykemi.kemi.rpc import INVALID_PARAMS, Command, commands_of, rpc
+from polykemi.kemi.rpc import INVALID_PARAMS, Command, Later, commands_of, rpc
 
 
 class Part:
@@ -48,7 +48,7 @@ ALL = COMMANDS["part.all"]
 
 def refused(command: Command, given: Any) -> str:
     with pytest.raises(RpcError) as raised:
-        command.run(given)
+        command.run(given, 0.0)
     assert raised.value.code == INVALID_PARAMS
     return str(raised.value)
 
@@ -62,17 +62,17 @@ def test_what_is_marked_is_a_command_with_its_documentation() -> None:
 
 def test_a_name_that_is_given_leaves_those_before_it_as_they_are() -> None:
     defaults = COMMANDS["part.defaults"]
-    assert defaults.run({"second": 7}) == ("a", 7)
-    assert defaults.run({"first": "b"}) == ("b", 2)
-    assert defaults.run([]) == ("a", 2)
-    assert defaults.run(["b", 3, "c", "d"]) == ("b", 3, "c", "d")
+    assert defaults.run({"second": 7}, 0.0) == ("a", 7)
+    assert defaults.run({"first": "b"}, 0.0) == ("b", 2)
+    assert defaults.run([], 0.0) == ("a", 2)
+    assert defaults.run(["b", 3, "c", "d"], 0.0) == ("b", 3, "c", "d")
 
 
 def test_a_command_is_given_the_time_that_nobody_brings() -> None:
     command = COMMANDS["part.time"]
     assert command.usage == "[text]"
     assert command.run(["a"], 17.5) == ("a", 17.5)
-    assert "expected [text]" in refused(command, {"now": 3.0})
+    assert "expected [text]" in refused(command, {"text": "a", "now": 3.0})
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_command_is_given_the_time_that_nobody_brings() -> None:
     ],
 )
 def test_parameters_come_by_position_or_by_name(given: Any, arguments: tuple[Any, ...]) -> None:
-    assert ALL.run(given) == arguments
+    assert ALL.run(given, 0.0) == arguments
 
 
 @pytest.mark.parametrize("given", [[], ["a"], {"text": "a"}, {"text": "a", "number": 1, "other": 2}, {"more": []}])
@@ -99,7 +99,7 @@ def test_missing_parameters_are_answered_in_kamailios_words_where_it_has_some() 
     nothing: list[Any] = [[], {}]
     for given in nothing:
         with pytest.raises(RpcError) as raised:
-            COMMANDS["part.kamailio"].run(given)
+            COMMANDS["part.kamailio"].run(given, 0.0)
         assert (raised.value.code, str(raised.value)) == (400, "Name expected")
 
 
@@ -138,3 +138,27 @@ def test_a_command_without_documentation_or_with_another_type_is_no_command() ->
     for part, cause in ((Silent(), "docstring"), (Odd(), "parameter table")):
         with pytest.raises(TypeError, match=cause):
             list(commands_of(part))
+
+
+def test_an_object_with_names_of_its_own_is_a_list() -> None:
+    """Kamailio takes each object for one."""
+    assert COMMANDS["part.defaults"].run({"x": "b", "y": 3, "z": "c"}, 0.0) == ("b", 3, "c")
+    assert COMMANDS["part.defaults"].run({"more": "b"}, 0.0) == ("b", 2)
+    assert "expected" in refused(COMMANDS["part.defaults"], {"first": "b", "sceond": 3})
+
+
+def test_who_cannot_wait_is_refused_what_answers_later() -> None:
+    called: list[str] = []
+
+    class Waiting:
+        @rpc("part.later")
+        def later(self) -> Later:
+            """Answer later."""
+            called.append("later")
+            return Later()
+
+    (command,) = commands_of(Waiting())
+    with pytest.raises(RpcError, match=r"part\.later: a script cannot wait for the answer"):
+        command.run([], 0.0)
+    assert called == []
+    assert isinstance(command.run([], 0.0, may_wait=True), Later)

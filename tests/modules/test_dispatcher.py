@@ -37,7 +37,7 @@ def invite(call_id: str = "c", now: float = NOW) -> RouteContext:
 
 
 def ask(made: Services, name: str, *args: Any) -> Any:
-    return next(c for c in commands_of(made.modules["dispatcher"]) if c.name == f"dispatcher.{name}").run(args)
+    return next(c for c in commands_of(made.modules["dispatcher"]) if c.name == f"dispatcher.{name}").run(args, NOW)
 
 
 LIST = """\

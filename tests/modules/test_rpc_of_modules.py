@@ -136,6 +136,11 @@ def test_ratelimit_shows_pipes_and_queues() -> None:
     made = services(Sl, Ratelimit, params={"ratelimit": {"pipe": ["0:TAILDROP:10"], "queue": ["0:INVITE", "0:*"]}})
     assert ask(made, "rl.stats") == ["PIPE[0]: 0/10 (drop rate: 0)"]
     assert ask(made, "rl.get_queues") == ["QUEUE[0]: 0:INVITE", "QUEUE[1]: 0:*"]
+    assert ask(made, "rl.set_queue", 0, "message", 3) == {}
+    assert ask(made, "rl.get_queues")[0] == "QUEUE[0]: 3:MESSAGE"
+    for given, cause in (((0, "INVITE", 99), "Invalid pipe number"), ((2, "INVITE", 0), "MAX_QUEUES reached")):
+        with pytest.raises(RpcError, match=cause):
+            ask(made, "rl.set_queue", *given)
     assert ask(made, "rl.set_pipe", 0, "red", 5) == {}
     assert ask(made, "rl.get_pipes") == ["PIPE[0]: 1:RED 0/5 (drop rate: 0) [0]"]
 
@@ -155,9 +160,9 @@ def test_the_functions_of_ksr_are_listed() -> None:
     made = services(Sl)
     parts: list[Module] = list(made.modules.values())
     commands = {one.name: one for one in commands_of(Api(parts, dict))}
-    listed = commands["app_lua.api_list"].run([])
+    listed = commands["app_lua.api_list"].run([], NOW)
     assert listed["msize"] == len(listed["methods"])
     assert {"func": {"ret": "int", "module": "sl", "name": "send_reply", "params": "int, str"}} in listed["methods"]
-    assert commands["app_jsdt.api_list"].run([]) == commands["app_python3.api_list"].run([]) == listed
-    assert commands["app_lua.list"].run([]) == ""
+    assert commands["app_jsdt.api_list"].run([], NOW) == commands["app_python3.api_list"].run([], NOW) == listed
+    assert commands["app_lua.list"].run([], NOW) == ""
     assert not [one for one in commands_of(Core("", 0.0)) if one.name in commands]

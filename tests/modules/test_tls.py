@@ -166,10 +166,10 @@ def test_functions(certificates: tuple[Path, Path]) -> None:
 def test_commands(certificates: tuple[Path, Path]) -> None:
     one, connections = made(*certificates)
     commands = {command.name: command for command in commands_of(one.modules["tls"])}
-    assert commands["tls.reload"].run([]) == "Ok. TLS configuration reloaded."
+    assert commands["tls.reload"].run([], NOW) == "Ok. TLS configuration reloaded."
     connections.error = "polykemi.toml:3: [tls] key: a.key: No such file or directory"
     with pytest.raises(RpcError, match="\\[tls\\] key: a"):
-        commands["tls.reload"].run([])
+        commands["tls.reload"].run([], NOW)
     assert commands["tls.info"].run([], NOW) == {
         "max_connections": 100,
         "opened_connections": 2,

@@ -172,7 +172,7 @@ def test_a_script_that_fails_anywhere_leaves_no_stuck_transaction(
 @pytest.mark.parametrize(
     "fault",
     [
-        "polykemi.modules.tm_relay.forward_request",
+        "polykemi.modules.tm_request.forward_request",
         "polykemi.modules.tm_reply.forward_response",
         "polykemi.modules.tm_responses.Responses.conclude",
         "polykemi.modules.tm_responses.Responses._context",

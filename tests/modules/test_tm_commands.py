@@ -18,7 +18,15 @@ HEADERS = "From: <sip:ops@example.test>;tag=1\r\nTo: <sip:bob@example.test>\r\n"
 def ask(p: Proxy, method: str, *params: Any) -> Any:
     parts = [part for module in p.services.modules.values() for part in module.commands()]
     commands = {one.name: one for part in parts for one in commands_of(part)}
-    return commands[method].run(params, p.now)
+    return commands[method].run(params, p.now, may_wait=True)
+
+
+def later(p: Proxy, method: str, *params: Any) -> list[Any]:
+    """Return where the answer of a command that waits will be."""
+    answers: list[Any] = []
+    ask(p, method, *params).then(answers.append)
+    assert answers == []
+    return answers
 
 
 def refused(p: Proxy, method: str, *params: Any) -> tuple[int, str]:
@@ -108,6 +116,38 @@ def test_a_request_of_our_own_is_sent() -> None:
     assert ask(p, "tm.t_uac_start", "OPTIONS", "sip:x@y", BOB_URI, socket, HEADERS.replace("\r\n", "\n")) == {}
     (sent,) = p.sent()
     assert (sent.to, sent.flow.listener) == (BOB, LISTENER)
+
+
+def test_an_operator_waits_for_the_answer_to_a_request() -> None:
+    p = Proxy(to(BOB_URI))
+    answers = later(p, "tm.t_uac_wait", "OPTIONS", BOB_URI, ".", ".", HEADERS)
+    (sent,) = p.sent()
+    p.receive(answer(sent, 100), BOB)
+    assert answers == []
+    lines = ("Contact: <sip:bob@192.0.2.9>", "Record-Route: <sip:a.test;lr>, <sip:b.test;lr>")
+    p.receive(answer(sent, 200, *lines), BOB)
+    (told,) = answers
+    routes = "<sip:b.test;lr>, <sip:a.test;lr>"
+    assert told[:5] == [200, "Reason", "sip:bob@192.0.2.9", "sip:b.test;lr", f"Route: {routes}"]
+    assert told[5].startswith("Via: ")
+    assert "\r\nContact: <sip:bob@192.0.2.9>\r\n" in told[5]
+    assert told[5].endswith("\r\n\r\n")
+
+
+def test_an_operator_is_told_of_refusals_and_of_silence() -> None:
+    p = Proxy(to(BOB_URI))
+    refusal = later(p, "tm.t_uac_wait", "OPTIONS", BOB_URI, ".", ".", HEADERS)
+    short = later(p, "tm.t_uac_wait_block", "OPTIONS", BOB_URI, ".", ".", HEADERS)
+    first, second = p.sent()
+    p.receive(answer(first, 404, "Contact: <sip:bob@192.0.2.9>"), BOB)
+    p.receive(answer(second, 486), BOB)
+    ((code, reason, text),) = refusal
+    assert (code, reason, text[:5]) == (404, "Reason", "Via: ")
+    assert short == [{"code": 486, "text": "Reason"}]
+    silence = later(p, "tm.t_uac_wait", "OPTIONS", BOB_URI, ".", ".", HEADERS)
+    p.wait(40)
+    assert silence == [[408, "Request Timeout", "", "", "", ""]]
+    assert refused(p, "tm.t_uac_wait", "OPTIONS", "nonsense", ".", ".", HEADERS)[0] == 400
 
 
 @pytest.mark.parametrize(

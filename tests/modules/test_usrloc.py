@@ -9,6 +9,7 @@ import pytest
 from polykemi.kemi.registry import exports_of
 from polykemi.modules.base import Services
 from polykemi.modules.usrloc import Usrloc, UsrlocParams
+from polykemi.modules.usrloc_count import AT_ONCE
 from polykemi.sip.flow import Flow, Listener, OpenFlow
 from polykemi.sip.message import parse
 from polykemi.storage.location import Binding
@@ -44,6 +45,35 @@ def test_the_timer_does_a_bounded_amount_of_work_at_a_time() -> None:
         usrloc.handle_timer(usrloc.next_timeout())
         assert sum(1 for _ in made.location.items("location")) == left
     assert usrloc.next_timeout() - NOW > 60
+
+
+def test_contacts_are_counted_when_somebody_asks() -> None:
+    made = server()
+    register(made, "Contact: <sip:a@h1>, <sip:b@h2>")
+    made.location.put("location", "bob", [Binding("sip:b@h", 0)])
+    made.location.commit()
+    usrloc = made.modules["usrloc"]
+    usrloc.start(NOW)
+    expected = {"registered_users": 2, "location_users": 2, "location_contacts": 3, "location_expires": 0}
+    assert {name: made.statistics[f"usrloc.{name}"] for name in expected} == expected
+    usrloc.handle_timer(NOW + 100_000)
+    assert made.statistics["usrloc.location_expires"] == 2
+
+
+def test_many_contacts_are_counted_piece_by_piece() -> None:
+    made = server()
+    for n in range(AT_ONCE + 500):
+        made.location.put("location", f"u{n}", [Binding("sip:a@h", 0), Binding("sip:b@h", 0)])
+    usrloc = made.modules["usrloc"]
+    usrloc.handle_timer(NOW)
+    later = usrloc.next_timeout()
+    assert usrloc.contacts("location") == AT_ONCE + 500  # nothing better is known yet
+    pieces = 0
+    while usrloc.next_timeout() < later:
+        usrloc.handle_timer(max(usrloc.next_timeout(), NOW))
+        pieces += 1
+    assert pieces > 2
+    assert usrloc.contacts("location") == 2 * (AT_ONCE + 500)
 
 
 def test_expired_contacts_of_before_a_restart_are_removed_at_once() -> None:

@@ -150,7 +150,7 @@ def rpc(tmp_path: Path) -> Iterator[JsonRpc]:
 
 def answer(rpc: JsonRpc, method: str, *params: Any) -> Any:
     data = rpc.answer(asked(method, params))
-    assert data is not None
+    assert isinstance(data, bytes)
     return json.loads(data)
 
 

@@ -55,6 +55,17 @@ def test_an_unknown_aor_has_no_bindings(store: LocationStore) -> None:
     assert store.get("location", "x" * 5000) == []
 
 
+def test_bindings_are_counted_piece_by_piece(store: LocationStore) -> None:
+    assert sum(store.sizes("location")) == 0
+    for n in range(2500):
+        more = {"ruid": "r" * (n % 300), "path": "\0\xff"}
+        store.put("location", f"u{n}", [binding(**more) for _ in range(1 + n % 3)])  # type: ignore[arg-type]
+    store.commit()
+    pieces = list(store.sizes("location"))
+    assert sum(pieces) == sum(1 + n % 3 for n in range(2500))
+    assert len(pieces) > 2
+
+
 def test_every_field_of_every_binding_comes_back(store: LocationStore) -> None:
     one = Binding(
         "sip:alice@[2001:db8::1];transport=udp", NOW + 0.25, 700, "call@1", (1 << 32) - 1, "Phone \xc3\xa9\xff", "sip:198.51.100.7:1024",
