@@ -35,6 +35,9 @@ class Onlooker(Protocol):
         It runs to its end without another one between, so what holds from its begin to its end holds for this message alone.
         """
 
+    def malformed(self, data: bytes, flow: Flow, cause: str, *, answered: bool) -> None:
+        """Something has come in that is no proper message: it was dropped, or refused with an answer (``answered``)."""
+
     def began(self, ctx: RouteContext) -> None:
         """A route block begins; it may be inside of another one, or run by a timer."""
 
