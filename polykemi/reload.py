@@ -197,6 +197,7 @@ class Versions:
     def rows(self) -> list[dict[str, Any]]:
         """Return what an operator wants to know of each version: when it was loaded, who is in it."""
         transactions, dialogs = self._users()
+        calls = Counter(map(id, self._router.calls))
         current = self._router.version
         return [
             {
@@ -204,6 +205,7 @@ class Versions:
                 "state": "current" if one is current else "kept" if one in self._kept else "ending",
                 "loaded": one.loaded,
                 "transactions": transactions[id(one)],
+                "calls": calls[id(one)],
                 "dialogs": dialogs[id(one)],
                 "scripts": " ".join(f"{name}:{script.path}" for name, script in one.scripts.items()),
             }

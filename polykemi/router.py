@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from polykemi.blocks import Blocks
+from polykemi.calls import Calls
 from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
@@ -33,6 +34,7 @@ from polykemi.transaction.forking import Branch
 
 log = logging.getLogger("polykemi.router")
 
+_OF_CALLS: Final = ("INVITE", "BYE")  # methods whose answers begin and end a call
 _WAITS: Final[tuple[float, ...]] = (1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)  # seconds
 
 
@@ -67,6 +69,7 @@ class Router(Blocks):
         self._process: Process[None] | None = None
         self._now = 0.0  # of the datagram before
         self._malformed = Malformed(self)
+        self.calls = Calls()
         self.waits = Histogram(_WAITS)  # how long messages have waited, at each beat
         self.received_codes = [0] * 700  # how many responses have come, by status
         self._reply_counters: dict[str, dict[int, tuple[str, ...]]] = {}  # by method and status
@@ -238,7 +241,8 @@ class Router(Blocks):
         if request.method == "CANCEL":
             invite = self._tm.relayer.invite_of(request) if self._tm is not None else None
             return invite.version if invite is not None else None
-        return self._dialogs.version_of(request) if self._dialogs is not None else None
+        version = self._dialogs.version_of(request) if self._dialogs is not None else None
+        return version if version is not None else self.calls.version_of(request)
 
     def _refuses_new(self, request: Request) -> bool:
         """Tell whether ``request`` begins something new that is refused; what belongs to a dialog or a transaction goes on."""
@@ -263,6 +267,7 @@ class Router(Blocks):
     def beat(self, waited: float, lost: int, memory: int, now: float) -> None:
         """Look how far behind the server is (``Overload.beat``); called every ``BEAT`` seconds."""
         self.waits.add(waited)
+        self.calls.sweep(now)
         overload = self.overload
         overload.beat(waited, lost, len(self._tm.layer) if self._tm is not None else 0, memory, now)
         self.refusing = self.draining or overload.level > 0
@@ -307,7 +312,9 @@ class Router(Blocks):
         ctx = RouteContext(Route.REPLY, callbacks.reply, response, flow, now)
         ctx.reply_status = response.status
         if isinstance(branch, Branch) and branch.transaction is not None:
-            ctx.shared.version = branch.transaction.version
+            version = ctx.shared.version = branch.transaction.version
+            if response.status >= 200 and response.cseq[1] in _OF_CALLS and version is not None:
+                self.calls.answered(response, version, now)
         if callbacks.pre_routing and (yield from self._pre_routing(ctx)):
             return
         if self.defines(Route.REPLY, callbacks.reply, ctx.shared.version):

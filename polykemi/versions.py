@@ -1,7 +1,7 @@
 """Versions of the routing logic: the scripts of all engines that were loaded together, and which of them runs which block.
 
 A message is routed by one version from its first block to its last: the router writes it into what the blocks of a transaction
-share (``Shared.version``), and the dialog module into the dialog. So a version is there for as long as something refers to it,
+share (``Shared.version``), the dialog module into the dialog, and ``calls.py`` notes it for calls without one. So a version is there for as long as something refers to it,
 and no longer.
 """
 

@@ -105,6 +105,7 @@ class Lab:
 
     def __init__(self, engine: str, directory: Path) -> None:
         self.engine = engine
+        self.tracks = True  # the dialogs of calls
         directory.mkdir(exist_ok=True)
         self.path = directory / f"route.{SUFFIXES[engine]}"
         self.write("A")
@@ -112,7 +113,8 @@ class Lab:
 
     def write(self, letter: str, more: str = "") -> None:
         """Write version ``letter`` of the script."""
-        self.path.write_text(SCRIPTS[self.engine].replace("@", letter) + more)
+        text = SCRIPTS[self.engine].replace("@", letter)
+        self.path.write_text((text if self.tracks else text.replace("dialog.dlg_manage", "is_INVITE")) + more)
 
     def reload(self, letter: str, **options: bool) -> None:
         """Let version ``letter`` take over."""
@@ -284,6 +286,43 @@ def test_a_dialog_keeps_its_version_until_it_ends(lab: Lab) -> None:
     assert header(bye, "X-Request") == ["A"]
     assert lab.answer(bye, "200 OK")
     assert header(to_callee(lab.send("INVITE", "new")), "X-Request") == ["B"]
+
+
+def begun_call(lab: Lab) -> str:
+    """Let a call be answered in version A, and B take over; return the Route of its requests."""
+    lab.tracks = False
+    lab.reload("A")
+    invite = to_callee(lab.send("INVITE"))
+    lab.answer(invite, "200 OK")
+    more = f"Route: {header(invite, 'Record-Route')[0]}\r\n"
+    lab.send("ACK", more=more, to=";tag=b")
+    lab.reload("B")
+    return more
+
+
+def test_a_call_whose_dialog_is_not_tracked_keeps_its_version_until_its_bye_is_answered(lab: Lab) -> None:
+    more = begun_call(lab)
+    for letter in "CDEFG":
+        lab.reload(letter)
+    assert (lab.versions()[0], lab.server.node.versions.rows()[0]["calls"]) == ((2, "ending"), 1)
+    challenged = to_callee(lab.send("BYE", more=more, to=";tag=b", cseq=2))
+    assert header(challenged, "X-Request") == ["A"]
+    lab.answer(challenged, "407 Proxy Authentication Required")
+    bye = to_callee(lab.send("BYE", more=more, to=";tag=b", cseq=3))
+    assert header(bye, "X-Request") == ["A"]
+    lab.answer(bye, "200 OK")
+    assert header(to_callee(lab.send("INFO", more=more, to=";tag=b", cseq=4)), "X-Request") == ["G"]
+    lab.server.advance(60)
+    assert lab.versions()[0] == (4, "kept")
+
+
+def test_a_call_whose_bye_never_comes_holds_its_version_for_half_a_day(lab: Lab) -> None:
+    more = begun_call(lab)
+    router = lab.server.node.router
+    router.beat(0.0, 0, 0, lab.server.now + 43_100)
+    assert header(to_callee(lab.send("INFO", more=more, to=";tag=b", cseq=2)), "X-Request") == ["A"]
+    router.beat(0.0, 0, 0, lab.server.now + 43_300)
+    assert header(to_callee(lab.send("INFO", more=more, to=";tag=b", cseq=3)), "X-Request") == ["B"]
 
 
 def test_a_version_ends_with_its_last_call(lab: Lab) -> None:
