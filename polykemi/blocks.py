@@ -112,6 +112,10 @@ class Blocks:
                 blocks[kind._value_, callback] = block
         return block
 
+    def nesting(self) -> int:
+        """Return how many route blocks, and calls of scripts, run inside of each other now; asked for on any thread."""
+        return len(self._stack)
+
     def _cannot_enter(self, name: str, ctx: RouteContext) -> bool:
         """Tell whether no block may run in the engine ``name`` inside of those that run now; ``ctx.error`` says why."""
         stack = self._stack

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +30,11 @@ _data_option = click.option(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 interrupted or refused by the server, 2 a user's mistake."""
+    """Run the command line and exit.
+
+    0: done, 1: interrupted or refused by the server, 2: a user's mistake, 141: the output was not read to its end (as the
+    shell says of those whom SIGPIPE ends).
+    """
     try:
         commands.main(arguments, prog_name="polykemi", standalone_mode=False)
     except RpcError as error:
@@ -36,12 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UsageError as error:
         _fail(str(error))
     except click.ClickException as error:
-        _fail(error.format_message())
+        _fail(error.format_message() + _hint(error))
     except (click.Abort, KeyboardInterrupt):
         sys.exit(1)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        sys.stderr.close()
-        sys.exit(1)
+
+
+def _hint(error: click.ClickException) -> str:
+    """Return where it stands what is missing, or what there is."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None or "Did you mean" in error.format_message():
+        return ""
+    return f" See `{context.command_path} --help`."
 
 
 def _fail(message: str, code: int = 2) -> None:
@@ -49,7 +60,23 @@ def _fail(message: str, code: int = 2) -> None:
     sys.exit(code)
 
 
-@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands; click itself would exit with 1 when nobody reads the output."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run one."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the reader, such as head, has seen enough
+            sys.stderr.close()
+            sys.exit(128 + signal.SIGPIPE)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise UsageError(f"cannot write the output: {error.strerror}") from None
+
+
+@click.group(cls=_Commands, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message=f"polykemi %(version)s{', compiled' if compiled else ''}")
 def commands() -> None:
     """A SIP server whose routing logic is a script in Lua, JavaScript or Python, written against KSR."""
@@ -253,6 +280,8 @@ def rpc(
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in [text.as_json(result)] if as_json else text.readable(result, width):
         click.echo(line)
+    if result == [] and not as_json:
+        click.echo("(nothing)", err=True)
     if method is None and not is_list and not as_json:
         click.echo("\npolykemi rpc --list GROUP tells of the methods of one, polykemi rpc METHOD [ARGS] asks one.")
 

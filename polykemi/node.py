@@ -236,6 +236,7 @@ def _engines(
         registry=registry,
         current=services.current,
         drive=router.drive,
+        nesting=router.nesting,
         probes=probes,
         loading=loading,
         strict=settings.strict,

@@ -62,7 +62,7 @@ def test_a_good_script_is_in_order_and_nothing_is_left_behind(check: Check, scri
         (
             "x.lua",
             'function ksr_request_route()\n  KSR.sl.send_replay(200, "OK")\n  KSR.tm.t_on_failure("nowhere")\nend',
-            "x.lua:2: there is no function KSR.sl.send_replay\nx.lua:3: KSR.tm.t_on_failure: the script defines no function nowhere\n",
+            "x.lua:2: there is no function KSR.sl.send_replay, did you mean KSR.sl.send_reply?\nx.lua:3: KSR.tm.t_on_failure: the script defines no function nowhere\n",
             "polykemi: 2 mistakes in the scripts",
         ),
         (

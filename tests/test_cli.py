@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -105,8 +107,8 @@ def test_each_command_explains_itself(run: Run, command: tuple[str, ...]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "Missing command."),
-        (("subscriber",), "Missing command."),
+        ((), "Missing command. See `polykemi --help`."),
+        (("subscriber",), "Missing command. See `polykemi subscriber --help`."),
         (("server",), "No such command 'server'"),
         (("serve", "--engin", "lua"), "No such option"),
         (("serve", "a.lua", "b.lua"), "Got unexpected extra argument (b.lua)"),
@@ -115,6 +117,11 @@ def test_each_command_explains_itself(run: Run, command: tuple[str, ...]) -> Non
         (("serve",), "no script to run: give one, as in `polykemi serve --engine lua SCRIPT`"),
         (("serve", "--config", "none.toml"), "none.toml: No such file or directory"),
         (("serve", "a.lua", "--listen", "sctp:127.0.0.1"), "--listen sctp:127.0.0.1: sctp is not supported"),
+        (
+            ("serve", "a.lua", "--listen", "upd:127.0.0.1:5060"),
+            "--listen upd:127.0.0.1:5060: expected udp:HOST:PORT (or tcp:",
+        ),
+        (("serve", "a.lua", "--listen", "upd:127.0.0.1"), "--listen upd:127.0.0.1: expected udp:HOST:PORT (or tcp:"),
         (("subscriber", "import", "none.csv"), "none.csv: No such file or directory"),
         (
             ("subscriber", "add", "a:b", "--password", "x"),
@@ -300,6 +307,31 @@ def test_rpc_finds_the_server_by_socket_data_or_configuration(run: Run, tmp_path
 def test_an_error_of_the_server_is_one_line_and_exit_code_1(run: Run, tmp_path: Path) -> None:
     with Answering(tmp_path / "polykemi.data", '"error":{"code":404,"message":"not\\nhere"}'):
         assert run("rpc", "ul.lookup", "a") == Ran(1, "", "polykemi: not here\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "says"), [(errno.EPIPE, 141, ""), (errno.ENOSPC, 2, "cannot write the output")]
+)
+def test_an_output_that_takes_no_more_is_no_traceback(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, says: str
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # which is closed when nobody reads
+    with Answering(tmp_path / "polykemi.data", '"result":"here"'), pytest.raises(SystemExit) as ended:
+        main(["rpc", "core.version"])
+    assert ended.value.code == code
+    if says:
+        assert says in sys.stderr.getvalue()  # type: ignore[union-attr]
+
+
+def test_an_empty_list_is_said_to_be_empty_beside_the_output(run: Run, tmp_path: Path) -> None:
+    with Answering(tmp_path / "polykemi.data", '"result":[]'):
+        assert run("rpc", "tm.list") == Ran(0, "", "(nothing)\n")
+        assert run("rpc", "--json", "tm.list") == Ran(0, "[]\n", "")
 
 
 def test_too_few_arguments_are_answered_with_those_that_are_expected(run: Run, tmp_path: Path) -> None:

@@ -418,7 +418,7 @@ def test_a_wrong_listen_address_is_explained(text: str, says: str) -> None:
         ("[metrics]\nlisten = '127.0.0.1'", "2: [metrics] listen: expected HOST:PORT, got '127.0.0.1'"),
         ("[metrics]\nlisten = 'a:b'", "2: [metrics] listen: expected a port from 0 to 65535, got 'b'"),
         ("[metrics]\nlisten = '::1'", "2: [metrics] listen: expected HOST:PORT, got '::1' (an IPv6 address stands in"),
-        ("[metrics]\nlisten = 'http://a:1'", "2: [metrics] listen: expected a port from 0 to 65535, got '//a:1'"),
+        ("[metrics]\nlisten = 'http://a:1'", "2: [metrics] listen: expected HOST:PORT, got 'http://a:1'"),
         ("[hep]\ncapture_id = 1", "1: [hep]: expected a server"),
         ("[hep]\nserver = 9060", "2: [hep] server: expected a text, got 9060"),
         ("[hep]\nserver = 'homer'", "2: [hep] server: expected udp:HOST:PORT (or tcp:, tls:), got 'homer'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,13 @@ def test_the_configuration_of_the_log_loads(tmp_path: Path) -> None:
     file = tmp_path / "polykemi.toml"
     file.write_text(block)
     assert load(file, serving=False).log.fields == ("call_id", "at")
+
+
+def test_the_parameters_that_movers_are_told_of_exist() -> None:
+    text = (Path(__file__).parents[1] / "docs/migrating.md").read_text()
+    table = text.partition("## The parameters")[2].partition("## Data")[0]
+    rows = re.findall(r"^\| ([a-z_]+(?:, [a-z_]+)*) \| (`.*?) \|", table, re.MULTILINE)
+    assert len(rows) > 10
+    for modules, parameters in rows:
+        there = {one.name for name in modules.split(", ") for one in fields(MODULES[name].Params)}
+        assert set(re.findall(r"`(\w+)`", parameters.partition("; tables")[0])) <= there, modules

@@ -394,12 +394,20 @@ ROUTE_SETS: tuple[tuple[str, ...], ...] = (
     ("Route: <sip:192.0.2.1;lr>, <sip:203.0.113.9;lr>",),
     ("Route: <sip:192.0.2.1;lr>", "Route: <sip:203.0.113.9>"),
 )
+MADE_UP = (
+    *ROUTE_SETS[1:],
+    ("Route: <sip:192.0.2.1;lr;ftag=e>",),
+    ("Route: <sip:192.0.2.1;lr;ftag=e;ticket=>",),
+    ("Route: <sip:192.0.2.1;lr;ftag=e;ticket=0123456789abcdef01234567>",),
+)
 
 
 def test_a_sample_script_relays_nothing_for_strangers(sample: ServerUnderTest) -> None:
-    """Of what is in no dialog, and of what has no Route. To tag and Route alone make a dialog, as in Kamailio's script."""
+    """Of what is in no dialog, and of what says that it is: whoever was let pass has a ticket in its Route."""
     transport = sample.node.services.listeners[0].proto.upper()
-    tries = [(uri, routes, "") for uri in URIS for routes in ROUTE_SETS] + [(uri, (), ";tag=x") for uri in URIS]
+    tries = [(uri, routes, "") for uri in URIS for routes in ROUTE_SETS]
+    tries += [(uri, (), ";tag=x") for uri in URIS] + [(VICTIM, routes, ";tag=x") for routes in MADE_UP]
+    tries += [(uri, (f"Route: <{VICTIM}>",), ";tag=x") for uri in ("sip:192.0.2.1", "sip:192.0.2.1;lr;ftag=e")]
     for number, (method, sender, (uri, routes, tag)) in enumerate(product(METHODS, SENDERS, tries)):
         source = f"198.51.{number // 250}.{number % 250 + 1}:5060"  # each another, for pike
         data = message(
@@ -417,3 +425,30 @@ def test_a_sample_script_relays_nothing_for_strangers(sample: ServerUnderTest) -
         assert sent or method in ("ACK", "CANCEL"), data
         assert method == "OPTIONS" or not any(one.start_line.startswith("SIP/2.0 2") for one in sent), (data, sent)
     assert {one.start_line[:8] for one in sample.advance(60)} <= {"SIP/2.0 "}
+
+
+def test_a_ticket_is_good_for_its_own_dialog_alone(sample: ServerUnderTest) -> None:
+    """The callee has it from Record-Route; in another call, or with other tags, it opens nothing."""
+    services = sample.node.services
+    proto = services.listeners[0].proto
+    target = f"{VICTIM};transport={proto}"
+    ticket = services.modules["x"].sign(None, "one e")
+    number = 0
+
+    def bye(call_id: str, from_tag: str, to_tag: str) -> list[str]:
+        nonlocal number
+        number += 1
+        data = message(
+            f"BYE {target} SIP/2.0",
+            "Max-Forwards: 9",
+            f"Route: <sip:192.0.2.1;lr;ftag=e;ticket={ticket}>",
+            via=f"SIP/2.0/{proto.upper()} 198.51.100.{number}:5060;branch=z9hG4bK{number}",
+            from_=f"<sip:eve@elsewhere.test>;tag={from_tag}",
+            to=f"<sip:alice@example.test>;tag={to_tag}",
+            call_id=call_id,
+        )
+        return [one.start_line for one in sample.receive(data, f"198.51.100.{number}:5060")]
+
+    assert bye("one", "e", "a") == [f"BYE {target} SIP/2.0"]
+    assert bye("one", "a", "e") == [f"BYE {target} SIP/2.0"]
+    assert bye("two", "e", "a") == bye("one", "f", "a") == bye("one", "", "a") == ["SIP/2.0 404 Not here"]

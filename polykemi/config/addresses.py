@@ -64,6 +64,8 @@ def host_and_port(text: str, default: int | None, expected: str) -> tuple[str, i
     if not colon:
         assert default is not None
         return host, default
+    if ":" in port or "." in port:  # upd:192.0.2.1
+        raise ValueError(expected)
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65535):
         raise ValueError(f"expected a port from 0 to 65535, got {port!r}")
     return host, int(port)

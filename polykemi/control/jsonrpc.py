@@ -25,7 +25,7 @@ INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INTERNAL_ERROR: Final = -32603
 SERVER_ERROR: Final = -32000
-LARGEST_BATCH: Final = 64  # requests that are answered in one go, while no message is
+LARGEST_BATCH: Final = 64
 
 log = logging.getLogger("polykemi.control")
 
@@ -48,6 +48,8 @@ class JsonRpc:
         """``clock`` shows seconds since the epoch."""
         self.commands: dict[str, Command] = {}
         self.client: Client | None = None  # who asks, while a command runs; None when it is on no connection that stays
+        # calls something when the messages have had their turn; None: nothing comes between the requests of a batch
+        self.soon: Callable[[Callable[[], None]], object] | None = None
         self._clock = clock
 
     def add(self, *parts: object) -> None:
@@ -74,7 +76,31 @@ class JsonRpc:
             return self._one(request)
         if not 0 < len(request) <= LARGEST_BATCH:
             return failure(INVALID_REQUEST, f"expected a batch of 1 to {LARGEST_BATCH} requests, got {len(request)}")
-        return _together([self._one(one) for one in request])
+        return _together([self._one(one) for one in request]) if self.soon is None else self._one_by_one(request)
+
+    def _one_by_one(self, batch: list[Any]) -> Later:
+        """Answer a batch with the messages' turn between its requests."""
+        assert self.soon is not None
+        soon, client, out = self.soon, self.client, Later()
+        answers: list[Answer] = []
+
+        def step() -> None:
+            if len(answers) < len(batch):
+                self.client = client
+                try:
+                    answers.append(self._one(batch[len(answers)]))
+                finally:
+                    self.client = None
+                soon(step)
+                return
+            answer = _together(answers)
+            if isinstance(answer, Later):
+                answer.then(out.settle)
+            else:
+                out.settle(answer)
+
+        soon(step)
+        return out
 
     def _one(self, request: Any) -> Answer:
         if not isinstance(request, dict) or request.get("jsonrpc") != "2.0":
@@ -167,5 +193,11 @@ def _octets(value: Any) -> Any:
 
 
 def _encode(name: str, value: Any, ident: Any) -> bytes:
-    answer = {"jsonrpc": "2.0", name: with_unicode(value), "id": ident}  # the id goes back as it came
-    return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
+    answer = {"jsonrpc": "2.0", name: value, "id": ident}
+    text = _json(answer)
+    if "\\u00" in text:  # octets beyond ASCII, perhaps; the id goes back as it came
+        text = _json(answer | {name: with_unicode(value)})
+    return text.encode()
+
+
+_json: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -97,6 +98,11 @@ class ControlPlane:
             router.pump()  # what a command has changed is durable before anybody is told of it
             return answered
 
+        def in_turn(call: Callable[[], None]) -> None:
+            call()
+            router.pump()
+
+        rpc.soon = lambda call: loop.call_soon(in_turn, call)
         self._socket.open(loop, answer)
         if self._datagram is not None:
             self._datagram.open(loop, answer)

@@ -24,12 +24,12 @@ def readable(result: Any, width: int | None = None) -> list[str]:
     if isinstance(result, dict):
         return _object(result, width)
     if not isinstance(result, list):
-        return [cell(result)]
+        return _lines(result)
     if result and all(isinstance(one, dict) for one in result):
         return _records(result, width)
     if _is_pairs(result):
         return _table([{"": number, " ": text} for number, text in zip(result[::2], result[1::2], strict=True)])[1:]
-    return [cell(one) for one in result]
+    return [line for one in result for line in _lines(one)]
 
 
 def as_json(result: Any) -> str:
@@ -143,6 +143,14 @@ def _table(rows: list[Record]) -> list[str]:
         columns = zip(line, widths, numbers, strict=True)
         lines.append("  ".join(c.rjust(w) if right else c.ljust(w) for c, w, right in columns).rstrip())
     return lines
+
+
+def _lines(value: Any) -> list[str]:
+    """Return a value that stands by itself. The lines of a text, such as a SIP message, are indented: none passes for another."""
+    if not isinstance(value, str):
+        return [cell(value)]
+    first, *rest = map(cell, value.rstrip("\r\n").split("\n"))
+    return [first, *(f"    {line}".rstrip() for line in rest)]
 
 
 def cell(value: Any) -> str:

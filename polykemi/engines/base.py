@@ -54,6 +54,7 @@ class Host:
     limits: Limits = Limits()
     loading: Loading = field(default_factory=Loading)
     strict: bool = False  # a call that cannot be made raises in the script
+    nesting: Callable[[], int] = int  # how many route blocks, and calls of scripts, run inside of each other now
     probes: Probes = field(default_factory=Probes)  # what sees the calls of KSR functions
 
 

@@ -1,7 +1,7 @@
 """The Lua engine: LuaJIT through lupa, as Kamailio's app_lua.
 
 A script sees Lua's pure libraries, ``KSR`` and, through ``require``, ``cjson`` and the Lua files of its own directory and of
-the configured ``path``; ``prelude.lua`` keeps that law. Text needs no conversion: Lua strings are octets, lupa's Latin-1 makes one character of each.
+the configured ``path``; ``sandbox.lua`` keeps that law. Text needs no conversion: Lua strings are octets, lupa's Latin-1 makes one character of each.
 
 The time limit is a hook that a thread brings about at the next line or loop of the script (``lua_watch.py``). It stops all Lua code,
 also inside of ``pcall``, but no single call of a C function: ``bounded.lua`` sees to it that none takes long. What ``allow`` opens
@@ -16,21 +16,19 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final
 
-from lupa.luajit21 import LuaError, LuaMemoryError, LuaRuntime, lua_type
+from lupa.luajit21 import LuaError, LuaMemoryError, lua_type
 
 from polykemi.engines.base import Host, Limits
-from polykemi.engines.lua_watch import IDLE, Pace, Watch, publish
+from polykemi.engines.lua_state import Bound, State
+from polykemi.engines.lua_watch import IDLE, Pace, Watch
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout
-from polykemi.kemi.binding import Misuse, bind
+from polykemi.kemi.binding import bind
 from polykemi.kemi.context import Exit
 from polykemi.kemi.registry import Xval
 
@@ -39,8 +37,6 @@ log = logging.getLogger("polykemi.script")
 EXIT: Final = "~~ksr~exit~~"
 _ENDING_MODULE: Final = "x"  # its functions end the route
 _AGAIN: Final = 0.05  # seconds until a call that has not ended is stopped again
-_HOOK_INSTRUCTIONS: Final = 10_000  # between two looks at the memory: under a tenth of a millisecond of Lua
-_OWN_FRAMES: Final = ("\tpolykemi:", "\t[C]: in function 'native_xpcall'", "\t[C]: in function 'error'")
 _LUA_TYPES: Final[dict[type, str]] = {type(None): "nil", bool: "boolean", int: "number", float: "number", str: "string"}
 
 
@@ -52,7 +48,7 @@ class LuaConversion:
     extra_arguments = False
     none_result = False
 
-    state: _State | None = None  # that runs, of all those that the functions of KSR are called from
+    state: State | None = None  # that runs, of all those that the functions of KSR are called from
 
     def where(self) -> str:
         """Return ``file:line`` of the call that is running."""
@@ -70,207 +66,6 @@ class LuaConversion:
         if type(value) is dict:
             return self.state.table({key: self.to_data(one) for key, one in value.items()})
         return value
-
-
-class Bound(NamedTuple):
-    """A function of KSR as Lua calls it; one whose result may be EXIT ``ends`` the route."""
-
-    module: str
-    name: str
-    function: Callable[..., Any]
-    ends: bool
-
-
-class _State:
-    """One Lua state with one script in it."""
-
-    def __init__(
-        self,
-        path: Path,
-        host: Host,
-        functions: Sequence[Bound],
-        expired: Callable[[], bool],
-        texts: dict[Path, str],
-    ) -> None:
-        self.path = path
-        self.texts = texts  # of the files that were read
-        self.entries: dict[str, list[Any]] = {}  # function -> its idle entries in Lua
-        places = [os.fsdecode(one.partition("?")[0].encode("latin-1")) for one in host.limits.path]
-        self._roots = [path.parent.resolve(), *(Path(place).resolve() for place in places)]
-        limits = host.limits
-        self._lua = LuaRuntime(
-            encoding="latin-1",
-            register_eval="python" in host.limits.allow,
-            register_builtins="python" in host.limits.allow,
-            unpack_returned_tuples=True,
-            attribute_filter=None if "python" in host.limits.allow else _refuse_attribute,
-            max_memory=3 * limits.memory or None,
-        )
-        files = resources.files("polykemi.engines")
-        prelude, bounded, json = (
-            files.joinpath(name).read_text("latin-1") for name in ("prelude.lua", "bounded.lua", "cjson.lua")
-        )
-        parts = {
-            "classify": _classify,
-            "expired": expired,
-            "read": self._read,
-            "say": _say,
-            "bounded": bounded,
-            "json": json,
-            "allow": self._lua.table_from(dict.fromkeys(host.limits.allow, True)),
-            "path": ";".join(host.limits.path),
-        }
-        self._prelude = self._lua.compile(prelude, name=b"=polykemi")(
-            self._lua.table_from(parts), _lua_name(path.parent)
-        )
-        for bound in functions:
-            self._prelude.export(*bound)
-        if "package" in host.limits.allow:
-            publish()
-        self.pace: Pace | None = Pace(self._prelude.address, _HOOK_INSTRUCTIONS, self._lua)
-        if limits.seconds or limits.memory:
-            self._prelude.watch(_HOOK_INSTRUCTIONS, limits.memory)
-
-    def table(self, content: Any) -> Any:
-        """Return a Lua table with the content of a list or a dictionary."""
-        return self._lua.table_from(content)
-
-    def load(self) -> None:
-        """Run the script's file. Raise ScriptError."""
-        try:
-            text = self._text(self.path)
-        except OSError as error:
-            raise ScriptError(str(self.path), None, error.strerror or str(error)) from None
-        failure = self._prelude.loader(text, _lua_name(self.path)).coroutine().send(None)
-        if failure is not None:
-            raise self.error(failure)
-
-    def _text(self, path: Path) -> str:
-        text = self.texts.get(path)
-        if text is None:
-            text = self.texts[path] = path.read_bytes().decode("latin-1")
-        return text
-
-    def heap(self) -> int:
-        """Return how many octets the script holds on to."""
-        return int(self._prelude.heap())
-
-    def drop(self) -> None:
-        """Free what the script holds, and the Lua state; it is not called afterwards."""
-        self._prelude.drop()
-        self.entries.clear()
-        self._lua = self._prelude = self.pace = None  # a circle, else, as Lua knows functions of this object
-
-    def used(self) -> int:
-        """Return how many octets are taken, garbage included; 0 where nothing counts them."""
-        return int(self._lua.get_memory_used() or 0)
-
-    def functions(self) -> frozenset[str]:
-        """Return the names of the global functions that the script has set."""
-        return frozenset(self._prelude.functions().values())
-
-    def entry(self, function: str) -> Any:
-        """Return a new entry into ``function``, to be called with its argument; None when there is no such function."""
-        try:
-            handler = self._prelude.handler(function)
-        except UnicodeEncodeError:
-            return None
-        if handler is None:
-            return None
-        self.entries.setdefault(function, [])
-        entry = handler.coroutine().send
-        entry(None)
-        return entry
-
-    def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
-        """Call a function and return its number or text. Raise ScriptError."""
-        runner = self._prelude.invoker(function, *arguments)
-        if runner is None:
-            raise ScriptError(str(self.path), None, f"no function {function}")
-        return self._run(runner)
-
-    def evaluate(self, text: str, *, apart: bool) -> None:
-        """Run ``text``. Raise ScriptError."""
-        chunk, problem = self._prelude.compiled(text, apart)
-        if chunk is None:
-            raise ScriptError(str(self.path), None, problem)
-        self._run(self._prelude.runner(chunk))
-
-    def _run(self, runner: Any) -> Xval:
-        ended = runner.coroutine().send(None)
-        if ended is None:
-            return None
-        if ended[0] == "result":
-            value = ended[1]
-            return value if type(value) is int else int(value) if type(value) is float else str(value)
-        raise self.error(ended)
-
-    def where(self) -> str:
-        """Return ``file:line`` of the call that is running."""
-        return str(self._prelude.where())
-
-    def error(self, failure: tuple[Any, ...]) -> BaseException:
-        """Return the exception for what an entry returned (``outcome`` in prelude.lua)."""
-        kind, message, file, line, stack, exception = (*failure, None, None, None, None, None)[:6]
-        if kind == "fatal":
-            error: BaseException = exception
-            return error
-        file = os.fsdecode(file.encode("latin-1")) if file else str(self.path)
-        stack = _script_frames(stack or "")
-        if kind == "timeout":
-            return ScriptTimeout(file, line, "time limit reached", stack)
-        if kind == "memory" or isinstance(exception, LuaMemoryError):
-            return ScriptMemory(file, line, "memory limit reached", stack)
-        if exception is not None:
-            stack = "\n".join([*(line.rstrip("\n") for line in traceback.format_exception(exception)), stack])
-        error = ScriptError(file, line, str(message), stack)
-        error.__cause__ = exception
-        return error
-
-    def _read(self, name: Any) -> tuple[str, str] | None:
-        """Return text and path of the Lua file ``name`` in the script's directory or one of ``path``, None without one."""
-        if type(name) is not str or "\0" in name:
-            return None
-        path = self.path.parent / os.fsdecode(name.encode("latin-1"))
-        try:
-            if path in self.texts:
-                return self.texts[path], _lua_name(path)
-            real = path.resolve()
-            if any(real.is_relative_to(root) for root in self._roots) and path.is_file():
-                return self._text(path), _lua_name(path)
-        except OSError:
-            pass
-        return None
-
-
-def _script_frames(stack: str) -> str:
-    """Return a Lua traceback without the engine's own frames."""
-    lines = stack.strip("\n").split("\n")
-    return "\n".join(line for line in lines if not line.startswith(_OWN_FRAMES))
-
-
-def _lua_name(path: Path) -> str:
-    return os.fsencode(path).decode("latin-1")
-
-
-def _refuse_attribute(_object: Any, name: Any, _setting: bool) -> NoReturn:
-    raise AttributeError(f"no attribute {name!r} here")
-
-
-def _classify(exception: Any) -> tuple[str, str]:
-    """Tell Lua what the Python exception that came through a KSR function means."""
-    if isinstance(exception, Exit):
-        return "exit", ""
-    if not isinstance(exception, Exception):
-        return "fatal", ""
-    if isinstance(exception, Misuse):
-        return "error", str(exception)
-    return "error", f"{type(exception).__name__}: {exception}".encode("latin-1", "replace").decode("latin-1")
-
-
-def _say(text: str) -> None:
-    """Lua's print."""
-    log.info("%s", text)
 
 
 def _ending(bound: Callable[..., Any]) -> Callable[..., Any]:
@@ -294,9 +89,10 @@ class LuaScript:
         self._host = host
         self._bound = bound
         self._conversion = conversion
+        self.loading = False  # no KSR function that it calls then takes long
         self.deadline = IDLE  # of the running call, on the monotonic clock; 0: the watch sets it at its next look
         self.pace: Pace | None = None  # of the state that runs
-        self._state: _State | None = None
+        self._state: State | None = None
         self._entries: dict[str, list[Any]] = {}
         self._functions: frozenset[str] = frozenset()
         self._watch = watch
@@ -314,10 +110,11 @@ class LuaScript:
             self.deadline,
             monotonic() + (seconds or math.inf) * self._host.loading.factor(seconds),
         )
+        self.loading = True
         current = self._host.current
         ctx, current.ctx = current.ctx, None
         try:
-            state = _State(self.path, self._host, self._bound, self._expired, texts)
+            state = State(self.path, self._host, self._bound, self._expired, texts)
             self._conversion.state = state
             self.pace = state.pace
             state.load()
@@ -327,6 +124,7 @@ class LuaScript:
         except LuaError as error:
             raise ScriptLoadError(str(self.path), None, f"memory limit reached {error}".rstrip(" ")) from None
         finally:
+            self.loading = False
             self.deadline = outer
             self.pace = self._state.pace if self._state is not None else None
             current.ctx = ctx
@@ -347,6 +145,8 @@ class LuaScript:
         if state is None:
             raise ScriptError(str(self.path), None, "the script is closed")
         idle = self._entries.get(function)
+        if not idle or argument is not None:
+            self._make_room(state)
         entry = idle.pop() if idle else state.entry(function)
         if entry is None:
             log.error("%s: no function %s", self.path, function)
@@ -357,11 +157,8 @@ class LuaScript:
         outer, self.deadline = self.deadline, 0.0  # a route block may run inside of another one's export
         try:
             failure = entry(argument)
-        except (
-            LuaError
-        ) as died:  # this entry: no memory for as much as the report, or a limit as the function had ended
-            text = str(died)
-            failure = ("error", text) if text and text != "not enough memory" else ("memory",)
+        except LuaError as died:  # this entry: there was no memory for as much as the report
+            failure = ("memory",) if isinstance(died, LuaMemoryError) else ("error", str(died))
         else:
             state.entries[function].append(entry)
         finally:
@@ -380,9 +177,10 @@ class LuaScript:
         """Run ``text`` with the script's globals, or with those of Lua alone. Raise ScriptError."""
         self._enter(lambda state: state.evaluate(text, apart=apart))
 
-    def _enter(self, work: Callable[[_State], Xval]) -> Xval:
+    def _enter(self, work: Callable[[State], Xval]) -> Xval:
         if self._state is None:
             raise ScriptError(str(self.path), None, "the script is closed")
+        self._make_room(self._state)
         self._conversion.state = self._state
         outer, self.deadline = self.deadline, 0.0
         try:
@@ -403,7 +201,13 @@ class LuaScript:
         """Return how many octets the Lua state has, garbage included; 0 without a limit, as nothing is counted then."""
         return self._state.used() if self._state is not None else 0
 
-    def _relieve(self, state: _State) -> None:
+    def _make_room(self, state: State) -> None:
+        """Raise ScriptMemory when what the script holds leaves lupa no memory for a thread or an argument."""
+        if state.is_full() and state.heap() > self._host.limits.memory:
+            self._relieve(state)
+            raise ScriptMemory(str(self.path), None, "memory limit reached")
+
+    def _relieve(self, state: State) -> None:
         """Let go of what a call that was stopped has left, and start the script anew when what it holds is above its limit."""
         limit = self._host.limits.memory
         if self._state is state and limit and state.used() > limit // 2 and (held := state.heap()) > limit:
@@ -415,7 +219,7 @@ class LuaScript:
             else:
                 self._drop(state)
 
-    def _drop(self, state: _State) -> None:
+    def _drop(self, state: State) -> None:
         """Free what ``state`` holds, unless a block still runs in it."""
         if self.deadline == IDLE:
             state.drop()
@@ -455,7 +259,7 @@ class LuaEngine:
             )
             ends = export.module == _ENDING_MODULE
             self._bound.append(Bound(export.module, export.name, _ending(function) if ends else function, ends))
-        self._watch = Watch(host.limits.seconds)
+        self._watch = Watch(host.limits.seconds, host.nesting)
 
     def load(self, path: Path) -> LuaScript:
         """Load the script at ``path``. Raise ScriptLoadError."""

@@ -10,6 +10,7 @@ import ctypes
 import math
 import sys
 import threading
+from collections.abc import Callable
 from time import monotonic
 from types import FrameType
 from typing import Final, Protocol
@@ -22,7 +23,6 @@ from polykemi.kemi.binding import BOUND_CODE
 IDLE: Final = math.inf  # the deadline of a script that does not run
 
 _INTERVALS: Final = 10  # looks per time limit
-_CALLER: Final = "engines/lua.py"
 _MASK_COUNT: Final = 8  # LUA_MASKCOUNT
 _MASK_LINE: Final = 4  # LUA_MASKLINE
 
@@ -60,6 +60,7 @@ class Pace:
 class Watched(Protocol):
     """A script as the watch sees it."""
 
+    loading: bool  # its file is run
     deadline: float  # of the running call, on the monotonic clock; 0: not set yet, IDLE: none runs
 
     @property
@@ -74,8 +75,10 @@ class Watched(Protocol):
 class Watch:
     """Looks a few times per time limit at the scripts of one engine."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, nesting: Callable[[], int]) -> None:
+        """``nesting``: how many route blocks, of all engines, run inside of each other now."""
         self._seconds = seconds
+        self._nesting = nesting
         self._scripts: tuple[Watched, ...] = ()
         self._open = (
             threading.Lock()
@@ -127,16 +130,19 @@ class Watch:
                 elif (pace := script.pace) is not None:
                     pace.hurry()
                     late = now - deadline
-                    if late > max(GRACE, self._seconds) and _is_in_lua():
+                    if late > max(GRACE, self._seconds) and (script.loading or running_calls() < self._nesting()):
                         end_process(str(script.path), self._seconds + late)
 
 
-def _is_in_lua() -> bool:
-    """Tell whether Lua itself runs, and no KSR function that a script waits for. (In the compiled form Lua's caller has no frame.)"""
+def running_calls() -> int:
+    """Return how many KSR functions scripts wait for: as many as route blocks run where the innermost waits for one as well.
+
+    Their frames are those of generated code, which there are in the compiled form too.
+    """
+    count = 0
     for top in sys._current_frames().values():
         frame: FrameType | None = top
-        while frame is not None and not frame.f_code.co_filename.endswith(_CALLER):
-            if frame.f_code.co_filename == BOUND_CODE:
-                return False
+        while frame is not None:
+            count += frame.f_code.co_filename == BOUND_CODE
             frame = frame.f_back
-    return True
+    return count

@@ -25,6 +25,7 @@ from polykemi.engines.python_errors import bare_error, is_interrupt, load_error,
 from polykemi.engines.python_exits import guard
 from polykemi.engines.python_memory import held
 from polykemi.engines.python_message import ScriptMessage
+from polykemi.engines.python_router import router_modules
 from polykemi.engines.python_source import Handler, Source
 from polykemi.engines.watchdog import TimeLimit, Watchdog
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
@@ -74,19 +75,19 @@ class PythonScript:
     """One load of a Python script (see ``engines/base.py``).
 
     Python's table of modules is one for all. So the script whose code runs has the stage: the modules that it has brought from
-    its own directory, and ``KSR`` as its engine made it, stand in that table, and its directory in the path.
+    its own directory, and ``KSR`` and ``Router`` as its engine made them, stand in that table, and its directory in the path.
     """
 
     _on_stage: ClassVar[PythonScript | None] = None
 
     def __init__(
-        self, path: Path, host: Host, ksr: ModuleType, conversion: PythonConversion, watchdog: Watchdog
+        self, path: Path, host: Host, given: dict[str, ModuleType], conversion: PythonConversion, watchdog: Watchdog
     ) -> None:
-        """Load the script at ``path``. Raise ScriptLoadError."""
+        """Load the script at ``path``; ``given`` are the modules that it may import besides Python's. Raise ScriptLoadError."""
         self.path = path
         self._current = host.current
         self._loading = host.loading
-        self._ksr = ksr
+        self._given = given
         self._conversion = conversion
         self._watchdog = watchdog
         self._source = Source(path)
@@ -117,14 +118,14 @@ class PythonScript:
             PythonScript._on_stage._leave()
         PythonScript._on_stage = self
         self._others = set(sys.modules)
-        sys.modules.update(self._modules, KSR=self._ksr)
+        sys.modules.update(self._modules, **self._given)
         sys.path.insert(0, self._source.directory)
 
     def _leave(self) -> None:
         """Give the stage up."""
         self._modules = self.modules()
         PythonScript._on_stage = None
-        for name in (*self._modules, "KSR"):
+        for name in (*self._modules, *self._given):
             sys.modules.pop(name, None)
         if self._source.directory in sys.path:
             sys.path.remove(self._source.directory)
@@ -290,7 +291,9 @@ class PythonEngine:
 
     def load(self, path: Path) -> PythonScript:
         """Load the script at ``path``. Raise ScriptLoadError."""
-        script = PythonScript(path, self._host, self._ksr(), self._conversion, self._watchdog)
+        ksr = self._ksr()
+        given = {"KSR": ksr, **router_modules(ksr)}
+        script = PythonScript(path, self._host, given, self._conversion, self._watchdog)
         self._scripts.add(script)
         return script
 

@@ -6,11 +6,13 @@ script makes up while it runs is not seen, and a call that never happens is told
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from polykemi.kemi.coverage import kamailio_exports
 from polykemi.kemi.route import Route
 
 _QUOTED: Final = r'"(?:\\.|[^"\\\n])*"|' + r"'(?:\\.|[^'\\\n])*'"
@@ -21,6 +23,9 @@ _PASSED: Final = {  # comments and strings
 }
 _CALL: Final = r"(?<![\w.$])KSR(?:[._](?P<module>[a-z]\w*))?\.(?P<function>\w+)\s*\("
 _PATTERNS: Final = {language: re.compile(f"{passed}|{_CALL}", re.DOTALL) for language, passed in _PASSED.items()}
+_ASKED: Final = re.compile(
+    r"(?<![\w.$])KSR\.(\w+)(?![\w.(\[])|\bhasattr\(\s*KSR\s*,\s*[\"'](\w+)[\"']"
+)  # is the module there?
 _LITERAL: Final = re.compile(rf"\s*({_QUOTED})\s*[,)]")
 _FILES: Final = {  # how a script names other files of its directory
     "lua": re.compile(r"\b(?:require|dofile|loadfile)\s*\(?\s*[\"']([\w./-]+)[\"']"),
@@ -60,19 +65,22 @@ def inspect(
 ) -> list[Finding]:
     """Return what is wrong in ``script`` and the files of its directory that it loads, each function once.
 
-    ``functions`` are those that there are, as ``KSR.module.function``; ``problem`` tells what is wrong with a variable,
+    ``functions`` are those that there are, as ``KSR.module.function``. A module that is not there and that a script asks for
+    (``if KSR.pike then``) is no mistake. ``problem`` tells what is wrong with a variable,
     ``defines`` whether the scripts have a function for blocks of a kind.
     """
     findings: list[Finding] = []
     told: set[str] = set()
+    modules = {path.split(".")[1] for path in functions}
     for file, text in _texts(script, language):
+        absent = {one or other for one, other in _ASKED.findall(text)} - modules
         for match in _PATTERNS[language].finditer(text):
             function = match["function"]
             if function is None:  # a comment or a string
                 continue
             module = match["module"]
             path = f"KSR.{module}.{function}" if module else f"KSR.{function}"
-            cause = "" if path in functions else f"there is no function {path}"
+            cause = "" if path in functions or module in absent else _missing(path, module or "", function, functions)
             if path in _HANDLERS:
                 place, kind = _HANDLERS[path]
                 name = _literal(text, match.end(), place)
@@ -85,6 +93,17 @@ def inspect(
                 told.add(cause)
                 findings.append(Finding(file, text.count("\n", 0, match.start()) + 1, cause))
     return findings
+
+
+def _missing(path: str, module: str, function: str, functions: Collection[str]) -> str:
+    """Say that there is no function ``path``, and what may have been meant."""
+    cause = f"there is no function {path}"
+    if function in kamailio_exports().get(module, ()):
+        return f"{cause}, one of Kamailio's that is not here or not loaded"
+    elsewhere = [one for one in sorted(functions) if one.endswith(f".{function}")]
+    if meant := elsewhere[:1] or difflib.get_close_matches(path, functions, n=1, cutoff=0.8):
+        return f"{cause}, did you mean {meant[0]}?"
+    return cause
 
 
 def _literal(text: str, at: int, place: int) -> str | None:

@@ -55,21 +55,22 @@ class Few(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: dict[tuple[str, object], list[int]] = {}  # logger and format -> second, lines in it
+        self._seen: dict[tuple[str, str], list[int]] = {}  # logger and format -> second, lines in it
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether ``record`` is written."""
-        if record.msg == "%s":
+        kind = record.msg
+        if kind == "%s" or not isinstance(kind, str):  # scripts log what they like
             return True
         if len(self._seen) >= self._KINDS:
             self._seen.clear()
         second = int(record.created)
-        seen = self._seen.setdefault((record.name, record.msg), [second, 0])
+        seen = self._seen.setdefault((record.name, kind), [second, 0])
         if seen[0] != second:
             left_out = seen[1] - self.MOST
             seen[:] = second, 0
             if left_out > 0:
-                record.msg, record.args = f"{record.getMessage()} (and {left_out} more like this before)", None
+                record.msg = f"{kind} (and {left_out} more like this before)"
         seen[1] += 1
         return seen[1] <= self.MOST
 

@@ -28,6 +28,7 @@ class CoreParams:
     """Kamailio's global parameters that are about scripts, and those that functions of KSR and of corex work with."""
 
     kemi: Mapping[str, str] = field(default_factory=dict)  # kemi.request_route_callback ...: names, "none" for no block
+    define: Mapping[str, str] = field(default_factory=dict)  # $def, KSR.kx.get_def: what #!define does in kamailio.cfg
     server_id: int = 0  # what corex.via_add_srvid writes
     xavp_via_params: str = ""  # name of the XAVP whose fields corex.via_add_xavp_params writes
     xavp_via_fields: str = ""  # name of the XAVP with the address and the port for corex.via_use_xavp_fields
@@ -40,6 +41,9 @@ class CoreParams:
                 raise ValueError(f"kemi.{key}: expected one of {', '.join(_CALLBACKS)}")
             if key == "request_route_callback" and name.lower() in ("", "none"):
                 raise ValueError(f"kemi.{key}: expected the name of a function, got {name!r}")
+        for name in self.define:
+            if not (name.isascii() and name.isidentifier()):
+                raise ValueError(f"define.{name}: expected a name of letters, digits and _")
 
     def callbacks(self) -> Callbacks:
         """Return the names of the core's blocks."""
@@ -62,6 +66,7 @@ class CoreEvents(CoreNetwork):
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
         services.callbacks = self.params.callbacks()
+        services.variables.environment.definitions = self.params.define
 
     def start(self, now: float) -> None:
         """Ask for the event of the first worker."""

@@ -39,7 +39,7 @@ _MESSAGES: Final = {  # by code: what the client is told in place of the command
 
 @dataclass(frozen=True, slots=True)
 class JsonrpcsParams:
-    """Kamailio's names and defaults; there is neither FIFO nor datagram socket, the control socket takes their place."""
+    """Kamailio's names and defaults; the datagram socket is ``[control] datagram``, and there is no FIFO."""
 
     pretty_format: int = 1  # 0: the answer is one line
     transport: int = 6  # dispatch() works when 1 is in it, or when it is 0

@@ -157,21 +157,33 @@ class TmCommands:
         The answer: code and reason; of a 2xx the remote target, the next hop and the Route header of what follows in its
         dialog; the response's headers and body. Without any response 408 or 503, and empty texts.
         """
-        out = Later()
-        self._start((method, ruri, nexthop, socket, headers, body), now, lambda reply: out.settle(_told(reply)))
-        return out
+        return self._wait((method, ruri, nexthop, socket, headers, body), now, _told)
 
     @rpc("tm.t_uac_wait_block", _TOO_FEW)
     def uac_wait_block(
         self, method: str, ruri: str, nexthop: str, socket: str, headers: str, body: str = "", *, now: float
     ) -> Later:
         """Do as tm.t_uac_wait; the answer is code and text alone. Nothing is blocked meanwhile."""
-        out = Later()
         given = (method, ruri, nexthop, socket, headers, body)
-        self._start(given, now, lambda reply: out.settle({"code": reply.status, "text": reply.reason}))
+        return self._wait(given, now, lambda code, text, *_: {"code": code, "text": text})
+
+    def _wait(self, given: tuple[str, ...], now: float, told: Callable[[int, str, LocalReply | None], Any]) -> Later:
+        out = Later()
+        self._start(
+            given,
+            now,
+            lambda reply: out.settle(told(reply.status, reply.reason, reply)),
+            lambda: out.settle(told(503, "Not sent", None)),
+        )
         return out
 
-    def _start(self, given: tuple[str, ...], now: float, on_end: Callable[[LocalReply], None]) -> None:
+    def _start(
+        self,
+        given: tuple[str, ...],
+        now: float,
+        on_end: Callable[[LocalReply], None],
+        dropped: Callable[[], None] | None = None,
+    ) -> None:
         method, ruri, nexthop, socket, headers, body = given
         next_hop, body = ("" if text == "." else text for text in (nexthop, body))
         listener = self._listener(socket)
@@ -185,6 +197,7 @@ class TmCommands:
             raise RpcError(400, f"Invalid headers: {error.reason}") from None
         if socket != ".":
             request.listener = listener
+        request.dropped = dropped
         sent = self._tm.request(request, now, on_end)
         if sent < 0:
             raise RpcError(500, f"{ruri}: not sent ({sent})")
@@ -273,15 +286,15 @@ def _nothing(reply: LocalReply) -> None:
     """Take the end of a request that nobody waits for."""
 
 
-def _told(reply: LocalReply) -> list[Any]:
+def _told(status: int, reason: str, reply: LocalReply | None) -> list[Any]:
     """Return what tm.t_uac_wait says of the end of a request."""
-    response = reply.response
-    if response is None:
-        return [reply.status, reply.reason, "", "", "", ""]
+    response = None if reply is None else reply.response
+    if reply is None or response is None:
+        return [status, reason, "", "", "", ""]
     text = response.raw.lstrip(b"\r\n").partition(b"\r\n")[2].decode("latin-1")
-    if reply.status >= 300:
-        return [reply.status, reply.reason, text]
-    return [reply.status, reply.reason, *_following(reply.request, response), text]
+    if status >= 300:
+        return [status, reason, text]
+    return [status, reason, *_following(reply.request, response), text]
 
 
 def _following(request: LocalRequest, response: Response) -> tuple[str, str, str]:

@@ -44,6 +44,7 @@ class LocalRequest:
     cseq: int = FIRST_CSEQ
     listener: Listener | None = None  # where it leaves; None: the first listener of the transport
     auto_ack: bool = True  # an INVITE's 2xx is acknowledged by tm
+    dropped: Callable[[], None] | None = None  # called when the event route drops it
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,8 @@ class Locals:
             block.dst_uri = next_hop_of(request)
             yield block
             if block.dropped:
+                if request.dropped is not None:
+                    request.dropped()
                 return 0
             data, flow = self._edited(block, data, flow, branch)
             if block.cache.get("tm.no_auto_ack"):

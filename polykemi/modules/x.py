@@ -1,4 +1,4 @@
-"""x: ending a route block (KSR.x, which Kamailio's Lua and JavaScript engines add to KSR), and what outlives a reload.
+"""x: ending a route block (KSR.x, which Kamailio's Lua and JavaScript engines add to KSR), what outlives a reload, signatures.
 
 ``shared`` is state of the server: every version of every script sees it, in all languages. A script's own variables begin anew
 with each version.
@@ -7,6 +7,8 @@ with each version.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from hashlib import blake2b, sha256
 from typing import Any, Final
 
 from polykemi.kemi.context import Exit, RouteContext
@@ -20,14 +22,26 @@ LONGEST_SHARED: Final = 65_536  # octets of a name and its value
 _INT_MAX: Final = (1 << 31) - 1
 
 
+@dataclass(frozen=True, slots=True)
+class XParams:
+    """Parameters of x."""
+
+    secret: str = (
+        ""  # what sign signs with: the same on all servers that take each other's; default: one of this server's own
+    )
+
+
 class X(Module):
-    """Functions that end the running route block, and values that all scripts share."""
+    """Functions that end the running route block, values that all scripts share, and signatures."""
 
     name = "x"
+    Params = XParams
+    params: XParams
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
         self.shared_values: dict[str, int | str] = {}
+        self._key = b""
 
     @export(name="exit")
     def exit_(self, ctx: RouteContext) -> None:
@@ -43,6 +57,19 @@ class X(Module):
         """Mark what is being routed as dropped (``KSR.set_drop``) and end the route block."""
         ctx.dropped = True
         raise Exit
+
+    @export()
+    def sign(self, ctx: RouteContext, text: str) -> Xval:
+        """Return 24 hexadecimal digits for ``text`` that only this server can make, the same after a restart.
+
+        What a message carries away with them and brings back was written here. With ``secret`` several servers make the same.
+        """
+        return blake2b(text.encode("latin-1"), key=self._key or self._new_key(), digest_size=12).hexdigest()
+
+    def _new_key(self) -> bytes:
+        secret = self.params.secret
+        self._key = sha256(secret.encode("latin-1")).digest() if secret else self.services.lasting_secret("x.sign")
+        return self._key
 
     # ---- what outlives a reload
     @export()

@@ -172,6 +172,27 @@ def test_a_batch_is_answered_as_one_without_its_notifications(server: JsonRpc) -
     assert server.answer(json.dumps([one, one]).encode()) is None
 
 
+def test_messages_have_their_turn_between_the_requests_of_a_batch(server: JsonRpc, part: Part) -> None:
+    turns: list[Any] = []
+    server.soon = turns.append
+    note = {"jsonrpc": "2.0", "method": "x.note", "params": ["a"]}
+    answers = later(server, {**note, "id": 1}, note, {**note, "method": "x.later", "id": 2})
+    for noted in (1, 2, 2):
+        turns.pop(0)()
+        assert len(part.noted) == noted
+        assert answers == []
+    turns.pop(0)()
+    part.waiting[0].settle("at last")
+    assert [(a["id"], a["result"]) for a in answers[0]] == [(1, {}), (2, "at last")]
+    silent = server.answer(json.dumps([note]).encode())
+    assert isinstance(silent, Later)
+    told: list[Any] = []
+    silent.then(told.append)
+    while turns:
+        turns.pop(0)()
+    assert told == [None]
+
+
 def test_a_batch_has_a_largest_size(server: JsonRpc) -> None:
     one = {"jsonrpc": "2.0", "method": "x.echo", "id": 1}
     assert len(ask(server, [one] * LARGEST_BATCH)) == LARGEST_BATCH

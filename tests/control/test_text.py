@@ -109,7 +109,14 @@ def test_an_empty_answer_has_no_lines() -> None:
 
 
 def test_what_would_steer_a_terminal_or_forge_a_line_is_escaped() -> None:
-    assert readable(["\x1b[2J\n\t\x00\udcff\ud800ü"]) == ["\\x1b[2J\\n\\t\\x00\\xff\\ud800ü"]
+    assert readable([{"a": "\x1b[2J\n\t\x00\udcff\ud800ü"}])[1:] == ["\\x1b[2J\\n\\t\\x00\\xff\\ud800ü"]
+
+
+def test_a_text_of_several_lines_keeps_them_and_none_passes_for_another_value() -> None:
+    message = "To: <sip:a@b>\r\nX: \x1b[2J\r\n\r\nhello\r\n"
+    lines = ["To: <sip:a@b>", "    X: \\x1b[2J", "", "    hello"]
+    assert readable(message) == lines
+    assert readable([200, message, "b"]) == ["200", *lines, "b"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import socket
@@ -15,8 +16,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from polykemi.control import client, unix
+from polykemi.control import client, paths, unix
 from polykemi.control.jsonrpc import Client
+from polykemi.control.paths import directory_of
 from polykemi.control.unix import LONGEST, MOST, ControlSocket, connect
 from polykemi.errors import RpcError, UsageError
 from polykemi.kemi.rpc import Later
@@ -132,6 +134,20 @@ def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no socket"):
         ControlSocket(tmp_path / "s")
     assert (tmp_path / "s").read_text() == "mine"
+
+
+def test_who_holds_the_directorys_lock_does_not_hold_up_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may read a directory can lock it."""
+    monkeypatch.setattr(paths, "PATIENCE", 0.0)
+    with directory_of(tmp_path / "s") as directory:
+        fcntl.flock(directory, fcntl.LOCK_SH)
+        with pytest.raises(
+            UsageError, match=f"cannot listen on {tmp_path}/s: another process holds a lock of {tmp_path}"
+        ):
+            ControlSocket(tmp_path / "s")
+    ControlSocket(tmp_path / "s").close()
 
 
 def test_a_directory_that_is_not_there_is_one_line(tmp_path: Path) -> None:

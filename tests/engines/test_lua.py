@@ -15,10 +15,11 @@ from lupa.luajit21 import LuaRuntime
 from polykemi import config
 from polykemi.engines.base import Host, Limits
 from polykemi.engines.lua import LuaEngine, LuaScript
-from polykemi.errors import ConfigError, ScriptError, ScriptLoadError, ScriptMemory
-from polykemi.kemi.context import Current
-from polykemi.kemi.registry import Registry
-from tests.conformance.conftest import Bench
+from polykemi.errors import ConfigError, ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout
+from polykemi.kemi.context import Current, RouteContext
+from polykemi.kemi.registry import Registry, Xval, export
+from polykemi.kemi.route import Route
+from tests.conformance.conftest import FLOW, OPTIONS, Bench
 
 
 @pytest.fixture
@@ -360,7 +361,7 @@ def test_the_time_limit_gets_through_everything_that_catches_errors(tmp_path: Pa
 
 
 def test_the_time_limit_holds_while_a_script_loads(tmp_path: Path) -> None:
-    lua = Bench("lua", tmp_path, Limits(seconds=0.002))
+    lua = Bench("lua", tmp_path, Limits(seconds=0.02))
     with pytest.raises(ScriptLoadError, match=r"route\.lua:2: time limit reached"):
         lua.script(lua="while true do end")
 
@@ -395,6 +396,88 @@ def test_a_route_that_takes_too_much_memory_is_stopped_and_the_next_one_runs(tmp
         lua.route(lua=body)
     lua.route(lua="show(1)")
     assert lua.seen == ["num 1"]
+
+
+class Big:
+    """KSR.big: a function with long results."""
+
+    name = "big"
+
+    @export()
+    def text(self, ctx: RouteContext, number: int) -> Xval:
+        """Return a text of 60,000 octets."""
+        return f"{number:060000}"
+
+
+@pytest.mark.parametrize("call", ["KSR.big.text(i)", "select(2, pcall(KSR.big.text, i))"])
+def test_the_memory_may_end_while_a_result_of_ksr_is_taken(tmp_path: Path, call: str) -> None:
+    current = Current()
+    host = Host(Registry([Big()]), current, drive=lambda _: None, limits=Limits(seconds=20.0, memory=MEMORY))
+    script = tmp_path / "a.lua"
+    script.write_text(
+        f"function ksr_request_route() local t = {{}} for i = 1, 1000 do t[i] = {call} end end\n"
+        "function good() n = KSR.big.text(1) end"
+    )
+    engine = LuaEngine(host)
+    loaded = engine.load(script)
+    current.ctx = RouteContext(Route.REQUEST, "ksr_request_route", OPTIONS, FLOW, 1_800_000_000.0)
+    for _ in range(3):
+        with pytest.raises(ScriptMemory, match="memory limit reached"):
+            loaded.call("ksr_request_route")
+        loaded.call("good")
+    engine.close()
+
+
+def test_a_script_that_holds_all_memory_ends_before_anything_is_put_into_it(tmp_path: Path) -> None:
+    lua = Bench("lua", tmp_path, Limits(seconds=20.0, memory=MEMORY))
+    lua.script(
+        lua="""
+        function ksr_request_route()
+            kept = kept or {}
+            kept[1] = ("x"):rep(8000000) kept[2] = ("y"):rep(8000000) kept[3] = nil
+            local free = 3 * 8388608 - collectgarbage("count") * 1024 - 20000
+            kept[3] = ("z"):rep(free)
+        end
+        function event(name) show(name, kept) end
+        """
+    )
+    lua.call()
+    with pytest.raises(ScriptMemory):
+        lua.call("event", "a name that was never heard of")
+    lua.call("event", "another")
+    assert lua.seen == ["str another", "null"]
+
+
+class Late:
+    """KSR.late: the time of the route is over as it returns."""
+
+    name = "late"
+    script: LuaScript
+
+    @export()
+    def now(self, ctx: RouteContext) -> int:
+        """Do what the watch does."""
+        self.script.deadline = 1e-9
+        assert self.script.pace is not None
+        self.script.pace.hurry()
+        return 1
+
+
+def test_a_coroutine_that_the_time_limit_has_ended_does_not_count_as_depth(tmp_path: Path) -> None:
+    late, current = Late(), Current()
+    engine = LuaEngine(Host(Registry([late]), current, drive=lambda _: None, limits=Limits(seconds=20.0)))
+    file = tmp_path / "a.lua"
+    file.write_text(
+        "function ksr_request_route() coroutine.wrap(KSR.late.now)() end\n"
+        "function good() return coroutine.wrap(function() return 1 end)() end"
+    )
+    script = late.script = engine.load(file)
+    current.ctx = RouteContext(Route.REQUEST, "ksr_request_route", OPTIONS, FLOW, 1_800_000_000.0)
+    for _ in range(200):
+        with pytest.raises(ScriptTimeout):
+            script.call("ksr_request_route")
+    assert script.invoke("good", ()) == 1
+    engine.close()
 
 
 def test_a_script_that_keeps_too_much_is_started_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,9 @@ from typing import Any, Final
 import pytest
 from lupa.luajit21 import LuaRuntime
 
-SOURCE: Final = resources.files("polykemi.engines").joinpath("bounded.lua").read_text("latin-1")
+PATTERNS, BOUNDED = (
+    resources.files("polykemi.engines").joinpath(name).read_text("latin-1") for name in ("patterns.lua", "bounded.lua")
+)
 # as many results as there are, as text; errors without the place where they were raised
 PROBE: Final = """
 local function shown(ok, ...)
@@ -45,20 +47,25 @@ ATOMS: Final = (
 )
 
 
-def probe(source: str) -> Any:
-    """Return the probe in a Lua of its own, where ``source`` has run before."""
+def bounded(patterns: str = PATTERNS) -> LuaRuntime:
+    """Return a Lua with bounded functions."""
     lua = LuaRuntime(encoding="latin-1")
-    lua.execute(source)
+    lua.compile(BOUNDED)(lua.execute(patterns))
+    return lua
+
+
+def probe(lua: LuaRuntime) -> Any:
+    """Return the probe in ``lua``."""
     return lua.execute(PROBE)
 
 
 @pytest.mark.parametrize(
-    "bounded",
-    [SOURCE, SOURCE.replace("STEPS = 1e7", "STEPS = -1").replace("OCTETS = 1e8", "OCTETS = 3")],
+    "patterns",
+    [PATTERNS, PATTERNS.replace("STEPS = 1e7", "STEPS = -1").replace("OCTETS = 1e8", "OCTETS = 3")],
     ids=["as it is", "all in Lua"],
 )
-def test_patterns_mean_what_they_mean_in_luajit(bounded: str) -> None:
-    native, ours = probe(""), probe(bounded)
+def test_patterns_mean_what_they_mean_in_luajit(patterns: str) -> None:
+    native, ours = probe(LuaRuntime(encoding="latin-1")), probe(bounded(patterns))
     draw = random.Random(1)
     for _ in range(15_000):
         pattern = "".join(
@@ -93,13 +100,9 @@ def test_patterns_mean_what_they_mean_in_luajit(bounded: str) -> None:
     ],
 )
 def test_ordinary_patterns_are_matched_natively(pattern: str, least: int) -> None:
-    lua = LuaRuntime(encoding="latin-1")
-    lua.execute(
-        SOURCE.replace(
-            "local function is_short", "function longest_of(p) return longest_subject(p) end local function is_short"
-        )
-    )
-    assert lua.globals().longest_of(pattern) >= least
+    parts = LuaRuntime(encoding="latin-1").execute(PATTERNS)
+    assert parts.is_short("", pattern)
+    assert parts.longest[pattern] >= least
 
 
 @pytest.mark.parametrize(
@@ -115,8 +118,7 @@ def test_ordinary_patterns_are_matched_natively(pattern: str, least: int) -> Non
     ],
 )
 def test_what_is_native_takes_no_more_than_some_hundredths_of_a_second(call: str) -> None:
-    lua = LuaRuntime(encoding="latin-1")
-    lua.execute(SOURCE)
+    lua = bounded()
     # the longest subject that still goes to the native matcher; what goes to Lua code ends here
     lua.execute("function stopped() error('stopped', 0) end debug.sethook(stopped, '', 200000) jit.off()")
     for length in (50, 200, 1000, 4000, 20_000, *([] if "true" in call else [100_000, 1_000_000])):
@@ -126,8 +128,7 @@ def test_what_is_native_takes_no_more_than_some_hundredths_of_a_second(call: str
 
 
 def test_sort_sorts() -> None:
-    lua = LuaRuntime(encoding="latin-1")
-    lua.execute(SOURCE)
+    lua = bounded()
     draw = random.Random(2)
     sort = lua.eval("function(t, f) table.sort(t, f) return t end")
     greater = lua.eval("function(a, b) return a > b end")
@@ -141,8 +142,7 @@ def test_sort_sorts() -> None:
 
 
 def test_format_and_time_take_objects() -> None:
-    lua = LuaRuntime(encoding="latin-1")
-    lua.execute(SOURCE)
+    lua = bounded()
     object_ = 'setmetatable({}, { __tostring = function() return "me" end, __index = function(_, k) if k ~= "isdst" then return 10 end end })'
     assert lua.eval(f"string.format('%s-%5s|%d', {object_}, {object_}, 7)") == "me-   me|7"
     assert lua.eval(f"os.date('%d.%m. %H', os.time({object_}))") == "10.10. 10"

@@ -14,7 +14,9 @@ import pytest
 
 from polykemi.engines.base import Limits
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
+from polykemi.testing import ServerUnderTest
 from tests.conformance.conftest import RINGING, Bench
+from tests.support import message
 
 
 @pytest.fixture
@@ -194,6 +196,24 @@ def test_two_engines_have_their_own_ksr_and_their_own_helpers(python: Bench, tmp
         assert (python.seen, other.seen) == (["h", "k", "h", "k"], ["h", "k"])
     finally:
         other.engine.close()
+
+
+def test_router_and_its_logger_are_there_as_in_app_python3(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "helper.py").write_text("import Router.Logger as Logger\nLogger.LM_ERR('from a helper')\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import Router.Logger as Logger, helper\nfrom Router import Core, Ranks\n"
+        "def ksr_request_route(msg):\n"
+        "    Logger.LM_WARN('careful'); Logger.LM_GEN1(Logger.L_NOTICE, 'well'); Logger.LM_GEN2(0, 9, Ranks.PROC_INIT)\n"
+    )
+    with ServerUnderTest({"python": script}) as server, caplog.at_level("DEBUG", "polykemi.script"):
+        server.receive(message("OPTIONS sip:example.test SIP/2.0"), "192.0.2.10:5060")
+    assert [(r.levelno, r.getMessage()) for r in caplog.records if r.name == "polykemi.script"] == [
+        (40, "from a helper"),
+        (30, "careful"),
+        (25, "well"),
+        (10, "-127"),
+    ]
 
 
 def test_what_a_script_changes_in_ksr_is_its_own(python: Bench) -> None:

@@ -97,6 +97,24 @@ CASES: Final = [
         "collectgarbage('stop') collectgarbage('setpause', 1e9) while true do local t = {} end",
         log=TIME,
     ),
+    Case(
+        "memory_of_variables",  # what fails is the result of a KSR function on its way into Lua
+        """
+        KSR.pv.sets("$var(x)", ("0123456789abcdef"):rep(4000))
+        local t = {}
+        while true do t[#t + 1] = KSR.pv.get("$(var(x){s.substr," .. #t .. ",0})") end
+        """,
+        log=EITHER,
+    ),
+    Case(
+        "memory_that_is_full_in_pcall",
+        """
+        local t, size = {}, 4000000
+        local function fill() t[#t + 1] = ("x"):rep(size - #t) end
+        while size > 100 do if not pcall(fill) then size = size / 2 end end
+        """,
+        log=EITHER,
+    ),
     # ---- depth
     Case("deep_recursion", "local function f() f() f() end f()", log="stack overflow"),
     Case("deep_gsub", "local function f() string.gsub('x', 'x', f) end f()", log="overflow"),
@@ -123,7 +141,29 @@ CASES: Final = [
         log="overflow",
     ),
     Case("deep_handlers", "local function f() xpcall(f, f) error('x') end f()", log=TIME),
-    Case("long_source", "assert(load(('x = 1 '):rep(3000000)))", log="too long"),
+    Case("long_source", "assert(load(('x = 1 '):rep(3000000)))", log=EITHER),
+    Case(
+        "source_of_many_names",
+        """
+        local text = {}
+        for i = 1, 90 do
+            local names = {}
+            for k = 1, 190 do names[k] = "a" .. i .. "_" .. k end
+            text[i] = "local " .. table.concat(names, ",") .. " return function()"
+        end
+        load(table.concat(text, " ") .. (" x = 1"):rep(600000) .. (" end"):rep(90))
+        """,
+        log=EITHER,
+    ),
+    Case(
+        "source_of_many_labels",
+        """
+        local text = {}
+        for i = 1, 6000 do text[i] = "goto x ::l" .. i .. "::" end
+        assert(load(table.concat(text, " ")))
+        """,
+        log="too many labels or gotos",
+    ),
     Case("long_date", "os.date(('%c'):rep(1000000))", log="too long"),
     Case("deep_source", "assert(load('return ' .. ('('):rep(100000) .. '1' .. (')'):rep(100000)))", log="levels"),
     Case("deep_pattern", "string.find(('a'):rep(300000), ('.-'):rep(3000) .. 'b')", log="too complex"),

@@ -69,3 +69,15 @@ def test_what_lua_is_allowed_may_end_the_process(tmp_path: Path) -> None:
     code, log = ended(tmp_path, "a.lua", LUA.format(stuck="os.execute('sleep 60')"), 'allow = ["os"]')
     assert code == WEDGED
     assert "a.lua has been stuck in native code for " in log
+
+
+def test_it_may_also_inside_of_a_ksr_call(tmp_path: Path) -> None:
+    text = """function ksr_request_route()
+        if KSR.pv.getvs("$rU", "") == "stuck" then KSR.app_lua.run("stuck") end
+        KSR.sl.send_reply(200, "OK")
+    end
+    function stuck() os.execute('sleep 60') end
+    """
+    code, log = ended(tmp_path, "a.lua", text, 'allow = ["os"]')
+    assert code == WEDGED
+    assert "a.lua has been stuck in native code for " in log

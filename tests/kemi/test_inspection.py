@@ -91,6 +91,44 @@ def test_files_that_a_script_loads_are_looked_into(tmp_path: Path, language: str
     ]
 
 
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        ("KSR.sl.sen_reply", ", did you mean KSR.sl.send_reply?"),
+        ("KSR.siputils.is_method", ", did you mean KSR.is_method?"),
+        ("KSR.siptrace.sip_trace", ", one of Kamailio's that is not here or not loaded"),
+        ("KSR.own.thing", ""),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_may_be_meant(tmp_path: Path, call: str, hint: str) -> None:
+    script = tmp_path / "script"
+    script.write_text(f"{call}()")
+    (finding,) = inspect(
+        script,
+        "lua",
+        ["KSR.sl.send_reply", "KSR.siputils.is_user", "KSR.is_method"],
+        lambda name: None,
+        lambda kind, name: True,
+    )
+    assert str(finding) == f"{script}:1: there is no function {call}{hint}"
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "count"),
+    [
+        ("lua", "if KSR.pike and not KSR.pike.pike_check_req() then end", 0),
+        ("js", "if (!KSR.pike || KSR.pike.pike_check_req() > 0) {}", 0),
+        ("python", "if hasattr(KSR, 'pike'): KSR.pike.pike_check_req()", 0),
+        ("lua", "if KSR.pike.pike_check_req() then end", 1),
+        ("lua", "if KSR.sl then KSR.sl.sen_reply() end", 1),
+    ],
+)
+def test_a_module_that_the_script_asks_for_may_be_missing(tmp_path: Path, language: str, text: str, count: int) -> None:
+    script = tmp_path / "script"
+    script.write_text(text)
+    assert len(inspect(script, language, ["KSR.sl.send_reply"], lambda name: None, lambda kind, name: True)) == count
+
+
 def test_a_file_that_is_gone_has_nothing_wrong(tmp_path: Path) -> None:
     assert inspect(tmp_path / "none.lua", "lua", FUNCTIONS, problem, lambda kind, name: True) == []
 

@@ -33,3 +33,14 @@ def test_kinds_made_of_texts_are_forgotten() -> None:
     for n in range(5000):
         assert few.filter(logging.LogRecord("polykemi.x", logging.INFO, "", 0, f"text {n}", (), None))
     assert len(few._seen) <= 1000
+
+
+def test_whatever_scripts_log_does_them_no_harm() -> None:
+    few = Few()
+    for message in (["a", "list"], {"a": "dict"}, None, 5):
+        assert few.filter(logging.LogRecord("script", logging.INFO, "", 0, message, (), None))
+    for second in (5, 6):
+        for _ in range(200):
+            record = logging.LogRecord("script", logging.INFO, "", 0, "%d and %d", (1,), None)
+            record.created = second
+            few.filter(record)

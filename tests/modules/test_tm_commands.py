@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from polykemi.errors import RpcError
+from polykemi.kemi.context import RouteContext
 from polykemi.kemi.rpc import commands_of
 from polykemi.sip.flow import Listener
 from tests.modules.tm_driver import ALICE, BOB, BOB_URI, Proxy, Sent, answer, find, request, to, whats
@@ -148,6 +149,18 @@ def test_an_operator_is_told_of_refusals_and_of_silence() -> None:
     p.wait(40)
     assert silence == [[408, "Request Timeout", "", "", "", ""]]
     assert refused(p, "tm.t_uac_wait", "OPTIONS", "nonsense", ".", ".", HEADERS)[0] == 400
+
+
+def test_an_operator_does_not_wait_for_what_the_event_route_drops() -> None:
+    def drop(proxy: Proxy, ctx: RouteContext) -> None:
+        ctx.dropped = True
+
+    p = Proxy(to(BOB_URI), tm={"event_callback": "EVENT"}, EVENT=drop)
+    answers = later(p, "tm.t_uac_wait_block", "OPTIONS", BOB_URI, ".", ".", HEADERS)
+    while p.services.work:
+        p.run(p.services.work.pop(0))
+    assert answers == [{"code": 503, "text": "Not sent"}]
+    assert p.sent() == []
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,7 @@ def start_kamailio(
         parameters.setdefault(_SO.get(one, one), {}).update(given)
     core = parameters.pop("", {})
     kemi = core.pop("kemi", {})
+    lines[1:1] = [f"#!define {name} {value}".rstrip() for name, value in core.pop("define", {}).items()]
     lines += [f'kemi.{key}="{value}"' for key, value in kemi.items()]
     lines += [f"{key}={_cfg(_filled(value, directory))}" for key, value in core.items()]
     lines += [f'loadmodule "{one}.so"' for one in [*loaded, module]]
