@@ -63,6 +63,13 @@ class Blocks:
         self._ran: RouteContext | None = None  # what was given out last
         self._stack: list[str] = []  # engines that run now, the innermost last
 
+    def lost(self, error: ScriptError) -> None:
+        """The thread that runs blocks is stuck for good: what it runs has failed with ``error``, on this one all goes on."""
+        if self._stack and self._ran is not None:
+            self._ran.error = error
+        self._stack = []
+        self.services.current.ctx = None
+
     def take(self, version: Version) -> None:
         """Route what begins from now on by ``version``."""
         self.version = version
@@ -82,6 +89,7 @@ class Blocks:
         name = block.engine
         if stack and self._cannot_enter(name, ctx):
             return
+        depth = len(stack)
         stack.append(name)
         current.ctx = ctx
         onlookers = self.onlookers
@@ -100,7 +108,7 @@ class Blocks:
                 for onlooker in onlookers:
                     onlooker.ended(ctx, seconds)
             current.ctx = outer
-            stack.pop()
+            del stack[depth:]  # what ran inside may have been lost with its thread
 
     def block(self, version: Version, kind: Route, callback: str) -> BlockStats:
         """Return the counters of a block, and with them the name of its engine, in ``version``."""
@@ -174,11 +182,12 @@ class Blocks:
                 raise ScriptError(name, None, f"{what}: {name} is waiting for {stack[-1]}: cannot be entered again")
             if len(stack) >= self.depth:
                 raise ScriptError(self.where(), None, f"{what}: more than {self.depth} calls inside each other")
+            depth = len(stack)
             stack.append(name)
             try:
                 return work(scripts[name])
             finally:
-                stack.pop()
+                del stack[depth:]  # see ``run``
         except ScriptError as error:
             self.services.count("core.failed_calls")
             log.error("script error in %s, called at %s: %s", what, self.where(), error, extra={"error": error})

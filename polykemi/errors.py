@@ -78,11 +78,14 @@ class LimitReached(SipError):
 
 
 class ScriptError(PolykemiError):
-    """A script that failed at run time; ``file:line: cause``, with a traceback of the script if there is one."""
+    """A script that failed at run time; ``file:line: cause``, with a traceback of the script if there is one.
 
-    def __init__(self, file: str, line: int | None, cause: str, traceback: str = "") -> None:
+    ``call``: the KSR function that it was in, or had called last, where the cause names one.
+    """
+
+    def __init__(self, file: str, line: int | None, cause: str, traceback: str = "", call: str = "") -> None:
         super().__init__(f"{file}:{line}: {cause}" if line else f"{file}: {cause}")
-        self.file, self.line, self.cause, self.traceback = file, line, cause, traceback
+        self.file, self.line, self.cause, self.traceback, self.call = file, line, cause, traceback, call
 
 
 class ScriptTimeout(ScriptError):

@@ -52,6 +52,7 @@ def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watc
             say("watching the files of the scripts")
         say("ready")
         notifier.ready(f"listening on {', '.join(map(str, server.transports.bound))}")
+        server.moved.append(written.here)
         server.loop.call_soon(written.here)  # JavaScript may have the loop run on a thread of its own
         server.run()
     finally:

@@ -22,7 +22,7 @@ from polykemi.config import Settings, load_tls
 from polykemi.control.plane import ControlPlane
 from polykemi.control.sources import Sources
 from polykemi.engines.base import Loading, LoopHost
-from polykemi.errors import ConfigError, ScriptLoadError, UsageError
+from polykemi.errors import ConfigError, ScriptError, ScriptLoadError, UsageError
 from polykemi.node import Node, assemble
 from polykemi.overload import BEAT
 from polykemi.process import DataLock, PidFile, drop_privileges
@@ -75,10 +75,12 @@ class Server:
         self._give_back_at = 0.0  # next, on the monotonic clock
         self._started = time.time()
         self._watcher: Any = None
+        self._wake = -1  # an eventfd whose reader does a turn, where only readers may do so
+        self.moved: list[Callable[[], None]] = []  # called when the loop goes on on another thread, there
         with ExitStack() as undo:
             undo.callback(self.loop.close)
             name_servers = servers_of(settings.dns)
-            self.resolver = Resolver(NameServers(name_servers, settings.dns).ask, settings.dns, done=self._turn)
+            self.resolver = Resolver(NameServers(name_servers, settings.dns).ask, settings.dns, done=self._turn_soon)
             self.transports = Transports(
                 settings.listen,
                 self._receive,
@@ -87,9 +89,10 @@ class Server:
                 self._closed,
                 settings.tcp,
                 settings.tls,
-                self._lost,
+                self._lost_connection,
                 resolver=self.resolver,
                 inherited=inherited,
+                soon=self._turn_soon,
             )
             undo.callback(self.transports.close)
             self.mirror = self._mirror(settings.hep)
@@ -181,8 +184,33 @@ class Server:
         self.router.receive(data, flow, now)
 
     def _turn(self) -> None:
-        """Do what has come in."""
-        self.router.pump()
+        """Do what has come in; called by readers of UDP sockets (``LoopHost.enter``)."""
+        if self._resident is None:
+            self.router.pump()
+        else:
+            self._resident.enter(self.router.pump)
+
+    def _turn_soon(self) -> None:
+        """Do what has come in: by way of a reader where that has to be."""
+        if self._wake < 0:
+            self.router.pump()
+        else:
+            os.eventfd_write(self._wake, 1)
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # it was read before a thread was stuck
+            os.eventfd_read(self._wake)
+        self._turn()
+
+    def _lost(self, error: ScriptError) -> None:
+        """Go on on another thread: a reader is stuck on the one before, and what ran there has failed."""
+        for tell in self.moved:
+            tell()
+        self.transports.listen_anew()
+        self.loop.remove_reader(self._wake)
+        self.loop.add_reader(self._wake, self._woken)
+        self.router.lost(error)
+        self._turn_soon()
 
     def _failed(self, data: bytes, flow: Flow) -> None:
         """Tell the transaction layer that the network did not take ``data``."""
@@ -191,7 +219,7 @@ class Server:
         if process is not None:
             self.router.put(process)
 
-    def _lost(self, flow: Flow, now: float) -> None:
+    def _lost_connection(self, flow: Flow, now: float) -> None:
         """Tell the transaction layer that a connection has ended."""
         tm: Any = self.node.modules.get("tm")
         process = tm.lost(flow, now) if tm is not None else None
@@ -218,7 +246,7 @@ class Server:
     def _timers(self) -> None:
         self._armed = None
         self.node.timers(time.time())
-        self._turn()
+        self._turn_soon()
 
     def _beat(self, due: float) -> None:
         """Look how long messages wait: datagrams in their sockets, those of connections until the loop comes round."""
@@ -233,11 +261,14 @@ class Server:
             self._give_back_at = began + _GIVE_BACK
         self.node.versions.sweep()
         self.loop.call_later(BEAT, self._beat, began + BEAT)
-        self._turn()  # ICMP may have told of something, and a socket is asked for what it has told
+        self._turn_soon()  # ICMP may have told of something, and a socket is asked for what it has told
 
     # ---- life
     def open(self) -> None:
         """Get ready for ``run``: from now on signals end it, and what comes in is answered then."""
+        if self._resident is not None:
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self.loop.add_reader(self._wake, self._woken)
         sources = Sources(self.router, self.node.engines, self.node.probes, self.transports)
         self.control.open(self.loop, self.node.rpc, sources)
         for sock in self.transports.made:
@@ -259,7 +290,7 @@ class Server:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)  # messages leave no cycles behind; looking for some costs 5 % of a call
         if self._resident is not None:
-            self._resident.serve(self.loop)
+            self._resident.serve(self.loop, self._lost)
         else:
             while not self._has_ended:  # a script may stop the loop, too
                 self.loop.run_forever()
@@ -313,6 +344,7 @@ class Server:
             self.loop.call_later(0.05, self._end_when_idle)
 
     def _end(self) -> None:
+        self.router.pump()  # what ``_turn_soon`` has left
         self._has_ended = True
         if self._resident is not None:
             self._resident.stop()
@@ -334,4 +366,7 @@ class Server:
         if self._pid_file is not None:
             self._pid_file.close()
         self.notifier.close()
-        self.loop.close()
+        if self._wake >= 0:
+            os.close(self._wake)
+        if not self.loop.is_running():  # it is for good when a thread is stuck in it
+            self.loop.close()

@@ -13,7 +13,7 @@ import pytest
 from lupa.luajit21 import LuaRuntime
 
 from polykemi.config import RouteSettings
-from polykemi.engines import js
+from polykemi.engines import js_isolate
 from polykemi.errors import ScriptLoadError
 from polykemi.kemi.route import Route
 from polykemi.reload import MOST, NoVersion
@@ -457,7 +457,7 @@ def test_what_ended_versions_held_is_free_at_once_and_not_when_the_collector_com
 
 
 def test_v8_frees_what_ended_versions_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(js, "_LYING", 4 << 20)  # with what it is, this would take some hundred reloads
+    monkeypatch.setattr(js_isolate, "_LYING", 4 << 20)  # with what it is, this would take some hundred reloads
     lab = Lab("js", tmp_path)
     with lab.server:
         for i in range(30):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
+from polykemi.errors import ScriptError
 from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry, Xval
@@ -119,8 +120,15 @@ class Engine(Protocol):
 class LoopHost(Engine, Protocol):
     """An engine whose language lives on a thread of its own: to be called cheaply, it runs the event loop there."""
 
-    def serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run ``loop`` until ``stop``."""
+    def serve(self, loop: asyncio.AbstractEventLoop, lost: Callable[[ScriptError], None] | None = None) -> None:
+        """Run ``loop`` until ``stop``.
+
+        When the language is stuck inside of ``enter`` for good the loop goes on on another thread, with the same scripts:
+        ``lost`` is called there with the error of what ran, whose frames stay where they are.
+        """
+
+    def enter(self, work: Callable[[], None]) -> None:
+        """Do ``work``, which calls scripts; called by a reader of the loop, which ``lost`` has to take for new (``add_reader``)."""
 
     def stop(self) -> None:
         """Make ``serve`` return when the running route block has ended; called on the loop's thread."""

@@ -58,6 +58,8 @@ class Calls:
         self._host, self._values = host, values
         self._where = where
         self._exports = list(host.registry)
+        self._current: Any = host.current
+        self._bound_functions: list[Callable[..., Any]] = []
         self._methods: dict[str, int] = {}  # with their numbers in JavaScript
         self._unheld = 0
 
@@ -72,14 +74,26 @@ class Calls:
             holds = "method" if export.by_method else "run" if export.constant else ""
             rows.append([export.module, export.name, types, "renews" if export.renews else holds])
             entries.append(self._entry(export, bound, types))
+            self._bound_functions.append(bound)
         return rows, entries
+
+    def take(self, current: Any) -> None:
+        """Let the functions find the context that runs in ``current.ctx`` from now on."""
+        self._current = current
+        for function in self._bound_functions:
+            function.__globals__["current"] = current
+
+    def last(self) -> str:
+        """Return the function of KSR that a script has called last in the block that runs (``KSR.pv.get``); "" without one."""
+        index = self._values.last[0]
+        return self._exports[index][0].path if index >= 0 else ""
 
     def _bound(self, export: Export, function: Callable[..., Any], conversion: JsConversion) -> Callable[..., Any]:
         host = self._host
         return bind(
             export,
             function,
-            host.current,
+            self._current,
             conversion,
             drive=host.drive,
             probes=host.probes,

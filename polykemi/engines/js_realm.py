@@ -17,12 +17,17 @@ _FILES: Final = ("js_library.js", "js_sources.js", "js_runtime.js", "js_guards.j
 class Realm:
     """One context: ``load``, ``run_block`` and ``settle`` are those of js_runtime.js."""
 
-    def __init__(self, v8: V8, context: Handle, functions: Sequence[Callable[[], Local | None]]) -> None:
-        self._v8, self._context, self._functions = v8, context, functions
+    def __init__(
+        self, v8: V8, context: Handle, functions: Sequence[Callable[[], Local | None]], others: set[Realm]
+    ) -> None:
+        """``others``: all that are open; this one is among them until it is closed."""
+        self._v8, self._context, self._functions, self._others = v8, context, functions, others
         self.load, self.run_block, self.settle = functions
+        others.add(self)
 
     def close(self) -> None:
         """Let V8 free the context; on its thread."""
+        self._others.discard(self)
         self._v8.native.drop(self._context, self._functions)
 
 
@@ -36,6 +41,7 @@ class Realms:
         self._tables, self._exports = Handle(), ""
         self.wasm = False  # whether WebAssembly is there, in realms to come
         self._callbacks: list[Any] = []
+        self._open: set[Realm] = set()
         self._shared, self.memory = v8.on_thread(lambda: v8.native.shared(SIZE))
         self.pending = v8.on_thread(v8.native.pending)
 
@@ -70,4 +76,9 @@ class Realms:
         if not functions:
             native.drop(context, ())
             return None
-        return Realm(self._v8, context, native.items(context, functions, 3))
+        return Realm(self._v8, context, native.items(context, functions, 3), self._open)
+
+    def close(self) -> None:
+        """Let V8 free all contexts; on its thread."""
+        for realm in tuple(self._open):
+            realm.close()

@@ -6,22 +6,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, TypeVar
 
 from polykemi.engines.base import Loading
 from polykemi.engines.js_sources import Sources
 from polykemi.engines.js_values import RUN, Values
-from polykemi.engines.stuck import end_process
 from polykemi.engines.v8 import V8
 from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
+from polykemi.kemi.binding import running_call
 from polykemi.kemi.limits import DEEPEST
 
-_WEDGED_AFTER: Final = 5.0  # seconds, at least, after the limit: some of what V8 does takes long, but ends
-_CALLERS: Final = tuple(
-    str(Path(__file__).with_name(name)) for name in ("js_script.py", "js_realm.py", "js.py", "v8_native.py")
-)
 _GRACE: Final = 0.05  # seconds in which JavaScript may say where it is before it is stopped
+PATIENCE: Final = 0.25  # more seconds in which it may stop: a garbage collection takes long, but ends
 
 _T = TypeVar("_T")
 
@@ -32,7 +28,17 @@ class Run:
     ``JsScript.call`` writes ``block``, ``outermost`` and ``nested`` itself, as that is the hot path.
     """
 
-    def __init__(self, v8: V8, values: Values, sources: Sources, seconds: float, loading: Loading) -> None:
+    def __init__(
+        self,
+        v8: V8,
+        values: Values,
+        sources: Sources,
+        seconds: float,
+        loading: Loading,
+        last_call: Callable[[], str],
+        gate: Callable[[], None],
+    ) -> None:
+        """``last_call`` tells which call of KSR a script has made last; who comes back from V8 late passes the ``gate``."""
         self.words = values.words
         self.block = 0  # number of the last that began
         self.outermost = 0  # number of the outermost, 0: none
@@ -43,6 +49,8 @@ class Run:
         self._loading = loading
         self.limit(seconds)
         self._v8, self._values, self._sources = v8, values, sources
+        self._last_call, self._gate = last_call, gate
+        self._call = ""  # of KSR that ran when the time was over
         self._stop_anyway = 0.0  # when the block that is struck may no longer say where it is
         self._place: tuple[str, int | None] | None = None  # where the block was stopped
         v8.on_interrupt = self._interrupted
@@ -57,11 +65,14 @@ class Run:
         self.period = min(max(seconds / 8, 0.005), 0.25) if seconds > 0 else 0.25
 
     # ---- the isolate's thread
-    def load(self, file: str, function: Callable[[], _T | None]) -> _T:
-        """Call ``function``, which loads ``file``; return what it gives. Raise ScriptError when it was stopped."""
+    def load(self, file: str, function: Callable[[], _T | None], seconds: float) -> _T:
+        """Call ``function``, which loads ``file``; return what it gives. Raise ScriptError when it was stopped.
+
+        It has as long as scripts have to load, and ``seconds`` at least.
+        """
         self.block = self.outermost = block = self.block + 1
         before, self.file = self.file, file
-        self._allowed = self.seconds * self._loading.factor(self.seconds)
+        self._allowed = max(self.seconds * self._loading.factor(self.seconds), seconds if self.seconds else 0.0)
         try:
             given = function()
         finally:
@@ -80,7 +91,7 @@ class Run:
     def may_nest(self, file: str, function: str) -> None:
         """Raise ScriptError when no block may begin inside of the one that runs."""
         if self.struck == self.outermost:
-            raise self._overtime(file)
+            raise self.overtime(file)
         if self.nested == DEEPEST:
             raise ScriptError(file, None, f"{function}: more than {DEEPEST} route blocks inside each other")
 
@@ -89,6 +100,7 @@ class Run:
 
         ``begun``: it has certainly begun. None when there is no error, or the block was ``stopped`` before it began.
         """
+        self._gate()
         error, self.error = self.error, None
         struck = self.struck == self.outermost if nested else self._end_strike(block)
         if stopped:
@@ -100,7 +112,7 @@ class Run:
             if not begun:  # the block before it has used the time or the memory, in its last breath
                 error = None
         elif struck and not nested and error is None:  # V8 has stopped its promises only
-            error = self._overtime(file)
+            error = self.overtime(file)
         return error
 
     def _stopped(self, file: str, *, struck: bool, nested: bool) -> ScriptError:
@@ -114,7 +126,7 @@ class Run:
         if exhausted:
             self._place = None
             return ScriptMemory(file, None, f"memory limit reached: more than {v8.memory} octets")
-        return self._overtime(file) if struck else ScriptError(file, None, "ran out of stack")
+        return self.overtime(file) if struck else ScriptError(file, None, "ran out of stack")
 
     def _drop_promises(self, block: int) -> None:
         """Let what a stopped block has left to its promises run now, when KSR is closed; V8 drops it when it is stopped."""
@@ -127,15 +139,20 @@ class Run:
         """Let V8 go on after a block was stopped, or was about to be; tell whether it was this one."""
         if not self.struck:
             return False
+        self._gate()
         with self._strike:
             struck, self.struck = self.struck == block, 0
             self._v8.native.go_on()
         return struck
 
-    def _overtime(self, file: str) -> ScriptTimeout:
+    def overtime(self, file: str) -> ScriptTimeout:
+        """Return the error of a block whose time is over: where it was, and in or after which call of KSR."""
         place, line = self._place or (file, None)
         self._place = None
-        return ScriptTimeout(place, line, f"time limit reached: ran longer than {self._allowed:g} s")
+        call = self._call or self._last_call()
+        near = f", {'in' if self._call else 'after'} {call}" if call else ""
+        cause = f"time limit reached: ran longer than {self._allowed:g} s{near}"
+        return ScriptTimeout(place, line, cause, call=call)
 
     def _interrupted(self) -> None:
         """JavaScript looks up, as it was asked to: note where it is, and stop it."""
@@ -152,27 +169,26 @@ class Run:
             self._seen = block, now
         elif self._allowed > 0 and now - since > self._allowed:
             self.stop(block)
-            if now - since > self._allowed + max(_WEDGED_AFTER, self._allowed):
-                self._look_whether_wedged(now - since)
-
-    def _look_whether_wedged(self, seconds: float) -> None:
-        """End the process when V8 is in code of its own that nothing stops. A call of KSR, which takes long, is none."""
-        frame = sys._current_frames().get(self._v8.thread)
-        if frame is None or frame.f_code.co_filename not in _CALLERS:
-            return
-        function = frame.f_locals.get("function")
-        what = f"{self.file}: {function}" if isinstance(function, str) else self.file
-        end_process(what, seconds)
 
     def stop(self, block: int) -> None:
         """Stop ``block`` when it is the outermost that runs: where it looks up first, then wherever it can be."""
         if not block:
             return
         if self.struck != block:
-            self.struck = block
+            self._call = running_call(sys._current_frames().get(self._v8.thread))
             self._stop_anyway = time.monotonic() + _GRACE
+            self.struck = block
             self._v8.native.interrupt()
         elif time.monotonic() >= self._stop_anyway:
             with self._strike:  # a block that ends meanwhile waits for it: the next one shall not be hit
                 if self.outermost == block:
                     self._v8.native.stop()
+
+    def seconds_since(self) -> float:
+        """Return how long the block has run that was seen last."""
+        return time.monotonic() - self._seen[1]
+
+    def is_overdue(self, patience: float) -> bool:
+        """Tell whether a block still runs that was to stop so many seconds ago."""
+        block = self.struck
+        return block != 0 and block == self.outermost and time.monotonic() >= self._stop_anyway + patience

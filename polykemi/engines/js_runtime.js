@@ -24,6 +24,7 @@
 //   words[14]      whether KSR may be called now: CLOSED, OPEN, LEAVING when the block has called KSR.x.exit(), LOADING
 //   words[15]      the number of the route block that runs, 0 while a script is loaded
 //   doubles[0]     a number that is no small integer
+//   last[0]        the number of the export that was called last in the route block that runs, -1: none
 //   octets, units  the text area: one octet or one UTF-16 code unit a character
 //
 // Python calls runBlock, also from inside of a call of ours into Python (t_relay runs a branch route): what is on its way
@@ -63,6 +64,7 @@
   const EXIT_TEXT = '~~ksr~exit~~'; // what KSR.x.exit() throws, as in Kamailio
 
   const words = new Int32Array(shared, 0, 16), doubles = new Float64Array(shared, 64, 1);
+  const last = new Int32Array(shared, 72, 1);
   const octets = new Uint8Array(shared, TEXT), units = new Uint16Array(shared, TEXT);
   const spec = JSON.parse(specification);
   const { kept, seen, texts } = tables;
@@ -257,6 +259,7 @@
     return function (...given) {
       if (words[STATE] !== OPEN) return notOpen(index);
       if (given.length > 0 && !ignoresArguments) return misfitted(index, given.length, -1);
+      last[0] = index;
       enter();
       return outcome();
     };
@@ -268,6 +271,7 @@
       if (given.length === 0 || given.length > 6) return misfitted(index, given.length, -1);
       const value = given[0], text = typeof value === 'string' ? value : toText(value);
       if (text === undefined) return misfitted(index, given.length, 0, value);
+      last[0] = index;
       const number = mapGet.call(kept, text);
       if (number === undefined) {
         enterWith(enter, [text]);
@@ -292,6 +296,7 @@
         if (taken === undefined) return misfitted(index, given.length, i, value);
         values[i] = taken;
       }
+      last[0] = index;
       enterWith(enter, values);
       return outcome();
     };
@@ -418,6 +423,7 @@
     words[4] = NULL;
     words[RUN] = runs = runs % LAST_RUN + 1;
     words[STATE] = OPEN;
+    last[0] = -1;
     promised = undefined;
     try {
       if (number > INVOKED) runHandler(handlers[number], code);
@@ -501,6 +507,7 @@
     words[3] = ENTERED;
     words[RUN] = 0;
     words[STATE] = LOADING;
+    last[0] = -1;
     try {
       const text = take(words[4]), end = indexOf(text, '\n');
       words[4] = NULL;

@@ -15,6 +15,7 @@ from polykemi.kemi.registry import Xval
 
 if TYPE_CHECKING:
     from polykemi.engines.js import JsEngine
+    from polykemi.engines.js_isolate import Isolate
 
 _INVOKED: Final = "\0"  # in front of the name of a function that is called for another script; alone: a text is run
 _APART: Final = "\0"  # a text is run apart from the script
@@ -28,16 +29,17 @@ Loaded = tuple[Realm, list[str]]  # the names of the functions, in the order of 
 class JsScript:
     """See ``engines/base.py``."""
 
-    def __init__(self, engine: JsEngine, path: Path, name: str, text: str, load: Loaded) -> None:
+    def __init__(self, engine: JsEngine, path: Path, name: str, text: str, isolate: Isolate, loaded: Loaded) -> None:
         self.path, self.name, self.text = path, name, text
-        self._engine, self._run, self._values = engine, engine.run, engine.values
-        self._words, self._pending = engine.values.words, engine.pending
-        self._thread = engine.thread
+        self._engine = engine
         self._file = str(path)
-        self.take(load)
+        self.take(isolate, loaded)
 
-    def take(self, loaded: Loaded) -> None:
-        """Be what was loaded: the functions, and the realm that they live in."""
+    def take(self, isolate: Isolate, loaded: Loaded) -> None:
+        """Be what was loaded into ``isolate``: the functions, and the realm that they live in."""
+        self._isolate, self._run, self._values = isolate, isolate.run, isolate.values
+        self._words, self._pending = isolate.values.words, isolate.pending
+        self._thread = isolate.thread
         self.realm, names = loaded
         self._run_block, self._settle = self.realm.run_block, self.realm.settle
         self._names = frozenset(names)
@@ -96,16 +98,23 @@ class JsScript:
         if not block & _PAUSES:
             self._engine.pause()
 
+    def is_lost(self) -> bool:
+        """Tell whether it is in an isolate that was given up, and could not be loaded into another one."""
+        return self._isolate.gate.is_shut
+
     def _hand_over(self, function: str, argument: str | None) -> None:
+        if self.is_lost():
+            raise ScriptError(self._file, None, "could not be started anew when V8 was")
         self._engine.hand_over(self._file, lambda: self.call(function, argument))
 
     def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
         """Call ``function`` for a script. Raise ScriptError."""
         if function not in self._functions:
             raise ScriptError(self._file, None, f"no function {function}")
-        self._engine.result = None
+        isolate = self._isolate
+        isolate.result = None
         self.call(_INVOKED + function, json.dumps([from_octets(one) for one in arguments]))
-        return self._engine.result
+        return isolate.result
 
     def evaluate(self, text: str, *, apart: bool) -> None:
         """Run ``text`` with the script's globals, or with those of V8 alone. Raise ScriptError."""
@@ -113,7 +122,7 @@ class JsScript:
 
     def where(self) -> str:
         """Return ``file:line`` of the call that is running."""
-        return self._engine.where() if self._run.outermost else ""
+        return self._isolate.where() if self._run.outermost else ""
 
     def close(self) -> None:
         """Let V8 free the script."""

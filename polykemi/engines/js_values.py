@@ -40,6 +40,7 @@ class Values:
         self.words = shared[:64].cast("i")
         self.texts = [""] * _KEPT  # those that JavaScript has numbered
         self._double = shared[64:72].cast("d")
+        self.last = shared[72:76].cast("i")  # the number of the export that was called last, -1: none
         self._area = shared[_TEXT:]
         self.codes: dict[Any, int] = dict(_INTEGERS)  # of small integers and of the texts that Python has numbered
         self._seen: set[str] = set()
@@ -165,4 +166,5 @@ class Values:
         """Let go of the buffer before its memory goes."""
         self.words.release()
         self._double.release()
+        self.last.release()
         self._area.release()

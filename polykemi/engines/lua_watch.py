@@ -79,6 +79,11 @@ class Watch:
         """``nesting``: how many route blocks, of all engines, run inside of each other now."""
         self._seconds = seconds
         self._nesting = nesting
+        self._interval = seconds / _INTERVALS
+        self._looked = 0.0  # when, on the monotonic clock
+        self._late: dict[
+            Watched, tuple[float, float]
+        ] = {}  # that were stopped: their deadline, seconds seen since then
         self._scripts: tuple[Watched, ...] = ()
         self._open = (
             threading.Lock()
@@ -117,21 +122,30 @@ class Watch:
         self._thread = None
 
     def _run(self) -> None:
-        wait = interval = self._seconds / _INTERVALS
+        wait = self._interval
         while not self._open.acquire(timeout=wait):
-            wait = interval
-            now = monotonic()
-            for script in self._scripts:
-                deadline = script.deadline
-                if deadline == 0.0:
-                    script.deadline = now + self._seconds
-                elif now < deadline:
-                    wait = min(wait, deadline - now)
-                elif (pace := script.pace) is not None:
-                    pace.hurry()
-                    late = now - deadline
-                    if late > max(GRACE, self._seconds) and (script.loading or running_calls() < self._nesting()):
-                        end_process(str(script.path), self._seconds + late)
+            wait = self.look(monotonic())
+
+    def look(self, now: float) -> float:
+        """Look at the scripts, ``now`` on the monotonic clock; return in how many seconds to look again."""
+        seen = min(now - self._looked, 2 * self._interval)  # in a pause of the whole process no script could come back
+        self._looked = now
+        before, self._late = self._late, {}
+        wait = self._interval
+        for script in self._scripts:
+            deadline = script.deadline
+            if deadline == 0.0:
+                script.deadline = now + self._seconds
+            elif now < deadline:
+                wait = min(wait, deadline - now)
+            elif (pace := script.pace) is not None:
+                pace.hurry()
+                since, seconds = before.get(script, (IDLE, 0.0))
+                seconds = seconds + seen if since == deadline else 0.0
+                self._late[script] = (deadline, seconds)
+                if seconds > max(GRACE, self._seconds) and (script.loading or running_calls() < self._nesting()):
+                    end_process(str(script.path), self._seconds + seconds)
+        return wait
 
 
 def running_calls() -> int:

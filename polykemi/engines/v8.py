@@ -122,8 +122,9 @@ class V8:
         self._run_errand = dll.mr_make_js_callback(context, _ERRAND)
         self._nothing: Any = None
         self._make_nothing()
-        # called when JavaScript looks up after ``native.interrupt``
+        # called when JavaScript looks up after ``native.interrupt``, and when V8 is about to end the process
         self.on_interrupt: Callable[[], None] = lambda: None
+        self.on_fatal: Callable[[], None] = lambda: None
         self.thread = 0  # the identifier of the isolate's thread
         try:
             self.on_thread(lambda: self._settle(limit))
@@ -145,7 +146,9 @@ class V8:
         self.thread = threading.get_ident()
         native = self.native
         native.attach(heap_limit)
-        self.callbacks += native.watch(self._looked_up, self._collected, self._exhausted, self._may_allocate)
+        self.callbacks += native.watch(
+            self._looked_up, self._collected, self._exhausted, self._may_allocate, self._ending
+        )
 
     def _dispatch(self, number: int, raw: int) -> None:
         """mini_racer calls this on the isolate's thread: an errand's turn has come, or a task has ended."""
@@ -203,16 +206,27 @@ class V8:
         self.out_of_memory = True
         self.native.stop()
 
+    def _ending(self) -> None:
+        self.on_fatal()
+
     def _may_allocate(self, size: int) -> bool:
         if size <= _SMALL_BUFFER:
             return True
         return size <= _LONGEST_BUFFER and self.native.used() + size <= self.memory + self.memory // 2 + self.spare
+
+    def abandon(self) -> None:
+        """Leave the isolate as it is, for good: its thread does not come back."""
+        if self._finalizer.detach() is not None:
+            _abandoned.append(self)
 
     def close(self) -> None:
         """End the isolate and its thread, once what runs has ended."""
         if self._finalizer.alive:
             self.on_thread(_give_thread_state_back)
             self._finalizer()
+
+
+_abandoned: Final[list[V8]] = []  # V8 may still call what they hold
 
 
 def _text(value: Any) -> str:

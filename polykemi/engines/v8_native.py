@@ -26,6 +26,7 @@ Callback: Final = ctypes.CFUNCTYPE(None)  # V8 passes its FunctionCallbackInfo, 
 AfterGc: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
 Allocate: Final = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 Interrupt: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+Fatal: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 NearLimit: Final = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
 
 _PTR: Final = ctypes.c_void_p
@@ -43,6 +44,7 @@ _SHORT: Final[dict[str, tuple[str, Any, tuple[Any, ...]]]] = {
     "low_memory": ("_ZN2v87Isolate21LowMemoryNotificationEv", None, (_PTR,)),
     "add_near_limit": ("_ZN2v87Isolate24AddNearHeapLimitCallbackEPFmPvmmES1_", None, (_PTR, NearLimit, _PTR)),
     "restore_limit": ("_ZN2v87Isolate36AutomaticallyRestoreInitialHeapLimitEd", None, (_PTR, ctypes.c_double)),
+    "on_fatal": ("_ZN2v87Isolate18SetOOMErrorHandlerEPFvPKcRKNS_10OOMDetailsEE", None, (_PTR, Fatal)),
     "after_gc": (
         "_ZN2v87Isolate21AddGCEpilogueCallbackEPFvPS0_NS_6GCTypeENS_15GCCallbackFlagsEPvES4_S2_",
         None,
@@ -249,12 +251,13 @@ class Native:
         collected: Callable[[], None],
         near_limit: Callable[[], None],
         may_allocate: Callable[[int], bool],
+        fatal: Callable[[], None],
     ) -> list[Any]:
         """Call these, which must not raise, from now on; return what must live as long as the isolate.
 
         ``interrupted`` after ``interrupt``; ``collected`` when the garbage collector ran; ``near_limit`` when V8 is about to
         end the process as its own heap limit is reached (it goes a little beyond then); ``may_allocate`` is asked for
-        each ArrayBuffer.
+        each ArrayBuffer; ``fatal`` when V8 cannot go on without more memory: it ends the process when that returns.
         """
         self._interrupt = Interrupt(lambda isolate, data: interrupted())
         after_gc = AfterGc(lambda isolate, kind, flags, data: collected())
@@ -267,7 +270,9 @@ class Native:
         self._f.after_gc(self._isolate, after_gc, None, _ALL_GC)
         self._f.add_near_limit(self._isolate, near, None)
         self._f.restore_limit(self._isolate, 0.5)
-        return [self._interrupt, after_gc, near, *self._ask_allocator(may_allocate)]
+        on_fatal = Fatal(lambda place, details: fatal())
+        self._f.on_fatal(self._isolate, on_fatal)
+        return [self._interrupt, after_gc, near, on_fatal, *self._ask_allocator(may_allocate)]
 
     def _ask_allocator(self, may_allocate: Callable[[int], bool]) -> list[Any]:
         """Put ``may_allocate`` in front of the two virtual functions of the isolate's v8::ArrayBuffer::Allocator that allocate."""

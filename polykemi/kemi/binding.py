@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator
 from functools import cache
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, Final, Protocol
 
 from polykemi.errors import LimitReached, SipError
@@ -165,6 +165,13 @@ def bind(
     probes.add(probe)
     bound: Callable[..., Any] = scope[f"{export.name}_"]
     return bound
+
+
+def running_call(frame: FrameType | None) -> str:
+    """Return the innermost KSR function that runs in ``frame`` or around it, as ``KSR.pv.get``; "" when none does."""
+    while frame is not None and frame.f_code.co_filename != BOUND_CODE:
+        frame = frame.f_back
+    return str(frame.f_globals["PATH"]) if frame is not None else ""
 
 
 @cache

@@ -122,7 +122,9 @@ def _of_context(ctx: RouteContext) -> dict[str, Any]:
 
 
 def _call_of(error: ScriptError) -> str:
-    """Return the KSR function that an exception came out of, as ``KSR.sl.send_reply``; "" when it came from the script."""
+    """Return the KSR function that an error came out of, as ``KSR.sl.send_reply``; "" when it came from the script."""
+    if error.call:
+        return error.call
     cause = error.__cause__ or error.__context__
     call, frames = "", cause.__traceback__ if cause is not None else None
     while frames is not None:

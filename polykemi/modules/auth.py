@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2s
 from hmac import compare_digest
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
@@ -66,11 +66,14 @@ class AuthParams:
             raise ValueError(f"algorithm: {self.algorithm!r}, expected MD5, SHA-256 or both")
 
 
-class Found(NamedTuple):
+class Found:
     """Credentials with a good nonce; ``line`` is their header line. They become authorized in ``post_auth``."""
 
-    credentials: Credentials
-    line: int
+    __slots__ = ("credentials", "line")
+
+    def __init__(self, credentials: Credentials, line: int) -> None:
+        self.credentials = credentials
+        self.line = line
 
 
 class Nonces:
@@ -86,7 +89,7 @@ class Nonces:
     def make(self, scope: str, now: float) -> str:
         """Return a new nonce that is good for ``scope`` alone: a realm and the parts of a request that are checked."""
         self._serial = (self._serial + 1) & 0xFFFFFFFF
-        stamp = hex(int(now) << 32 | self._serial | 1 << 64)[3:]
+        stamp = hex(int(now) | 1 << 32)[3:] + hex(self._serial | 1 << 32)[3:]
         return stamp + self._mac(stamp, scope)
 
     def _mac(self, stamp: str, scope: str) -> str:
@@ -197,9 +200,9 @@ class Auth(Module):
         return any(name == (offered.lower() or "md5") for offered in self._offered)
 
     def _checks(self, request: Request) -> int:
-        params = self.params
+        params: AuthParams = self.params
         if request.method == "REGISTER":
-            checks: int = params.auth_checks_register
+            checks = params.auth_checks_register
         elif params.auth_checks_in_dlg != params.auth_checks_no_dlg and request.to.tag is not None:
             checks = params.auth_checks_in_dlg
         else:

@@ -128,7 +128,8 @@ class AuthDb(Module):
 
     def _check(self, ctx: RouteContext, found: Found, table: str, method: str) -> int:
         """Look the password up and check the response; load the columns of load_credentials when it is right."""
-        c, params = found.credentials, self.params
+        c = found.credentials
+        params: AuthDbParams = self.params
         column = params.password_column
         if c.domain and not params.calculate_ha1:
             column = params.password_column_2
@@ -152,7 +153,7 @@ class AuthDb(Module):
         return result
 
     def _column(self, table: str, column: str, user: str, domain: str | None) -> str | None:
-        params = self.params
+        params: AuthDbParams = self.params
         if params.user_column == "username" and params.domain_column == "domain":
             return self.services.database.credentials(table, column, user, domain)
         return self.services.database.credentials(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
@@ -10,7 +11,8 @@ from polykemi.kemi.route import Route
 from polykemi.live import live
 from polykemi.modules.base import Module
 
-_KEY = "maxfwd"  # ctx.cache: the value that goes out
+_KEY: Final = "maxfwd"  # ctx.cache: the value that goes out
+_LINES: Final = [f"Max-Forwards: {value}" for value in range(256)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +45,19 @@ class MaxFwd(Module):
         if index is None:
             if _KEY not in ctx.cache:
                 value = ctx.cache[_KEY] = min(limit, self.params.max_limit)
-                edits.inserts.append((0, f"Max-Forwards: {value}"))
+                edits.inserts.append((0, _LINES[value]))
             return 2
-        value = ctx.cache.get(_KEY)
-        if value is None:
+        before: int | None = ctx.cache.get(_KEY)
+        if before is None:
             text = message.value(index)
             if not text.isdecimal() or len(text) > 9:
                 return -2
-            value = int(text)
-        if value == 0:
+            before = int(text)
+        if before == 0:
             return -1
-        value = ctx.cache[_KEY] = min(value - 1, self.params.max_limit)
-        edits.replaced[index] = f"Max-Forwards: {value}"
+        params: Params = self.params
+        value = ctx.cache[_KEY] = before - 1 if before <= params.max_limit else params.max_limit
+        edits.replaced[index] = _LINES[value]
         return 1
 
     @export(routes=Route.REQUEST | Route.BRANCH | Route.FAILURE)

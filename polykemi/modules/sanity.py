@@ -192,7 +192,9 @@ def _check_content_length(message: Message) -> None:
 
 def _check_expires(message: Message) -> None:
     value = message.get("expires")
-    if value is not None and not (value.isdecimal() and len(value) <= 10 and int(value) < 1 << 32):
+    if value is None or (value.isdecimal() and len(value) < 10):
+        return
+    if not value.isdecimal() or len(value) > 10 or int(value) >= 1 << 32:
         raise ParseError("Expires value is illegal")
 
 

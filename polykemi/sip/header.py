@@ -241,13 +241,18 @@ class Via:
         self.transport, self.host, self.port = _senders[head]
         self.text = text
         self.params = params  # "branch=z9hG4bK1;rport" without the first ";"
-        self._parsed = parse_params(params)
+        self._parsed: dict[str, str | None] | None = None
         if ('"' in params or "<" in params) and split_exact(params + ";", ";")[-1]:
             raise ParseError("Bad Via")  # it is not closed, and would hide the received that is written behind it
-        self.branch = self._parsed.get("branch") or ""
+        if params[:7] == "branch=" and ";" not in params:  # nothing else to be found
+            self.branch = params[7:].strip(LWS)
+        else:
+            self.branch = self.param("branch") or ""
 
     def param(self, name: str) -> str | None:
         """Return the parameter ``name`` (lower case), "" when it stands without a value, None when absent."""
+        if self._parsed is None:
+            self._parsed = parse_params(self.params)
         if name not in self._parsed:
             return None
         return self._parsed[name] or ""

@@ -175,7 +175,10 @@ class Message:
 
     def indexes(self, name: str) -> list[int]:
         """Return the line numbers of the headers ``name``."""
-        return [i for i, n in enumerate(self.names) if n == name] if name in self.shape.first else []
+        index = self.shape.first.get(name)
+        if index is None:
+            return []
+        return [i for i, n in enumerate(self.names) if n == name] if name in self.shape.repeated else [index]
 
     def all(self, name: str) -> list[str]:
         """Return the value of each header line ``name``."""
@@ -258,7 +261,7 @@ class Message:
             return None
         if not value.isdecimal() or len(value) > 10:
             raise ParseError("Bad Content-Length")
-        if "content-length" in self.shape.repeated and any(v != value for v in self.all("content-length")):
+        if self.shape.length == -2 and any(v != value for v in self.all("content-length")):
             raise ParseError("Bad Content-Length")
         return int(value)
 

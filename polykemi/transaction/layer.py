@@ -61,9 +61,13 @@ def server_key(request: Request, method: str = "") -> str:
         method = "INVITE"
     via = request.via
     branch = via.branch
-    if branch[:7] == MAGIC_COOKIE and len(branch) > 7:
+    if _is_unique(branch):
         return f"{method} {branch} {via.host}:{via.port}"
     return f"{method} {request.uri} {request.from_.tag} {request.call_id} {request.cseq[0]} {via.text}"
+
+
+def _is_unique(branch: str) -> bool:
+    return branch[:7] == MAGIC_COOKIE and len(branch) > 7
 
 
 def dialog_key(request: Request) -> str:
@@ -127,6 +131,8 @@ class TransactionLayer:
 
     def absorb(self, request: Request, now: float) -> bool:
         """Take a retransmission or the ACK to a non-2xx; False for all that is new to the layer. Raise ParseError."""
+        if not self._servers and not self._unacked and _is_unique(request.via.branch):  # a server that only registers
+            return False
         server = self._servers.get(self.key_of(request))
         if self._unacked and request.method == "ACK":
             acked = self._unacked.pop(dialog_key(request), None)

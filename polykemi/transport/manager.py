@@ -47,6 +47,7 @@ class Transports:
         lost: Callable[[Flow, float], None] = lambda *_: None,
         resolver: Resolver | None = None,
         inherited: Inherited | None = None,
+        soon: Callable[[], None] | None = None,
     ) -> None:
         """Bind all that is ``wanted``, or nothing: raises UsageError for the first that cannot be bound.
 
@@ -54,10 +55,10 @@ class Transports:
 
         The hosts 0.0.0.0 and :: stand for all addresses of this machine, each a listener of its own. ``closed``, ``limits``,
         ``tls`` and ``lost`` are about connections: ``transport/stream.py``. Without a ``resolver`` the names of
-        /etc/hosts are known.
+        /etc/hosts are known. ``soon``: called in the place of ``done`` by connections.
         """
         self.bound: list[Listener] = []
-        self.streams = Streams(receive, done, failed, closed, limits, tls, lost)
+        self.streams = Streams(receive, soon or done, failed, closed, limits, tls, lost)
         self.sent = MessageTally()  # messages of all transports
         self._by_listener: dict[Listener, UdpListener] = {}
         self._ways: dict[Flow, tuple[UdpListener, tuple[str, int]]] = {}  # flows to IP addresses
@@ -95,6 +96,11 @@ class Transports:
             *self.bound,
             *(one._replace(proto=WEBSOCKETS[one.proto]) for one in self.bound if one.proto in WEBSOCKETS),
         )
+
+    def listen_anew(self) -> None:
+        """Take the readers of UDP sockets for new: the callback of one of them is stuck (``engines/js_loop.py``)."""
+        for udp in self._by_listener.values():
+            udp.listen_anew()
 
     def mirror_to(self, mirror: Mirror) -> None:
         """Let ``mirror`` see what comes and leaves."""

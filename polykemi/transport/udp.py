@@ -60,7 +60,7 @@ class UdpListener:
         self._receive, self._done, self._failed = receive, done, failed
         self._unsent: deque[tuple[bytes, Flow, tuple[str, int]]] = deque()
         self._batch = BATCH
-        self._has_to_listen = False  # _listen_again is on its way
+        self._has_to_listen = False  # listen_anew is on its way
         self._lost = 0
         self.lost()  # what an inherited socket had no room for before is nobody's business any more
         self._loop: Any = None  # uvloop's: it does not return all that asyncio's types promise
@@ -145,13 +145,13 @@ class UdpListener:
         errors = read_errors(self._socket, BATCH)
         if self._loop is not None and not self._has_to_listen:
             self._has_to_listen = True
-            self._loop.call_soon(self._listen_again)
+            self._loop.call_soon(self.listen_anew)
         for data, host, port in errors or ():
             self._failed(data, _new(Flow, (self.listener, host, port)))
         return errors is not None
 
-    def _listen_again(self) -> None:
-        """Register with the loop once more: uvloop's stops to watch a socket that has had an error."""
+    def listen_anew(self) -> None:
+        """Register with the loop once more: uvloop's stops to watch a socket that has had an error, or whose reader is stuck."""
         self._has_to_listen = False
         if self._socket.fileno() < 0:
             return

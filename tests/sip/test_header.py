@@ -198,6 +198,8 @@ def test_header_parameters_with_and_without_value() -> None:
         ("SIP/2.0/UDP df7jal23ls0d.invalid;BRANCH=x", "UDP", "df7jal23ls0d.invalid", 0, "x"),
         ('SIP/2.0/UDP h;x=";branch=no";branch=yes', "UDP", "h", 0, "yes"),
         ("SIP/2.0/UDP h;branch", "UDP", "h", 0, ""),
+        ("SIP/2.0/UDP h;branch=", "UDP", "h", 0, ""),
+        ("SIP/2.0/UDP h;branch= z9hG4bK1 ", "UDP", "h", 0, "z9hG4bK1"),
         ("SIP/2.0/UDP h:0", "UDP", "h", 0, ""),
         ("SIP/2.0/UDP " + "h" * 100, "UDP", "h" * 100, 0, ""),
     ],
@@ -211,6 +213,8 @@ def test_via_parameters() -> None:
     via = Via("SIP/2.0/UDP h;rport;received=10.1.1.1;branch=z9hG4bK1")
     assert (via.param("rport"), via.param("received"), via.param("ttl")) == ("", "10.1.1.1", None)
     assert via.params == "rport;received=10.1.1.1;branch=z9hG4bK1"
+    alone = Via("SIP/2.0/UDP h;branch=z9hG4bK1")
+    assert (alone.param("branch"), alone.param("rport"), alone.param("received")) == ("z9hG4bK1", None, None)
 
 
 @pytest.mark.parametrize(

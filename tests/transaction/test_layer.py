@@ -99,6 +99,19 @@ def test_a_request_without_via_is_refused() -> None:
         layer.absorb(bad, START)
 
 
+@pytest.mark.parametrize("is_idle", [True, False])
+@pytest.mark.parametrize("branch", ["1", "z9hG4bK"])
+def test_what_is_refused_does_not_depend_on_the_transactions_that_are_there(is_idle: bool, branch: str) -> None:
+    layer, _ = layer_and_sent()
+    if not is_idle:
+        transaction(message("INVITE"), layer)
+    text = f"OPTIONS sip:b@x SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.10;branch={branch}\r\nFrom: <\r\nCall-ID: c\r\n\r\n"
+    bad = parse(text.encode())
+    assert isinstance(bad, Request)
+    with pytest.raises(ParseError):
+        layer.absorb(bad, START)
+
+
 def test_the_ack_to_a_2xx_is_not_absorbed_even_with_the_invites_branch() -> None:
     layer, _ = layer_and_sent()
     t = transaction(message("INVITE"), layer)

@@ -1,0 +1,157 @@
+"""V8 that does not come back: the isolate is given up, another one takes its place, and the event loop goes on there."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from polykemi.engines.base import Limits
+from polykemi.engines.js_isolate import Isolate
+from polykemi.engines.js_script import JsScript
+from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
+from tests.engines.js_bench import MAIN, Bench, benches
+
+KEYS = "let text = 'x'; for (let i = 0; i < 21; i++) text += text; for (const k in new String(text)) {}"
+STUCK = f"""const name = "script"; let runs = 0;
+function {MAIN}() {{ runs++; KSR.info(name + runs); }}
+function stuck() {{ KSR.pv.sets("a", "b"); {KEYS} }}
+function around() {{ KSR.tm.run("stuck"); KSR.info("not reached"); }}
+"""
+LIMIT = Limits(0.1)
+
+
+@pytest.fixture
+def hosted(tmp_path: Path) -> Iterator[Bench]:
+    """An engine that is called from the event loop."""
+    yield from benches("hosted", tmp_path)
+
+
+@pytest.fixture
+def resident(tmp_path: Path) -> Iterator[Bench]:
+    """An engine that hosts the event loop."""
+    yield from benches("resident", tmp_path)
+
+
+def serve(bench: Bench, script: JsScript, callbacks: list[str]) -> list[ScriptError]:
+    """Run blocks in an event loop that uvloop has made, as a server does; return what those gave that were given up."""
+    loop = uvloop.new_event_loop()
+    losses: list[ScriptError] = []
+    wake = os.eventfd(1)
+
+    def do() -> None:
+        if callbacks:
+            bench.engine.enter(lambda: bench.run_block(script, bench.block(callbacks.pop(0))))
+        else:
+            bench.engine.stop()
+
+    def lost(error: ScriptError) -> None:
+        losses.append(error)
+        bench.current.ctx = None
+        loop.remove_reader(wake)
+        loop.add_reader(wake, do)
+
+    loop.add_reader(wake, do)
+    bench.engine.serve(loop, lost)
+    os.close(wake)
+    return losses
+
+
+def test_what_v8_cannot_stop_costs_its_message_only(hosted: Bench) -> None:
+    script = hosted.load(STUCK, LIMIT)
+    other = hosted.also(f"function {MAIN}() {{ KSR.info('other'); }}", "other.js")
+    hosted.scripts.remove(other)
+    for callback in (MAIN, "stuck", MAIN, "around", MAIN):
+        error = hosted.run(script, hosted.block(callback)).error
+        if callback == MAIN:
+            assert error is None
+        else:
+            assert isinstance(error, ScriptTimeout)
+            assert (error.file, error.line) == (f"{hosted.directory}/script.js", None)
+            call = "in KSR.tm.run" if callback == "around" else "after KSR.pv.sets"
+            cause = f"time limit reached: ran longer than 0.1 s, {call}"
+            assert error.cause == f"{cause}; V8 could not be stopped and is started anew"
+            assert error.call == call.rpartition(" ")[2]
+    hosted.run(other)
+    assert hosted.said == ["script1", "script1", "script1", "other"]
+
+
+def test_the_loop_goes_on_on_another_thread(resident: Bench) -> None:
+    script = resident.load(STUCK, LIMIT)
+    losses = serve(resident, script, [MAIN, "stuck", MAIN, "around", MAIN, MAIN])
+    assert [type(error) for error in losses] == [ScriptTimeout, ScriptTimeout]
+    assert resident.said == ["script1", "script1", "script1", "script2"]
+
+
+def test_what_comes_back_late_does_nothing_more_and_gives_its_memory_back(hosted: Bench) -> None:
+    script = hosted.load(
+        f"""const octets = new Uint8Array(4000000), all = new Array(1000000).fill(0.5);
+        function {MAIN}() {{ const big = 2n ** (2n ** 25n) - 1n; big * big * big; KSR.info("late"); }}
+        function fine() {{ KSR.info("fine"); }}""",
+        LIMIT,
+    )
+    before = hosted.engine.isolate
+    assert isinstance(hosted.run(script).error, ScriptTimeout)
+    assert hosted.engine.isolate is not before
+    wait(lambda: before.gate.is_reached)
+    hosted.run(script, hosted.block("fine"))
+    assert hosted.said == ["fine"]
+    assert before.v8.native.used() < 4 << 20
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    """Wait until ``condition`` holds."""
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_script_that_is_stuck_while_it_is_started_anew_is_left_out(
+    hosted: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polykemi.engines.js._ANEW", 2.0)
+    script = hosted.load(STUCK, LIMIT)
+    bad = hosted.also(f"function {MAIN}() {{ KSR.info('bad'); }} if (false) {{ {KEYS.replace('21', '23')} }}", "bad.js")
+    hosted.scripts.remove(bad)
+    bad.text = bad.text.replace("if (false)", "if (true)")  # as if it depended on something else
+    assert isinstance(hosted.run(script, hosted.block("stuck")).error, ScriptTimeout)
+    assert hosted.run(script).error is None
+    assert str(hosted.run(bad).error) == f"{hosted.directory}/bad.js: could not be started anew when V8 was"
+    bad.close()
+    assert hosted.said == ["script1"]
+
+
+def test_a_call_of_ksr_that_takes_long_is_waited_for(hosted: Bench) -> None:
+    def slow(process: object) -> int:
+        time.sleep(1.0)
+        return 1
+
+    script = hosted.load(f"function {MAIN}() {{ KSR.tm.t_relay(); KSR.info('on'); }}", LIMIT, drive=slow)
+    before = hosted.engine.isolate
+    error = hosted.run(script).error
+    assert isinstance(error, ScriptTimeout)
+    assert error.cause == "time limit reached: ran longer than 0.1 s, in KSR.tm.t_relay"
+    assert hosted.engine.isolate is before
+
+
+def test_v8_that_would_end_the_process_costs_its_message_only(hosted: Bench) -> None:
+    dying: list[Isolate] = []
+
+    def die(process: object) -> int:
+        dying.append(hosted.engine.isolate)
+        dying[0].v8._ending()  # as V8 calls it
+        raise AssertionError
+
+    source = f"function {MAIN}() {{ KSR.tm.t_relay(); }} function fine() {{ KSR.info('fine'); }}"
+    script = hosted.load(source, LIMIT, drive=die)
+    error = hosted.run(script).error
+    assert isinstance(error, ScriptMemory)
+    assert error.cause == "memory limit reached: V8 has none left and is started anew"
+    hosted.run(script, hosted.block("fine"))
+    assert hosted.said == ["fine"]
+    assert hosted.engine.isolate is not dying[0]
