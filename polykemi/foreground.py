@@ -30,7 +30,7 @@ def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watc
     faulthandler.enable()  # a watchdog's SIGABRT, and a crash, show which line of which script it was
     notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
     server = Server(settings, notifier, inherited)
-    most, names = server.settings.overload.memory, {one.name for one in settings.engines}
+    most, names = server.router.overload.memory, {one.name for one in settings.engines}
     if most and "python" in names and "js" not in names:  # V8 ends the process when an allocation fails
         memory.bound(most)
     try:

@@ -251,6 +251,7 @@ class Server:
     def _beat(self, due: float) -> None:
         """Look how long messages wait: datagrams in their sockets, those of connections until the loop comes round."""
         began = time.monotonic()
+        self.loop.call_later(BEAT, self._beat, began + BEAT)  # first: it goes on whatever happens here
         now = time.time()
         waited, lost = self.transports.backlog(now)
         if lost:
@@ -260,7 +261,6 @@ class Server:
             memory.give_back()
             self._give_back_at = began + _GIVE_BACK
         self.node.versions.sweep()
-        self.loop.call_later(BEAT, self._beat, began + BEAT)
         self._turn_soon()  # ICMP may have told of something, and a socket is asked for what it has told
 
     # ---- life
@@ -310,16 +310,21 @@ class Server:
             self.loop.call_soon_threadsafe(self._reload)
 
     def _reload(self) -> None:
-        """Take configuration and scripts as they are now; what something is wrong with stays as it was, and the log says why."""
-        versions = self.node.versions
+        """Take configuration and scripts as they are now, and tell the manager when that is done."""
         self.notifier.reloading()
+        try:
+            self._take_anew()
+        finally:  # systemd waits for it, whatever has happened
+            self.notifier.ready(f"version {self.node.versions.current} of the scripts")
+
+    def _take_anew(self) -> None:
+        """What something is wrong with stays as it was, and the log says why."""
         try:
             self.node.reconfiguration.apply(time.time())
         except UsageError as error:
             log.error("the configuration stays as it was: %s", error)
         with contextlib.suppress(ScriptLoadError):
-            versions.reload(time.time())
-        self.notifier.ready(f"version {versions.current} of the scripts")
+            self.node.versions.reload(time.time())
 
     def _signalled(self, *_: object) -> None:
         if not self.loop.is_closed():

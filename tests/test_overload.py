@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -191,6 +192,16 @@ def test_the_memory_of_the_process() -> None:
     assert 30 << 20 < memory.in_use() - before < 40 << 20
     del block
     assert 256 << 20 < memory.limit() < 1 << 50
+
+
+def test_the_memory_is_known_when_there_are_no_descriptors_left() -> None:
+    memory.in_use()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert memory.in_use() > 1 << 20
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_freed_memory_in_between_goes_back_to_the_system() -> None:

@@ -136,16 +136,22 @@ class Watchdog:
 
     def _watch(self) -> None:
         wait = interval = self.seconds / _INTERVALS
+        deadline, stuck, looked = 0.0, 0.0, monotonic()  # for how long the call with this deadline has not come back
         while not self._closed.wait(wait):
             self._wind_up()
+            now = monotonic()
+            passed, looked = min(now - looked, 2 * wait), now  # a look that is late itself proves little
             wait = interval
-            deadline = self._deadline
-            late = monotonic() - deadline
-            if deadline and late >= 0:
-                if not self._strike(deadline):
-                    wait = min(wait, _AGAIN)
-                elif late > self._grace:
-                    end_process(self._place(), self.seconds + late)
+            if self._deadline != deadline:
+                deadline, stuck = self._deadline, 0.0
+            if not deadline or now < deadline:
+                continue
+            if not self._strike(deadline):
+                wait = min(wait, _AGAIN)
+            elif stuck > self._grace:
+                end_process(self._place(), self.seconds + stuck)
+            else:
+                stuck += passed
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
 

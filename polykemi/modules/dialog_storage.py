@@ -100,6 +100,8 @@ class DialogStore:
                 log.error("the table dialog has a row that is none (callid %s): %s", row[2], error)
 
     def _dialog(self, row: dict[str, Any]) -> Dialog:
+        if any(isinstance(value, bytes) for value in row.values()):
+            raise TypeError("octets, expected a text")
         started, timeout = float(row["start_time"]), float(row["timeout"])
         dialog = Dialog(
             int(row["hash_entry"]),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import struct
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from struct import Struct
 from typing import Any, Final, NamedTuple, Protocol
 
-from polykemi.errors import DataError
+import lmdb
+
 from polykemi.storage.lmdb_file import MIN_STEP, LmdbFile
+
+log = logging.getLogger("polykemi.storage")
 
 FORMAT: Final = b"polykemi items 1"
 _MOST_TABLES: Final = 256
-_HEAD: Final = Struct(">dBI")  # expiry (seconds since the epoch, inf: never), type, length of the key
+_HEAD: Final = struct.Struct(">dBI")  # expiry (seconds since the epoch, inf: never), type, length of the key
 _TEXT: Final = 0
 _INTEGER: Final = 1
 _LONGEST_KEY: Final = 400  # octets; LMDB takes 511
@@ -70,11 +74,17 @@ class LmdbItems:
         self._tables: dict[str, Any] = {}
 
     def load(self, table: str) -> Iterator[tuple[str, Item]]:
-        """Give what is kept of ``table``."""
+        """Give what is kept of ``table``; an item that is none is left out, with a line in the log."""
         file, handle = self._handle(table)
-        with file.begin() as txn:
-            for _, record in txn.cursor(handle):
-                yield self._decoded(record)
+        try:
+            with file.begin() as txn:
+                for key, record in txn.cursor(handle):
+                    try:
+                        yield _decoded(record)
+                    except (ValueError, ArithmeticError, struct.error) as error:
+                        log.error("%s: table %s: %r is no item: %s", self.path, table, key, error)
+        except lmdb.Error as error:
+            file.fail(error)
 
     def write(self, changes: Mapping[str, Changes]) -> None:
         """Write one transaction and hand it to the operating system, without waiting for the disk."""
@@ -123,14 +133,12 @@ class LmdbItems:
             handle = self._tables[table] = file.retrying(lambda: file.env.open_db(name))
         return file, handle
 
-    def _decoded(self, record: bytes) -> tuple[str, Item]:
-        try:
-            expires, kind, length = _HEAD.unpack_from(record)
-            begin = _HEAD.size + length
-            text = record[begin:].decode("latin-1")
-            return record[_HEAD.size : begin].decode("latin-1"), (int(text) if kind == _INTEGER else text, expires)
-        except (ValueError, ArithmeticError) as error:
-            raise DataError(f"{self.path}: an item that cannot be read: {error}") from None
+
+def _decoded(record: bytes) -> tuple[str, Item]:
+    expires, kind, length = _HEAD.unpack_from(record)
+    begin = _HEAD.size + length
+    text = record[begin:].decode("latin-1")
+    return record[_HEAD.size : begin].decode("latin-1"), (int(text) if kind == _INTEGER else text, expires)
 
 
 def _key(key: str) -> bytes:

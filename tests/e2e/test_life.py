@@ -7,6 +7,7 @@ import grp
 import os
 import pwd
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -120,7 +121,7 @@ class Served:
         self.phone, self.callee = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
         for sock in (self.phone, self.callee):
             sock.bind((HOST, 0))
-            sock.settimeout(20)
+            sock.settimeout(120)
         self._number = 0
 
     def wait(self) -> None:
@@ -131,7 +132,7 @@ class Served:
                 return
         pytest.fail(f"the server did not start: {self.ended()}")
 
-    def ended(self, seconds: float = 20) -> tuple[int, str]:
+    def ended(self, seconds: float = 120) -> tuple[int, str]:
         """Wait for its end; return the exit code and the log."""
         _, log = self.process.communicate(timeout=seconds)
         return self.process.returncode, log
@@ -335,7 +336,7 @@ class Manager:
     def __init__(self, path: Path) -> None:
         self.path = str(path)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.settimeout(20)
+        self.socket.settimeout(120)
         self.socket.bind(self.path)
 
     def hear(self, name: str) -> str:
@@ -400,6 +401,17 @@ def test_a_socket_for_all_addresses_is_refused(serve: Serve) -> None:
         port = sock.getsockname()[1]
     expected = f"(a.socket, udp:0.0.0.0:{port}): expected one for each address"
     assert line == f"a socket for all addresses was passed {expected}"
+
+
+# ---- what it may have
+
+
+def test_with_python_scripts_the_memory_of_the_process_is_bounded_by_default(serve: Serve, place: Path) -> None:
+    (place / "wedges.py").write_text(WEDGES)
+    served = serve(script="wedges.py")
+    served.wait()
+    most, _ = resource.prlimit(served.process.pid, resource.RLIMIT_DATA)
+    assert 0 < most < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 # ---- the end

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from polykemi.engines import watchdog
 from polykemi.engines.base import Limits
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.testing import ServerUnderTest
@@ -467,6 +468,28 @@ def test_loading_may_take_longer_than_a_route_but_not_for_ever(tmp_path: Path) -
             bench.script(python="while True: pass")
     finally:
         bench.engine.close()
+
+
+def test_a_script_has_time_to_stop_after_a_pause_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    jump = 0.0
+
+    def pause(_self: object, _text: str) -> None:  # as SIGSTOP, or a machine that is moved
+        nonlocal jump
+        jump = 3600.0
+
+    monkeypatch.setattr(watchdog, "monotonic", lambda: time.monotonic() + jump)
+    monkeypatch.setattr(watchdog, "end_process", lambda where, _seconds: ended.append(where))
+    bench = Bench("python", tmp_path, Limits(seconds=0.05))
+    bench.lab.seen = type("Seen", (list,), {"append": pause})()
+    try:
+        with pytest.raises(ScriptTimeout):
+            bench.route(python="KSR.lab.saw('pause')\nwhile True: pass")
+    finally:
+        bench.engine.close()
+    assert ended == []
 
 
 def test_without_a_limit_nothing_watches(tmp_path: Path) -> None:

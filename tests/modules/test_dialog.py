@@ -313,12 +313,13 @@ def test_a_dialog_that_cannot_be_stored_keeps_no_other_from_it(
     assert caplog.text.count("is not stored") == 1
 
 
-def test_what_the_table_of_dialogs_has_that_is_none_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["caller_cseq = 'x'", "from_uri = x'fe00'"])
+def test_what_the_table_of_dialogs_has_that_is_none_is_left_out(tmp_path: Path, damage: str) -> None:
     bench = Bench(tmp_path, db_mode=1)
     with bench.server:
         bench.call()
         database = bench.server.database
-        database.query("UPDATE dialog SET caller_cseq = 'x'")
+        database.query(f"UPDATE dialog SET {damage}")
         again = Bench(tmp_path, database, db_mode=1)
         assert len(again.dialogs.table) == 0
         database.query("DROP TABLE dialog")

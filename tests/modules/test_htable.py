@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 
 from polykemi.errors import DataError, LimitReached, RpcError
@@ -502,3 +503,18 @@ def test_a_file_that_is_something_else_is_told(tmp_path: Path, kept: Kept) -> No
     LmdbLocation(tmp_path / "items").close()
     with pytest.raises(DataError, match="not a store of items of this version"):
         kept()
+
+
+def test_an_item_that_cannot_be_read_costs_itself(tmp_path: Path, kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
+    made = kept()
+    for key in ("a", "b", "c"):
+        made.modules["htable"].sht_seti(at(), "kept", key, 1)
+    end_turn(made)
+    made.items.close()
+    with lmdb.open(str(tmp_path / "items"), max_dbs=9) as env:
+        table = env.open_db(b":kept", create=False)
+        with env.begin(write=True, db=table) as txn:
+            txn.put(b":a", b"cut")
+            txn.put(b":b", (txn.get(b":b") or b"") + b"no number")
+    assert list(kept().modules["htable"].tables["kept"].items) == ["c"]
+    assert "table kept: b':a' is no item: unpack_from requires" in caplog.text
