@@ -46,7 +46,7 @@ def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watc
             notifier.forget(address)
         if os.geteuid() == 0:
             log.warning("the server and its scripts run as root: [service] user names somebody with fewer rights")
-        slowest = max(one.seconds for one in settings.engines)
+        slowest = max(one.limits.seconds for one in settings.engines)
         if 0 < notifier.watchdog <= slowest:
             log.warning("the watchdog waits %g s, and a route block may run for %g s", notifier.watchdog, slowest)
         for line in describe(server):

@@ -321,7 +321,7 @@ function entry.heap()
   return collect("count") * 1024
 end
 
--- Lets go of all that the script holds: the state itself goes when Python's collector finds the cycle through it.
+-- Lets go of all that the script holds.
 function entry.drop()
   for _, place in pairs({ G, loaded, entries }) do
     for name in pairs(place) do
