@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Self
 from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings
 from polykemi.control.trace import Event, Filter, Tracer, Watch
 from polykemi.control.trace_view import View
+from polykemi.engines.base import Limits
 from polykemi.errors import SipError
 from polykemi.kemi.binding import Refused
 from polykemi.kemi.context import Exit
@@ -138,7 +139,7 @@ class ServerUnderTest:
         self._listeners = tuple(listeners)
         settings = Settings(
             domains=tuple(domains),
-            engines=tuple(EngineSettings(name, Path(script), seconds) for name, script in scripts.items()),
+            engines=tuple(EngineSettings(name, Path(script), Limits(seconds)) for name, script in scripts.items()),
             routes=routes or RouteSettings(default=next(iter(scripts))),
             modules=ModuleSettings(load=None if load is None else tuple(load), params=dict(modules or {})),
             udp=udp or UdpSettings(),

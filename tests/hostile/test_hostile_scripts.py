@@ -73,7 +73,8 @@ def test_afterwards_the_server_is_what_it_was(tried: Tried) -> None:
     server = tried.server
     assert server.ask("good", PATIENCE)[0] == 200
     until(
-        lambda: server.ask("good", PATIENCE) and server.memory() - tried.memory < GROWN, "what V8 could not stop ends"
+        lambda: server.ask("good", PATIENCE)[0] == 200 and server.memory() - tried.memory < GROWN,
+        "what V8 could not stop ends",
     )
     counters = dict(line.split(" = ") for line in server.rpc("stats.get_statistics", "core:"))
     failed = [case for case in tried.cases if case.status == 500]
