@@ -17,20 +17,13 @@ from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import Xval
 from polykemi.kemi.route import ROUTE_NAMES, Route
-from polykemi.kemi.route_stats import RouteStats
+from polykemi.kemi.route_stats import LIMIT, BlockStats, RouteStats
 from polykemi.modules.base import Services
 from polykemi.sip.flow import Flow
 from polykemi.sip.message import Message
 from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.router")
-
-
-class RouteTable(Protocol):
-    """Which engine runs which route block (``config.RouteSettings``)."""
-
-    def engine_for(self, kind: Route, callback: str) -> str:
-        """Return the name of the engine that runs ``callback`` as a block of ``kind``."""
 
 
 class Onlooker(Protocol):
@@ -41,6 +34,9 @@ class Onlooker(Protocol):
 
         It runs to its end without another one between, so what holds from its begin to its end holds for this message alone.
         """
+
+    def malformed(self, data: bytes, flow: Flow, cause: str, *, answered: bool) -> None:
+        """Something has come in that is no proper message: it was dropped, or refused with an answer (``answered``)."""
 
     def began(self, ctx: RouteContext) -> None:
         """A route block begins; it may be inside of another one, or run by a timer."""
@@ -55,9 +51,9 @@ class Onlooker(Protocol):
 class Blocks:
     """What runs route blocks for one server (``modules.base.Routes``)."""
 
-    def __init__(self, services: Services, table: RouteTable, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, services: Services, clock: Callable[[], float] = time.perf_counter) -> None:
         self.services = services
-        self.stats = RouteStats(table.engine_for)
+        self.stats = RouteStats()
         self.version: Version  # that what begins now is routed by
         self.depth = services.limits.depth
         self.last_error: Exception | None = None  # of a script
@@ -81,8 +77,6 @@ class Blocks:
 
     def run(self, ctx: RouteContext) -> None:
         """Run one block in the engine that the configuration names for it; a failing script sets ``ctx.error``."""
-        block = self.stats.of(ctx.kind, ctx.callback)
-        name = block.engine
         clock = self._clock
         stack = self._stack
         current = self.services.current
@@ -91,6 +85,8 @@ class Blocks:
         version = shared.version
         if version is None:
             version = shared.version = self.version if outer is None else outer.shared.version
+        block = self.block(version, ctx.kind, ctx.callback)
+        name = block.engine
         if stack and self._cannot_enter(name, ctx):
             return
         depth = len(stack)
@@ -113,6 +109,16 @@ class Blocks:
                     onlooker.ended(ctx, seconds)
             current.ctx = outer
             del stack[depth:]  # what ran inside may have been lost with its thread
+
+    def block(self, version: Version, kind: Route, callback: str) -> BlockStats:
+        """Return the counters of a block, and with them the name of its engine, in ``version``."""
+        blocks = version.blocks
+        block: BlockStats | None = blocks.get((kind._value_, callback))
+        if block is None:
+            block = self.stats.of(kind, callback, version.routes.engine_for(kind, callback))
+            if len(blocks) < LIMIT:
+                blocks[kind._value_, callback] = block
+        return block
 
     def nesting(self) -> int:
         """Return how many route blocks, and calls of scripts, run inside of each other now; asked for on any thread."""
@@ -145,7 +151,9 @@ class Blocks:
 
     def defines(self, kind: Route, callback: str, version: Any = None) -> bool:
         """Tell whether the script that runs blocks of this kind has the function (``modules.base.Routes``)."""
-        script: Script = (version or self._version_here()).scripts[self.stats.of(kind, callback).engine]
+        if version is None:
+            version = self._version_here()
+        script: Script = version.scripts[self.block(version, kind, callback).engine]
         return script.has(callback)
 
     def _version_here(self) -> Version:
@@ -215,7 +223,7 @@ class Blocks:
         error = ctx.error
         if error is None:
             return
-        self.stats.of(ctx.kind, ctx.callback).fail(error)
+        self.block(ctx.shared.version, ctx.kind, ctx.callback).fail(error)
         self.last_error = error
         self.services.count("core.script_errors")
         if isinstance(error, ScriptTimeout):

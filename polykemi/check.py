@@ -71,7 +71,13 @@ def _node(settings: Settings, copy: Path | None, send: Send) -> Node:
     try:
         listeners = tuple(one for listener in settings.listen for one in addresses_of(listener))
         return assemble(
-            settings, listeners=listeners, location=MemoryLocation(), database=database, send=send, now=time.time()
+            settings,
+            listeners=listeners,
+            location=MemoryLocation(),
+            database=database,
+            send=send,
+            now=time.time(),
+            rehearsal=True,
         )
     except BaseException:
         database.close()

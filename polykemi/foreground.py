@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from polykemi import __version__, compiled, memory
 from polykemi.config import Settings
+from polykemi.engines.stuck import leave
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.logs import Log
 from polykemi.server import Server
@@ -23,10 +24,13 @@ def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False
     With ``watch`` the scripts are reloaded when their files change.
     """
     with Log(settings.log) as written:
-        _serve(settings, say, written, watch=watch)
+        has_stuck_threads = _serve(settings, say, written, watch=watch)
+    if has_stuck_threads:
+        leave()
 
 
-def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watch: bool) -> None:
+def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watch: bool) -> bool:
+    """Run it; tell whether threads are stuck in its loop for good."""
     faulthandler.enable()  # a watchdog's SIGABRT, and a crash, show which line of which script it was
     notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
     server = Server(settings, notifier, inherited)
@@ -42,7 +46,7 @@ def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watc
             notifier.forget(address)
         if os.geteuid() == 0:
             log.warning("the server and its scripts run as root: [service] user names somebody with fewer rights")
-        slowest = max(one.seconds for one in settings.engines)
+        slowest = max(one.limits.seconds for one in settings.engines)
         if 0 < notifier.watchdog <= slowest:
             log.warning("the watchdog waits %g s, and a route block may run for %g s", notifier.watchdog, slowest)
         for line in describe(server):
@@ -58,6 +62,7 @@ def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watc
     finally:
         server.close()
     say("stopped")
+    return server.loop.is_running()
 
 
 def describe(server: Server) -> list[str]:

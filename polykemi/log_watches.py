@@ -140,6 +140,9 @@ class Watches:
             if lower:
                 self._levels.restore()
 
+    def malformed(self, data: bytes, flow: Flow, cause: str, *, answered: bool) -> None:
+        """The router's own line tells of it."""
+
     def began(self, ctx: RouteContext) -> None:
         """A route block begins; one that a timer runs has no message that came in."""
         lower = not self._levels.is_lowered and self._is_followed(ctx)

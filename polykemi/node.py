@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 from polykemi import __version__
 from polykemi.config import Settings, typed_params
@@ -20,13 +21,13 @@ from polykemi.control.jsonrpc import JsonRpc
 from polykemi.control.plane import make_rpc
 from polykemi.control.trace import Tracer, Tracing
 from polykemi.engines import make_engine
-from polykemi.engines.base import Engine, Host, Limits, Loading
+from polykemi.engines.base import Engine, Host, Loading
 from polykemi.errors import ConfigError, DataError
 from polykemi.kemi.context import Current
 from polykemi.kemi.figures import Counted, Figures
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.inspection import Finding, inspect
-from polykemi.kemi.log_levels import DebugLevel, level_of
+from polykemi.kemi.log_levels import DebugLevel, Levels, level_of
 from polykemi.kemi.network import Connections, Dns, Locator, NoConnections, NoTls, Offline, Peers, Tls, Unlocated
 from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry
@@ -47,6 +48,8 @@ from polykemi.transport.resolver import DnsSettings
 from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.server")
+
+_SHARED: Final = ("dns", "limits", "overload", "udp")  # settings that change while a server runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +123,16 @@ def assemble(
     clock: Callable[[], float] = time.time,
     memory_limit: int = 0,
     loading: Loading | None = None,
+    rehearsal: bool = False,
 ) -> Node:
     """Build all parts and load the scripts. Raises UsageError; nothing is left open then but what was given.
 
     Without ``peers`` and ``dns`` exports reach no other server and know no name; without ``locator`` what goes to a name
     leaves with that name for an address. ``memory_limit``: octets that the process may have where [overload] does not say.
+    ``rehearsal``: see ``Services.is_rehearsal``.
     """
+    if rehearsal:
+        settings = replace(settings, **{name: replace(getattr(settings, name)) for name in _SHARED})
     domains = frozenset(d.lower() for d in settings.domains)
     ids = ids or Ids()
     connections = NoConnections() if connections is None else connections
@@ -162,6 +169,8 @@ def assemble(
         udp=settings.udp,
         locator=Unlocated() if locator is None else locator,
         items=MemoryItems() if items is None else items,
+        levels=Levels(apart=rehearsal),
+        is_rehearsal=rehearsal,
     )
     _use(settings.dns, services)
     debug, levels = DebugLevel(), services.levels
@@ -169,7 +178,7 @@ def assemble(
     services.live.add("core", settings.udp)
     services.live.add("core", settings.dns, partial(_use, settings.dns, services))
     services.live.add("overload", settings.overload)
-    router = Router(services, settings.routes, send, ended, overload=Overload(settings.overload, memory_limit))
+    router = Router(services, send, ended, overload=Overload(settings.overload, memory_limit))
     services.live.add("limits", settings.limits, lambda: setattr(router, "depth", settings.limits.depth))
     services.routes = router
     services.variables.where = router.where
@@ -235,13 +244,12 @@ def _engines(
     engines: dict[str, Engine] = {}
     try:
         for one in settings.engines:
-            engines[one.name] = make_engine(
-                one.name, replace(host, limits=Limits(one.seconds, one.memory), path=one.path, allow=one.allow)
-            )
+            engines[one.name] = make_engine(one.name, replace(host, limits=one.limits))
+        reconfiguration.engines = engines
         versions = Versions(
             router,
             engines,
-            lambda: {one.name: one.script for one in reconfiguration.settings.engines},
+            lambda: reconfiguration.settings,
             partial(_inspect, router, registry),
             keep=settings.reload.keep,
         )

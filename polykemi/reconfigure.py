@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Final
 
-from polykemi.config import EngineSettings, ModuleSettings, Settings, typed_params
+from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings, typed_params
+from polykemi.engines.base import Engine, Limits
 from polykemi.errors import ConfigError, RpcError, UsageError
 from polykemi.kemi.log_levels import LEVELS
 from polykemi.kemi.rpc import rpc
@@ -26,11 +27,13 @@ ALWAYS_LOADED: Final = ("core", "pv", "hdr", "x")  # as in Kamailio
 
 _FAILED: Final = 500
 _LEVELS: Final = ("level", "levels")  # what changes of [log]
+_KEYS: Final = {"seconds": "timeout", "memory": "max_memory"}  # of limits of engines
 _PLACES: Final = {"strict": "[ksr] strict", "metrics": "[metrics] listen", "hep": "[hep]"}  # of fields
 _ELSEWHERE: Final = (
     "domains",
     "log",
     "engines",
+    "routes",
     "modules",
     "tls",
     "file",
@@ -62,6 +65,7 @@ class Reconfiguration:
     def __init__(self, settings: Settings, services: Services) -> None:
         """``settings``: those that the server runs with."""
         self.settings = settings
+        self.engines: Mapping[str, Engine] = {}  # that hear of their limits
         self._services = services
 
     def apply(self, now: float) -> Outcome:
@@ -150,9 +154,13 @@ class Reconfiguration:
         changed += self._use_levels(new.log)
         for use in swaps.values():
             use()
-        engines = _with_scripts(old, new)
-        changed += [f"[engines.{a.name}] script" for a, b in zip(engines, old.engines, strict=True) if a != b]
-        self.settings = replace(old, domains=new.domains, log=new.log, tls=new.tls, engines=engines, again=new.again)
+        engines, routes, changes = _scripts(old, new)
+        for one in engines:
+            self.engines[one.name].limit(one.limits)
+        changed += changes
+        self.settings = replace(
+            old, domains=new.domains, log=new.log, tls=new.tls, engines=engines, routes=routes, again=new.again
+        )
         outcome = Outcome(tuple(changed), tuple(swaps), tuple(restart))
         log.info("the configuration was read anew: %s", ", ".join(outcome.changed) or "nothing in it has changed")
         if outcome.needs_restart:
@@ -175,14 +183,22 @@ def _compare_log(old: LogSettings, new: LogSettings) -> list[str]:
 
 
 def _compare_engines(old: Settings, new: Settings) -> list[str]:
-    before, after = ({one.name: one for one in settings.engines} for settings in (old, new))
-    out = ["[engines]"] if before.keys() != after.keys() else []
-    for name in before.keys() & after.keys():
-        out += [f"[engines.{name}] {key}" for key in differing(before[name], after[name]) if key != "script"]
-    return out
+    if {one.name for one in old.engines} == {one.name for one in new.engines}:
+        return []
+    return ["[engines]", *(["[routes]"] if old.routes != new.routes else [])]
 
 
-def _with_scripts(old: Settings, new: Settings) -> tuple[EngineSettings, ...]:
-    """Return the engines that there are, with the scripts that ``new`` names: the next version of the scripts is made of them."""
-    scripts = {one.name: one.script for one in new.engines}
-    return tuple(replace(one, script=scripts.get(one.name, one.script)) for one in old.engines)
+def _scripts(old: Settings, new: Settings) -> tuple[tuple[EngineSettings, ...], RouteSettings, list[str]]:
+    """Return the engines that there are with the scripts and limits that ``new`` gives them, which blocks they run, and the
+    places that differ. The next version of the scripts is made of them.
+    """
+    given = {one.name: one for one in new.engines}
+    engines = tuple(given.get(one.name, one) for one in old.engines)
+    changed = []
+    for before, after in zip(old.engines, engines, strict=True):
+        changed += [f"[engines.{before.name}] script"] if before.script != after.script else []
+        keys = [one for one in fields(Limits) if getattr(before.limits, one.name) != getattr(after.limits, one.name)]
+        changed += [f"[engines.{before.name}] {_KEYS.get(one.name, one.name)}" for one in keys]
+    if given.keys() != {one.name for one in engines} or new.routes == old.routes:
+        return engines, old.routes, changed
+    return engines, new.routes, [*changed, "[routes]"]

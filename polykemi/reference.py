@@ -304,7 +304,7 @@ def _commands(instances: Mapping[str, Module]) -> str:
         Api((), dict),
         commands.Stats({}),
         commands.Counters({}, {}),
-        commands.Routes(RouteStats(lambda kind, callback: "")),
+        commands.Routes(RouteStats()),
         commands.System({}),
         Dns(Resolver(_nobody)),
         DstBlocklist(Blocklist()),

@@ -4,6 +4,7 @@ between two messages. When anything is wrong with it, nothing changes.
 
 from __future__ import annotations
 
+import gc
 import logging
 import weakref
 from collections import Counter, deque
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from polykemi.config import Settings
 from polykemi.engines.base import Engine, Script
 from polykemi.errors import ScriptLoadError
 from polykemi.kemi.inspection import Finding
@@ -22,6 +24,7 @@ from polykemi.versions import Version
 
 log = logging.getLogger("polykemi.reload")
 
+_QUICK: Final = 200_000  # objects that the collector looks at within some 30 ms
 MOST: Final = 64  # versions at a time; the oldest one's calls go on with the current one when there would be more
 
 
@@ -45,18 +48,19 @@ class Versions:
         self,
         router: Router,
         engines: Mapping[str, Engine],
-        files: Callable[[], Mapping[str, Path]],
+        settings: Callable[[], Settings],
         inspect: Callable[[Version], list[Finding]],
         *,
         keep: int = 5,
         rehearse: Callable[[], tuple[str, ...]] | None = None,
     ) -> None:
-        """``files`` tells the script's file for each engine. ``keep``: how many versions stay for ``rollback``, the current one included.
+        """``settings`` tells of the scripts' files and which blocks each runs. ``keep``: how many versions stay for ``rollback``, the
+        current one included.
 
         ``inspect`` tells what is wrong in a version that was loaded, ``rehearse`` tries the files with a smoke message in a
         server of their own and returns the start lines of what it sends; it raises ScriptLoadError.
         """
-        self.files = files
+        self._settings = settings
         self.rehearse = rehearse
         self._router, self._engines, self._inspect = router, engines, inspect
         self._number = 0  # of the last version that took over
@@ -68,6 +72,10 @@ class Versions:
     def current(self) -> int:
         """The number of the version that routes what begins now."""
         return self._router.version.number
+
+    def files(self) -> dict[str, Path]:
+        """Return the files that the next version is loaded from, by engine."""
+        return {one.name: one.script for one in self._settings().engines}
 
     def inspect(self) -> list[Finding]:
         """Return what is wrong in the current version."""
@@ -89,6 +97,8 @@ class Versions:
         current version does not have too (unless ``force``), and for a smoke message that fails; nothing changes then.
         """
         services = self._router.services
+        if place := self._router.where():
+            raise ScriptLoadError(place, None, "a script cannot let itself be loaded anew")
         try:
             smoke = self.rehearse() if self.rehearse is not None else ()
             version = self._load(now)
@@ -116,7 +126,7 @@ class Versions:
         try:
             for name, path in self.files().items():
                 scripts[name] = self._engines[name].load(path)
-            version = Version(self._number + 1, scripts, now)
+            version = Version(self._number + 1, scripts, self._settings().routes, now)
             self._must_answer_requests(version)
         except BaseException:
             _close(scripts)
@@ -127,7 +137,7 @@ class Versions:
         """Refuse a script without a request route: every request would stay without an answer. Raise ScriptLoadError."""
         callback = self._router.services.callbacks.request
         if not self._router.defines(Route.REQUEST, callback, version):
-            script = version.scripts[self._router.stats.of(Route.REQUEST, callback).engine]
+            script = version.scripts[version.routes.engine_for(Route.REQUEST, callback)]
             raise ScriptLoadError(str(script.path), None, f"defines no function {callback}")
 
     def _check(self, version: Version, *, force: bool) -> None:
@@ -157,7 +167,7 @@ class Versions:
                 "version %d: there are %d: its calls go on with version %d", oldest.number, MOST, current.number
             )
             _close(oldest.scripts)
-            oldest.scripts, oldest.heir = current.scripts, current
+            oldest.leave_to(current)
             self._alive = [ref for ref in self._alive if ref() is not oldest]
 
     # ---- those that there are
@@ -187,6 +197,7 @@ class Versions:
     def rows(self) -> list[dict[str, Any]]:
         """Return what an operator wants to know of each version: when it was loaded, who is in it."""
         transactions, dialogs = self._users()
+        calls = Counter(map(id, self._router.calls))
         current = self._router.version
         return [
             {
@@ -194,6 +205,7 @@ class Versions:
                 "state": "current" if one is current else "kept" if one in self._kept else "ending",
                 "loaded": one.loaded,
                 "transactions": transactions[id(one)],
+                "calls": calls[id(one)],
                 "dialogs": dialogs[id(one)],
                 "scripts": " ".join(f"{name}:{script.path}" for name, script in one.scripts.items()),
             }
@@ -212,10 +224,21 @@ class Versions:
 
     def sweep(self) -> None:
         """Close the scripts of versions that have ended; called between two messages."""
-        while self._ended:
-            _close(self._ended.pop())
+        if self._ended:
+            while self._ended:
+                _close(self._ended.pop())
+            _collect()
         if any(ref() is None for ref in self._alive):
             self._alive = [ref for ref in self._alive if ref() is not None]
+
+
+def _collect() -> None:
+    """Free what ended Python scripts leave behind: their functions and modules refer to each other.
+
+    The collector hardly ever looks at everything, as messages leave no cycles. Where that would take long it is left to it.
+    """
+    if len(gc.get_objects()) < _QUICK:
+        gc.collect()
 
 
 def _close(scripts: Mapping[str, Script]) -> None:

@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from polykemi.blocks import Blocks, RouteTable
+from polykemi.blocks import Blocks
+from polykemi.calls import Calls
 from polykemi.errors import DataError, ParseError
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.faked import FAKED_MESSAGE
 from polykemi.kemi.histogram import Histogram
 from polykemi.kemi.route import Route
+from polykemi.malformed import Malformed
 from polykemi.modules.base import Services
 from polykemi.modules.sl import Sl
 from polykemi.modules.tm import Tm
@@ -27,14 +29,13 @@ from polykemi.overload import Overload, OverloadLimits
 from polykemi.sip import build, http
 from polykemi.sip.flow import Flow, LastFlow
 from polykemi.sip.message import Request, Response, parse
-from polykemi.sip.reply_path import reply_path
 from polykemi.sip.tally import METHODS, RECEIVED_COUNTERS, REQUEST_COUNTERS, UNKNOWN_METHOD, reply_counters
 from polykemi.transaction.forking import Branch
 
 log = logging.getLogger("polykemi.router")
 
+_OF_CALLS: Final = ("INVITE", "BYE")  # methods whose answers begin and end a call
 _WAITS: Final[tuple[float, ...]] = (1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)  # seconds
-_MOST_LINES: Final = 100  # in the log, about what is malformed, a second
 
 
 class Dialogs(Protocol):
@@ -53,13 +54,12 @@ class Router(Blocks):
     def __init__(
         self,
         services: Services,
-        table: RouteTable,
         send: Callable[[list[tuple[bytes, Flow]]], None],
         ended: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
         overload: Overload | None = None,
     ) -> None:
-        super().__init__(services, table, clock)
+        super().__init__(services, clock)
         self.overload = overload or Overload(OverloadLimits())
         self.draining = False
         self.refusing = False  # draining, or some of the new requests are refused
@@ -68,7 +68,8 @@ class Router(Blocks):
         self._queue: deque[Process[None]] = deque()
         self._process: Process[None] | None = None
         self._now = 0.0  # of the datagram before
-        self._second = self._lines = 0  # how many lines about what is malformed were written in the last second
+        self._malformed = Malformed(self)
+        self.calls = Calls()
         self.waits = Histogram(_WAITS)  # how long messages have waited, at each beat
         self.received_codes = [0] * 700  # how many responses have come, by status
         self._reply_counters: dict[str, dict[int, tuple[str, ...]]] = {}  # by method and status
@@ -118,7 +119,7 @@ class Router(Blocks):
                 self.services.count("core.bad_requests")
                 self.services.outbox.send(refusal, LastFlow(*flow))
             else:
-                self._refuse(data, flow, error)
+                self._malformed.refuse(data, flow, error, now)
             return
         if isinstance(message, Request):
             process = self._request(message, flow, now)
@@ -223,7 +224,7 @@ class Router(Blocks):
             if request.method == "ACK" and self._sl is not None and self._sl.is_own_ack(request, flow, now):
                 return
         except ParseError as error:
-            self._refuse(request.raw, flow, error)
+            self._malformed.refuse(request.raw, flow, error, now)
             return
         if self.refusing and self._refuses_new(request):
             ctx.reply_headers.append(f"Retry-After: {self.overload.retry_after()}")
@@ -240,7 +241,8 @@ class Router(Blocks):
         if request.method == "CANCEL":
             invite = self._tm.relayer.invite_of(request) if self._tm is not None else None
             return invite.version if invite is not None else None
-        return self._dialogs.version_of(request) if self._dialogs is not None else None
+        version = self._dialogs.version_of(request) if self._dialogs is not None else None
+        return version if version is not None else self.calls.version_of(request)
 
     def _refuses_new(self, request: Request) -> bool:
         """Tell whether ``request`` begins something new that is refused; what belongs to a dialog or a transaction goes on."""
@@ -265,6 +267,7 @@ class Router(Blocks):
     def beat(self, waited: float, lost: int, memory: int, now: float) -> None:
         """Look how far behind the server is (``Overload.beat``); called every ``BEAT`` seconds."""
         self.waits.add(waited)
+        self.calls.sweep(now)
         overload = self.overload
         overload.beat(waited, lost, len(self._tm.layer) if self._tm is not None else 0, memory, now)
         self.refusing = self.draining or overload.level > 0
@@ -301,7 +304,7 @@ class Router(Blocks):
             if branch is None and not services.is_myself(via.host, via.port or 5060):  # a script may write any address
                 raise ParseError("the top Via is not ours")
         except ParseError as error:
-            self._drop(response.raw, flow, error)
+            self._malformed.drop(response.raw, flow, error, now)
             return
         if branch is None and any(absorbs(response) for absorbs in services.strays):
             return
@@ -309,7 +312,9 @@ class Router(Blocks):
         ctx = RouteContext(Route.REPLY, callbacks.reply, response, flow, now)
         ctx.reply_status = response.status
         if isinstance(branch, Branch) and branch.transaction is not None:
-            ctx.shared.version = branch.transaction.version
+            version = ctx.shared.version = branch.transaction.version
+            if response.status >= 200 and response.cseq[1] in _OF_CALLS and version is not None:
+                self.calls.answered(response, version, now)
         if callbacks.pre_routing and (yield from self._pre_routing(ctx)):
             return
         if self.defines(Route.REPLY, callbacks.reply, ctx.shared.version):
@@ -344,7 +349,7 @@ class Router(Blocks):
         """Forward a response that belongs to no transaction by its second Via (RFC 3261 section 16.11)."""
         target = self.services.response_target(response, ctx.flow.listener)
         if target is None:
-            self._drop(response.raw, ctx.flow, ParseError("no second Via"))
+            self._malformed.drop(response.raw, ctx.flow, ParseError("no second Via"), ctx.now)
             return
         self.services.outbox.send(build.forward_response(response, ctx.edits), target)
         self.services.count("core.fwd_replies")
@@ -355,52 +360,3 @@ class Router(Blocks):
         for ctx in events:
             if self.defines(Route.EVENT, ctx.callback, ctx.shared.version):
                 yield ctx
-
-    # ---- what is malformed
-    def _refuse(self, data: bytes, flow: Flow, error: ParseError) -> None:
-        """Answer a malformed request with its error where its headers allow that, else drop it; count it either way.
-
-        Nobody answers an ACK or a response, nor what has no usable Via (RFC 3261 sections 17.1.1.3 and 18.2.2).
-        """
-        start, _, rest = data.lstrip(b"\r\n").partition(b"\n")
-        if start[:4] == b"ACK " or start[:4] == b"SIP/" or not start.strip():
-            self._drop(data, flow, error)
-            return
-        try:
-            request = parse(b"INVALID sip:invalid SIP/2.0\r\n" + rest)
-            assert isinstance(request, Request)
-            request.believe_first_via()
-            received, rport, target = reply_path(request, flow)
-            reply = build.response(
-                request,
-                error.status,
-                error.reason,
-                to_tag=self.services.ids.stateless_tag(request),
-                received=received,
-                rport=rport,
-                server=self.services.server_header,
-            )
-        except ParseError:
-            self._drop(data, flow, error)
-            return
-        self.services.count("core.bad_requests")
-        self._tell_of_malformed("refused a request from %s:%d: %s", flow.host, flow.port, error)
-        self.services.outbox.send(reply, target)
-
-    def _drop(self, data: bytes, flow: Flow, error: ParseError) -> None:
-        if not data.strip(b"\r\n\0"):
-            self.services.count("core.keepalives")  # RFC 5626 section 3.5.1: not worth a line in the log
-            return
-        self.services.count("core.dropped")
-        self._tell_of_malformed("dropped %d octets from %s:%d: %s", len(data), flow.host, flow.port, error.reason)
-
-    def _tell_of_malformed(self, text: str, *arguments: object) -> None:
-        """Write a line, but not thousands a second: who sends rubbish does not fill the disk. All of it is counted."""
-        second = int(self._now)
-        if second != self._second:
-            if self._lines > _MOST_LINES:
-                log.info("and %d more in that second", self._lines - _MOST_LINES)
-            self._second, self._lines = second, 0
-        self._lines += 1
-        if self._lines <= _MOST_LINES:
-            log.info(text, *arguments)

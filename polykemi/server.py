@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -168,13 +167,14 @@ class Server:
         database = Database(self.node.services.database.name, query_only=True)
         try:
             return assemble(
-                replace(self.settings, engines=self.node.reconfiguration.settings.engines),
+                self.node.reconfiguration.settings,
                 listeners=self.transports.listeners,
                 location=MemoryLocation(),
                 database=database,
                 send=send,
                 now=time.time(),
                 loading=Loading(serving=True),
+                rehearsal=True,
             )
         except BaseException:
             database.close()
@@ -303,7 +303,7 @@ class Server:
         """Reload when a file of the scripts has changed, from now on."""
         from polykemi.watch import Watcher  # only who wants it pays for the library
 
-        self._watcher = Watcher(self.node.versions.files().values(), self._hang_up)
+        self._watcher = Watcher(lambda: self.node.versions.files().values(), self._hang_up)
 
     def _hang_up(self, *_: object) -> None:
         if not self.loop.is_closed():

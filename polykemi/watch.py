@@ -13,36 +13,72 @@ import watchfiles
 log = logging.getLogger("polykemi.watch")
 
 SUFFIXES: Final = (".lua", ".js", ".py", ".json", ".toml")
-_SETTLED: Final = 200  # milliseconds within which changes are one
+_SETTLED: Final = 200  # milliseconds without a change, then what has changed is looked at: some write a file in pieces
+_LONGEST: Final = 2000  # milliseconds; who changes things for longer is not waited for
+_LOOK: Final = 1000  # milliseconds between two looks at where the directories are
 
 
 class Watcher:
     """A thread that calls ``changed`` when files with one of ``SUFFIXES`` have, in the directories of ``files`` and below them.
 
-    Directories are watched, not files: an editor puts a new file in the place of the old one.
+    Directories are watched, not files: an editor puts a new file in the place of the old one. Nor do they stay where they are: a
+    deployment lets a link lead to another, or makes one anew.
     """
 
-    def __init__(self, files: Iterable[Path], changed: Callable[[], None]) -> None:
-        self._directories = sorted({file.parent.resolve() for file in files})
-        self._changed = changed
+    def __init__(self, files: Callable[[], Iterable[Path]], changed: Callable[[], None]) -> None:
+        self._files, self._changed = files, changed
+        self._first = self._places()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="polykemi-watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="polykemi-watch", daemon=True)
         self._thread.start()
 
-    def _watch(self) -> None:
-        try:
-            for changes in watchfiles.watch(
-                *self._directories,
-                watch_filter=lambda _, path: path.endswith(SUFFIXES),
-                debounce=_SETTLED,
-                rust_timeout=1000,
-                stop_event=self._stop,
-                raise_interrupt=False,
-            ):
+    def _run(self) -> None:
+        places = self._first
+        while not self._stop.is_set():
+            try:
+                self._watch(places)
+            except FileNotFoundError:  # gone, as we were about to watch it
+                pass
+            except (OSError, RuntimeError) as error:  # there are too many to watch
+                log.error("files are no longer watched: %s", error)
+                return
+            before, places = places, self._places()
+            if places != before and not self._stop.is_set():
+                log.info("the directories of the scripts are others now: %s", ", ".join(map(str, places)) or "none")
+                self._changed()
+
+    def _watch(self, places: dict[Path, tuple[int, int]]) -> None:
+        """Tell of changes for as long as the directories stay where they are. Raise OSError or RuntimeError."""
+        if not places:
+            self._stop.wait(_LOOK / 1000)
+            return
+        for changes in watchfiles.watch(
+            *places,
+            watch_filter=lambda _, path: path.endswith(SUFFIXES),
+            step=_SETTLED,
+            debounce=_LONGEST,
+            rust_timeout=_LOOK,
+            yield_on_timeout=True,
+            stop_event=self._stop,
+            raise_interrupt=False,
+        ):
+            if self._places() != places:
+                return
+            if changes:
                 log.info("changed: %s", ", ".join(sorted({path for _, path in changes})))
                 self._changed()
-        except (OSError, RuntimeError) as error:  # a directory is gone, or there are too many to watch
-            log.error("files are no longer watched: %s", error)
+
+    def _places(self) -> dict[Path, tuple[int, int]]:
+        """Return the directories that there are, each with its device and number there: a new one has another."""
+        places = {}
+        for directory in sorted({file.parent for file in self._files()}):
+            try:
+                real = directory.resolve(strict=True)
+                status = real.stat()
+            except (OSError, RuntimeError):
+                continue
+            places[real] = status.st_dev, status.st_ino
+        return places
 
     def close(self) -> None:
         """End the thread."""

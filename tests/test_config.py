@@ -13,6 +13,7 @@ import pytest
 import polykemi.modules
 from polykemi import config
 from polykemi.config import ControlSettings, EngineSettings, Settings
+from polykemi.engines.base import Limits
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import to_octets
 from polykemi.kemi.route import Route
@@ -130,9 +131,9 @@ def test_everything_of_the_file_arrives(tmp_path: Path) -> None:
     assert settings.domains == ("example.com", "2001:db8::1")
     assert settings.data == tmp_path / "state"
     assert settings.engines == (
-        EngineSettings("lua", tmp_path / "lua/basic.lua", memory=128 << 20),
+        EngineSettings("lua", tmp_path / "lua/basic.lua", Limits(memory=128 << 20)),
         EngineSettings("python", Path("/scripts/failure.py")),
-        EngineSettings("js", tmp_path / "basic.js", 2.0, 64 << 20, allow=frozenset({"wasm"})),
+        EngineSettings("js", tmp_path / "basic.js", Limits(2.0, 64 << 20, allow=frozenset({"wasm"}))),
     )
     assert settings.modules.load == ("sl", "registrar")
     assert settings.modules.params == {"registrar": {"max_contacts": 5}}
@@ -206,7 +207,9 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
 
 def test_an_engine_and_script_of_the_command_line_run_all_route_blocks(tmp_path: Path) -> None:
     settings = load(tmp_path, EVERYTHING, engine="js", script=Path("mine.js"), serving=True)
-    assert settings.engines == (EngineSettings("js", Path("mine.js"), 2.0, 64 << 20, allow=frozenset({"wasm"})),)
+    assert settings.engines == (
+        EngineSettings("js", Path("mine.js"), Limits(2.0, 64 << 20, allow=frozenset({"wasm"}))),
+    )
     assert settings.routes.engine_for(Route.FAILURE, "ksr_failure_manage") == "js"
     assert settings.routes.engine_for(Route.REQUEST, "ksr_request_route") == "js"
 
@@ -220,7 +223,7 @@ def test_an_engine_alone_runs_the_script_that_the_file_names_for_it(tmp_path: Pa
 @pytest.mark.parametrize(("script", "engine"), [("a.lua", "lua"), ("a.js", "js"), ("a.py", "python")])
 def test_a_script_alone_tells_its_engine_by_its_suffix(script: str, engine: str) -> None:
     (settings,) = config.load(None, script=Path(script)).engines
-    assert (settings.name, settings.script, settings.seconds) == (engine, Path(script), 1.0)
+    assert (settings.name, settings.script, settings.limits.seconds) == (engine, Path(script), 1.0)
 
 
 @pytest.mark.parametrize(

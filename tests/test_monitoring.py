@@ -43,7 +43,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Metric]]
     )
     with ServerUnderTest({"lua": script}, modules={"dialog": {}}, locator=resolver) as server:
         router, probes = server.node.router, Probes(counting=True)
-        router.stats.of(Route.REQUEST, "ksr_request_route").add(0.01)
+        router.stats.of(Route.REQUEST, "ksr_request_route", "lua").add(0.01)
         router.services.counters["hep.sent"] = 1
         probes.tally("KSR.pv.get").calls += 1
         router.received_codes[200] += 1

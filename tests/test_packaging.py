@@ -87,7 +87,7 @@ def test_the_packaged_configuration_and_the_unit_fit_together() -> None:
     entries = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
     assert settings.data == Path("/var/lib") / entries["StateDirectory"]
     assert settings.service.drain < float(entries["TimeoutStopSec"])
-    assert max(one.seconds for one in settings.engines) < float(entries["WatchdogSec"])
+    assert max(one.limits.seconds for one in settings.engines) < float(entries["WatchdogSec"])
     assert entries["ExecStart"].split()[1:] == ["serve", "--config", "/etc/polykemi/polykemi.toml"]
     assert entries["MemoryDenyWriteExecute"] == "no"  # V8 and LuaJIT could not run
 

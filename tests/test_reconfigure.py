@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from polykemi import config
-from polykemi.errors import ConfigError, DataError, RpcError
+from polykemi.errors import ConfigError, DataError, RpcError, ScriptLoadError
 from polykemi.kemi.ids import Ids
 from polykemi.node import Node, assemble
 from polykemi.sip.flow import Flow, Listener
@@ -45,11 +47,12 @@ fr_timer = 9000
 class Site:
     """A directory with a configuration, and the server that runs with it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, text: str = FILE) -> None:
         self.file = directory / "polykemi.toml"
         self.directory = directory
-        self.write("route.lua", SCRIPT)
-        self.write("polykemi.toml", FILE)
+        if text is FILE:
+            self.write("route.lua", SCRIPT)
+        self.write("polykemi.toml", text)
         self.write("list", "1 sip:192.0.2.3\n1 sip:192.0.2.4\n")
         self.write("addresses", "1 192.0.2.10\n")
         self.sent: list[bytes] = []
@@ -283,3 +286,78 @@ def test_hash_tables_are_read_anew_when_their_rows_have_changed(tmp_path: Path) 
     assert (kept.get("k", NOW), kept.get("counted", NOW)) == ("two", None)
     assert stored.get("k", NOW) == "one"  # what is stored at the end is newer here
     node.close()
+
+
+ENDLESS = {
+    "lua": "function ksr_request_route() while true do end end",
+    "js": "function ksr_request_route() { for (;;) {} }",
+    "python": "def ksr_request_route():\n    while True:\n        pass\n",
+}
+
+
+@pytest.fixture(params=["lua", "js", "python"])
+def endless(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """A site whose script does not end, and may run for a minute."""
+    name = {"lua": "route.lua", "js": "route.js", "python": "route.py"}[request.param]
+    (tmp_path / name).write_text(ENDLESS[request.param])
+    one = Site(tmp_path, f"[engines.{request.param}]\nscript = '{name}'\ntimeout = 60.0\n")
+    yield one
+    one.node.close()
+
+
+def test_the_time_of_a_route_block_changes_at_once(endless: Site, caplog: pytest.LogCaptureFixture) -> None:
+    endless.edit("timeout = 60.0", "timeout = 0.05")
+    answer = endless.reload()
+    engine = endless.node.reconfiguration.settings.engines[0].name
+    assert (answer["changed"], answer["needs restart"]) == ([f"[engines.{engine}] timeout"], [])
+    began = time.monotonic()
+    assert endless.status_of("example.test", "z9hG4bK1") == "500"
+    assert time.monotonic() - began < 20
+    assert "time limit reached" in caplog.text
+
+
+def test_memory_and_what_a_script_may_reach_come_with_the_next_version(tmp_path: Path) -> None:
+    (tmp_path / "route.lua").write_text(
+        'local held = string.rep("x", 3000000)\nfunction ksr_request_route()\n'
+        '  KSR.sl.sl_send_reply(200, os and os.getenv and "reached " .. #held or "not there")\nend\n'
+    )
+    site = Site(tmp_path, "[engines.lua]\nscript = 'route.lua'\n")
+    with closing(site.node):
+        site.edit("script = 'route.lua'", "script = 'route.lua'\nmax_memory = '2M'\nallow = ['os']")
+        assert sorted(site.reload()["changed"]) == ["[engines.lua] allow", "[engines.lua] max_memory"]
+        assert site.status_of("example.test", "z9hG4bK1") == "200"
+        with pytest.raises(ScriptLoadError, match="memory limit reached"):
+            site.node.versions.reload(NOW)
+        site.edit("2M", "20M")
+        site.reload()
+        site.node.versions.reload(NOW)
+        site.node.router.receive(request(Via="SIP/2.0/UDP h;branch=z9hG4bK2"), Flow(LISTENER, "192.0.2.10", 5060), NOW)
+        site.node.router.pump()
+        assert site.sent.pop().startswith(b"SIP/2.0 200 reached 3000000")
+
+
+def test_which_engine_runs_a_block_comes_with_the_next_version_and_goes_with_a_rollback(tmp_path: Path) -> None:
+    (tmp_path / "route.lua").write_text("function ksr_request_route() KSR.sl.sl_send_reply(200, 'OK') end")
+    (tmp_path / "route.py").write_text("import KSR\ndef ksr_request_route():\n    KSR.sl.sl_send_reply(202, 'OK')\n")
+    site = Site(tmp_path, "[engines]\nlua = 'route.lua'\npython = 'route.py'\n[routes]\ndefault = 'lua'\n")
+    with closing(site.node):
+        assert site.status_of("example.test", "z9hG4bK1") == "200"
+        site.edit("default = 'lua'", "default = 'lua'\nrequest_route = 'python'")
+        answer = site.reload()
+        assert (answer["changed"], answer["needs restart"]) == (["[routes]"], [])
+        assert site.status_of("example.test", "z9hG4bK2") == "200"
+        site.node.versions.reload(NOW)
+        assert site.status_of("example.test", "z9hG4bK3") == "202"
+        site.node.versions.rollback()
+        assert site.status_of("example.test", "z9hG4bK4") == "200"
+        blocks = {(one.engine, one.cnt) for one in site.node.router.stats}
+        assert blocks == {("lua", 3), ("python", 1)}
+
+
+def test_an_engine_more_needs_a_restart_and_so_do_the_blocks_it_is_to_run(site: Site) -> None:
+    site.write("route.py", "def ksr_request_route():\n    pass\n")
+    site.edit('lua = "route.lua"', 'lua = "route.lua"\npython = "route.py"\n[routes]\ndefault = "python"')
+    answer = site.reload()
+    assert (answer["changed"], answer["needs restart"]) == ([], ["[engines]", "[routes]"])
+    site.node.versions.reload(NOW)
+    assert site.status_of("example.test", "z9hG4bK1") == "200"

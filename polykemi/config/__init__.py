@@ -21,6 +21,7 @@ from polykemi.config.network import dns, load_tls, overload, tcp, tls, udp
 from polykemi.config.reload import ReloadSettings, reload
 from polykemi.config.service import ServiceSettings, service
 from polykemi.config.table import FILE_NAME, T, Table, convert, one_of, read, shown, size, unknown
+from polykemi.engines.base import Limits
 from polykemi.errors import ConfigError
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.limits import ScriptLimits
@@ -87,18 +88,11 @@ Param = int | float | str | bool | list[Any] | dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """One engine: its script, and what a route block may use: seconds of wall time, octets of heap (0: no limit).
-
-    ``path``: where Lua looks for modules besides the script's directory, as in ``package.path``. ``allow``: what the
-    script may reach besides KSR, names of ``ALLOWED``.
-    """
+    """One engine: its script, and what that may use and reach."""
 
     name: str
     script: Path
-    seconds: float = 1.0
-    memory: int = 0
-    path: tuple[str, ...] = ()
-    allow: frozenset[str] = frozenset()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +257,7 @@ def _engines(table: Table) -> tuple[EngineSettings, ...]:
         allow = _allowed(one, ALLOWED.get(name, ())) if one is not table else frozenset()
         script = one.relative("script" if one is not table else name)
         assert script is not None
-        engines.append(EngineSettings(name, script, seconds, memory, path, allow))
+        engines.append(EngineSettings(name, script, Limits(seconds, memory, path, allow)))
     return tuple(engines)
 
 
@@ -301,7 +295,7 @@ def _chosen(
         raise ConfigError(f"--engine {name}: expected a script, and {path or FILE_NAME} names none for {name}")
     if given is None:
         assert script is not None
-        return EngineSettings(name, script, memory=HEAP.get(name, 0))
+        return EngineSettings(name, script, Limits(memory=HEAP.get(name, 0)))
     return replace(given, script=script) if script else given
 
 

@@ -32,6 +32,7 @@ from polykemi.sip.uri import parse_uri
 
 _MOST_CALLS: Final = 1000  # that one follows at a time; the oldest is forgotten
 _FINAL: Final = 200
+_LONGEST_LINE: Final = 500  # octets of what is malformed
 _CALL_ID: Final = re.compile(rb"\r\n(?:Call-ID|i)[ \t]*:[ \t]*([^\r\n]*[^\r\n \t])", re.IGNORECASE)
 
 
@@ -156,6 +157,13 @@ class Watch:
         """Tell whether what belongs to this call is shown. Who wants everything is shown what belongs to none, too."""
         return call_id in self._followed or (not self._once and self.wanted == _ALL)
 
+    def takes_malformed(self, host: str) -> bool:
+        """Tell whether what is no proper message and comes from ``host`` is shown: of which call and user it is nobody knows."""
+        wanted = self.wanted
+        return (
+            not wanted.call_id and not wanted.user and wanted.ip in ("", canonical_host(host)) and self._first is None
+        )
+
     def may_want(self, data: bytes) -> bool:
         """Tell whether ``data`` is worth a look: it is not when it has nothing of what is wanted, nor of what is followed."""
         if self.wanted.ip or self.wanted == _ALL:
@@ -209,7 +217,9 @@ class Tracer:
         self._watches: list[Watch] = []
         self._depth = self._kept = 0  # blocks that run inside of each other, and those of them that are kept
         # of this turn:
-        self._events: list[tuple[str, Event]] = []  # with the Call-IDs
+        self._events: list[
+            tuple[str | None, str, Event]
+        ] = []  # with the Call-ID, None and the host for what is malformed
         self._came: list[Seen] = []
         self._waiting: set[tuple[str, str]] = set()
 
@@ -241,12 +251,26 @@ class Tracer:
             self._note(seen.call_id, self._message("received", seen, flow), message.raw)
         return process
 
+    def malformed(self, data: bytes, flow: Flow, cause: str, *, answered: bool) -> None:
+        """Something has come in that is no proper message."""
+        if any(watch.takes_malformed(flow.host) for watch in self._watches):
+            line = data.lstrip(b"\r\n").partition(b"\n")[0].rstrip(b"\r")[:_LONGEST_LINE].decode("latin-1")
+            node: Node = {
+                "event": "malformed",
+                "time": self._clock(),
+                "octets": len(data),
+                "line": line,
+                "cause": cause,
+            }
+            node |= {"answered": answered, **_places(flow)}
+            self._events.append((None, flow.host, Event(node, data)))
+
     def began(self, ctx: RouteContext) -> None:
         """A route block begins."""
         self._depth += 1
         if self._kept or (self._depth == 1 and self._wanted(_call_id(ctx))):
             self._kept += 1
-            self._recorder.began(ctx, self._router.stats.of(ctx.kind, ctx.callback).engine)
+            self._recorder.began(ctx, self._router.block(ctx.shared.version, ctx.kind, ctx.callback).engine)
 
     def ended(self, ctx: RouteContext, seconds: float) -> None:
         """A route block has ended."""
@@ -277,8 +301,8 @@ class Tracer:
         events, came, waiting = self._events, self._came, self._waiting
         self._forget()
         for watch in self._watches.copy():
-            for call_id, event in events if not watch.is_over else ():
-                if watch.follows(call_id):
+            for call_id, host, event in events if not watch.is_over else ():
+                if watch.follows(call_id) if call_id is not None else watch.takes_malformed(host):
                     watch.give(event)
             watch.is_over = watch.is_over or watch.is_done(came, went, waiting)
             if watch.is_over and watch.give(Event({"event": "end"})):  # else there is no room for it yet
@@ -292,12 +316,15 @@ class Tracer:
         return any(watch.follows(call_id) or watch.waits_for_the_end for watch in self._watches)
 
     def _note(self, call_id: str, data: Node, octets: bytes | None = None) -> None:
-        self._events.append((call_id, Event(data, octets)))
+        self._events.append((call_id, "", Event(data, octets)))
 
     def _message(self, kind: str, seen: Seen, flow: Flow) -> Node:
-        peer = f"{flow.listener.proto}:{bracketed(flow.host)}:{flow.port}"
         node: Node = {"event": kind, "time": self._clock(), "call_id": seen.call_id, "line": seen.line}
-        return node | {"cseq": seen.cseq, "peer": peer, "local": str(flow.listener)}
+        return node | {"cseq": seen.cseq, **_places(flow)}
+
+
+def _places(flow: Flow) -> Node:
+    return {"peer": f"{flow.listener.proto}:{bracketed(flow.host)}:{flow.port}", "local": str(flow.listener)}
 
 
 def _call_id(ctx: RouteContext) -> str:

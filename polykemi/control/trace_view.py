@@ -102,6 +102,9 @@ class View:
                 ]
             case "received" | "sent" | "block":
                 rows = self._rows(event)
+            case "malformed":
+                self._last = None
+                rows = [self._malformed(event)]
             case _:
                 rows = []
         return [self._line(row) for row in rows]
@@ -133,9 +136,7 @@ class View:
         came = event["event"] == "received"
         gutter = ladder.gutter(lane, _SERVER) if came else ladder.gutter(_SERVER, lane)
         row: Segments = [("dim", gutter), ("", " ")]
-        if self._times:
-            at = datetime.fromtimestamp(event["time"], UTC).astimezone(self._zone)
-            row.append(("dim", f"{at:%H:%M:%S}.{at.microsecond // 1000:03} "))
+        row += self._time(event)
         line = event["line"]
         if line.startswith("SIP/2.0 "):
             row += [(line[8:9], cell(line[8:])), ("dim", f"  {cell(event['cseq'])}")]
@@ -147,6 +148,17 @@ class View:
             texts = event["message"].replace("\r\n", "\n").rstrip("\n").split("\n")
             rows += [[("dim", ladder.gutter()), ("", f"   {cell(text)}")] for text in texts]
         return rows
+
+    def _malformed(self, event: dict[str, Any]) -> Segments:
+        done = "refused" if event["answered"] else "dropped"
+        what = f"{done}, {event['octets']} octets from {cell(event['peer'])}: {cell(event['cause'])}"
+        return [*self._time(event), ("error", what), ("dim", f"  {cell(event['line'])}")]
+
+    def _time(self, event: dict[str, Any]) -> Segments:
+        if not self._times:
+            return []
+        at = datetime.fromtimestamp(event["time"], UTC).astimezone(self._zone)
+        return [("dim", f"{at:%H:%M:%S}.{at.microsecond // 1000:03} ")]
 
     def _line(self, segments: Segments) -> str:
         """Return the row as one line, cut to the width."""

@@ -21,10 +21,12 @@ _RELOAD: Final = 1.0  # seconds that it may take, at least, in a running server
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one engine may use: seconds of wall time a route block, octets of heap (0: no limit)."""
+    """What the scripts of one engine may use, and reach."""
 
-    seconds: float = 1.0
-    memory: int = 0
+    seconds: float = 1.0  # of wall time, a route block; 0: no limit
+    memory: int = 0  # octets of heap; 0: no limit
+    path: tuple[str, ...] = ()  # patterns as in Lua's package.path, where modules are besides the script's directory
+    allow: frozenset[str] = frozenset()  # what they may reach besides KSR (``config.ALLOWED``)
 
 
 class Loading:
@@ -52,8 +54,6 @@ class Host:
     drive: Callable[[Generator[RouteContext, None, Any]], Any]  # runs a Process to its end, returns its value
     limits: Limits = Limits()
     loading: Loading = field(default_factory=Loading)
-    path: tuple[str, ...] = ()  # patterns as in Lua's package.path, where modules are besides the script's directory
-    allow: frozenset[str] = frozenset()  # what the script may reach besides KSR (``config.ALLOWED``)
     strict: bool = False  # a call that cannot be made raises in the script
     nesting: Callable[[], int] = int  # how many route blocks, and calls of scripts, run inside of each other now
     probes: Probes = field(default_factory=Probes)  # what sees the calls of KSR functions
@@ -105,6 +105,9 @@ class Engine(Protocol):
 
         Called between two route blocks, on the thread of the event loop once that runs.
         """
+
+    def limit(self, limits: Limits) -> None:
+        """Let these hold: the time at once, all of them for scripts that are loaded from now on."""
 
     def memory(self) -> int:
         """Return how many octets all scripts of this engine hold; 0 where that cannot be told."""

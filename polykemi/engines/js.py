@@ -13,12 +13,13 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import get_ident
 from typing import Final, NoReturn, TypeVar
 
-from polykemi.engines.base import Host
+from polykemi.engines.base import Host, Limits
 from polykemi.engines.js_isolate import Isolate
 from polykemi.engines.js_loop import resumption
 from polykemi.engines.js_run import PATIENCE
@@ -48,7 +49,7 @@ class JsEngine:
         self._host = host
         self._used = 0  # octets, at the last look
         self._scripts: list[JsScript] = []  # those that are not closed
-        self._sources = Sources(everywhere="files" in host.allow)
+        self._sources = Sources(everywhere="files" in host.limits.allow)
         self.isolate = Isolate(host, self._sources)
         self._lost: list[Isolate] = []  # that were given up
         # of the threads
@@ -110,10 +111,17 @@ class JsEngine:
         self._sources.forget(script.name)
         if script.is_lost():
             return
+        free = partial(self.isolate.free, script.realm)
         if self._loop is not None and get_ident() != self.isolate.thread:
-            self._loop.call_soon_threadsafe(script.realm.close)
+            self._loop.call_soon_threadsafe(free)
         else:
-            self.isolate.v8.on_thread(script.realm.close)
+            self.isolate.v8.on_thread(free)
+
+    def limit(self, limits: Limits) -> None:
+        """Let these hold (see ``engines/base.py``); how much memory there is, at once too."""
+        self._host = replace(self._host, limits=limits)
+        self._sources.everywhere = "files" in limits.allow
+        self.isolate.limit(limits)
 
     def memory(self) -> int:
         """Return how many octets V8's heap holds for all scripts, garbage included, and outside of it for their buffers.

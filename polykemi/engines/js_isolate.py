@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from polykemi.engines.base import Host
+from polykemi.engines.base import Host, Limits
 from polykemi.engines.js_calls import Calls
 from polykemi.engines.js_realm import Realm, Realms
 from polykemi.engines.js_run import PATIENCE, Run
@@ -35,6 +35,8 @@ _CONSOLE: Final = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
 }
+
+_LYING: Final = 32 << 20  # octets of garbage, and as much again as lasts, that closed scripts may leave
 
 
 class Gate:
@@ -110,7 +112,15 @@ class Isolate:
             self._loaded,
             v8.native.checkpoint,
         )
-        self._realms.bind({"exports": rows, "wasm": "wasm" in host.allow}, (*own, *exports))
+        self._realms.bind(rows, (*own, *exports))
+        self._realms.wasm = "wasm" in host.limits.allow
+        self._lasting = 0  # octets, when V8 was told last to collect garbage behind closed scripts
+
+    def limit(self, limits: Limits) -> None:
+        """Let these hold from now on."""
+        self.run.limit(limits.seconds)
+        self.v8.limit(limits.memory)
+        self._realms.wasm = "wasm" in limits.allow
 
     # ---- scripts
     def load(self, file: str, text: str, seconds: float = 0.0) -> Loaded:
@@ -138,6 +148,14 @@ class Isolate:
             realm.close()
             return None
         return realm, thrown
+
+    def free(self, realm: Realm) -> None:
+        """Close a realm, on V8's thread. V8 by itself would let hundreds of them lie."""
+        realm.close()
+        native = self.v8.native
+        if native.used() > 2 * self._lasting + _LYING:
+            native.collect()
+            self._lasting = native.used()
 
     def where(self) -> str:
         """Return ``file:line`` of the script's call that is running."""

@@ -38,16 +38,17 @@ class Realms:
         self._v8 = v8
         files = resources.files("polykemi.engines")
         self._sources = [files.joinpath(name).read_text("utf-8") for name in _FILES]
-        self._tables, self._spec = Handle(), ""
+        self._tables, self._exports = Handle(), ""
+        self.wasm = False  # whether WebAssembly is there, in realms to come
         self._callbacks: list[Any] = []
         self._open: set[Realm] = set()
         self._shared, self.memory = v8.on_thread(lambda: v8.native.shared(SIZE))
         self.pending = v8.on_thread(v8.native.pending)
 
-    def bind(self, spec: dict[str, Any], functions: Sequence[Callable[[], None]]) -> None:
-        """Let realms call ``functions``, which must not raise; ``spec`` says what they are (js_runtime.js)."""
+    def bind(self, exports: list[Any], functions: Sequence[Callable[[], None]]) -> None:
+        """Let realms call ``functions``, which must not raise; ``exports`` says what they are (js_runtime.js)."""
         v8 = self._v8
-        self._spec = json.dumps(spec)
+        self._exports = json.dumps(exports)
         self._callbacks = [Callback(function) for function in functions]
         v8.callbacks += self._callbacks
         tables = resources.files("polykemi.engines").joinpath("js_tables.js").read_text("utf-8")
@@ -69,7 +70,7 @@ class Realms:
             entries,
             sources,
             guards,
-            native.text(self._spec),
+            native.text(f'{{"exports":{self._exports},"wasm":{json.dumps(self.wasm)}}}'),
         ]
         functions = native.apply(context, runtime, given) if all(given) else 0
         if not functions:

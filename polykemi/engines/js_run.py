@@ -46,11 +46,8 @@ class Run:
         self.struck = 0  # number of the outermost that is being stopped as its time is over
         self.error: ScriptError | None = None  # of what has just failed
         self.file = "js"  # the script that runs
-        self.seconds = seconds
         self._loading = loading
-        self._allowed = seconds  # to what runs now
-        # seconds between two looks of a thread that waits
-        self.period = min(max(seconds / 8, 0.005), 0.25) if seconds > 0 else 0.25
+        self.limit(seconds)
         self._v8, self._values, self._sources = v8, values, sources
         self._last_call, self._gate = last_call, gate
         self._call = ""  # of KSR that ran when the time was over
@@ -59,6 +56,13 @@ class Run:
         v8.on_interrupt = self._interrupted
         self._strike = threading.Lock()
         self._seen = (0, 0.0)  # the outermost at the last look, and when it was seen first
+
+    def limit(self, seconds: float) -> None:
+        """Let a block run so long (0: without a limit); not called while one runs."""
+        self.seconds = seconds
+        self._allowed = seconds  # to what runs now
+        # seconds between two looks of a thread that waits
+        self.period = min(max(seconds / 8, 0.005), 0.25) if seconds > 0 else 0.25
 
     # ---- the isolate's thread
     def load(self, file: str, function: Callable[[], _T | None], seconds: float) -> _T:

@@ -27,7 +27,7 @@ class Sources:
 
     def __init__(self, *, everywhere: bool = False) -> None:
         """``everywhere``: require() may leave the script's directory."""
-        self._everywhere = everywhere
+        self.everywhere = everywhere
         self._files: list[str] = []
         self._loads: list[_Load] = []
 
@@ -56,9 +56,7 @@ class Sources:
         for candidate in (name, f"{name}.js", f"{name}.json", f"{name}/index.js"):
             try:
                 path = (start / candidate).resolve()
-                found = path in load.modules or (
-                    (self._everywhere or path.is_relative_to(load.root)) and path.is_file()
-                )
+                found = path in load.modules or ((self.everywhere or path.is_relative_to(load.root)) and path.is_file())
             except (OSError, ValueError):
                 continue
             if found:

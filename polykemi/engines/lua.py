@@ -17,13 +17,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
 from lupa.luajit21 import LuaError, LuaMemoryError, lua_type
 
-from polykemi.engines.base import Host
+from polykemi.engines.base import Host, Limits
 from polykemi.engines.lua_state import Bound, State
 from polykemi.engines.lua_watch import IDLE, Pace, Watch
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout
@@ -88,7 +89,6 @@ class LuaScript:
         self._host = host
         self._bound = bound
         self._conversion = conversion
-        self._seconds = host.limits.seconds or math.inf
         self.loading = False  # no KSR function that it calls then takes long
         self.deadline = IDLE  # of the running call, on the monotonic clock; 0: the watch sets it at its next look
         self.pace: Pace | None = None  # of the state that runs
@@ -105,9 +105,10 @@ class LuaScript:
 
     def _start(self, texts: dict[Path, str]) -> None:
         """Run the script in a new state. Raise ScriptLoadError; the running one stays then."""
+        seconds = self._host.limits.seconds
         outer, self.deadline = (
             self.deadline,
-            monotonic() + self._seconds * self._host.loading.factor(self._host.limits.seconds),
+            monotonic() + (seconds or math.inf) * self._host.loading.factor(seconds),
         )
         self.loading = True
         current = self._host.current
@@ -265,6 +266,11 @@ class LuaEngine:
         script = LuaScript(path, self._host, self._bound, self._conversion, self._watch)
         self._scripts = {one for one in self._scripts if one._state is not None} | {script}
         return script
+
+    def limit(self, limits: Limits) -> None:
+        """Let these hold (see ``engines/base.py``)."""
+        self._host = replace(self._host, limits=limits)
+        self._watch.limit(limits.seconds)
 
     def memory(self) -> int:
         """Return how many octets the Lua states of all scripts have; see ``LuaScript.memory``."""

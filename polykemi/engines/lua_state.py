@@ -57,16 +57,16 @@ class State:
         self.path = path
         self.texts = texts  # of the files that were read
         self.entries: dict[str, list[Any]] = {}  # function -> its idle entries in Lua
-        places = [os.fsdecode(one.partition("?")[0].encode("latin-1")) for one in host.path]
+        places = [os.fsdecode(one.partition("?")[0].encode("latin-1")) for one in host.limits.path]
         self._most = _ALLOCATOR * host.limits.memory - _ROOM if host.limits.memory else math.inf
         self._roots = [path.parent.resolve(), *(Path(place).resolve() for place in places)]
         limits = host.limits
         self._lua = LuaRuntime(
             encoding="latin-1",
-            register_eval="python" in host.allow,
-            register_builtins="python" in host.allow,
+            register_eval="python" in host.limits.allow,
+            register_builtins="python" in host.limits.allow,
             unpack_returned_tuples=True,
-            attribute_filter=None if "python" in host.allow else _refuse_attribute,
+            attribute_filter=None if "python" in host.limits.allow else _refuse_attribute,
             max_memory=_ALLOCATOR * limits.memory or None,
         )
         files = resources.files("polykemi.engines")
@@ -79,8 +79,8 @@ class State:
             "has_gil": _address(ctypes.pythonapi.PyGILState_Check),
             "release_gil": _address(ctypes.pythonapi.PyEval_SaveThread),
             **sources,
-            "allow": self._lua.table_from(dict.fromkeys(host.allow, True)),
-            "path": ";".join(host.path),
+            "allow": self._lua.table_from(dict.fromkeys(host.limits.allow, True)),
+            "path": ";".join(host.limits.path),
         }
         self._prelude = self._lua.compile(sources["prelude"], name=b"=polykemi")(
             self._lua.table_from(parts), _lua_name(path.parent)
@@ -88,9 +88,9 @@ class State:
         self._heap, self._where = self._prelude.heap, self._prelude.where
         for bound in functions:
             self._prelude.export(*bound)
-        if "package" in host.allow:
+        if "package" in host.limits.allow:
             publish()
-        self.pace = Pace(self._prelude.address, _HOOK_INSTRUCTIONS)
+        self.pace: Pace | None = Pace(self._prelude.address, _HOOK_INSTRUCTIONS, self._lua)
         if limits.seconds or limits.memory:
             self._prelude.watch(_HOOK_INSTRUCTIONS, limits.memory)
 
@@ -121,8 +121,10 @@ class State:
         return int(self._heap())
 
     def drop(self) -> None:
-        """Free what the script holds; it is not called afterwards."""
+        """Free what the script holds, and the Lua state; it is not called afterwards."""
         self._prelude.drop()
+        self.entries.clear()
+        self._lua = self._prelude = self.pace = None  # a circle, else, as Lua knows functions of this object
 
     def used(self) -> int:
         """Return how many octets are taken, garbage included; 0 where nothing counts them."""

@@ -39,7 +39,9 @@ def publish() -> None:
 class Pace:
     """When the hook of one Lua state comes. ``address``: what Lua's tostring gives for a thread of it that lives as long."""
 
-    def __init__(self, address: str, instructions: int) -> None:
+    def __init__(self, address: str, instructions: int, state: object) -> None:
+        """``state`` is not freed while this is there: the watch may be about to set the hook."""
+        self._kept = state
         self._state = int(address.partition("0x")[2], 16)
         self._instructions = instructions
 
@@ -88,7 +90,10 @@ class Watch:
         )  # held until ``close``; to wait for it takes a tenth of what waiting for an Event takes
         self._open.acquire()
         self._thread: threading.Thread | None = None
-        if seconds:
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._seconds:
             self._thread = threading.Thread(target=self._run, name="polykemi-lua-watch", daemon=True)
             self._thread.start()
 
@@ -99,6 +104,14 @@ class Watch:
     def remove(self, script: Watched) -> None:
         """Look at ``script`` no more; its Lua state may go."""
         self._scripts = tuple(one for one in self._scripts if one is not script)
+
+    def limit(self, seconds: float) -> None:
+        """Let calls run so long from now on."""
+        if seconds != self._seconds:
+            self.close()
+            self._open.acquire(blocking=False)  # the thread has taken it when it ended
+            self._seconds = seconds
+            self._begin()
 
     def close(self) -> None:
         """End the thread."""

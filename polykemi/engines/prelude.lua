@@ -211,9 +211,10 @@ function entry.export(module, name, f, ends)
 end
 
 local function left(me, outer_depth, outer_handling, ok, e)
+  if ok and not stopping then return true end -- nothing was cut off: all counts are what they were
   entries[me], depth, handling = OURS, outer_depth, outer_handling
   if not ok and type(e) ~= "table" then e = plain(e) end
-  if stopping and (ok or type(e) ~= "table") then ok, e = false, stopping end
+  if stopping and (ok or type(e) ~= "table") then ok, e = false, stopping end -- the report failed, or the script had just ended
   stopping = nil
   return ok, e
 end
@@ -320,7 +321,7 @@ function entry.heap()
   return collect("count") * 1024
 end
 
--- Lets go of all that the script holds: the state itself goes when Python's collector finds the cycle through it.
+-- Lets go of all that the script holds.
 function entry.drop()
   for _, place in pairs({ G, loaded, entries }) do
     for name in pairs(place) do

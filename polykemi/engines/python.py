@@ -20,7 +20,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, ClassVar, Final
 
-from polykemi.engines.base import Host
+from polykemi.engines.base import Host, Limits
 from polykemi.engines.python_errors import bare_error, is_interrupt, load_error, script_error
 from polykemi.engines.python_exits import guard
 from polykemi.engines.python_memory import held
@@ -86,7 +86,7 @@ class PythonScript:
         """Load the script at ``path``; ``given`` are the modules that it may import besides Python's. Raise ScriptLoadError."""
         self.path = path
         self._current = host.current
-        self._loading, self._seconds = host.loading, host.limits.seconds
+        self._loading = host.loading
         self._given = given
         self._conversion = conversion
         self._watchdog = watchdog
@@ -103,7 +103,7 @@ class PythonScript:
         importlib.invalidate_caches()
         try:
             with self._faked_context():
-                self._run(self._source.run, factor=self._loading.factor(self._seconds))
+                self._run(self._source.run, factor=self._loading.factor(self._watchdog.seconds))
         except BaseException as error:  # put back what was, whatever it is
             failure = error if is_interrupt(error) else self._load_error(error)
             self._leave()
@@ -214,6 +214,7 @@ class PythonScript:
         """Take the script out of this interpreter's tables."""
         if PythonScript._on_stage is self:
             self._leave()
+        self._source.handlers.clear()
         self._modules, self._handlers, self._functions = {}, {}, frozenset()
 
     def _run(self, function: Callable[..., Any], *args: Any, factor: float = 1.0) -> Any:
@@ -295,6 +296,10 @@ class PythonEngine:
         script = PythonScript(path, self._host, given, self._conversion, self._watchdog)
         self._scripts.add(script)
         return script
+
+    def limit(self, limits: Limits) -> None:
+        """Let these hold (see ``engines/base.py``)."""
+        self._watchdog.limit(limits.seconds)
 
     def memory(self) -> int:
         """Return how many octets the values of all scripts take, at least (``python_memory.held``)."""

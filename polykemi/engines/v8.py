@@ -113,7 +113,8 @@ class V8:
         self._context = context = init(self.callbacks[0])
         self._finalizer = weakref.finalize(self, _free_context, dll, context, self.callbacks)
         limit = json.loads(_text(dll.mr_heap_stats(context).contents))["heap_size_limit"]
-        self.memory: int = min(memory or MEMORY, limit // 2)
+        self._most = limit // 2
+        self.limit(memory)
         self.out_of_memory = False  # JavaScript was stopped as more than that lives
         self.spare = 0  # octets above the limit, for the time in which a script is started anew beside the old one
         self._asked = False  # whether as much lives
@@ -163,6 +164,10 @@ class V8:
             self._ended.pop(number)()
         except Exception:
             log.exception("internal error at the end of a task")
+
+    def limit(self, memory: int) -> None:
+        """Let so many octets live from now on."""
+        self.memory = min(memory or MEMORY, self._most)
 
     # ---- errands
     def errand(self, function: Callable[[], None], done: Callable[[], None]) -> None:

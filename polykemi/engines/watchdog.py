@@ -56,7 +56,7 @@ class Watchdog:
     """
 
     def __init__(self, seconds: float, entry: CodeType) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._grace = max(GRACE, seconds)
         self._entry = entry
         self._deadline = 0.0  # of the running call; 0: none runs
@@ -75,11 +75,11 @@ class Watchdog:
     def arm(self, factor: float = 1.0) -> float:
         """Begin a call on this thread, with ``factor`` limits of time; return the deadline of the call around it."""
         outer = self._deadline
-        if self._seconds:
+        if self.seconds:
             if self._thread is None:
                 self._begin(factor)
             self._thread_id = threading.get_ident()
-            self._deadline = monotonic() + self._seconds * factor
+            self._deadline = monotonic() + self.seconds * factor
         return outer
 
     def disarm(self, outer: float) -> None:
@@ -90,10 +90,21 @@ class Watchdog:
             self._take_back()
         self._deadline = outer
 
+    def limit(self, seconds: float) -> None:
+        """Let calls that begin from now on run so long; the next one starts the thread anew."""
+        if seconds != self.seconds:
+            self._end_thread()
+            self._closed.clear()
+            self.seconds = seconds
+            self._grace = max(GRACE, seconds)
+
     def close(self) -> None:
         """End the thread."""
-        self._closed.set()
         _watchdogs.discard(self)
+        self._end_thread()
+
+    def _end_thread(self) -> None:
+        self._closed.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self._thread = None
@@ -118,13 +129,13 @@ class Watchdog:
 
     def _wind_up(self, factor: float = 1.0) -> None:
         """Have the timers begin anew: what keeps the GIL does not let this be called."""
-        seconds = self._seconds * factor
+        seconds = self.seconds * factor
         if self._by_signal:
-            signal.setitimer(signal.ITIMER_VIRTUAL, seconds, self._seconds / _INTERVALS)
-        signal.setitimer(signal.ITIMER_PROF, seconds + max(_STUCK_GRACE, self._seconds))
+            signal.setitimer(signal.ITIMER_VIRTUAL, seconds, self.seconds / _INTERVALS)
+        signal.setitimer(signal.ITIMER_PROF, seconds + max(_STUCK_GRACE, self.seconds))
 
     def _watch(self) -> None:
-        wait = interval = self._seconds / _INTERVALS
+        wait = interval = self.seconds / _INTERVALS
         deadline, stuck, looked = 0.0, 0.0, monotonic()  # for how long the call with this deadline has not come back
         while not self._closed.wait(wait):
             self._wind_up()
@@ -138,7 +149,7 @@ class Watchdog:
             if not self._strike(deadline):
                 wait = min(wait, _AGAIN)
             elif stuck > self._grace:
-                end_process(self._place(), self._seconds + stuck)
+                end_process(self._place(), self.seconds + stuck)
             else:
                 stuck += passed
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)

@@ -84,7 +84,9 @@ class DebugLevel:
 class Levels:
     """Which levels are in force: that of the server, those of single loggers, and what is lowered for a while."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, apart: bool = False) -> None:
+        """``apart``: those of a server that is only tried: nothing is set."""
+        self._apart = apart
         self.on_change: Callable[[], None] = lambda: None  # called when what is in force has changed
         self._levels: dict[str, int] = {TOP: logging.getLogger(TOP).level}
         self._override: int | None = None  # of setdebug: in place of the server's level
@@ -146,6 +148,8 @@ class Levels:
         self.on_change()
 
     def _write(self) -> None:
+        if self._apart:
+            return
         for name, level in self._levels.items():
             if self._lowered:
                 level = logging.DEBUG

@@ -6,7 +6,7 @@ of a ``t_relay``), as Kamailio's latency does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from polykemi.errors import ScriptMemory, ScriptTimeout
@@ -14,7 +14,7 @@ from polykemi.kemi.histogram import Histogram
 from polykemi.kemi.route import Route
 
 OTHERS: Final = "(others)"  # the name that all blocks beyond the limit are counted under
-_LIMIT: Final = 1024  # names come from scripts and may be made there
+LIMIT: Final = 1024  # names come from scripts and may be made there
 
 # of the histograms; not a tuple of so many floats, which mypyc has no value for
 BOUNDS: Final[tuple[float, ...]] = (25e-6, 50e-6, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1.0)
@@ -66,23 +66,20 @@ class BlockStats(Histogram):
 
 
 class RouteStats:
-    """The counters of all route blocks, at most ``_LIMIT`` and one more for each kind and engine."""
+    """The counters of all route blocks, at most ``LIMIT`` and one more for each kind and engine."""
 
-    def __init__(self, engine_for: Callable[[Route, str], str]) -> None:
-        """``engine_for(kind, callback)``: the name of the engine that runs a block."""
-        self._engine_for = engine_for
-        self._blocks: dict[tuple[int, str], BlockStats] = {}
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[int, str, str], BlockStats] = {}
         self._others: dict[tuple[int, str], BlockStats] = {}  # by kind and engine
 
-    def of(self, kind: Route, callback: str) -> BlockStats:
-        """Return the counters of a block, and with them the name of its engine."""
-        block = self._blocks.get((kind._value_, callback))  # the hash of an enum is a Python call
-        return block if block is not None else self._new(kind, callback)
-
-    def _new(self, kind: Route, callback: str) -> BlockStats:
-        engine = self._engine_for(kind, callback)
-        if len(self._blocks) < _LIMIT:
-            block = self._blocks[kind._value_, callback] = BlockStats(kind, callback, engine)
+    def of(self, kind: Route, callback: str, engine: str) -> BlockStats:
+        """Return the counters of a block."""
+        key = kind._value_, callback, engine  # the hash of an enum is a Python call
+        block = self._blocks.get(key)
+        if block is not None:
+            return block
+        if len(self._blocks) < LIMIT:
+            block = self._blocks[key] = BlockStats(kind, callback, engine)
             return block
         others = self._others.get((kind._value_, engine))
         if others is None:

@@ -91,6 +91,7 @@ class Services:
     work: list[Process[None]] = field(default_factory=list)  # processes waiting to run, behind what runs now
     pause: Callable[[float], None] = lambda seconds: None  # let so many seconds pass, with everything standing still
     levels: Levels = field(default_factory=Levels)  # of the log
+    is_rehearsal: bool = False  # a message is only tried: nothing outside of this server may change
     abort: Callable[[], None] = lambda: None  # end the process at once; a server sets both
     kill: Callable[[int], None] = lambda number: None  # send this process a signal
     items: ItemStore = field(default_factory=MemoryItems)  # of hash tables that outlive the process

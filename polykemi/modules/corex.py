@@ -55,7 +55,7 @@ class Corex(Module):
 
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
-        self._files = Files(self.params.file_directory)
+        self._files = Files(self.params.file_directory, read_only=services.is_rehearsal)
         self._named = {listener.name: listener for listener in reversed(services.listeners) if listener.name}
 
     def start(self, now: float) -> None:

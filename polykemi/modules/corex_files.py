@@ -14,7 +14,9 @@ _LARGEST: Final = 1 << 24  # octets that are read
 class Files:
     """The files of one directory; with "" for its name there are none."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, *, read_only: bool = False) -> None:
+        """``read_only``: what is written goes nowhere."""
+        self._read_only = read_only
         self._root = Path(directory).resolve() if directory else None
 
     def _place(self, name: str) -> Path | None:
@@ -54,7 +56,8 @@ class Files:
             if place.exists() and not place.is_file():
                 log.error("corex: %r is no file", name)
                 return False
-            place.write_bytes(data)
+            if not self._read_only:
+                place.write_bytes(data)
         except (OSError, ValueError) as error:
             log.error("corex: cannot write %r: %s", name, error)
             return False

@@ -73,7 +73,12 @@ class Sqlops(Module):
         """Open the databases. Raise DataError."""
         for name, path in self._paths.items():
             if path and not self.params.connect_mode:
-                self._connections[name] = SqlConnection.open(path)
+                self._connections[name] = self._open(path)
+
+    def _open(self, path: str) -> SqlConnection:
+        """Open a file, the server's own database for "". Raise DataError."""
+        query_only = self.services.is_rehearsal
+        return SqlConnection.open(path, query_only=query_only) if path else self.services.database.for_scripts()
 
     def _run(self, name: str, sql: str) -> Answer | None:
         """Run a statement; None, and one logged error, when it cannot be run."""
@@ -84,7 +89,7 @@ class Sqlops(Module):
         try:
             connection = self._connections.get(name)
             if connection is None:
-                connection = SqlConnection.open(path) if path else self.services.database.for_scripts()
+                connection = self._open(path)
                 self._connections[name] = connection
             answer = connection.run(sql)
         except DataError as error:

@@ -229,12 +229,13 @@ class Usrloc(Module):
 
     def next_timeout(self) -> float | None:
         """Return when expired contacts are looked for next, or contacts asked."""
-        due = [count.due for count in self._counts if count.due is not None]
-        if self._keepalive is not None:
-            due.append(self._keepalive.due)
-        if self._due is not None:
-            due.append(self._due)
-        return min(due, default=None)
+        due = self._due
+        if self._keepalive is not None and due is not None:
+            due = min(due, self._keepalive.due)
+        for count in self._counts:
+            if count.due is not None and (due is None or count.due < due):
+                due = count.due
+        return due
 
     def handle_timer(self, now: float) -> None:
         """Remove expired contacts, no more than a batch of AoRs of each table."""

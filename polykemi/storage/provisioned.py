@@ -71,6 +71,7 @@ class Database:
 
     def __init__(self, path: Path | str = IN_MEMORY, *, query_only: bool = False) -> None:
         self.name = str(path)
+        self._query_only = query_only
         # in memory too a second connection has to find the same tables
         self._place = f"file:polykemi{next(_serials)}?mode=memory&cache=shared" if path == IN_MEMORY else self.name
         self._statements: dict[tuple[str, str, str, str, bool], str] = {}
@@ -253,7 +254,7 @@ class Database:
 
     def for_scripts(self) -> SqlConnection:
         """Return a connection to this database that scripts may use (KSR.sqlops). Raise DataError."""
-        return SqlConnection.open(self._place)
+        return SqlConnection.open(self._place, query_only=self._query_only)
 
     def select(
         self, table: str, columns: Sequence[str], where: Mapping[str, str] = MappingProxyType({}), order: str = ""

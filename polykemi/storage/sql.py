@@ -10,6 +10,7 @@ import re
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from polykemi.errors import DataError
@@ -55,8 +56,14 @@ class SqlConnection:
         self._connection = connection
 
     @classmethod
-    def open(cls, path: str) -> SqlConnection:
-        """Open the SQLite file ``path`` (or a URI of one), made when it is missing. Raise DataError."""
+    def open(cls, path: str, *, query_only: bool = False) -> SqlConnection:
+        """Open the SQLite file ``path`` (or a URI of one), made when it is missing. Raise DataError.
+
+        With ``query_only`` nothing can be changed; a file that is missing is one without tables, and stays missing.
+        """
+        is_uri = path.startswith("file:")
+        if query_only and not is_uri and not Path(path).exists():
+            path = ":memory:"
         try:
             connection = sqlite3.connect(
                 path,
@@ -64,8 +71,10 @@ class SqlConnection:
                 sqlite3.PARSE_DECLTYPES,
                 isolation_level=None,
                 check_same_thread=False,
-                uri=path.startswith("file:"),
+                uri=is_uri,
             )
+            if query_only:
+                connection.execute("PRAGMA query_only = ON")
             connection.execute("SELECT 1 FROM sqlite_master")
         except sqlite3.Error as error:
             raise DataError(f"{path}: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,9 +224,8 @@ class Bench:
             registry=Registry([Core(), Ending(), self.lab]),
             current=self.current,
             drive=self._drive,
-            limits=limits,
+            limits=replace(limits, allow=allow),
             strict=strict,
-            allow=allow,
         )
         host.probes.watch(recorder(self.calls))
         self.engine: Engine = make_engine(name, host)

@@ -18,7 +18,7 @@ COUNTERS = {"sl.sent_replies": 3, "sl.200_replies": 2, "core.rcv_requests": 5, "
 
 @pytest.fixture
 def stats() -> RouteStats:
-    return RouteStats(lambda kind, callback: "lua")
+    return RouteStats()
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_statistics_want_to_be_named(server: JsonRpc) -> None:
 
 
 def test_route_stats_are_in_microseconds(server: JsonRpc, stats: RouteStats) -> None:
-    block = stats.of(Route.FAILURE, "ksr_failure_manage")
+    block = stats.of(Route.FAILURE, "ksr_failure_manage", "lua")
     for seconds in (0.000_001, 0.000_002_5):
         block.add(seconds)
     assert call(server, "route.stats") == [
@@ -82,7 +82,7 @@ def test_route_stats_are_in_microseconds(server: JsonRpc, stats: RouteStats) -> 
 
 
 def test_route_reset_begins_anew(server: JsonRpc, stats: RouteStats) -> None:
-    stats.of(Route.REQUEST, "main").add(1.0)
+    stats.of(Route.REQUEST, "main", "lua").add(1.0)
     assert call(server, "route.reset") == {}
     assert call(server, "route.stats") == []
 

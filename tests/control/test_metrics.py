@@ -134,7 +134,7 @@ def test_transactions_registrations_and_dialogs(make: MakeServer) -> None:
 
 def test_route_blocks_are_in_seconds(server: ServerUnderTest) -> None:
     for seconds in (0.25, 0.75, 0.75, 3.0):
-        server.node.router.stats.of(Route.FAILURE, "ksr_failure_manage").add(seconds)
+        server.node.router.stats.of(Route.FAILURE, "ksr_failure_manage", "lua").add(seconds)
     found = samples(server)
     labels = ("ksr_failure_manage", "lua", "failure_route")
     assert found["polykemi_route_seconds_count", labels] == 4
@@ -215,13 +215,13 @@ def test_waits_and_overload(server: ServerUnderTest) -> None:
 
 
 def test_a_block_that_has_not_run_has_no_samples(server: ServerUnderTest) -> None:
-    server.node.router.stats.of(Route.REQUEST, "main")
+    server.node.router.stats.of(Route.REQUEST, "main", "lua")
     assert not [labels for name, labels in samples(server) if name.startswith("polykemi_route")]
 
 
 def test_names_that_a_script_makes_up_break_nothing(server: ServerUnderTest) -> None:
     for callback in ('a"b\\c\nd', "j\xc3\xbcrgen", "\xff"):
-        server.node.router.stats.of(Route.EVENT, callback).add(1.0)
+        server.node.router.stats.of(Route.EVENT, callback, "lua").add(1.0)
     blocks = {labels[0] for name, labels in samples(server) if name == "polykemi_route_seconds_count"}
     assert blocks == {'a"b\\c\nd', "jürgen", "\\xff"}
 
@@ -229,7 +229,7 @@ def test_names_that_a_script_makes_up_break_nothing(server: ServerUnderTest) -> 
 def test_the_page_says_what_the_client_library_would_write(server: ServerUnderTest) -> None:
     server.receive(request("INVITE"), "192.0.2.10:5060")
     for callback in ('a"b\\c\nd', "j\xc3\xbcrgen", ""):
-        server.node.router.stats.of(Route.EVENT, callback).add(0.125)
+        server.node.router.stats.of(Route.EVENT, callback, "lua").add(0.125)
     families = list(metrics(server).collect())
 
     class Given(Collector):
@@ -247,7 +247,7 @@ def test_the_page_says_what_the_client_library_would_write(server: ServerUnderTe
 
 def test_the_page_has_a_bound(server: ServerUnderTest) -> None:
     for i in range(5000):
-        server.node.router.stats.of(Route.EVENT, f"block {i}").add(1.0)
+        server.node.router.stats.of(Route.EVENT, f"block {i}", "lua").add(1.0)
         server.node.services.counters[f"script.made-up-{i}"] = i
     page = metrics(server).page()
     assert page.count(b"polykemi_route_seconds_count{") == metrics_scripts.MOST

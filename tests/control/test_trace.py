@@ -479,6 +479,28 @@ def test_who_has_no_connection_that_stays_or_names_no_address_is_refused(lua: Se
     assert lua.node.router.onlookers == ()
 
 
+@pytest.mark.parametrize(
+    ("data", "done"),
+    [(b"rubbish\r\n\r\n", "dropped"), (message("OPTIONS", 1).replace(b"1 OPTIONS", b"1 INVITE"), "refused")],
+)
+def test_what_is_malformed_is_shown_to_who_asks_for_its_place_or_for_everything(
+    lua: ServerUnderTest, data: bytes, done: str
+) -> None:
+    traces = [lua.trace(), lua.trace(ip="192.0.2.10"), lua.trace(ip="192.0.2.99"), lua.trace(user="alice")]
+    lua.receive(data, PHONE)
+    assert [len(of(trace, "malformed")) for trace in traces] == [1, 1, 0, 0]
+    assert f"{done}, {len(data)} octets from udp:192.0.2.10:5060: " in traces[1].text()
+    (event,) = of(traces[0], "malformed")
+    assert event["message"] == data.decode()
+    assert event["line"] == data.decode().partition("\r\n")[0]
+
+
+def test_a_keep_alive_is_not_shown(lua: ServerUnderTest) -> None:
+    trace = lua.trace()
+    lua.receive(b"\r\n\r\n", PHONE)
+    assert trace.events == []
+
+
 @pytest.mark.parametrize("octets", [b"\xff", b"\xc3\xbc", b"\xed\xa0\x80", b"\x1b[2J"])
 def test_octets_of_every_kind_are_told(lua: ServerUnderTest, octets: bytes) -> None:
     client = Connection()

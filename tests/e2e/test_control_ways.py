@@ -9,12 +9,16 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from polykemi.control.unix import connect
 from tests.e2e.conftest import ROOT, SCRIPTS, ServerProcess
+from tests.udp_phone import UdpPhone
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 CONFIG = f"""
@@ -68,6 +72,23 @@ def test_every_way_leads_to_the_same_server(server: ServerProcess) -> None:
         ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
         assert (ran.returncode, ran.stdout.splitlines()[0], ran.stderr) == (0, "AoR: carol", "")
         assert "sip:carol@192.0.2.9" in ran.stdout
+
+
+def test_who_waits_for_an_answer_holds_up_nobody(server: ServerProcess) -> None:
+    url = next(line for line in server.greeting if line.startswith("JSON-RPC on http")).removeprefix("JSON-RPC on ")
+    phone = UdpPhone(("127.0.0.1", server.port), "bob", "example.test")
+    with closing(phone) as bob, ThreadPoolExecutor() as beside:
+        headers = "From: <sip:ops@example.test>\r\nTo: <sip:bob@example.test>\r\n"
+        given = ["OPTIONS", f"sip:bob@{bob.host}:{bob.port}", ".", ".", headers]
+        waiting = beside.submit(post, url, "tm.t_uac_wait_block", *given)
+        request = bob.receive("OPTIONS")
+        uptime = {"jsonrpc": "2.0", "method": "core.uptime", "id": 1}
+        with connect(server.data / "ways" / "control", 10) as sock, sock.makefile("rb") as lines:
+            sock.sendall(json.dumps([uptime, {**uptime, "id": 2}]).encode() + b"\n")
+            assert [one["id"] for one in json.loads(lines.readline())] == [1, 2]
+        assert not waiting.done()
+        bob.answer(request, 480)
+        assert waiting.result(15)[1]["result"]["code"] == 480
 
 
 def test_http_for_everybody_without_a_token_does_not_start(tmp_path: Path) -> None:

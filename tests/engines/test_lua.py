@@ -672,9 +672,9 @@ def test_modules_are_found_by_the_configured_path(tmp_path: Path) -> None:
     )
     (tmp_path / "polykemi.toml").write_text(f"[engines.lua]\nscript = '{script}'\npath = ['library/?.lua']\n")
     settings = config.load(tmp_path / "polykemi.toml")
-    assert settings.engines[0].path == (f"{library}/?.lua",)
+    assert settings.engines[0].limits.path == (f"{library}/?.lua",)
     current = Current()
-    host = Host(Registry([]), current, drive=lambda _: None, path=settings.engines[0].path)
+    host = Host(Registry([]), current, drive=lambda _: None, limits=settings.engines[0].limits)
     engine = LuaEngine(host)
     assert engine.load(script).has("ksr_request_route")
     with pytest.raises(ScriptLoadError, match=r"module 'deep.tools' not found:"):

@@ -26,6 +26,11 @@ LUA: Final = """function ksr_request_route()
     KSR.sl.send_reply(200, "OK")
 end
 """
+JAVASCRIPT: Final = """function ksr_request_route() {
+    if (KSR.pv.getvs("$rU", "") === "stuck") { const a = 2n ** (2n ** 29n) - 1n; a * a; }
+    KSR.sl.send_reply(200, "OK");
+}
+"""
 
 
 def ended(directory: Path, file: str, text: str, more: str = "") -> tuple[int, str]:
@@ -81,3 +86,17 @@ def test_it_may_also_inside_of_a_ksr_call(tmp_path: Path) -> None:
     code, log = ended(tmp_path, "a.lua", text, 'allow = ["os"]')
     assert code == WEDGED
     assert "a.lua has been stuck in native code for " in log
+
+
+def test_a_server_ends_although_v8_still_works_at_what_it_was_given_up_in(tmp_path: Path) -> None:
+    script = tmp_path / "a.js"
+    script.write_text(JAVASCRIPT)
+    server = HostileServer(tmp_path, script, "127.0.0.1")
+    try:
+        assert server.ask("good", 5.0)[0] == 200
+        assert server.ask("stuck", 10.0)[0] == 500  # it would take V8 half a minute
+        assert server.ask("good", 5.0)[0] == 200
+    finally:
+        code = server.close()
+    assert code == 0
+    assert "given up so far: 1, and still running: 1" in server.log()

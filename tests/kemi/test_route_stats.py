@@ -34,33 +34,36 @@ def test_a_block_keeps_count_sum_least_and_most() -> None:
 
 
 def test_after_a_reset_a_block_counts_anew() -> None:
-    stats = RouteStats(lambda kind, callback: "lua")
-    block = stats.of(Route.REQUEST, "main")
+    stats = RouteStats()
+    block = stats.of(Route.REQUEST, "main", "lua")
     block.add(5.0)
     stats.reset()
     assert list(stats) == []
     block.add(0.5)
-    assert stats.of(Route.REQUEST, "main") is block
+    assert stats.of(Route.REQUEST, "main", "lua") is block
     assert (block.cnt, block.sum, block.min, block.max) == (1, 0.5, 0.5, 0.5)
 
 
 def test_one_name_as_two_kinds_of_block_is_two_blocks_each_with_its_engine() -> None:
-    stats = RouteStats(lambda kind, callback: "js" if kind is Route.REPLY else "lua")
-    assert stats.of(Route.REPLY, "x").engine == "js"
-    assert stats.of(Route.FAILURE, "x").engine == "lua"
-    assert stats.of(Route.FAILURE, "x") is not stats.of(Route.REPLY, "x")
+    stats = RouteStats()
+    assert stats.of(Route.REPLY, "x", "js").engine == "js"
+    assert stats.of(Route.FAILURE, "x", "lua").engine == "lua"
+    assert (
+        len({stats.of(Route.FAILURE, "x", "lua"), stats.of(Route.REPLY, "x", "lua"), stats.of(Route.REPLY, "x", "js")})
+        == 3
+    )
 
 
 def test_a_block_that_has_not_run_is_not_listed() -> None:
-    stats = RouteStats(lambda kind, callback: "lua")
-    stats.of(Route.REQUEST, "main")
+    stats = RouteStats()
+    stats.of(Route.REQUEST, "main", "lua")
     assert list(stats) == []
 
 
 def test_a_script_that_makes_up_names_makes_no_more_than_a_bounded_number_of_records() -> None:
-    stats = RouteStats(lambda kind, callback: "lua")
+    stats = RouteStats()
     for n in range(5000):
-        stats.of(Route.FAILURE, f"made_{n}").add(1.0)
+        stats.of(Route.FAILURE, f"made_{n}", "lua").add(1.0)
     found = list(stats)
     assert len(found) == 1025
     assert found[-1].callback == OTHERS
@@ -116,11 +119,11 @@ def block(name: str) -> RouteContext:
 def router() -> Router:
     """A router whose clock stands still but for what its engine takes."""
     clock = Clock()
-    router = Router(support.services(), RouteSettings("lua"), send=lambda items: None, clock=clock)
+    router = Router(support.services(), send=lambda items: None, clock=clock)
     engine: Any = TimedEngine(clock)
     engine.router = router
     router.start()
-    router.take(Version(1, {"lua": engine}, 0.0))
+    router.take(Version(1, {"lua": engine}, RouteSettings("lua"), 0.0))
     return router
 
 
