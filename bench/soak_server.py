@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from polykemi import cli, memory, server
-from polykemi.sip import message
+from polykemi.sip import header, message
 
 SMALL = 300  # items of a container that is not worth a line
 LATE = 5.0  # seconds that a timer may be late under load
@@ -81,14 +81,26 @@ def attributes(one: object) -> list[str]:
     return [key for key in (*of_class, *getattr(one, "__dict__", ())) if not key.startswith("__")]
 
 
-def report() -> dict[str, Any]:
-    """Return what the server holds, without what caches hold."""
+def empty_caches() -> None:
+    """Empty the caches: they are bounded, but fill as long as phones come from new ports. uvloop keeps 2,048 addresses."""
     for name, module in list(sys.modules.items()):
         for one in list(vars(module).values()) if name.startswith("polykemi.") else ():
             if isinstance(one, functools._lru_cache_wrapper):
                 one.cache_clear()
     message._shapes.clear()
     message._likely.clear()
+    header._senders.clear()
+    running: Any = _servers[0]
+    running.transports._ways.clear()
+    hops = running.node.modules["tm"].relayer.hops
+    hops._names.clear()
+    for of_listener in hops._hops.values():
+        of_listener.clear()
+
+
+def report() -> dict[str, Any]:
+    """Return what the server holds, without what caches hold."""
+    empty_caches()
     gc.collect()
     memory.give_back()
     modules: Any = _servers[0].node.modules

@@ -27,9 +27,8 @@ log = logging.getLogger("polykemi.supervisor")
 START: Final = 90.0  # seconds that the server has until it is ready
 ABORT: Final = 1.0  # seconds between SIGABRT and SIGKILL
 STOP: Final = 30.0  # seconds that it has to end, beyond those for open transactions
-LONGEST_PAUSE: Final = (
-    10.0  # seconds before it is started anew; 0.1 after the first crash, then twice as long each time
-)
+# seconds before it is started anew; 0.1 after the first crash, then twice as long each time
+LONGEST_PAUSE: Final = 10.0
 STEADY: Final = 60.0  # seconds after which a crash is the first one again
 
 _MOST_KEPT: Final = 512

@@ -13,9 +13,8 @@ from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry, Xval
 
-_START: Final = (
-    10.0  # time limits of a route block that loading a script, with all that it imports, may take at the start
-)
+# time limits of a route block that loading a script, with all that it imports, may take at the start
+_START: Final = 10.0
 _RELOAD: Final = 1.0  # seconds that it may take, at least, in a running server
 
 

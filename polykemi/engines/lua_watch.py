@@ -81,13 +81,11 @@ class Watch:
         self._nesting = nesting
         self._interval = seconds / _INTERVALS
         self._looked = 0.0  # when, on the monotonic clock
-        self._late: dict[
-            Watched, tuple[float, float]
-        ] = {}  # that were stopped: their deadline, seconds seen since then
+        # that were stopped: their deadline, seconds seen since then
+        self._late: dict[Watched, tuple[float, float]] = {}
         self._scripts: tuple[Watched, ...] = ()
-        self._open = (
-            threading.Lock()
-        )  # held until ``close``; to wait for it takes a tenth of what waiting for an Event takes
+        # held until ``close``; to wait for it takes a tenth of what waiting for an Event takes
+        self._open = threading.Lock()
         self._open.acquire()
         self._thread: threading.Thread | None = None
         self._begin()

@@ -36,9 +36,8 @@ _AGAIN: Final = 0.002  # seconds until the next look when the script was inside 
 _SIGNAL: Final = signal.SIGURG  # without a handler it does nothing, and hardly anybody uses it
 _LATE: Final = signal.SIGVTALRM  # of the timer ITIMER_VIRTUAL: a thread has kept the GIL for the time limit
 _STUCK: Final = signal.SIGPROF  # of the timer ITIMER_PROF: and has not come back
-_STUCK_GRACE: Final = (
-    1.0  # seconds of processor time that it has at least to come back: all else stands still meanwhile
-)
+# seconds of processor time that it has at least to come back: all else stands still meanwhile
+_STUCK_GRACE: Final = 1.0
 _STDERR: Final = 2
 OWN_SIGNALS: Final = frozenset({_SIGNAL, _LATE, _STUCK})
 

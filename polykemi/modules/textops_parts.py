@@ -18,9 +18,8 @@ from polykemi.sip.multipart import boundary_of, media_type
 
 log = logging.getLogger("polykemi.script")
 
-MULTIPART: Final = (
-    "textops.multipart"  # ctx.cache: the message becomes multipart with its next form (msg_apply_changes)
-)
+# ctx.cache: the message becomes multipart with its next form (msg_apply_changes)
+MULTIPART: Final = "textops.multipart"
 
 _TYPE_LINE: Final = re.compile(r"^(?:Content-Type|c)[ \t]*:[ \t]*", re.MULTILINE | re.IGNORECASE)
 _MAX_CONTENT_TYPE: Final = 126  # octets of the header line

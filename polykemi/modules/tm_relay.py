@@ -133,9 +133,8 @@ class Relayer:
             if t is None:
                 return 0
         if t.status >= 200 or t.canceled or (t.expires and ctx.now >= t.expires):
-            return (
-                E_UNSPEC  # what would be sent after max_inv_lifetime would be given up at once, and ring all the same
-            )
+            # what would be sent after max_inv_lifetime would be given up at once, and ring all the same
+            return E_UNSPEC
         if ctx.kind is Route.BRANCH_FAILURE and self._responses.is_refused(t):
             return E_UNSPEC  # no branch is made any more (section 16.7 step 5); a failure route may still go on
         targets = targets_of(ctx)

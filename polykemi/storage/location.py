@@ -12,9 +12,8 @@ from polykemi.errors import DataError
 
 MAX_AOR: Final = 480  # octets; LMDB holds keys of up to 511
 NEVER: Final = float("inf")
-MEMORY_ONLY: Final = (
-    1  # a flag of bindings that SQL databases do not get (Kamailio's FL_MEM): registrar.save with flag 1
-)
+# a flag of bindings that SQL databases do not get (Kamailio's FL_MEM): registrar.save with flag 1
+MEMORY_ONLY: Final = 1
 
 
 @final
@@ -113,9 +112,8 @@ class Binding:  # noqa: PLW1641 - it changes
         return f"Binding{self.fields()}"
 
 
-MOST_STAGED: Final = (
-    100_000  # AoRs that wait for a disk or a database which takes nothing; then all of them are forgotten
-)
+# AoRs that wait for a disk or a database which takes nothing; then all of them are forgotten
+MOST_STAGED: Final = 100_000
 
 
 class LocationStore(Protocol):

@@ -108,9 +108,8 @@ class Machine:
         self.flow = flow
         self.timings = timings
         self.data = b""
-        self.expires = (
-            0.0  # when it ends at the latest (seconds since the epoch), 0: no limit; Kamailio: max_inv_lifetime
-        )
+        # when it ends at the latest (seconds since the epoch), 0: no limit; Kamailio: max_inv_lifetime
+        self.expires = 0.0
         self.resend = 0  # Timer A, E or G
         self.resend_at = 0.0
         self.interval = 0.0  # seconds between the last two times
@@ -165,9 +164,8 @@ class ClientTransaction(Machine):
         """Return Request-URI, Via value and the other header lines of the request as it was sent: our Via is the first Via."""
         head = str(self.data[: self.data.index(b"\r\n\r\n")], "latin-1")
         start_line, *lines = head.split("\r\n")
-        via = lines.pop(
-            next(i for i, line in enumerate(lines) if line[:5] == "Via: ")
-        )  # a route may put lines above it
+        # a route may put lines above it
+        via = lines.pop(next(i for i, line in enumerate(lines) if line[:5] == "Via: "))
         return start_line.split(" ")[1], via[5:], lines
 
 

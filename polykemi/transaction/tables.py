@@ -49,9 +49,8 @@ TIMER_J: Final = 19
 TIMER_K: Final = 20
 TIMER_L: Final = 21
 TIMER_M: Final = 22
-RECEIVE_AGAIN: Final = (
-    23  # ICT: a provisional response that does not lengthen the wait, as the 100 (section 16.7 step 2)
-)
+# ICT: a provisional response that does not lengthen the wait, as the 100 (section 16.7 step 2)
+RECEIVE_AGAIN: Final = 23
 EVENTS: Final = 24
 
 # ---- actions: what a machine does on its way to the next state

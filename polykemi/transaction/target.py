@@ -30,17 +30,15 @@ class Shared:
         self.flags = 0
         self.acc_upstream = False  # acc: the callee has sent the request
         self.dialog: Any = None  # dialog: the one that the message belongs to (modules/dialog_state.Dialog)
-        self.version: Any = (
-            None  # of the scripts that the first block ran in: the others run there too (versions.Version)
-        )
+        # of the scripts that the first block ran in: the others run there too (versions.Version)
+        self.version: Any = None
         self.xflags = 0  # corex's extended flags, 0..63
         self.route_params = ""  # URI parameters of our own Route, as rr.loose_route found them
         self.record_routes: tuple[str, ...] = ()  # lines that rr has added
         self.values = self.octets = 0  # of AVPs and XAVPs, those too that were removed since the last recount
         self.avps: dict[str, list[int | str]] = {}  # name -> values, the newest first
-        self.xavps: dict[
-            str, list[dict[str, Any]]
-        ] = {}  # root name -> its items, the newest first; see pv/classes/avp.py
+        # root name -> its items, the newest first; see pv/classes/avp.py
+        self.xavps: dict[str, list[dict[str, Any]]] = {}
         self.xavis: dict[str, list[dict[str, Any]]] = {}  # the same with names in lower case
         self.xavus: dict[str, list[dict[str, Any]]] = {}  # the same with one item a root and one value a field
 

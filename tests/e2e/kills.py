@@ -73,9 +73,8 @@ class Phones:
         self._asked: dict[str, tuple[str, str, int]] = {}  # branch -> method, subject, number
         self.contacts: dict[str, bool] = {}  # AoR -> whether it has one; those under way are not in it
         self._fresh: set[str] = set()  # the AoRs that have been told of since the last check
-        self.calls: dict[
-            str, list[str]
-        ] = {}  # Call-ID of an established call -> To and Route lines, Contact of the callee
+        # Call-ID of an established call -> To and Route lines, Contact of the callee
+        self.calls: dict[str, list[str]] = {}
         self.ended: set[str] = set()  # Call-IDs
         self.items: dict[str, list[int]] = {}  # key -> the number that was confirmed, the last that was sent
         self.answers = 0

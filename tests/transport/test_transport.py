@@ -30,9 +30,8 @@ class Network:
     """Transports on loopback, and what they reported."""
 
     def __init__(self) -> None:
-        self.loop: asyncio.AbstractEventLoop = (
-            uvloop.new_event_loop()
-        )  # as the server: it treats errors of sockets in its own way
+        # as the server: it treats errors of sockets in its own way
+        self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self.received: list[tuple[bytes, Flow]] = []
         self.failed: list[tuple[bytes, Flow]] = []
         self.passes = 0
