@@ -435,7 +435,7 @@ def test_what_is_not_allowed_is_not_there_and_what_is_allowed_is(bench: Bench) -
     body = "KSR.info([typeof SharedArrayBuffer, typeof WebAssembly].join()); KSR.info(require('../above'));"
     source = f"function {MAIN}() {{ {body} }}"
     assert "Cannot find module" in str(bench.run(bench.load(source)).error)
-    assert bench.run(bench.load(source, allow=frozenset({"files", "wasm"}))).error is None
+    assert bench.run(bench.load(source, Limits(5.0, allow=frozenset({"files", "wasm"})))).error is None
     assert bench.said == ["undefined,undefined", "undefined,object", "above"]
 
 

@@ -23,6 +23,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
         raise Ended(f"{where} {seconds:.0f}")
 
     monkeypatch.setattr(lua_watch, "end_process", end_process)
+    monkeypatch.setattr(lua_watch, "running_calls", int)  # those of threads that other tests have left count as well
     watch = Watch(0, lambda: 1)
     watch._seconds, watch._interval = 1.0, 0.1
     return watch

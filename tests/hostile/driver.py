@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from polykemi.control.client import SOCKET, call
 from tests.support import message
-from tests.waiting import PATIENCE, cpu_time
+from tests.waiting import PATIENCE, cpu_time, until
 
 ROOT: Final = Path(__file__).parents[2]
 LIMIT: Final = 0.2  # seconds of a route block
-LONG: Final = 20.0  # for what comes to another end than that of its time
 MARGIN: Final = 1.5  # seconds of CPU time more until the answer
 QUICK: Final = 0.1  # seconds of CPU time until the answer to the next request
+ANY: Final = -1  # status: there is an answer; which one is another test's business
 TRIES: Final = 3  # one of them is that quick: threads that collect garbage count as well
 
 
@@ -38,22 +38,18 @@ class Case:
     prelude: str = ""  # in front of all functions
     more: float = 0.0  # seconds more until the answer
 
-    @property
-    def limit(self) -> float:
-        """The seconds that it gets: a busy machine may not let them be over before what it is about."""
-        return LIMIT if self.status == 500 and self.log in ("", "limit reached", "time limit reached") else LONG
-
 
 class HostileServer:
-    """A `polykemi serve` with one script."""
+    """A `polykemi serve` with one script; the time limit is short."""
 
-    def __init__(self, directory: Path, script: Path, host: str, more: str = "", limit: float = LIMIT) -> None:
-        """``more``: lines of the engine's table. ``limit``: seconds of a route block."""
+    def __init__(self, directory: Path, script: Path, host: str, more: str = "") -> None:
+        """``more``: lines of the engine's table."""
         self.directory = directory
         engine = {".lua": "lua", ".js": "js", ".py": "python"}[script.suffix]
         config = directory / "polykemi.toml"
-        config.write_text(
-            f'data = "data"\nlisten = ["udp:{host}:0"]\n[engines.{engine}]\nscript = "{script}"\ntimeout = {limit}\n{more}\n'
+        config.write_text(  # what waits behind a hostile part is not refused: it is asked how it fares
+            f'data = "data"\nlisten = ["udp:{host}:0"]\n[engines.{engine}]\nscript = "{script}"\ntimeout = {LIMIT}\n{more}\n'
+            + ("" if "[overload]" in more else "[overload]\ndelay = 0\n")
         )
         self._log = directory / "server.log"
         with self._log.open("wb") as log:
@@ -115,7 +111,9 @@ class HostileServer:
         told = len(self.log())
         status, seconds = self.ask(case.name, PATIENCE if case.status else LIMIT)
         assert self.process.poll() is None, f"the server has ended: {self.process.returncode} {self.log()[-2000:]}"
-        assert status == case.status, f"{status} after {seconds:.2f} s {self.log()[told:][:2000]}"
+        assert status == case.status or (status and case.status == ANY), (
+            f"{status} after {seconds:.2f} s {self.log()[told:][:2000]}"
+        )
         assert seconds < LIMIT + MARGIN + case.more
         used = []
         for _ in range(TRIES):
@@ -125,7 +123,7 @@ class HostileServer:
             if seconds < QUICK:
                 break
         assert min(used) < QUICK, used
-        assert case.log in self.log()[told:]
+        until(lambda: case.log in self.log()[told:], case.log)
 
     def close(self) -> int:
         """End it and return its exit code."""

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from tests.hostile import scripts_js, scripts_lua, scripts_python
-from tests.hostile.driver import LIMIT, LONG, Case, HostileServer, script
+from tests.hostile.driver import Case, HostileServer, script
 from tests.waiting import PATIENCE, until
 
 
@@ -39,13 +39,12 @@ class Tried(NamedTuple):
 
 @pytest.fixture(scope="module")
 def tried(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tried]:
-    """One server for all scripts of a language that get the same time."""
-    name, limit = request.param
-    directory = tmp_path_factory.mktemp(name)
-    language = LANGUAGES[name]
+    """One server for all scripts of a language."""
+    directory = tmp_path_factory.mktemp(request.param)
+    language = LANGUAGES[request.param]
     file = directory / f"hostile{language.suffix}"
     file.write_text(script(language.cases, language.frame))
-    server = HostileServer(directory, file, "127.0.0.1", language.more, limit)
+    server = HostileServer(directory, file, "127.0.0.1", language.more)
     try:
         assert server.ask("good", PATIENCE)[0] == 200
         yield Tried(server, server.memory(), [])
@@ -56,12 +55,11 @@ def tried(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each test its language, and its script when it asks for one."""
     if "case" in metafunc.fixturenames:
-        rows = [((name, case.limit), case) for name, language in LANGUAGES.items() for case in language.cases]
-        ids = [f"{name}-{case.name}" for (name, _), case in rows]
+        rows = [(name, case) for name, language in LANGUAGES.items() for case in language.cases]
+        ids = [f"{name}-{case.name}" for name, case in rows]
         metafunc.parametrize(("tried", "case"), rows, indirect=["tried"], ids=ids, scope="module")
     else:
-        servers = [(name, limit) for name in LANGUAGES for limit in (LIMIT, LONG)]
-        metafunc.parametrize("tried", servers, indirect=True, ids=lambda row: f"{row[0]}-{row[1]}", scope="module")
+        metafunc.parametrize("tried", LANGUAGES, indirect=True, scope="module")
 
 
 def test_a_hostile_script_costs_its_own_message(tried: Tried, case: Case) -> None:
