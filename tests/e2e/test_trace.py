@@ -146,10 +146,10 @@ def all_that_is_there(sock: socket.socket, server: ServerProcess) -> bytearray:
     """Return what comes until nothing does although the server's loop has been round."""
     data, rounds = bytearray(), 0
     while rounds < 2:
-        try:
-            data += sock.recv(65536, socket.MSG_DONTWAIT)
+        if select.select([sock], [], [], 0)[0]:
+            data += sock.recv(65536)
             rounds = 0
-        except BlockingIOError:
+        else:
             call(server.data / SOCKET, "core.version", [])
             rounds += 1
     return data
