@@ -85,7 +85,7 @@ def empty_caches() -> None:
     """Empty the caches: they are bounded, but fill as long as phones come from new ports. uvloop keeps 2,048 addresses."""
     for name, module in list(sys.modules.items()):
         for one in list(vars(module).values()) if name.startswith("polykemi.") else ():
-            if isinstance(one, functools._lru_cache_wrapper):
+            if isinstance(one, functools._lru_cache_wrapper) and one is not memory._statm:  # which holds an open file
                 one.cache_clear()
     message._shapes.clear()
     message._likely.clear()
