@@ -295,7 +295,7 @@ def test_a_route_that_runs_too_long_is_stopped_and_the_next_ones_run(bench: Benc
     script = bench.load(
         f"""function {MAIN}() {{ KSR.info("in"); for (;;) {{ try {{ for (;;) {{}} }} catch (e) {{}} }} }}
         function fine() {{ KSR.info(KSR.pv.get("v")); }}""",
-        Limits(0.05),
+        Limits(0.2),
     )
     blocks = [bench.block("fine"), bench.block(), bench.block("fine"), bench.block(), bench.block("fine")]
     for ctx in blocks:
@@ -305,7 +305,7 @@ def test_a_route_that_runs_too_long_is_stopped_and_the_next_ones_run(bench: Benc
     for ctx in blocks[1::2]:
         assert isinstance(ctx.error, ScriptTimeout)
         place = f"{bench.directory}/script.js:1"
-        assert str(ctx.error) == f"{place}: time limit reached: ran longer than 0.05 s, after KSR.info"
+        assert str(ctx.error) == f"{place}: time limit reached: ran longer than 0.2 s, after KSR.info"
     assert [ctx.error for ctx in blocks[::2]] == [None] * 3
 
 
@@ -337,13 +337,13 @@ def test_results_are_not_mixed_up_after_a_stop(bench: Bench) -> None:
     script = bench.load(
         f"""function {MAIN}() {{ for (;;) KSR.pv.get("v"); }}
         function fine() {{ KSR.info(KSR.pv.get("v") + KSR.pv.get("v") + KSR.pv.get("v")); }}""",
-        Limits(0.02),
+        Limits(0.2),
     )
-    blocks = [bench.block(name) for name in (MAIN, "fine") * 5]
+    blocks = [bench.block(name) for name in (MAIN, "fine") * 3]
     for n, ctx in enumerate(blocks):
         ctx.cache["v"] = f"<{n // 4}>"
     bench.run(script, *blocks)
-    assert bench.said == [f"<{n // 4}>" * 3 for n in range(1, 10, 2)]
+    assert bench.said == [f"<{n // 4}>" * 3 for n in range(1, 6, 2)]
 
 
 def test_a_result_is_sent_whole_again_after_javascript_was_stopped() -> None:
