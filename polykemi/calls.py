@@ -27,7 +27,10 @@ class Calls:
 
     def answered(self, response: Response, version: Version, now: float) -> None:
         """Note the final answer to an INVITE or a BYE that was routed by ``version``."""
-        begun, call = self._begun, hash(response.call_id)
+        try:
+            begun, call = self._begun, hash(response.call_id)
+        except ParseError:  # it has none: its Via alone leads back
+            return
         if response.cseq[1] == "BYE":
             if response.status not in _CHALLENGES:
                 begun.pop(call, None)

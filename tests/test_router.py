@@ -167,6 +167,18 @@ def test_what_the_network_does_not_take_ends_its_branch(tmp_path: Path) -> None:
         assert [s.start_line for s in server.advance(0)] == ["SIP/2.0 500 Server Internal Error"]
 
 
+def test_a_response_that_its_via_leads_back_needs_no_call_id(tmp_path: Path) -> None:
+    script = tmp_path / "relay.lua"
+    script.write_text("function ksr_request_route() KSR.tm.t_relay() end")
+    with ServerUnderTest({"lua": script}) as server:
+        relayed = server.receive(request("INVITE").replace(b"b@example.test SIP", b"b@192.0.2.20 SIP"), PEER)[-1]
+        via = next(line for line in relayed.data.split(b"\r\n") if line.startswith(b"Via"))
+        answer = [b"SIP/2.0 200 OK", via, b"From: <sip:a@example.test>;tag=a", b"To: <sip:b@example.test>;tag=b"]
+        answer += [b"CSeq: 1 INVITE", b"Record-Route: <sip:192.0.2.1;lr>", b"Content-Length: 0", b"", b""]
+        server.receive(b"\r\n".join(answer), "192.0.2.20:5060")
+        assert not server.node.services.counters.get("core.internal_errors")
+
+
 def test_an_engine_that_waits_for_another_one_cannot_be_entered_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
