@@ -29,18 +29,6 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     yield from benches(request.param, tmp_path)
 
 
-@pytest.fixture
-def hosted(tmp_path: Path) -> Iterator[Bench]:
-    """An engine that is called from the event loop."""
-    yield from benches("hosted", tmp_path)
-
-
-@pytest.fixture
-def resident(tmp_path: Path) -> Iterator[Bench]:
-    """An engine that hosts the event loop."""
-    yield from benches("resident", tmp_path)
-
-
 # ---- loading
 
 

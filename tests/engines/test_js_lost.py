@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import uvloop
@@ -14,7 +13,7 @@ from polykemi.engines.base import Limits
 from polykemi.engines.js_isolate import Isolate
 from polykemi.engines.js_script import JsScript
 from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
-from tests.engines.js_bench import MAIN, Bench, benches
+from tests.engines.js_bench import MAIN, Bench
 
 KEYS = "let text = 'x'; for (let i = 0; i < 21; i++) text += text; for (const k in new String(text)) {}"
 STUCK = f"""const name = "script"; let runs = 0;
@@ -23,18 +22,6 @@ function stuck() {{ KSR.pv.sets("a", "b"); {KEYS} }}
 function around() {{ KSR.tm.run("stuck"); KSR.info("not reached"); }}
 """
 LIMIT = Limits(0.1)
-
-
-@pytest.fixture
-def hosted(tmp_path: Path) -> Iterator[Bench]:
-    """An engine that is called from the event loop."""
-    yield from benches("hosted", tmp_path)
-
-
-@pytest.fixture
-def resident(tmp_path: Path) -> Iterator[Bench]:
-    """An engine that hosts the event loop."""
-    yield from benches("resident", tmp_path)
 
 
 def serve(bench: Bench, script: JsScript, callbacks: list[str]) -> list[ScriptError]:

@@ -1,4 +1,4 @@
-"""Hostile scripts in three languages: each costs at most its own message, and the server answers the next within 100 ms."""
+"""Hostile scripts in three languages: each costs at most its own message, and the server answers the next with 100 ms of CPU time."""
 
 from __future__ import annotations
 
