@@ -65,8 +65,9 @@ class Versions:
         self._router, self._engines, self._inspect = router, engines, inspect
         self._number = 0  # of the last version that took over
         self._kept: deque[Version] = deque(maxlen=max(1, keep))  # the newest last
-        self._alive: list[weakref.ref[Version]] = []
-        self._ended: list[Mapping[str, Script]] = []  # of versions that nothing refers to any more
+        # versions that something refers to, or did at the last look, and the scripts to be closed behind them. No weakref.finalize:
+        # it would keep these, and with them the engines and the whole server, for as long as the process runs
+        self._alive: list[tuple[weakref.ref[Version], Mapping[str, Script]]] = []
 
     @property
     def current(self) -> int:
@@ -152,9 +153,7 @@ class Versions:
         self.sweep()
         self._number = version.number
         self._kept.append(version)
-        scripts = version.scripts
-        weakref.finalize(version, self._ended.append, scripts).atexit = False
-        self._alive.append(weakref.ref(version))
+        self._alive.append((weakref.ref(version), version.scripts))
         self._router.take(version)
         self._bound()
 
@@ -168,7 +167,7 @@ class Versions:
             )
             _close(oldest.scripts)
             oldest.leave_to(current)
-            self._alive = [ref for ref in self._alive if ref() is not oldest]
+            self._alive = [one for one in self._alive if one[0]() is not oldest]
 
     # ---- those that there are
     def rollback(self, number: int | None = None) -> int:
@@ -192,7 +191,7 @@ class Versions:
 
     def alive(self) -> Iterator[Version]:
         """Give all versions that something refers to, the oldest first."""
-        return (version for ref in self._alive if (version := ref()) is not None)
+        return (version for ref, _ in self._alive if (version := ref()) is not None)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return what an operator wants to know of each version: when it was loaded, who is in it."""
@@ -224,12 +223,13 @@ class Versions:
 
     def sweep(self) -> None:
         """Close the scripts of versions that have ended; called between two messages."""
-        if self._ended:
-            while self._ended:
-                _close(self._ended.pop())
+        ended = [scripts for ref, scripts in self._alive if ref() is None]
+        if ended:
+            self._alive = [one for one in self._alive if one[0]() is not None]
+            for scripts in ended:
+                _close(scripts)
+            del scripts, ended
             _collect()
-        if any(ref() is None for ref in self._alive):
-            self._alive = [ref for ref in self._alive if ref() is not None]
 
 
 def _collect() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -15,14 +12,6 @@ settings.register_profile(
     "same", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("same")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _what_stays_is_left_alone() -> Iterator[None]:
-    """Spare the collector what earlier files have left: servers that stay in memory make it take seconds, and tests call it."""
-    yield
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -458,6 +459,17 @@ def test_what_ended_versions_held_is_free_at_once_and_not_when_the_collector_com
         finally:
             gc.enable()
             gc.unfreeze()
+
+
+@pytest.mark.parametrize("engine", SUFFIXES)
+def test_a_closed_server_is_not_held_by_its_versions(tmp_path: Path, engine: str) -> None:
+    lab = Lab(engine, tmp_path)
+    with lab.server:
+        lab.reload("B")
+        version = weakref.ref(lab.server.node.router.version)
+    del lab
+    gc.collect()
+    assert version() is None
 
 
 def test_v8_frees_what_ended_versions_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,6 +206,7 @@ class Isolate:
         if self.gate.shut(self._is_in_v8):
             return True
         self._calls.take(self._host.current)
+        self.run.be_patient()
         return False
 
     def _is_in_v8(self) -> bool:

@@ -188,6 +188,10 @@ class Run:
         """Return how long the block has run that was seen last."""
         return time.monotonic() - self._seen[1]
 
+    def be_patient(self) -> None:
+        """Let the block that is being stopped have its time to stop anew: it was in a call of KSR, where nothing stops it."""
+        self._stop_anyway = time.monotonic()
+
     def is_overdue(self, patience: float) -> bool:
         """Tell whether a block still runs that was to stop so many seconds ago."""
         block = self.struck

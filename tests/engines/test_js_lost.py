@@ -10,12 +10,14 @@ import pytest
 import uvloop
 
 from polykemi.engines.base import Limits
-from polykemi.engines.js_isolate import Isolate
+from polykemi.engines.js_isolate import Gate, Isolate
+from polykemi.engines.js_run import PATIENCE
 from polykemi.engines.js_script import JsScript
 from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
 from tests.engines.js_bench import MAIN, Bench
+from tests.waiting import until
 
-KEYS = "let text = 'x'; for (let i = 0; i < 21; i++) text += text; for (const k in new String(text)) {}"
+KEYS = "let text = 'x'; for (let i = 0; i < 22; i++) text += text; for (const k in new String(text)) {}"
 STUCK = f"""const name = "script"; let runs = 0;
 function {MAIN}() {{ runs++; KSR.info(name + runs); }}
 function stuck() {{ KSR.pv.sets("a", "b"); {KEYS} }}
@@ -77,25 +79,17 @@ def test_the_loop_goes_on_on_another_thread(resident: Bench) -> None:
 def test_what_comes_back_late_does_nothing_more_and_gives_its_memory_back(hosted: Bench) -> None:
     script = hosted.load(
         f"""const octets = new Uint8Array(4000000), all = new Array(1000000).fill(0.5);
-        function {MAIN}() {{ const big = 2n ** (2n ** 27n) - 1n; big * big * big; KSR.info("late"); }}
+        function {MAIN}() {{ {KEYS} KSR.info("late"); }}
         function fine() {{ KSR.info("fine"); }}""",
         LIMIT,
     )
     before = hosted.engine.isolate
     assert isinstance(hosted.run(script).error, ScriptTimeout)
     assert hosted.engine.isolate is not before
-    wait(lambda: before.gate.is_reached)
+    until(lambda: before.gate.is_reached)
     hosted.run(script, hosted.block("fine"))
     assert hosted.said == ["fine"]
-    assert before.v8.native.used() < 4 << 20
-
-
-def wait(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition`` holds."""
-    until = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    assert before.v8.native.used() < 8 << 20
 
 
 def test_a_script_that_is_stuck_while_it_is_started_anew_is_left_out(
@@ -103,7 +97,7 @@ def test_a_script_that_is_stuck_while_it_is_started_anew_is_left_out(
 ) -> None:
     monkeypatch.setattr("polykemi.engines.js._ANEW", 2.0)
     script = hosted.load(STUCK, LIMIT)
-    bad = hosted.also(f"function {MAIN}() {{ KSR.info('bad'); }} if (false) {{ {KEYS.replace('21', '23')} }}", "bad.js")
+    bad = hosted.also(f"function {MAIN}() {{ KSR.info('bad'); }} if (false) {{ {KEYS.replace('22', '23')} }}", "bad.js")
     hosted.scripts.remove(bad)
     bad.text = bad.text.replace("if (false)", "if (true)")  # as if it depended on something else
     assert isinstance(hosted.run(script, hosted.block("stuck")).error, ScriptTimeout)
@@ -124,6 +118,25 @@ def test_a_call_of_ksr_that_takes_long_is_waited_for(hosted: Bench) -> None:
     assert isinstance(error, ScriptTimeout)
     assert error.cause == "time limit reached: ran longer than 0.1 s, in KSR.tm.t_relay"
     assert hosted.engine.isolate is before
+
+
+def test_after_a_call_of_ksr_that_took_long_there_is_time_to_stop(
+    hosted: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    shut = Gate.shut
+
+    def look(gate: Gate, is_outside: Callable[[], bool]) -> bool:
+        looks.append(time.monotonic())
+        return shut(gate, is_outside)
+
+    def slow(process: object) -> int:
+        until(lambda: len(looks) > 1)
+        return 1
+
+    monkeypatch.setattr(Gate, "shut", look)
+    hosted.run(hosted.load(f"function {MAIN}() {{ KSR.tm.t_relay(); }}", LIMIT, drive=slow))
+    assert looks[1] - looks[0] >= PATIENCE
 
 
 def test_v8_that_would_end_the_process_costs_its_message_only(hosted: Bench) -> None:
