@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import time
 import weakref
@@ -204,6 +205,31 @@ def test_one_that_loads_for_ever_holds_up_the_server_for_a_second(engine: str, t
         with pytest.raises(ScriptLoadError, match="time limit reached"):
             lab.server.reload()
         assert time.process_time() - began < 5  # at the start it has ten
+        assert lab.version() == "A"
+
+
+@pytest.mark.parametrize("engine", ["lua", "python"])
+def test_one_that_ends_itself_while_it_loads_does_not_get_in(engine: str, tmp_path: Path) -> None:
+    with (lab := Lab(engine, tmp_path)).server:
+        lab.write("B", {"lua": "\nos.exit(3)", "python": "\nimport sys\nsys.exit(3)"}[engine])
+        with pytest.raises(ScriptLoadError, match=rf"{lab.path}:\d+: ended itself while it was loading"):
+            lab.server.reload()
+        assert lab.version() == "A"
+
+
+def test_a_pipe_in_the_place_of_a_script_holds_up_nothing(lab: Lab) -> None:
+    lab.path.unlink()
+    os.mkfifo(lab.path)
+    with pytest.raises(ScriptLoadError, match="is no file"):
+        lab.server.reload()
+    assert lab.version() == "A"
+
+
+def test_a_python_script_that_would_be_compiled_for_long_does_not_get_in(tmp_path: Path) -> None:
+    with (lab := Lab("python", tmp_path)).server:
+        lab.write("B", "\nx = 1" * 300_000)
+        with pytest.raises(ScriptLoadError, match=r"has 18\d+ octets, more than 1048576"):
+            lab.server.reload()
         assert lab.version() == "A"
 
 
