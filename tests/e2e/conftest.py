@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import random
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -18,6 +15,7 @@ from typing import Protocol
 
 import pytest
 
+from bench.ports import free_port
 from polykemi.sip.flow import bracketed
 from tests.e2e.peers import tool
 from tests.e2e.tunnel import Tunnel
@@ -29,24 +27,6 @@ SCENARIOS = Path(__file__).parent / "scenarios"
 SCRIPTS = {"lua": "routes/lua/basic.lua", "js": "routes/js/basic.js", "python": "routes/py/basic.py"}
 DOMAIN = "e2e.test"
 PASSWORDS = {"alice": "wonderland", "bob": "builder", "carol": "christmas"}
-
-
-# below those that the kernel gives away by itself, or another socket could have it before it is used; none twice
-_PORTS = itertools.cycle(random.sample(range(10_000, 32_000), 22_000))
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that is free, over UDP and TCP."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    while True:
-        port = next(_PORTS)
-        with socket.socket(family, socket.SOCK_DGRAM) as udp, socket.socket(family) as tcp:
-            try:
-                udp.bind((host, port))
-                tcp.bind((host, port))
-            except OSError:
-                continue
-            return port
 
 
 def listens(port: int) -> bool:
