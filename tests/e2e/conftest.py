@@ -8,7 +8,6 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +19,7 @@ from polykemi.sip.flow import bracketed
 from tests.e2e.peers import tool
 from tests.e2e.tunnel import Tunnel
 from tests.pki import Pki
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -35,12 +34,14 @@ def listens(port: int) -> bool:
     return any(re.search(rf":{port:04X} 0+:0000 0A ", text) for text in tables)
 
 
+def is_bound(port: int) -> bool:
+    """Tell whether somebody has a UDP port."""
+    return any(f":{port:04X} " in table.read_text() for table in Path("/proc/net").glob("udp*"))
+
+
 def wait_for_listener(port: int) -> None:
     """Wait until somebody listens on a TCP port: who connects before is refused."""
-    until = time.monotonic() + PATIENCE
-    while not listens(port):
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: listens(port))
 
 
 class HasPort(Protocol):
@@ -193,6 +194,8 @@ def phone(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PhoneFacto
             command, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         running.append(Phone(process, directory, port))
+        if transport == "u1":  # whoever calls a phone that is not there yet is told so by ICMP, and does not try again
+            until(lambda: is_bound(port) or process.poll() is not None)
         return running[-1]
 
     yield start
