@@ -465,7 +465,7 @@ import pathlib, sys
 from polykemi.engines import js
 from polykemi.engines.base import Limits
 from tests.engines.js_bench import MAIN, Bench
-js._MOST_LOST, js._LAST_PATIENCE = 0, 1.0
+js._MOST_LOST, js._LAST_PATIENCE = 0, 0.25
 bench = Bench(sys.argv[1], pathlib.Path(sys.argv[2]))
 script = bench.load("function ksr_request_route() { for (const k in new String(text)) {} }"
     "let text = 'x'; for (let i = 0; i < 23; i++) text += text;", Limits(0.1))
