@@ -347,6 +347,15 @@ def test_a_call_whose_dialog_is_not_tracked_keeps_its_version_until_its_bye_is_a
     assert lab.versions()[0] == (4, "kept")
 
 
+def test_a_call_ends_with_a_bye_that_nobody_answers(lab: Lab) -> None:
+    more = begun_call(lab)
+    bye = to_callee(lab.send("BYE", more=more, to=";tag=b", cseq=2))
+    assert header(bye, "X-Request") == ["A"]
+    assert lab.server.node.versions.rows()[1]["calls"] == 1
+    assert "SIP/2.0 408 Request Timeout" in [sent.start_line for sent in lab.server.advance(40)]
+    assert lab.server.node.versions.rows()[1]["calls"] == 0
+
+
 def test_a_call_whose_bye_never_comes_holds_its_version_for_half_a_day(lab: Lab) -> None:
     more = begun_call(lab)
     router = lab.server.node.router
