@@ -52,9 +52,12 @@ class State:
         host: Host,
         functions: Sequence[Bound],
         expired: Callable[[], bool],
+        late_in: Callable[[], str],
         texts: dict[Path, str],
     ) -> None:
+        """``expired`` tells whether the time is over, ``late_in`` in which KSR function it was ("": in none)."""
         self.path = path
+        self._late_in = late_in
         self.texts = texts  # of the files that were read
         self.entries: dict[str, list[Any]] = {}  # function -> its idle entries in Lua
         places = [os.fsdecode(one.partition("?")[0].encode("latin-1")) for one in host.limits.path]
@@ -183,7 +186,7 @@ class State:
         file = os.fsdecode(file.encode("latin-1")) if file else str(self.path)
         stack = _script_frames(stack or "")
         if kind == "timeout":
-            return ScriptTimeout(file, line, "time limit reached", stack)
+            return ScriptTimeout.within(file, line, stack, self._late_in())
         if kind == "memory" or isinstance(exception, LuaMemoryError):
             return ScriptMemory(file, line, "memory limit reached", stack)
         if exception is not None:
