@@ -105,7 +105,7 @@ class Versions:
             version = self._load(now)
             try:
                 findings = self._check(version, force=force)
-            except ScriptLoadError:
+            except BaseException:
                 _close(version.scripts)
                 raise
         except ScriptLoadError as error:

@@ -409,6 +409,17 @@ def test_the_calls_of_the_oldest_of_too_many_versions_go_on_with_the_current_one
     assert to_caller(lab.answer(held[1], "486 Busy Here")).start_line == "SIP/2.0 480 failed in v1."
 
 
+def test_they_go_on_with_a_later_one_when_that_has_become_the_oldest(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polykemi.reload.MOST", 2)
+    held = [to_callee(lab.send("INVITE", "c0"))]
+    for i in range(1, 6):
+        lab.reload(f"v{i}.")
+        held.append(to_callee(lab.send("INVITE", f"c{i}")))
+    assert [row["version"] for row in lab.server.node.versions.rows()] == [5, 6]
+    answers = [to_caller(lab.answer(invite, "486 Busy Here")).start_line for invite in held[:4]]
+    assert answers == [f"SIP/2.0 480 failed in {letter}." for letter in ("v4", "v5", "v4", "v5")]
+
+
 def test_what_scripts_share_outlives_a_reload(lab: Lab) -> None:
     count = {
         "lua": "function ksr_request_route() KSR.sl.send_reply(200, 'OK ' .. KSR.x.shared_inc('n', 1)) end",
