@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import time
 import weakref
@@ -207,6 +208,31 @@ def test_one_that_loads_for_ever_holds_up_the_server_for_a_second(engine: str, t
         assert lab.version() == "A"
 
 
+@pytest.mark.parametrize("engine", ["lua", "python"])
+def test_one_that_ends_itself_while_it_loads_does_not_get_in(engine: str, tmp_path: Path) -> None:
+    with (lab := Lab(engine, tmp_path)).server:
+        lab.write("B", {"lua": "\nos.exit(3)", "python": "\nimport sys\nsys.exit(3)"}[engine])
+        with pytest.raises(ScriptLoadError, match=rf"{lab.path}:\d+: ended itself while it was loading"):
+            lab.server.reload()
+        assert lab.version() == "A"
+
+
+def test_a_pipe_in_the_place_of_a_script_holds_up_nothing(lab: Lab) -> None:
+    lab.path.unlink()
+    os.mkfifo(lab.path)
+    with pytest.raises(ScriptLoadError, match="is no file"):
+        lab.server.reload()
+    assert lab.version() == "A"
+
+
+def test_a_python_script_that_would_be_compiled_for_long_does_not_get_in(tmp_path: Path) -> None:
+    with (lab := Lab("python", tmp_path)).server:
+        lab.write("B", "\nx = 1" * 300_000)
+        with pytest.raises(ScriptLoadError, match=r"has 18\d+ octets, more than 1048576"):
+            lab.server.reload()
+        assert lab.version() == "A"
+
+
 def test_one_without_a_request_route_does_not_get_in(lab: Lab) -> None:
     lab.path.write_text("")
     with pytest.raises(ScriptLoadError, match="defines no function ksr_request_route"):
@@ -319,6 +345,15 @@ def test_a_call_whose_dialog_is_not_tracked_keeps_its_version_until_its_bye_is_a
     assert header(to_callee(lab.send("INFO", more=more, to=";tag=b", cseq=4)), "X-Request") == ["G"]
     lab.server.advance(60)
     assert lab.versions()[0] == (4, "kept")
+
+
+def test_a_call_ends_with_a_bye_that_nobody_answers(lab: Lab) -> None:
+    more = begun_call(lab)
+    bye = to_callee(lab.send("BYE", more=more, to=";tag=b", cseq=2))
+    assert header(bye, "X-Request") == ["A"]
+    assert lab.server.node.versions.rows()[1]["calls"] == 1
+    assert "SIP/2.0 408 Request Timeout" in [sent.start_line for sent in lab.server.advance(40)]
+    assert lab.server.node.versions.rows()[1]["calls"] == 0
 
 
 def test_a_call_whose_bye_never_comes_holds_its_version_for_half_a_day(lab: Lab) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from polykemi.engines.base import read_script
 from polykemi.errors import ScriptError, ScriptLoadError
 
 _NAME: Final = "ksr:script/"  # with the number of the load, V8's name for a script
@@ -96,10 +97,7 @@ class Sources:
 
 def read(path: Path) -> str:
     """Return the source at ``path``. Raise ScriptLoadError."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ScriptLoadError(str(path), None, error.strerror or str(error)) from None
+    data = read_script(path)
     try:
         source = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

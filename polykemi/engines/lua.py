@@ -91,6 +91,7 @@ class LuaScript:
         self._conversion = conversion
         self.loading = False  # no KSR function that it calls then takes long
         self.deadline = IDLE  # of the running call, on the monotonic clock; 0: the watch sets it at its next look
+        self.late_in = ""  # the KSR function in which its time was over
         self.pace: Pace | None = None  # of the state that runs
         self._state: State | None = None
         self._entries: dict[str, list[Any]] = {}
@@ -114,7 +115,7 @@ class LuaScript:
         current = self._host.current
         ctx, current.ctx = current.ctx, None
         try:
-            state = State(self.path, self._host, self._bound, self._expired, texts)
+            state = State(self.path, self._host, self._bound, self._expired, lambda: self.late_in, texts)
             self._conversion.state = state
             self.pace = state.pace
             state.load()

@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from lupa.luajit21 import LuaMemoryError, LuaRuntime
 
-from polykemi.engines.base import Host
+from polykemi.engines.base import Host, read_script
 from polykemi.engines.lua_watch import Pace, publish
-from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
+from polykemi.errors import ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.binding import Misuse
 from polykemi.kemi.context import Exit
 from polykemi.kemi.registry import Xval
@@ -52,9 +52,12 @@ class State:
         host: Host,
         functions: Sequence[Bound],
         expired: Callable[[], bool],
+        late_in: Callable[[], str],
         texts: dict[Path, str],
     ) -> None:
+        """``expired`` tells whether the time is over, ``late_in`` in which KSR function it was ("": in none)."""
         self.path = path
+        self._late_in = late_in
         self.texts = texts  # of the files that were read
         self.entries: dict[str, list[Any]] = {}  # function -> its idle entries in Lua
         places = [os.fsdecode(one.partition("?")[0].encode("latin-1")) for one in host.limits.path]
@@ -101,19 +104,15 @@ class State:
         return self._lua.table_from(content)
 
     def load(self) -> None:
-        """Run the script's file. Raise ScriptError."""
-        try:
-            text = self._text(self.path)
-        except OSError as error:
-            raise ScriptError(str(self.path), None, error.strerror or str(error)) from None
-        failure = self._prelude.loader(text, _lua_name(self.path)).coroutine().send(None)
+        """Run the script's file. Raise ScriptError, and ScriptLoadError when it cannot be read."""
+        failure = self._prelude.loader(self._text(self.path), _lua_name(self.path)).coroutine().send(None)
         if failure is not None:
             raise self.error(failure)
 
     def _text(self, path: Path) -> str:
         text = self.texts.get(path)
         if text is None:
-            text = self.texts[path] = path.read_bytes().decode("latin-1")
+            text = self.texts[path] = read_script(path).decode("latin-1")
         return text
 
     def heap(self) -> int:
@@ -187,7 +186,7 @@ class State:
         file = os.fsdecode(file.encode("latin-1")) if file else str(self.path)
         stack = _script_frames(stack or "")
         if kind == "timeout":
-            return ScriptTimeout(file, line, "time limit reached", stack)
+            return ScriptTimeout.within(file, line, stack, self._late_in())
         if kind == "memory" or isinstance(exception, LuaMemoryError):
             return ScriptMemory(file, line, "memory limit reached", stack)
         if exception is not None:
@@ -207,7 +206,7 @@ class State:
             real = path.resolve()
             if any(real.is_relative_to(root) for root in self._roots) and path.is_file():
                 return self._text(path), _lua_name(path)
-        except OSError:
+        except (OSError, ScriptLoadError):
             pass
         return None
 
