@@ -109,13 +109,10 @@ class JsEngine:
             return
         self._scripts.remove(script)
         self._sources.forget(script.name)
-        if script.is_lost():
-            return
-        free = partial(self.isolate.free, script.realm)
         if self._loop is not None and get_ident() != self.isolate.thread:
-            self._loop.call_soon_threadsafe(free)
+            self._loop.call_soon_threadsafe(script.free)
         else:
-            self.isolate.v8.on_thread(free)
+            self.isolate.v8.on_thread(script.free)
 
     def limit(self, limits: Limits) -> None:
         """Let these hold (see ``engines/base.py``); how much memory there is, at once too."""

@@ -11,7 +11,8 @@ from polykemi.engines.base import read_script
 from polykemi.errors import ScriptError, ScriptLoadError
 
 _NAME: Final = "ksr:script/"  # with the number of the load, V8's name for a script
-_OWN: Final = ("js_runtime.js", "js_sources.js")  # their frames say nothing to the author of a script
+# their frames say nothing to the author of a script
+_OWN: Final = ("js_calls.js", "js_guards.js", "js_library.js", "js_runtime.js", "js_sources.js", "js_values.js")
 _FRAME: Final = re.compile(_NAME + r"(\d{1,9}):(\d{1,9})")
 
 
@@ -58,7 +59,7 @@ class Sources:
             try:
                 path = (start / candidate).resolve()
                 found = path in load.modules or ((self.everywhere or path.is_relative_to(load.root)) and path.is_file())
-            except (OSError, ValueError):
+            except (OSError, RuntimeError, ValueError):  # RuntimeError: links that lead to each other
                 continue
             if found:
                 if path not in load.modules:

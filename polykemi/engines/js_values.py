@@ -1,4 +1,4 @@
-"""Arguments and results on their way between JavaScript and Python: the shared buffer (layout: js_runtime.js).
+"""Arguments and results on their way between JavaScript and Python: the shared buffer (layout: js_values.js).
 
 Texts are Unicode in JavaScript and octets in Python. Those that come again cross once: each side numbers what it has sent
 twice, later only the number crosses. Both tables are bounded and start again when they are full. What came only once waits

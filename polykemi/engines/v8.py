@@ -92,8 +92,8 @@ def kept(errand: Callable[[], _T]) -> tuple[Callable[[], None], Future[_T]]:
 class V8:
     """One isolate on a thread of its own. ``memory`` is how many octets may live in its heap and in buffers beside it.
 
-    That is looked at when garbage was collected and as much again as half of the limit is taken. The limit is never more
-    than half of V8's own, at which V8 would end the process; 0 stands for MEMORY.
+    That is looked at when so much is taken, garbage included, and again when half as much has been taken since. The limit is
+    never more than half of V8's own, at which V8 would end the process; 0 stands for MEMORY.
     """
 
     def __init__(self, memory: int = 0) -> None:
@@ -113,11 +113,12 @@ class V8:
         self._context = context = init(self.callbacks[0])
         self._finalizer = weakref.finalize(self, _free_context, dll, context, self.callbacks)
         limit = json.loads(_text(dll.mr_heap_stats(context).contents))["heap_size_limit"]
-        self._most = limit // 2
+        self._most: int = limit // 2
         self.limit(memory)
         self.out_of_memory = False  # JavaScript was stopped as more than that lives
         self.spare = 0  # octets above the limit, for the time in which a script is started anew beside the old one
         self._asked = False  # whether as much lives
+        self._lived = 0  # octets, at the last look, or less since
         self._undefined = dll.mr_alloc_int_val(context, 0, _UNDEFINED)
         self._run_errand = dll.mr_make_js_callback(context, _ERRAND)
         self._nothing: Any = None
@@ -189,16 +190,22 @@ class V8:
 
     # ---- memory; V8 calls these on the isolate's thread
     def _collected(self) -> None:
-        if not self._asked and self.native.used() > self.memory + self.memory // 2 + self.spare:
+        used = self.native.used()
+        if not self._asked and used > self._enough():
             self._asked = True
             self.native.interrupt()
+        self._lived = min(self._lived, used)
+
+    def _enough(self) -> int:
+        """Return how many octets may be taken, garbage included, before it is asked how many live: that takes long."""
+        return max(self.memory, self._lived + self.memory // 2) + self.spare
 
     def _looked_up(self) -> None:
         if self._asked:
-            self._asked = False
             self.native.collect()
             self._asked = False
-            if self.native.used() > self.memory + self.spare:
+            self._lived = self.native.used()
+            if self._lived > self.memory + self.spare:
                 self._exhausted()
         self.on_interrupt()
 
@@ -212,7 +219,7 @@ class V8:
     def _may_allocate(self, size: int) -> bool:
         if size <= _SMALL_BUFFER:
             return True
-        return size <= _LONGEST_BUFFER and self.native.used() + size <= self.memory + self.memory // 2 + self.spare
+        return size <= _LONGEST_BUFFER and self.native.used() + size <= self._enough()
 
     def abandon(self) -> None:
         """Leave the isolate as it is, for good: its thread does not come back."""

@@ -146,6 +146,19 @@ def test_a_script_that_needs_too_much_memory_to_load_is_refused(bench: Bench) ->
     assert bench.said == ["old"]
 
 
+def test_a_script_that_is_ready_when_its_time_is_over_is_loaded(hosted: Bench) -> None:
+    script = hosted.load(f"function {MAIN}() {{ KSR.info('ran'); }}")
+    run = hosted.engine.isolate.run
+
+    def load() -> str:
+        run.stop(run.outermost)
+        return "loaded"
+
+    assert hosted.engine.hand_over("new.js", lambda: run.load("new.js", load, 0.0)) == "loaded"
+    hosted.run(script)
+    assert hosted.said == ["ran"]
+
+
 def test_scripts_stand_beside_each_other_and_go_one_by_one_while_serving(resident: Bench) -> None:
     old = resident.load(f"const name = 'old'; function {MAIN}() {{ KSR.info(name); }}")
     errors: list[ScriptLoadError] = []
@@ -376,6 +389,32 @@ def test_a_route_that_needs_too_much_memory_fails_alone(bench: Bench) -> None:
     assert bench.said == ["fine"]
 
 
+def test_memory_is_looked_at_when_the_limit_is_reached_and_then_after_half_as_much_again(
+    hosted: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosted.load("", Limits(5.0, 100 << 20))
+    v8 = hosted.engine.isolate.v8
+    used, seen = [0], list[str]()
+    monkeypatch.setattr(v8.native, "used", lambda: used[0] << 20)
+    for name in ("interrupt", "collect", "stop"):
+        monkeypatch.setattr(v8.native, name, lambda name=name: seen.append(name))
+    for used[0] in (50, 100, 101):  # garbage was collected
+        v8._collected()
+    assert seen == ["interrupt"]
+    used[0] = 75  # live
+    v8._looked_up()
+    for used[0] in (101, 125, 126):
+        v8._collected()
+    assert seen == ["interrupt", "collect", "interrupt"]
+    used[0] = 101
+    v8._looked_up()
+    assert seen == ["interrupt", "collect", "interrupt", "collect", "stop"]
+    assert v8.out_of_memory
+    for used[0] in (40, 101):  # what was stopped has let go of it
+        v8._collected()
+    assert seen[5:] == ["interrupt"]
+
+
 def test_a_script_that_hoards_in_globals_is_started_anew_with_the_modules_that_it_was_loaded_with(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -467,8 +506,8 @@ from polykemi.engines.base import Limits
 from tests.engines.js_bench import MAIN, Bench
 js._MOST_LOST, js._LAST_PATIENCE = 0, 0.25
 bench = Bench(sys.argv[1], pathlib.Path(sys.argv[2]))
-script = bench.load("function ksr_request_route() { for (const k in new String(text)) {} }"
-    "let text = 'x'; for (let i = 0; i < 23; i++) text += text;", Limits(0.1))
+# it would take V8 half a minute
+script = bench.load("function ksr_request_route() { const a = 2n ** (2n ** 29n) - 1n; a * a; }", Limits(0.1))
 bench.run(script)
 """
 
