@@ -123,7 +123,8 @@ class State:
         """Free what the script holds, and the Lua state; it is not called afterwards."""
         self._prelude.drop()
         self.entries.clear()
-        self._lua = self._prelude = self.pace = None  # a circle, else, as Lua knows functions of this object
+        # a circle, else, as Lua knows functions of this object
+        self._lua = self._prelude = self._heap = self._where = self.pace = None
 
     def used(self) -> int:
         """Return how many octets are taken, garbage included; 0 where nothing counts them."""
