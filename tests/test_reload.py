@@ -254,7 +254,8 @@ def test_calls_of_what_is_not_there_do_not_get_in_unless_forced_and_are_known_th
     with pytest.raises(ScriptLoadError, match=rf"{lab.path}:\d+: {re.escape(cause)}"):
         lab.server.reload()
     assert lab.version() == "A"
-    assert lab.server.reload(force=True).findings == (cause,)
+    (finding,) = lab.server.reload(force=True).findings
+    assert re.fullmatch(rf"{lab.path}:\d+: {re.escape(cause)}", finding)
     assert lab.version() == "B"
     lab.write("C", texts[lab.engine])
     lab.server.reload()
@@ -406,6 +407,17 @@ def test_the_calls_of_the_oldest_of_too_many_versions_go_on_with_the_current_one
     assert len(lab.versions()) == MOST
     assert to_caller(lab.answer(held[0], "486 Busy Here")).start_line == f"SIP/2.0 480 failed in v{MOST}."
     assert to_caller(lab.answer(held[1], "486 Busy Here")).start_line == "SIP/2.0 480 failed in v1."
+
+
+def test_they_go_on_with_a_later_one_when_that_has_become_the_oldest(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polykemi.reload.MOST", 2)
+    held = [to_callee(lab.send("INVITE", "c0"))]
+    for i in range(1, 6):
+        lab.reload(f"v{i}.")
+        held.append(to_callee(lab.send("INVITE", f"c{i}")))
+    assert [row["version"] for row in lab.server.node.versions.rows()] == [5, 6]
+    answers = [to_caller(lab.answer(invite, "486 Busy Here")).start_line for invite in held[:4]]
+    assert answers == [f"SIP/2.0 480 failed in {letter}." for letter in ("v4", "v5", "v4", "v5")]
 
 
 def test_what_scripts_share_outlives_a_reload(lab: Lab) -> None:
