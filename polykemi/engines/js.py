@@ -107,6 +107,7 @@ class JsEngine:
                 before.close()
             isolate.v8.spare = 0
         native.collect()
+        isolate.v8.bound()
 
     def release(self, script: JsScript) -> None:
         """Let V8 free ``script``."""

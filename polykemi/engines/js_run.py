@@ -123,9 +123,7 @@ class Run:
     def _reason(self, file: str, *, struck: bool, nested: bool) -> ScriptError:
         """Let V8 go on; return why it has stopped a block."""
         v8 = self._v8
-        exhausted, v8.out_of_memory = v8.out_of_memory, False
-        if exhausted:
-            v8.native.go_on()
+        exhausted = v8.take_up()
         if struck and nested:
             v8.native.stop()  # the blocks around it have no time left either
         if exhausted:

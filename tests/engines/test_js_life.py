@@ -415,6 +415,37 @@ def test_memory_is_looked_at_when_the_limit_is_reached_and_then_after_half_as_mu
     assert seen[5:] == ["interrupt"]
 
 
+def test_v8_takes_no_more_than_half_as_much_again_and_what_it_needs_to_stop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    collected = v8.V8._collected
+
+    def collect(isolate: v8.V8) -> None:
+        used.append(isolate.native.used() >> 20)
+        collected(isolate)
+
+    monkeypatch.setattr(v8.V8, "_collected", collect)
+    script = bench.load(
+        f"function {MAIN}() {{ const all = []; for (;;) all.push(new Array(1000).fill(0)); }}", Limits(30.0, 64 << 20)
+    )
+    for _ in range(3):
+        assert isinstance(bench.run(script).error, ScriptMemory)
+    assert max(used) < 160  # where V8 has its own limit it does not look before 350
+
+
+def test_more_may_live_when_the_limit_is_raised(hosted: Bench) -> None:
+    source = (
+        f"const all = []; function {MAIN}() {{ for (let i = 0; i < 8000; i++) all.push(new Array(1000).fill(i)); }}"
+    )
+    script = hosted.load(source, Limits(30.0, 24 << 20))
+    assert isinstance(hosted.run(script).error, ScriptMemory)
+    hosted.engine.limit(Limits(30.0, 100 << 20))
+    assert hosted.run(script).error is None
+    hosted.engine.limit(Limits(30.0, 24 << 20))
+    assert isinstance(hosted.run(script).error, ScriptMemory)
+
+
 def test_a_script_that_hoards_in_globals_is_started_anew_with_the_modules_that_it_was_loaded_with(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
