@@ -228,7 +228,7 @@ def test_a_pipe_in_the_place_of_a_script_holds_up_nothing(lab: Lab) -> None:
 def test_a_python_script_that_would_be_compiled_for_long_does_not_get_in(tmp_path: Path) -> None:
     with (lab := Lab("python", tmp_path)).server:
         lab.write("B", "\nx = 1" * 300_000)
-        with pytest.raises(ScriptLoadError, match=r"has 18\d+ octets, more than 1048576"):
+        with pytest.raises(ScriptLoadError, match=r"has 18\d+ octets, more than 524288"):
             lab.server.reload()
         assert lab.version() == "A"
 
