@@ -26,10 +26,10 @@ from typing import Final
 from wsproto.frame_protocol import FrameProtocol
 
 from bench.polykemi_server import CONFIG, POLYKEMI, environment
+from bench.ports import free_port
 from bench.procfs import Watch, memory
 from bench.rounds import directory
 from bench.servers import DOMAIN, HERE, ROOT, end_process, wait_until_it_answers
-from bench.sipp import free_port
 from bench.transports import HANDSHAKE, tls_table
 
 KINDS: Final = ("tcp", "tls", "ws", "wss")

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from bench.ports import free_port
 from bench.servers import HERE, SCRIPTS, RouteTime, copy_database, end_process, wait_until_it_answers
-from bench.sipp import BUFFER, free_port, pin
+from bench.sipp import BUFFER, pin
 
 CONFIG = HERE / "kamailio/kamailio.cfg"
 ENGINES = {  # engine -> module, Debian's package

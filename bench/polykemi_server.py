@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.ports import free_port
 from bench.servers import DOMAIN, MEMORY_DOMAIN, ROOT, SCRIPTS, RouteTime, copy_database, end_process
 from bench.servers import wait_until_it_answers as wait
-from bench.sipp import free_port, pin
+from bench.sipp import pin
 
 # the modules and parameters of kamailio/kamailio.cfg
 CONFIG = """

@@ -33,9 +33,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bench.ports import free_port
 from bench.reload_scripts import BROKEN, SCRIPTS, SUFFIXES
 from bench.servers import ROOT
-from bench.sipp import free_port
 from polykemi.control.client import SOCKET, call
 from polykemi.errors import RpcError, UsageError
 

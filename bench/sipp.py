@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import os
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.ports import free_port
+
 SCENARIOS = Path(__file__).parent / "sipp"
 BUFFER = 4 << 20  # octets of the sockets' buffers, as polykemi's and Kamailio's
-# below those that the kernel gives to other programs; two benches at a time begin at different ones
-_PORTS = itertools.islice(itertools.cycle(range(21000, 22000)), os.getpid() % 1000, None)
 _FATAL = (253, 254, 255)  # exit codes of a sipp that made no calls
 
 RECEIVE = 8000  # milliseconds after which a call that waits for a message has failed
@@ -48,18 +46,6 @@ def statistics(text: str) -> Statistics:
 def pin(cpu: int) -> list[str]:
     """Return the prefix that pins a command, where there is more than one CPU."""
     return ["taskset", "-c", str(cpu)] if (os.cpu_count() or 1) > 1 and shutil.which("taskset") else []
-
-
-def free_port() -> int:
-    """Return a UDP port that is free now, one that no other call of this has returned lately."""
-    while True:
-        port = next(_PORTS)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
 
 
 def write_users(path: Path, users: list[tuple[str, str]]) -> None:

@@ -33,8 +33,8 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
 
+from bench.ports import free_port
 from bench.servers import ROOT
-from bench.sipp import free_port
 from bench.soak_phones import KINDS, Network, life, rubbish
 from polykemi.control.client import SOCKET, call
 from polykemi.errors import RpcError, UsageError

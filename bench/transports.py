@@ -28,10 +28,11 @@ from pathlib import Path
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from bench.polykemi_server import CONFIG, POLYKEMI, environment
+from bench.ports import free_port
 from bench.procfs import Watch
 from bench.rounds import directory
 from bench.servers import CALLERS, DOMAIN, HERE, ROOT, copy_database, end_process, make_database, wait_until_it_answers
-from bench.sipp import free_port, pin
+from bench.sipp import pin
 from polykemi.sip.framing import Framer
 
 TRANSPORTS = ("udp", "tcp", "tls", "ws", "wss")

@@ -40,6 +40,11 @@ class Calls:
             if len(begun) > MOST:
                 begun.popitem(last=False)
 
+    def unanswered(self, request: Request) -> None:
+        """Note that nobody has answered ``request``: a BYE ends its call all the same (RFC 3261 section 15.1.1)."""
+        if request.method == "BYE":
+            self._begun.pop(hash(request.call_id), None)
+
     def version_of(self, request: Request) -> Version | None:
         """Return the version in which the call of ``request`` began, None when it is of none."""
         try:

@@ -217,7 +217,7 @@ def _methods(context: click.Context, parameter: click.Parameter, beginning: str)
 
     given = context.params
     try:
-        path = given.get("socket") or _control_socket(_storage_settings(given.get("file"), given.get("data")))
+        path = given.get("socket") or _control_socket(given.get("file"), given.get("data"))
         names: list[str] = client.call(path, "system.listMethods", seconds=1.0)
     except (RpcError, UsageError):
         return []
@@ -270,7 +270,7 @@ def rpc(
     """Ask a running server; without METHOD it says what there is. Numbers in ARGS are sent as numbers, s:5060 as a text."""
     from polykemi.control import client, text
 
-    path = socket or _control_socket(_storage_settings(file, data))
+    path = socket or _control_socket(file, data)
     if is_list:
         result: Any = client.call(path, "system.describe", [method] if method else [], timeout)
     elif method is None:
@@ -312,7 +312,7 @@ def trace(
     """Watch what a running server does for the messages that match: route blocks, KSR calls, what is sent. Ctrl-C ends it."""
     from polykemi.control import trace_client
 
-    path = socket or _control_socket(_storage_settings(file, data))
+    path = socket or _control_socket(file, data)
     wanted = {"call_id": call_id, "user": user, "ip": ip}
     try:
         with trace_client.attached(path, **wanted, messages=messages, once=once) as events:
@@ -352,10 +352,16 @@ def _storage_settings(file: Path | None, data: Path | None) -> config.Settings:
     return config.load(_config_file(file), data=data, serving=False)
 
 
-def _control_socket(settings: config.Settings) -> Path:
+def _control_socket(file: Path | None, data: Path | None) -> Path:
     from polykemi.control import client
 
-    return settings.control.socket or settings.data / client.SOCKET
+    try:
+        socket, directory = config.whereabouts(_config_file(file))
+    except UsageError:
+        if data is None:
+            raise
+        socket, directory = None, data
+    return socket or (data or directory) / client.SOCKET
 
 
 def _subscriber(text: str, settings: config.Settings) -> Subscriber:

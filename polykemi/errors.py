@@ -91,6 +91,11 @@ class ScriptError(PolykemiError):
 class ScriptTimeout(ScriptError):
     """A route that ran longer than its limit and was stopped."""
 
+    @classmethod
+    def within(cls, file: str, line: int | None, traceback: str, call: str) -> "ScriptTimeout":
+        """Return the error of one that was in ``call``, a KSR function, when its time was over; "" in code of its own."""
+        return cls(file, line, f"time limit reached, in {call}" if call else "time limit reached", traceback, call)
+
 
 class ScriptMemory(ScriptError):
     """A route that was stopped because the script holds more memory than its limit."""

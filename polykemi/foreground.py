@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import signal
 from collections.abc import Callable
 
 from polykemi import __version__, compiled, memory
@@ -33,6 +34,8 @@ def serve(settings: Settings, say: Callable[[str], None], *, watch: bool = False
 def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watch: bool) -> bool:
     """Run it; tell whether threads are stuck in its loop for good."""
     faulthandler.enable()  # a watchdog's SIGABRT, and a crash, show which line of which script it was
+    early: list[int] = []  # SIGHUPs: by default one ends a process that is about to begin
+    signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
     notifier, inherited = Notifier.take(os.environ), Inherited.take(os.environ)
     server = Server(settings, notifier, inherited)
     most, names = server.router.overload.memory, {one.name for one in settings.engines}
@@ -43,6 +46,8 @@ def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watc
         warn_of_unknown(settings.log.levels)  # before they are set, which makes them
         written.attach(router.services, router.context, router.where)
         server.open()
+        if early:
+            signal.raise_signal(signal.SIGHUP)
         for address, name in inherited.close():
             log.warning("the socket %s was passed (%s), and [listen] does not name it: it is closed", address, name)
             notifier.forget(address)

@@ -159,8 +159,9 @@ class Reconfiguration:
         for one in engines:
             self.engines[one.name].limit(one.limits)
         changed += changes
+        log_settings = replace(old.log, level=new.log.level, levels=new.log.levels)
         self.settings = replace(
-            old, domains=new.domains, log=new.log, tls=new.tls, engines=engines, routes=routes, again=new.again
+            old, domains=new.domains, log=log_settings, tls=new.tls, engines=engines, routes=routes, again=new.again
         )
         outcome = Outcome(tuple(changed), tuple(swaps), tuple(restart))
         log.info("the configuration was read anew: %s", ", ".join(outcome.changed) or "nothing in it has changed")

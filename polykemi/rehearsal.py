@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from polykemi.errors import ScriptError, ScriptLoadError, UsageError
+from polykemi.errors import ParseError, ScriptError, ScriptLoadError, UsageError
 from polykemi.node import Node
 from polykemi.sip.flow import Flow
+from polykemi.sip.message import parse
 
 Send = Callable[[list[tuple[bytes, Flow]]], None]
 
@@ -38,7 +39,16 @@ def rehearse(make: Callable[[Send], Node], smoke: Path) -> tuple[str, ...]:
         if isinstance(failed := router.last_error, ScriptError):
             raise ScriptLoadError(failed.file, failed.line, f"{failed.cause} (with {smoke})")
         if not sent:
-            raise ScriptLoadError(str(smoke), None, "gets no answer and is sent nowhere")
+            raise ScriptLoadError(str(smoke), None, f"gets no answer and is sent nowhere{_flaw(data)}")
         return tuple(octets.partition(b"\r\n")[0].decode("latin-1") for octets, _ in sent)
     finally:
         node.close()
+
+
+def _flaw(data: bytes) -> str:
+    """Return why ``data`` is no SIP message; "" when it is one."""
+    try:
+        parse(data)
+    except ParseError as error:
+        return f": it is no SIP message ({error.reason})"
+    return ""

@@ -37,7 +37,7 @@ class Outcome:
     """What a reload, or its rehearsal, has found."""
 
     version: int  # that runs now
-    findings: tuple[str, ...] = ()  # that the version before had too
+    findings: tuple[str, ...] = ()  # with their places: what the version before had too, or was let in by force
     smoke: tuple[str, ...] = ()  # start lines of what the smoke message made the new version send
 
 
@@ -104,8 +104,8 @@ class Versions:
             smoke = self.rehearse() if self.rehearse is not None else ()
             version = self._load(now)
             try:
-                self._check(version, force=force)
-            except ScriptLoadError:
+                findings = self._check(version, force=force)
+            except BaseException:
                 _close(version.scripts)
                 raise
         except ScriptLoadError as error:
@@ -115,11 +115,11 @@ class Versions:
             raise
         if dry_run:
             _close(version.scripts)
-            return Outcome(self._router.version.number, tuple(sorted(version.findings)), smoke)
+            return Outcome(self._router.version.number, findings, smoke)
         self._take(version)
         services.count("app.reloads")
         log.info("reload: version %d", version.number)
-        return Outcome(version.number, tuple(sorted(version.findings)), smoke)
+        return Outcome(version.number, findings, smoke)
 
     def _load(self, now: float) -> Version:
         """Load all scripts; none of them runs yet. Raise ScriptLoadError."""
@@ -141,13 +141,14 @@ class Versions:
             script = version.scripts[version.routes.engine_for(Route.REQUEST, callback)]
             raise ScriptLoadError(str(script.path), None, f"defines no function {callback}")
 
-    def _check(self, version: Version, *, force: bool) -> None:
-        """Look for what is wrong in ``version``. Raise ScriptLoadError when some of it is new."""
+    def _check(self, version: Version, *, force: bool) -> tuple[str, ...]:
+        """Return what is wrong in ``version``. Raise ScriptLoadError when some of it is new."""
         findings = self._inspect(version)
         for one in findings:
             if one.text not in self._router.version.findings and not force:
                 raise ScriptLoadError(str(one.file), one.line, one.text)
         version.findings = frozenset(one.text for one in findings)
+        return tuple(map(str, findings))
 
     def _take(self, version: Version) -> None:
         self.sweep()

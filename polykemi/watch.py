@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -33,28 +34,33 @@ class Watcher:
         self._thread.start()
 
     def _run(self) -> None:
-        places = self._first
+        places, moved = self._first, False
         while not self._stop.is_set():
             try:
-                self._watch(places)
+                self._watch(places, moved=moved)
             except FileNotFoundError:  # gone, as we were about to watch it
                 pass
             except (OSError, RuntimeError) as error:  # there are too many to watch
                 log.error("files are no longer watched: %s", error)
                 return
             before, places = places, self._places()
+            moved = bool(places)
             if places != before and not self._stop.is_set():
                 log.info("the directories of the scripts are others now: %s", ", ".join(map(str, places)) or "none")
-                self._changed()
+                if not moved:
+                    self._changed()
 
-    def _watch(self, places: dict[Path, tuple[int, int]]) -> None:
-        """Tell of changes for as long as the directories stay where they are. Raise OSError or RuntimeError."""
+    def _watch(self, places: dict[Path, tuple[int, int]], *, moved: bool) -> None:
+        """Tell of changes for as long as directories, and links in them, stay where they are. Raise OSError or RuntimeError.
+
+        ``moved``: they have not; that is told of when they are watched where they are now, so that nothing is missed.
+        """
         if not places:
             self._stop.wait(_LOOK / 1000)
             return
         for changes in watchfiles.watch(
             *places,
-            watch_filter=lambda _, path: path.endswith(SUFFIXES),
+            watch_filter=lambda _, path: path.endswith(SUFFIXES) or Path(path).is_symlink(),
             step=_SETTLED,
             debounce=_LONGEST,
             rust_timeout=_LOOK,
@@ -66,12 +72,18 @@ class Watcher:
                 return
             if changes:
                 log.info("changed: %s", ", ".join(sorted({path for _, path in changes})))
+                if any(Path(path).is_symlink() for _, path in changes):  # what is behind it now is not watched
+                    return
+            if changes or moved:
+                moved = False
                 self._changed()
 
     def _places(self) -> dict[Path, tuple[int, int]]:
-        """Return the directories that there are, each with its device and number there: a new one has another."""
+        """Return the directories that there are, those that files are links into as well, each with its device and number there: a
+        new one has another.
+        """
         places = {}
-        for directory in sorted({file.parent for file in self._files()}):
+        for directory in sorted({directory for file in self._files() for directory in _directories(file)}):
             try:
                 real = directory.resolve(strict=True)
                 status = real.stat()
@@ -84,3 +96,10 @@ class Watcher:
         """End the thread."""
         self._stop.set()
         self._thread.join()
+
+
+def _directories(file: Path) -> Iterator[Path]:
+    """Yield the directory of a file, and that of the file which it may be a link to."""
+    yield file.parent
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: links that lead to each other
+        yield file.resolve().parent

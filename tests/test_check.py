@@ -111,6 +111,14 @@ def test_mistakes_of_the_configuration_are_named(check: Check, tmp_path: Path, m
     assert ran.err.count("\n") == 1
 
 
+def test_a_smoke_message_that_is_none_is_told(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "smoke.sip").write_text("OPTIONS\n")
+    (tmp_path / "polykemi.toml").write_text("[engines]\nlua = 'route.lua'\n[reload]\nsmoke = 'smoke.sip'\n")
+    ran = check()
+    assert ran.code == 2
+    assert "smoke.sip: gets no answer and is sent nowhere: it is no SIP message (" in ran.err
+
+
 def test_the_smoke_message_is_routed(check: Check, tmp_path: Path) -> None:
     (tmp_path / "smoke.sip").write_text(SMOKE)
     (tmp_path / "polykemi.toml").write_text("[engines]\nlua = 'route.lua'\n[reload]\nsmoke = 'smoke.sip'\n")

@@ -304,6 +304,15 @@ def test_rpc_finds_the_server_by_socket_data_or_configuration(run: Run, tmp_path
             assert run("rpc", "core.version", *place) == Ran(0, "here\n", "")
 
 
+def test_rpc_finds_the_server_while_its_configuration_has_mistakes(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "polykemi.toml").write_text('data = "state"\n[reload]\nsmoke = "is not there"\n[nonsense]\n')
+    with Answering(tmp_path / "state", '"result":"here"'):
+        assert run("rpc", "app.rollback") == Ran(0, "here\n", "")
+        (tmp_path / "polykemi.toml").write_text("data = [")
+        assert run("rpc", "app.rollback", "--data", "state") == Ran(0, "here\n", "")
+        assert "polykemi.toml:1" in one_line(run("rpc", "app.rollback"))
+
+
 def test_an_error_of_the_server_is_one_line_and_exit_code_1(run: Run, tmp_path: Path) -> None:
     with Answering(tmp_path / "polykemi.data", '"error":{"code":404,"message":"not\\nhere"}'):
         assert run("rpc", "ul.lookup", "a") == Ran(1, "", "polykemi: not here\n")

@@ -200,8 +200,11 @@ def test_the_log_level_changes(site: Site) -> None:
     answer = site.reload()
     assert (answer["changed"], answer["needs restart"]) == (["[log] levels"], ["[log] format"])
     assert logging.getLogger("polykemi.tm").level == logging.DEBUG
+    assert site.reload()["needs restart"] == ["[log] format"]
     site.edit("levels = { tm", "# levels = { tm")
     assert site.reload()["changed"] == ["[log] levels"]
+    site.edit('format = "json"', "")
+    assert site.reload()["needs restart"] == []
     assert logging.getLogger("polykemi.tm").level == logging.NOTSET
 
 

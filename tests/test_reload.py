@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import time
 import weakref
@@ -207,6 +208,31 @@ def test_one_that_loads_for_ever_holds_up_the_server_for_a_second(engine: str, t
         assert lab.version() == "A"
 
 
+@pytest.mark.parametrize("engine", ["lua", "python"])
+def test_one_that_ends_itself_while_it_loads_does_not_get_in(engine: str, tmp_path: Path) -> None:
+    with (lab := Lab(engine, tmp_path)).server:
+        lab.write("B", {"lua": "\nos.exit(3)", "python": "\nimport sys\nsys.exit(3)"}[engine])
+        with pytest.raises(ScriptLoadError, match=rf"{lab.path}:\d+: ended itself while it was loading"):
+            lab.server.reload()
+        assert lab.version() == "A"
+
+
+def test_a_pipe_in_the_place_of_a_script_holds_up_nothing(lab: Lab) -> None:
+    lab.path.unlink()
+    os.mkfifo(lab.path)
+    with pytest.raises(ScriptLoadError, match="is no file"):
+        lab.server.reload()
+    assert lab.version() == "A"
+
+
+def test_a_python_script_that_would_be_compiled_for_long_does_not_get_in(tmp_path: Path) -> None:
+    with (lab := Lab("python", tmp_path)).server:
+        lab.write("B", "\nx = 1" * 300_000)
+        with pytest.raises(ScriptLoadError, match=r"has 18\d+ octets, more than 1048576"):
+            lab.server.reload()
+        assert lab.version() == "A"
+
+
 def test_one_without_a_request_route_does_not_get_in(lab: Lab) -> None:
     lab.path.write_text("")
     with pytest.raises(ScriptLoadError, match="defines no function ksr_request_route"):
@@ -228,7 +254,8 @@ def test_calls_of_what_is_not_there_do_not_get_in_unless_forced_and_are_known_th
     with pytest.raises(ScriptLoadError, match=rf"{lab.path}:\d+: {re.escape(cause)}"):
         lab.server.reload()
     assert lab.version() == "A"
-    assert lab.server.reload(force=True).findings == (cause,)
+    (finding,) = lab.server.reload(force=True).findings
+    assert re.fullmatch(rf"{lab.path}:\d+: {re.escape(cause)}", finding)
     assert lab.version() == "B"
     lab.write("C", texts[lab.engine])
     lab.server.reload()
@@ -321,6 +348,15 @@ def test_a_call_whose_dialog_is_not_tracked_keeps_its_version_until_its_bye_is_a
     assert lab.versions()[0] == (4, "kept")
 
 
+def test_a_call_ends_with_a_bye_that_nobody_answers(lab: Lab) -> None:
+    more = begun_call(lab)
+    bye = to_callee(lab.send("BYE", more=more, to=";tag=b", cseq=2))
+    assert header(bye, "X-Request") == ["A"]
+    assert lab.server.node.versions.rows()[1]["calls"] == 1
+    assert "SIP/2.0 408 Request Timeout" in [sent.start_line for sent in lab.server.advance(40)]
+    assert lab.server.node.versions.rows()[1]["calls"] == 0
+
+
 def test_a_call_whose_bye_never_comes_holds_its_version_for_half_a_day(lab: Lab) -> None:
     more = begun_call(lab)
     router = lab.server.node.router
@@ -373,6 +409,17 @@ def test_the_calls_of_the_oldest_of_too_many_versions_go_on_with_the_current_one
     assert len(lab.versions()) == MOST
     assert to_caller(lab.answer(held[0], "486 Busy Here")).start_line == f"SIP/2.0 480 failed in v{MOST}."
     assert to_caller(lab.answer(held[1], "486 Busy Here")).start_line == "SIP/2.0 480 failed in v1."
+
+
+def test_they_go_on_with_a_later_one_when_that_has_become_the_oldest(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polykemi.reload.MOST", 2)
+    held = [to_callee(lab.send("INVITE", "c0"))]
+    for i in range(1, 6):
+        lab.reload(f"v{i}.")
+        held.append(to_callee(lab.send("INVITE", f"c{i}")))
+    assert [row["version"] for row in lab.server.node.versions.rows()] == [5, 6]
+    answers = [to_caller(lab.answer(invite, "486 Busy Here")).start_line for invite in held[:4]]
+    assert answers == [f"SIP/2.0 480 failed in {letter}." for letter in ("v4", "v5", "v4", "v5")]
 
 
 def test_what_scripts_share_outlives_a_reload(lab: Lab) -> None:
@@ -456,6 +503,10 @@ def test_what_ended_versions_held_is_free_at_once_and_not_when_the_collector_com
             for i in range(8):
                 lab.reload(f"v{i}.")
                 lab.send("OPTIONS", f"c{i}")
+                if engine == "lua":  # Python's has the collector to come at the next reload
+                    lab.write("bad", "\nerror('bad')")
+                    with pytest.raises(ScriptLoadError, match="bad"):
+                        lab.server.reload()
             assert len(lab.versions()) == 5
             assert sum(map(held, gc.get_objects())) == 5
         finally:
@@ -483,6 +534,23 @@ def test_v8_frees_what_ended_versions_held(tmp_path: Path, monkeypatch: pytest.M
             lab.server.reload()
             lab.send("OPTIONS", f"c{i}")
         assert lab.server.node.engines["js"].memory() < 18 << 20
+
+
+def test_v8_frees_what_broken_ones_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(js_isolate, "_LYING", 4 << 20)
+    (tmp_path / "much.js").write_text("// " + "x" * 500_000)
+    lab = Lab("js", tmp_path)
+    with lab.server:
+        lab.write(
+            "bad",
+            "\nrequire('./much'); var much = []; for (var i = 0; i < 20000; i++) much.push('value' + i); throw 'bad';\n",
+        )
+        for _ in range(30):
+            with pytest.raises(ScriptLoadError, match="bad"):
+                lab.server.reload()
+        engine: Any = lab.server.node.engines["js"]
+        assert engine.memory() < 18 << 20
+        assert not any(load.modules for load in engine._sources._loads)
 
 
 def test_a_script_cannot_let_itself_be_loaded_anew(lab: Lab) -> None:

@@ -50,6 +50,24 @@ def test_a_link_that_leads_to_another_release_is_a_change(site: Site) -> None:
         assert site.is_seen()
 
 
+def test_a_link_beside_the_script_and_what_is_behind_it_is_watched(site: Site) -> None:
+    for release in ("one", "two"):
+        (site.root / release).mkdir()
+        (site.root / "new").symlink_to(site.root / release)
+        (site.root / "new").replace(site.root / "1" / "lib")
+        assert site.is_seen()
+        (site.root / release / "module.lua").write_text(release)
+        assert site.is_seen()
+
+
+def test_a_script_that_is_a_link_is_watched_where_it_stands(site: Site) -> None:
+    (site.root / "1" / "route.lua").unlink()
+    (site.root / "1" / "route.lua").symlink_to(site.root / "2" / "route.lua")
+    assert site.is_seen()
+    (site.root / "2" / "route.lua").write_text("saved")
+    assert site.is_seen()
+
+
 def test_a_directory_that_is_made_anew_is_a_change(site: Site) -> None:
     shutil.rmtree(site.root / "1")
     assert site.is_seen()

@@ -197,6 +197,14 @@ def load(
     )
 
 
+def whereabouts(path: Path | None) -> tuple[Path | None, Path]:
+    """Return the control socket and the data directory that ``path`` names, whatever is wrong with the rest of it: a server that
+    runs is to be reached while its file is being written. Raise ConfigError.
+    """
+    root = Table(path, (), read(path) if path else {})
+    return root.table("control").relative("socket"), root.relative("data") or DATA
+
+
 def typed_params(module_class: type[Any], given: Mapping[str, Any], file: Path | None = None) -> Any:
     """Return ``module_class.Params`` filled with ``given``, the rest by default. Raise ConfigError."""
     table = Table(file, ("modules", module_class.name or "core"), given)

@@ -28,8 +28,9 @@ class App:
         --dry-run: only see whether they are. --force: also with calls of functions and handlers that are not there.
         """
         given = [one if one.startswith("-") else f"--{one}" for one in options]
-        if unexpected := [one for one in given if one not in (_DRY_RUN, _FORCE)]:
-            raise RpcError(400, f"expected {_DRY_RUN} or {_FORCE}, got {unexpected[0]}")
+        for one, option in zip(options, given, strict=True):
+            if option not in (_DRY_RUN, _FORCE):
+                raise RpcError(400, f"expected {_DRY_RUN} or {_FORCE}, got {one}")
         try:
             outcome = self._versions.reload(now, dry_run=_DRY_RUN in given, force=_FORCE in given)
         except ScriptLoadError as error:

@@ -97,12 +97,14 @@ def _depth(value: Any) -> int:
 
 # ---- lines
 def _object(value: Record, width: int | None) -> list[str]:
-    """Return a line for each key; lists of records stand below theirs, indented."""
+    """Return a line for each key; lists of records, and of texts with blanks in them, stand below theirs, indented."""
     lines: list[str] = []
     for key, inner in _flat(value):
         if _is_records(key, inner):
             lines.append(f"{cell(key)}:")
             lines += [f"  {line}".rstrip() for line in readable(inner, width and width - 2)]
+        elif isinstance(inner, list) and len(inner) > 1 and any(" " in one for one in inner if isinstance(one, str)):
+            lines += [f"{cell(key)}:", *(f"  {cell(one)}" for one in inner)]
         else:
             lines.append(f"{cell(key)}: {cell(inner)}".rstrip())
     return lines

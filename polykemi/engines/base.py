@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
-from polykemi.errors import ScriptError
+from polykemi.errors import ScriptError, ScriptLoadError
 from polykemi.kemi.context import Current, RouteContext
 from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry, Xval
@@ -26,6 +26,16 @@ class Limits:
     memory: int = 0  # octets of heap; 0: no limit
     path: tuple[str, ...] = ()  # patterns as in Lua's package.path, where modules are besides the script's directory
     allow: frozenset[str] = frozenset()  # what they may reach besides KSR (``config.ALLOWED``)
+
+
+def read_script(path: Path) -> bytes:
+    """Return what stands in the file of a script. Raise ScriptLoadError, also for a pipe or a device: all else would wait for it."""
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ScriptLoadError(str(path), None, "is no file")
+        return path.read_bytes()
+    except OSError as error:
+        raise ScriptLoadError(str(path), None, error.strerror or str(error)) from None
 
 
 class Loading:

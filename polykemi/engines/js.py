@@ -77,7 +77,12 @@ class JsEngine:
             raise ScriptLoadError(file, None, "a script cannot be loaded inside of a route block")
         name = self._sources.add(file)
         text = to_octets(f"{name}\n{source}")
-        script = JsScript(self, path, name, text, isolate, isolate.load(file, text))
+        try:
+            loaded = isolate.load(file, text)
+        except BaseException:
+            self._sources.forget(name)
+            raise
+        script = JsScript(self, path, name, text, isolate, loaded)
         self._scripts.append(script)
         return script
 
@@ -102,6 +107,7 @@ class JsEngine:
                 before.close()
             isolate.v8.spare = 0
         native.collect()
+        isolate.v8.bound()
 
     def release(self, script: JsScript) -> None:
         """Let V8 free ``script``."""
@@ -109,13 +115,10 @@ class JsEngine:
             return
         self._scripts.remove(script)
         self._sources.forget(script.name)
-        if script.is_lost():
-            return
-        free = partial(self.isolate.free, script.realm)
         if self._loop is not None and get_ident() != self.isolate.thread:
-            self._loop.call_soon_threadsafe(free)
+            self._loop.call_soon_threadsafe(script.free)
         else:
-            self.isolate.v8.on_thread(free)
+            self.isolate.v8.on_thread(script.free)
 
     def limit(self, limits: Limits) -> None:
         """Let these hold (see ``engines/base.py``); how much memory there is, at once too."""

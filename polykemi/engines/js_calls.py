@@ -30,7 +30,7 @@ class Unfit:
 
 
 class JsConversion:
-    """How values come from JavaScript and go there: ``js_runtime.js`` converts arguments, ``Values`` the texts."""
+    """How values come from JavaScript and go there: ``js_calls.js`` converts arguments, ``Values`` the texts."""
 
     unicode = False
     extra_arguments = False
@@ -60,6 +60,7 @@ class Calls:
         self._exports = list(host.registry)
         self._current: Any = host.current
         self._bound_functions: list[Callable[..., Any]] = []
+        self._unchecked: dict[int, Callable[..., Any]] = {}  # number -> the export for calls that do not fit
         self._methods: dict[str, int] = {}  # with their numbers in JavaScript
         self._unheld = 0
 
@@ -134,7 +135,7 @@ class Calls:
             words[0] = -1
             return
         try:
-            method = self._host.current.ctx.method  # type: ignore[union-attr]
+            method = self._current.ctx.method
         except SipError:  # it stands in a malformed header
             words[0] = -1
             return
@@ -156,7 +157,11 @@ class Calls:
         args += [""] * (given - len(args))
         if unfit >= 0:
             args[unfit] = Unfit(*self._values.two_texts())
-        bound = self._bound(export, function, JsConversion(self._where, checked=False))
+        bound = self._unchecked.get(index)
+        if bound is None:
+            bound = self._bound(export, function, JsConversion(self._where, checked=False))
+            self._unchecked[index] = bound
+            self._bound_functions.append(bound)
         try:
             words[0] = self._values.put(bound(*args))
         except BaseException as error:  # noqa: BLE001

@@ -73,8 +73,8 @@
     },
   }).concat);
 
-  const define = (target, value) => {
-    defineProperty(target, target.length, { value, writable: true, enumerable: true, configurable: true });
+  const define = (target, value) => { // whatever a script has made of the prototypes
+    defineProperty(target, target.length, { __proto__: null, value, writable: true, enumerable: true, configurable: true });
   };
 
   function flatten(source, depth, target) {
@@ -138,8 +138,17 @@
   }).construct);
 
   // ---- languages: V8 goes through a list of them, and formats each element of an array, without looking up
+  const tagOf = getOwnPropertyDescriptor(Intl.Locale.prototype, 'baseName').get;
+  const isLocale = (value) => { // `instanceof` asks the script
+    try {
+      apply(tagOf, value, []);
+      return true;
+    } catch (_) {
+      return false;
+    }
+  };
   const locales = (given) => {
-    if (!isObject(given) || given instanceof Intl.Locale) return given;
+    if (!isObject(given) || isLocale(given)) return given;
     const length = given.length;
     if (length > LOCALES) tooLong('a list of locales', length, LOCALES);
     const out = [];
@@ -193,8 +202,9 @@
     'toLocaleUpperCase', 'toLowerCase', 'toUpperCase', 'toWellFormed', 'indexOf', 'includes']) {
     guard(String.prototype, name, (plain) => ({
       [name](...given) {
-        if (typeof this === 'string' && this.length > CHARACTERS) tooLong('a text', this.length, CHARACTERS);
-        return apply(plain, this, given);
+        const self = isObject(this) ? `${this}` : this; // what gives a text is measured as well
+        if (typeof self === 'string' && self.length > CHARACTERS) tooLong('a text', self.length, CHARACTERS);
+        return apply(plain, self, given);
       },
     })[name]);
   }
@@ -261,12 +271,29 @@
     }
   }
 
+  guard(JSON, 'parse', (plain) => ({
+    parse(given, ...rest) {
+      const text = `${given}`;
+      if (text.length > CHARACTERS) tooLong('a text', text.length, CHARACTERS);
+      return apply(plain, this, [text, ...rest]);
+    },
+  }).parse);
+
   guard(JSON, 'stringify', (plain) => ({
     stringify(value, replacer, ...rest) {
       if (isArray(replacer) && replacer.length > ELEMENTS) tooLong('an array', replacer.length, ELEMENTS);
       return apply(plain, this, [value, replacer, ...rest]);
     },
   }).stringify);
+
+  // ---- what takes V8 a while, but not long: when a function begins V8 looks up, in a loop only after thousands of rounds
+  for (const [owner, names] of [[ArrayBuffer.prototype, ['resize', 'slice', 'transfer', 'transferToFixedLength']],
+    [TypedArray.prototype, ['copyWithin', 'fill', 'includes', 'indexOf', 'join', 'lastIndexOf', 'reverse', 'set', 'slice', 'sort',
+      'toReversed', 'toSorted', 'with']]]) {
+    for (const name of names) {
+      guard(owner, name, (plain) => ({ [name](...given) { return apply(plain, this, given); } })[name]);
+    }
+  }
 
   // ---- memory that is not in the heap
   function buffer(length, options) {

@@ -133,7 +133,7 @@ class Isolate:
             failure, self.run.error = self.run.error, None
             if failure is not None:
                 line = self.v8.native.line(thrown) if failure.line is None else failure.line
-                realm.close()
+                self.free(realm)
                 raise ScriptLoadError(failure.file, line, failure.cause)
             return realm, self._names
 
@@ -162,7 +162,7 @@ class Isolate:
         file, line = self._sources.innermost(self.v8.native.place(), self.run.file)
         return file if line is None else f"{file}:{line}"
 
-    # ---- what js_runtime.js calls
+    # ---- what JavaScript calls besides KSR
     def _loaded(self) -> None:
         """A script is loaded: its functions, a line each."""
         self._names = from_octets(self.values.arguments("s")[0]).split("\n")[:-1]
@@ -203,7 +203,8 @@ class Isolate:
         if not self.run.is_overdue(patience):
             return False
         self._calls.take(self.gate)
-        if self.gate.shut(self._is_in_v8):
+        # asked once more, when nothing passes: it may have come back meanwhile, and be in the next block
+        if self.gate.shut(lambda: self.run.is_overdue(patience) and self._is_in_v8()):
             return True
         self._calls.take(self._host.current)
         self.run.be_patient()

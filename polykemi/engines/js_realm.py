@@ -11,7 +11,8 @@ from polykemi.engines.js_values import SIZE
 from polykemi.engines.v8 import V8
 from polykemi.engines.v8_native import Callback, Handle, Local
 
-_FILES: Final = ("js_library.js", "js_sources.js", "js_runtime.js", "js_guards.js")
+# that each realm evaluates; what js_runtime.js, the last one, gives is called with what those between give
+_FILES: Final = ("js_library.js", "js_values.js", "js_calls.js", "js_sources.js", "js_guards.js", "js_runtime.js")
 
 
 class Realm:
@@ -62,17 +63,16 @@ class Realms:
         if not all(made):
             native.drop(context, ())
             return None
-        _, sources, runtime, guards = made
+        _, *parts, boot = made
         entries = native.functions(context, self._callbacks)
         given = [
             native.local(self._shared),
             native.local(self._tables),
             entries,
-            sources,
-            guards,
+            *parts,
             native.text(f'{{"exports":{self._exports},"wasm":{json.dumps(self.wasm)}}}'),
         ]
-        functions = native.apply(context, runtime, given) if all(given) else 0
+        functions = native.apply(context, boot, given) if all(given) else 0
         if not functions:
             native.drop(context, ())
             return None

@@ -74,18 +74,18 @@ class Run:
         before, self.file = self.file, file
         self._allowed = max(self.seconds * self._loading.factor(self.seconds), seconds if self.seconds else 0.0)
         try:
-            given = function()
+            try:
+                given = function()
+            finally:
+                self.outermost = 0
+                self.file = before
+            self._gate()
+            struck = self._end_strike(block)  # which says nothing of what has ended all the same
+            if given is None:
+                self.error = None
+                raise self._stopped(block, file, struck=struck, nested=False)
         finally:
-            self.outermost = 0
-            self.file = before
-        if given is None or self.struck:
-            error = self.failure(block, file, stopped=given is None, nested=False, begun=True)
             self._allowed = self.seconds
-            if error is not None:
-                raise error
-        self._allowed = self.seconds
-        if given is None:
-            raise ScriptError(file, None, "was stopped")
         return given
 
     def may_nest(self, file: str, function: str) -> None:
@@ -105,22 +105,25 @@ class Run:
         struck = self.struck == self.outermost if nested else self._end_strike(block)
         if stopped:
             begun = begun or nested or self.words[RUN] != 0
-            error = self._stopped(file, struck=struck, nested=nested)
-            self._values.stopped(block, nested=nested)
-            if not nested:
-                self._drop_promises(block)
+            error = self._stopped(block, file, struck=struck, nested=nested)
             if not begun:  # the block before it has used the time or the memory, in its last breath
                 error = None
         elif struck and not nested and error is None:  # V8 has stopped its promises only
             error = self.overtime(file)
         return error
 
-    def _stopped(self, file: str, *, struck: bool, nested: bool) -> ScriptError:
-        """Let V8 go on after it has stopped a block; return why it has."""
+    def _stopped(self, block: int, file: str, *, struck: bool, nested: bool) -> ScriptError:
+        """Let V8 go on after it has stopped ``block``, and clear up behind that; return why it has."""
+        error = self._reason(file, struck=struck, nested=nested)
+        self._values.stopped(block, nested=nested)
+        if not nested:
+            self._drop_promises(block)
+        return error
+
+    def _reason(self, file: str, *, struck: bool, nested: bool) -> ScriptError:
+        """Let V8 go on; return why it has stopped a block."""
         v8 = self._v8
-        exhausted, v8.out_of_memory = v8.out_of_memory, False
-        if exhausted:
-            v8.native.go_on()
+        exhausted = v8.take_up()
         if struck and nested:
             v8.native.stop()  # the blocks around it have no time left either
         if exhausted:

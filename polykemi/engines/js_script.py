@@ -124,6 +124,11 @@ class JsScript:
         """Return ``file:line`` of the call that is running."""
         return self._isolate.where() if self._run.outermost else ""
 
+    def free(self) -> None:
+        """Let V8 free what it has of the script, on its thread; what was lost is freed by itself."""
+        if not self.is_lost():
+            self._isolate.free(self.realm)
+
     def close(self) -> None:
         """Let V8 free the script."""
         if self._functions:

@@ -32,8 +32,8 @@
   function requirer(name, modules) {
     const paths = new Map(); // as this source writes them
     return function require(given) {
-      const wanted = `${given}`, known = paths.get(wanted);
-      if (known !== undefined) return modules.get(known).exports;
+      const wanted = `${given}`, known = modules.get(paths.get(wanted)); // none when it has failed since
+      if (known !== undefined) return known.exports;
       const found = find(wanted, name); // [path, its name here, source], or what is wrong
       if (typeof found === 'string') throw new Error(found);
       const path = found[0];
@@ -99,9 +99,13 @@
   const ownGlobals = new Map();
   getOwnPropertyNames(globalThis).forEach((name) => ownGlobals.set(name, true));
 
-  function functionsOf(scope, source) {
+  // Return `names`, a line each, and `handlers`, in that order: each gives the function. Those in `more` stand behind them.
+  function functionsOf(scope, source, more) {
     const known = new Map(), found = { handlers: [], names: '' };
-    let count = 0;
+    const append = (value) => { // whatever the script has made of the prototypes
+      const row = { __proto__: null, value, writable: true, enumerable: true, configurable: true };
+      defineProperty(found.handlers, found.handlers.length, row);
+    };
     const consider = (name) => {
       if (known.get(name) || ownGlobals.get(name)) return;
       known.set(name, true);
@@ -112,13 +116,14 @@
       } catch (_) {
         return; // a reserved word before "="
       }
-      defineProperty(found.handlers, count++, { value: get, writable: true, enumerable: true, configurable: true });
+      append(get);
       found.names += name + '\n';
     };
     NAMES.lastIndex = 0;
     for (let match; (match = exec(NAMES, source)) !== null;) consider(match[1] || match[2]);
     const globals = getOwnPropertyNames(globalThis);
     for (let i = 0; i < globals.length; i++) if (exec(/^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u, globals[i]) !== null) consider(globals[i]);
+    for (let i = 0; i < more.length; i++) append(more[i]);
     return found;
   }
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from polykemi.engines.base import read_script
 from polykemi.errors import ScriptError, ScriptLoadError
 
 _NAME: Final = "ksr:script/"  # with the number of the load, V8's name for a script
-_OWN: Final = ("js_runtime.js", "js_sources.js")  # their frames say nothing to the author of a script
+# their frames say nothing to the author of a script
+_OWN: Final = ("js_calls.js", "js_guards.js", "js_library.js", "js_runtime.js", "js_sources.js", "js_values.js")
 _FRAME: Final = re.compile(_NAME + r"(\d{1,9}):(\d{1,9})")
 
 
@@ -57,7 +59,7 @@ class Sources:
             try:
                 path = (start / candidate).resolve()
                 found = path in load.modules or ((self.everywhere or path.is_relative_to(load.root)) and path.is_file())
-            except (OSError, ValueError):
+            except (OSError, RuntimeError, ValueError):  # RuntimeError: links that lead to each other
                 continue
             if found:
                 if path not in load.modules:
@@ -95,10 +97,7 @@ class Sources:
 
 def read(path: Path) -> str:
     """Return the source at ``path``. Raise ScriptLoadError."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ScriptLoadError(str(path), None, error.strerror or str(error)) from None
+    data = read_script(path)
     try:
         source = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Arguments and results on their way between JavaScript and Python: the shared buffer (layout: js_runtime.js).
+"""Arguments and results on their way between JavaScript and Python: the shared buffer (layout: js_values.js).
 
 Texts are Unicode in JavaScript and octets in Python. Those that come again cross once: each side numbers what it has sent
 twice, later only the number crosses. Both tables are bounded and start again when they are full. What came only once waits
@@ -45,7 +45,9 @@ class Values:
         self.codes: dict[Any, int] = dict(_INTEGERS)  # of small integers and of the texts that Python has numbered
         self._seen: set[str] = set()
         self._pieces: dict[int, list[bytes]] = {}
-        self._rest = b""
+        self._rest = memoryview(
+            b""
+        )  # of a long result: cut as bytes each of its pieces would be copied with all that follow
 
     def put(self, value: Any) -> int:
         """Write a result and return the code of it. Large integers become doubles, as all numbers in JavaScript."""
@@ -74,7 +76,7 @@ class Values:
         text = octets if octets.isascii() else from_octets(octets)
         size = len(text)
         if size > _PIECE:
-            self._rest = text.encode("utf-16-le", "surrogatepass")
+            self._rest = memoryview(text.encode("utf-16-le", "surrogatepass"))
             self.rest()
             return PIECES
         words = self.words
@@ -109,9 +111,10 @@ class Values:
 
     def rest(self) -> None:
         """Write the next piece of a long result, of length 0 when there is none."""
-        piece, self._rest = self._rest[: 2 * _PIECE], self._rest[2 * _PIECE :]
+        piece = self._rest[: 2 * _PIECE]
         self._area[: len(piece)] = piece
         self.words[1] = len(piece) >> 1
+        self._rest = self._rest[2 * _PIECE :] if piece else memoryview(b"")
 
     def piece(self) -> None:
         """Take one piece of a long argument, which goes ahead of the call."""
@@ -154,11 +157,13 @@ class Values:
         return str(self._area[at : at + 2 * length], "utf-16-le", "surrogatepass")
 
     def stopped(self, block: int, *, nested: bool) -> None:
-        """JavaScript was stopped: it may have missed the number of a result, and left marks of ``block``."""
+        """JavaScript was stopped: it may have missed the number of a result, and left marks of ``block``, or half of a text."""
         if nested:
             self.words[3] = ENTERED  # of the block around it
         self.words[_STATE] = _OPEN if nested else _CLOSED
         self.words[RUN] = -(block & 0x3FFFFFFF) if nested else 0  # one that no block has had
+        self.words[4] = NULL  # else the next block would take what a load was to take for its argument
+        self._rest = memoryview(b"")
         self._forget()
         self._pieces.clear()
 

@@ -14,6 +14,7 @@ call was stopped is started anew from the same text.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -91,6 +92,7 @@ class LuaScript:
         self._conversion = conversion
         self.loading = False  # no KSR function that it calls then takes long
         self.deadline = IDLE  # of the running call, on the monotonic clock; 0: the watch sets it at its next look
+        self.late_in = ""  # the KSR function in which its time was over
         self.pace: Pace | None = None  # of the state that runs
         self._state: State | None = None
         self._entries: dict[str, list[Any]] = {}
@@ -114,11 +116,7 @@ class LuaScript:
         current = self._host.current
         ctx, current.ctx = current.ctx, None
         try:
-            state = State(self.path, self._host, self._bound, self._expired, texts)
-            self._conversion.state = state
-            self.pace = state.pace
-            state.load()
-            functions = state.functions()
+            state, functions = self._loaded(texts)
         except ScriptError as error:
             raise ScriptLoadError(error.file, error.line, error.cause) from error.__cause__
         except LuaError as error:
@@ -130,6 +128,20 @@ class LuaScript:
             current.ctx = ctx
         self.pace = state.pace
         self._state, self._entries, self._functions = state, state.entries, functions
+
+    def _loaded(self, texts: dict[Path, str]) -> tuple[State, frozenset[str]]:
+        """Return a new state in which the script has run, and its functions. Nothing is left of one in which it has failed."""
+        state = State(self.path, self._host, self._bound, self._expired, lambda: self.late_in, texts)
+        self._conversion.state = state
+        self.pace = state.pace
+        try:
+            state.load()
+            return state, state.functions()
+        except BaseException:
+            self._conversion.state = self._state
+            with contextlib.suppress(LuaError):
+                state.drop()
+            raise
 
     def functions(self) -> frozenset[str]:
         """Return the names of the functions that the script defines."""

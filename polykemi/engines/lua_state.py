@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from lupa.luajit21 import LuaMemoryError, LuaRuntime
 
-from polykemi.engines.base import Host
+from polykemi.engines.base import Host, read_script
 from polykemi.engines.lua_watch import Pace, publish
-from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
+from polykemi.errors import ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.binding import Misuse
 from polykemi.kemi.context import Exit
 from polykemi.kemi.registry import Xval
@@ -52,9 +52,12 @@ class State:
         host: Host,
         functions: Sequence[Bound],
         expired: Callable[[], bool],
+        late_in: Callable[[], str],
         texts: dict[Path, str],
     ) -> None:
+        """``expired`` tells whether the time is over, ``late_in`` in which KSR function it was ("": in none)."""
         self.path = path
+        self._late_in = late_in
         self.texts = texts  # of the files that were read
         self.entries: dict[str, list[Any]] = {}  # function -> its idle entries in Lua
         places = [os.fsdecode(one.partition("?")[0].encode("latin-1")) for one in host.limits.path]
@@ -101,19 +104,15 @@ class State:
         return self._lua.table_from(content)
 
     def load(self) -> None:
-        """Run the script's file. Raise ScriptError."""
-        try:
-            text = self._text(self.path)
-        except OSError as error:
-            raise ScriptError(str(self.path), None, error.strerror or str(error)) from None
-        failure = self._prelude.loader(text, _lua_name(self.path)).coroutine().send(None)
+        """Run the script's file. Raise ScriptError, and ScriptLoadError when it cannot be read."""
+        failure = self._prelude.loader(self._text(self.path), _lua_name(self.path)).coroutine().send(None)
         if failure is not None:
             raise self.error(failure)
 
     def _text(self, path: Path) -> str:
         text = self.texts.get(path)
         if text is None:
-            text = self.texts[path] = path.read_bytes().decode("latin-1")
+            text = self.texts[path] = read_script(path).decode("latin-1")
         return text
 
     def heap(self) -> int:
@@ -124,7 +123,8 @@ class State:
         """Free what the script holds, and the Lua state; it is not called afterwards."""
         self._prelude.drop()
         self.entries.clear()
-        self._lua = self._prelude = self.pace = None  # a circle, else, as Lua knows functions of this object
+        # a circle, else, as Lua knows functions of this object
+        self._lua = self._prelude = self._heap = self._where = self.pace = None
 
     def used(self) -> int:
         """Return how many octets are taken, garbage included; 0 where nothing counts them."""
@@ -187,7 +187,7 @@ class State:
         file = os.fsdecode(file.encode("latin-1")) if file else str(self.path)
         stack = _script_frames(stack or "")
         if kind == "timeout":
-            return ScriptTimeout(file, line, "time limit reached", stack)
+            return ScriptTimeout.within(file, line, stack, self._late_in())
         if kind == "memory" or isinstance(exception, LuaMemoryError):
             return ScriptMemory(file, line, "memory limit reached", stack)
         if exception is not None:
@@ -207,7 +207,7 @@ class State:
             real = path.resolve()
             if any(real.is_relative_to(root) for root in self._roots) and path.is_file():
                 return self._text(path), _lua_name(path)
-        except OSError:
+        except (OSError, ScriptLoadError):
             pass
         return None
 
@@ -233,6 +233,7 @@ def _refuse_attribute(_object: Any, name: Any, _setting: bool) -> NoReturn:
 
 def _classify(exception: Any) -> tuple[str, str]:
     """Tell Lua what the Python exception that came through a KSR function means."""
+    forget_arguments(exception)
     if isinstance(exception, Exit):
         return "exit", ""
     if not isinstance(exception, Exception):
@@ -240,6 +241,16 @@ def _classify(exception: Any) -> tuple[str, str]:
     if isinstance(exception, Misuse):
         return "error", str(exception)
     return "error", f"{type(exception).__name__}: {exception}".encode("latin-1", "replace").decode("latin-1")
+
+
+def forget_arguments(exception: BaseException | None) -> None:
+    """Empty the frames that the traceback keeps: lupa's objects must not outlive the call that they are arguments of.
+
+    Each remembers the Lua thread that made the call, and uses it to let go of what it stands for, also when Lua has freed the thread.
+    """
+    while exception is not None:
+        traceback.clear_frames(exception.__traceback__)
+        exception = exception.__context__
 
 
 def _say(text: str) -> None:

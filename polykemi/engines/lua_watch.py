@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from lupa import luajit21
 
 from polykemi.engines.stuck import GRACE, end_process
-from polykemi.kemi.binding import BOUND_CODE
+from polykemi.kemi.binding import BOUND_CODE, running_call
 
 IDLE: Final = math.inf  # the deadline of a script that does not run
 
@@ -62,6 +62,7 @@ class Watched(Protocol):
 
     loading: bool  # its file is run
     deadline: float  # of the running call, on the monotonic clock; 0: not set yet, IDLE: none runs
+    late_in: str  # the KSR function that it was in when it was seen to be late; "": in code of its own
 
     @property
     def pace(self) -> Pace | None:
@@ -137,13 +138,21 @@ class Watch:
             elif now < deadline:
                 wait = min(wait, deadline - now)
             elif (pace := script.pace) is not None:
-                pace.hurry()
                 since, seconds = before.get(script, (IDLE, 0.0))
+                if since != deadline:
+                    script.late_in = self._running_call()
+                pace.hurry()
                 seconds = seconds + seen if since == deadline else 0.0
                 self._late[script] = (deadline, seconds)
                 if seconds > max(GRACE, self._seconds) and (script.loading or running_calls() < self._nesting()):
                     end_process(str(script.path), self._seconds + seconds)
         return wait
+
+    def _running_call(self) -> str:
+        """Return the KSR function that the innermost route block is in; "" when it is in code of its own."""
+        if running_calls() < self._nesting():
+            return ""
+        return next(filter(None, map(running_call, sys._current_frames().values())), "")
 
 
 def running_calls() -> int:

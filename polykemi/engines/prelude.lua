@@ -11,6 +11,7 @@ local host, script_directory = ...
 
 local EXIT = "~~ksr~exit~~" -- Kamailio's error value; scripts raise it themselves too: error("~~ksr~exit~~", 0)
 local TIMEOUT, MEMORY = {}, {} -- no script ever gets hold of these
+local ENDED = "ended itself while it was loading"
 local FULL = "not enough memory" -- what LuaJIT raises when the allocator gives nothing
 local DEEPEST = 190 -- coroutines in coroutines, error handlers in error handlers: each uses the C stack (LUAI_MAXCCALLS)
 local MESSAGE = 1000 -- octets of an error message that go into the log
@@ -94,6 +95,7 @@ local OURS, SCRIPT = 1, 2 -- what runs on one of our threads: code of ours; a fu
 local entries = setmetatable({}, { __mode = "k" }) -- our threads, which are no coroutines to the script -> OURS or SCRIPT
 local current -- the thread that runs now
 local depth = 0 -- coroutines that wait for one that they have resumed
+local loading = false -- the script's file is run
 
 local function came_back(outer, ...)
   current = outer
@@ -149,7 +151,10 @@ end
 local function failure(e)
   entries[running()] = OURS -- nothing of the script is called any more
   local shown, ends = plain(e)
-  if shown == EXIT then return EXIT end
+  if shown == EXIT then
+    if not loading then return EXIT end
+    shown, ends = ENDED, false
+  end
   local file, line = location(running(), 2)
   if shown == TIMEOUT or shown == MEMORY then
     return { shown == TIMEOUT and "timeout" or "memory", "", file, line, traceback("", 2) }
@@ -235,8 +240,10 @@ function entry.loader(text, file)
     entries[me], current = OURS, me
     local ok, e = guard(me, function()
       chunk, problem = compile(text, "@" .. file, G)
+      loading = true
       if chunk then chunk() end
     end)
+    loading = false
     if not problem then yield(outcome(ok, e)) end
     local _, _, line, cause = find(problem, "^.-:(%d+): (.*)$")
     yield("error", cause or problem, file, line and tonumber(line))

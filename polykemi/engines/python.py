@@ -180,13 +180,13 @@ class PythonScript:
         except Exit:
             return None
         except TimeLimit as error:
-            raise self._error(error, ScriptTimeout) from None
+            raise self._error(error) from None
         except SystemExit:
             raise
         except BaseException as error:
             if is_interrupt(error):
                 raise
-            raise self._error(error, ScriptError) from error
+            raise self._error(error) from error
 
     def invoke(self, function: str, arguments: Sequence[str]) -> Xval:
         """Call ``function`` with as many of (msg, argument) as it takes. Raise ScriptError.
@@ -241,11 +241,13 @@ class PythonScript:
             self._current.ctx = outer
 
     # ---- errors
-    def _error(self, error: BaseException, kind: type[ScriptError]) -> ScriptError:
+    def _error(self, error: BaseException) -> ScriptError:
         """Return the error of a route block. The text of an exception is code of the script, and watched like that."""
+        late_in = self._watchdog.late_in
         try:
-            made: ScriptError = self._run(script_error, error, kind, self._source)
+            made: ScriptError = self._run(script_error, error, self._source, late_in)
         except BaseException:  # noqa: BLE001  # the text raises, or has no end
+            kind = ScriptTimeout if isinstance(error, TimeLimit) else ScriptError
             return kind(*bare_error(error, self._source))
         return made
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from polykemi.engines.python_source import Source
 from polykemi.engines.watchdog import TimeLimit
-from polykemi.errors import ScriptError, ScriptLoadError
+from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.context import Exit
 
 _LONGEST_CAUSE: Final = 1000  # characters of an error that go into the log
@@ -25,15 +25,18 @@ def is_interrupt(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def script_error(error: BaseException, kind: type[ScriptError], source: Source) -> ScriptError:
-    """Return the error of a route block: the script's innermost line, and a traceback from its first line on."""
+def script_error(error: BaseException, source: Source, late_in: str = "") -> ScriptError:
+    """Return the error of a route block: the script's innermost line, and a traceback from its first line on.
+
+    ``late_in``: the KSR function in which its time was over.
+    """
     stack = _from_script(error.__traceback__, source)
     try:
         if isinstance(error, TimeLimit):
-            return kind(*_place(stack, source), "time limit reached", "".join(traceback.format_tb(stack)))
+            return ScriptTimeout.within(*_place(stack, source), "".join(traceback.format_tb(stack)), late_in)
         told = traceback.TracebackException(type(error), error, stack, compact=True)
         cause, text = _cause(error, told), "".join(told.format())
-        return kind(*_place(stack, source), _short(cause, _LONGEST_CAUSE), _short(text, _LONGEST_TRACEBACK))
+        return ScriptError(*_place(stack, source), _short(cause, _LONGEST_CAUSE), _short(text, _LONGEST_TRACEBACK))
     finally:
         traceback.clear_frames(stack)  # here, where finalizers are watched
 
@@ -44,7 +47,7 @@ def load_error(error: BaseException, source: Source) -> ScriptLoadError:
         return error
     if isinstance(error, SyntaxError) and error.filename:
         return ScriptLoadError(error.filename, error.lineno, f"{type(error).__name__}: {error.msg}")
-    found = script_error(error, ScriptError, source)
+    found = script_error(error, source)
     if isinstance(error, OSError) and error.filename == found.file and found.line is None:  # the script itself
         return ScriptLoadError(found.file, None, error.strerror or str(error))
     return ScriptLoadError(found.file, found.line, found.cause)

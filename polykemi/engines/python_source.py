@@ -10,9 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from polykemi.engines.base import read_script
 from polykemi.errors import ScriptLoadError
 
 _CHILD_RANK: Final = 1  # of Kamailio's first SIP worker
+_LARGEST: Final = (
+    1 << 20
+)  # octets of a script: nothing stops the compiler, and all else waits for it, a second for so many
 _FOREIGN: Final = tuple(  # directories of code that is no script's, wherever the script may be
     f"{path}/"
     for path in (Path(__file__).parent.parent, *(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")))
@@ -38,7 +42,9 @@ class Source:
 
     def run(self) -> None:
         """Run the file, then mod_init() and child_init(). Everything that it raises goes through."""
-        source = self.path.read_bytes()
+        source = read_script(self.path)
+        if len(source) > _LARGEST:
+            raise ScriptLoadError(str(self.path), None, f"has {len(source)} octets, more than {_LARGEST}")
         name = self.path.stem
         if name in sys.modules:
             name += "_script"

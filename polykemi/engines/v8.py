@@ -45,6 +45,8 @@ _FUNCTIONS: Final = (
 MEMORY: Final = 256 << 20  # octets, where nothing is configured
 _LONGEST_BUFFER: Final = 4 << 20  # octets of one ArrayBuffer: V8 lists its indices without looking up
 _SMALL_BUFFER: Final = 4096  # octets: V8 ends the process where it makes a buffer for its own use and gets none
+_ROOM: Final = 32 << 20  # octets of V8's heap more than what is looked at leads to expect
+_BEYOND: Final = 256 << 20  # and what may be taken at once before JavaScript that is being stopped looks up
 _ERRAND: Final = 1 << 40  # the number of the callback that runs errands; those of tasks are below
 
 # types of mini_racer's values (value.h)
@@ -92,8 +94,9 @@ def kept(errand: Callable[[], _T]) -> tuple[Callable[[], None], Future[_T]]:
 class V8:
     """One isolate on a thread of its own. ``memory`` is how many octets may live in its heap and in buffers beside it.
 
-    That is looked at when garbage was collected and as much again as half of the limit is taken. The limit is never more
-    than half of V8's own, at which V8 would end the process; 0 stands for MEMORY.
+    That is looked at when so much is taken, garbage included, and again when half as much has been taken since; V8's own
+    limit, at which it would end the process, is a little above. ``memory`` is never more than half of that which V8 comes
+    with; 0 stands for MEMORY.
     """
 
     def __init__(self, memory: int = 0) -> None:
@@ -113,11 +116,13 @@ class V8:
         self._context = context = init(self.callbacks[0])
         self._finalizer = weakref.finalize(self, _free_context, dll, context, self.callbacks)
         limit = json.loads(_text(dll.mr_heap_stats(context).contents))["heap_size_limit"]
-        self._most = limit // 2
+        self._most: int = limit // 2
+        self.thread = 0  # the identifier of the isolate's thread
         self.limit(memory)
         self.out_of_memory = False  # JavaScript was stopped as more than that lives
         self.spare = 0  # octets above the limit, for the time in which a script is started anew beside the old one
         self._asked = False  # whether as much lives
+        self._lived = 0  # octets, at the last look, or less since
         self._undefined = dll.mr_alloc_int_val(context, 0, _UNDEFINED)
         self._run_errand = dll.mr_make_js_callback(context, _ERRAND)
         self._nothing: Any = None
@@ -125,7 +130,6 @@ class V8:
         # called when JavaScript looks up after ``native.interrupt``, and when V8 is about to end the process
         self.on_interrupt: Callable[[], None] = lambda: None
         self.on_fatal: Callable[[], None] = lambda: None
-        self.thread = 0  # the identifier of the isolate's thread
         try:
             self.on_thread(lambda: self._settle(limit))
         except UsageError:
@@ -147,8 +151,9 @@ class V8:
         native = self.native
         native.attach(heap_limit)
         self.callbacks += native.watch(
-            self._looked_up, self._collected, self._exhausted, self._may_allocate, self._ending
+            self._looked_up, self._collected, self._near_limit, self._may_allocate, self._ending
         )
+        self.bound()
 
     def _dispatch(self, number: int, raw: int) -> None:
         """mini_racer calls this on the isolate's thread: an errand's turn has come, or a task has ended."""
@@ -168,6 +173,8 @@ class V8:
     def limit(self, memory: int) -> None:
         """Let so many octets live from now on."""
         self.memory = min(memory or MEMORY, self._most)
+        if self.thread:
+            self.on_thread(self.bound)
 
     # ---- errands
     def errand(self, function: Callable[[], None], done: Callable[[], None]) -> None:
@@ -189,18 +196,47 @@ class V8:
 
     # ---- memory; V8 calls these on the isolate's thread
     def _collected(self) -> None:
-        if not self._asked and self.native.used() > self.memory + self.memory // 2 + self.spare:
+        used = self.native.used()
+        if not self._asked and used > self._enough():
             self._asked = True
             self.native.interrupt()
+        self._lived = min(self._lived, used)
+
+    def _enough(self) -> int:
+        """Return how many octets may be taken, garbage included, before it is asked how many live: that takes long."""
+        return max(self.memory, self._lived + self.memory // 2) + self.spare
 
     def _looked_up(self) -> None:
         if self._asked:
-            self._asked = False
             self.native.collect()
             self._asked = False
-            if self.native.used() > self.memory + self.spare:
+            self._lived = self.native.used()
+            if self._lived > self.memory + self.spare:
                 self._exhausted()
         self.on_interrupt()
+
+    def bound(self) -> None:
+        """Let V8's own limit be what it shall be, on its thread: it was higher for a while."""
+        self.native.bound(self._bound())
+
+    def _bound(self) -> int:
+        return self.memory + self.memory // 2 + self.spare + _ROOM
+
+    def _near_limit(self, current: int) -> int:
+        """Return V8's own limit from now on, as it needs more than ``current``: where that is too much, to be able to stop."""
+        if current < self._bound():
+            return self._bound()
+        self._exhausted()
+        return current + _BEYOND
+
+    def take_up(self) -> bool:
+        """Let JavaScript run again when it was stopped as too much lives, on V8's thread; tell whether it was."""
+        if not self.out_of_memory:
+            return False
+        self.out_of_memory = False
+        self.native.go_on()
+        self.bound()
+        return True
 
     def _exhausted(self) -> None:
         self.out_of_memory = True
@@ -212,7 +248,7 @@ class V8:
     def _may_allocate(self, size: int) -> bool:
         if size <= _SMALL_BUFFER:
             return True
-        return size <= _LONGEST_BUFFER and self.native.used() + size <= self.memory + self.memory // 2 + self.spare
+        return size <= _LONGEST_BUFFER and self.native.used() + size <= self._enough()
 
     def abandon(self) -> None:
         """Leave the isolate as it is, for good: its thread does not come back."""

@@ -43,7 +43,7 @@ _SHORT: Final[dict[str, tuple[str, Any, tuple[Any, ...]]]] = {
     "statistics": ("_ZN2v87Isolate17GetHeapStatisticsEPNS_14HeapStatisticsE", None, (_PTR, _PTR)),
     "low_memory": ("_ZN2v87Isolate21LowMemoryNotificationEv", None, (_PTR,)),
     "add_near_limit": ("_ZN2v87Isolate24AddNearHeapLimitCallbackEPFmPvmmES1_", None, (_PTR, NearLimit, _PTR)),
-    "restore_limit": ("_ZN2v87Isolate36AutomaticallyRestoreInitialHeapLimitEd", None, (_PTR, ctypes.c_double)),
+    "remove_near_limit": ("_ZN2v87Isolate27RemoveNearHeapLimitCallbackEPFmPvmmEm", None, (_PTR, NearLimit, _SIZE)),
     "on_fatal": ("_ZN2v87Isolate18SetOOMErrorHandlerEPFvPKcRKNS_10OOMDetailsEE", None, (_PTR, Fatal)),
     "after_gc": (
         "_ZN2v87Isolate21AddGCEpilogueCallbackEPFvPS0_NS_6GCTypeENS_15GCCallbackFlagsEPvES4_S2_",
@@ -115,7 +115,6 @@ _STACK_OPTIONS: Final = 0x7F | 0x100  # v8::StackTrace: kDetailed, kExposeFrames
 _DEEPEST: Final = 64  # frames that are looked at
 _USED, _LIMIT, _EXTERNAL = 4, 5, 7  # words of v8::HeapStatistics: used_heap_size_, heap_size_limit_, external_memory_
 _ALL_GC: Final = 31  # v8::GCType
-_BEYOND: Final = 256 << 20
 _ALLOCATOR_METHODS: Final = 8  # at least as many as a v8::ArrayBuffer::Allocator has, with its two destructors
 _ALLOCATING: Final = (2, 3)  # those that allocate
 _QUEUE_WORDS: Final = 16  # of v8::internal::MicrotaskQueue, that are looked through
@@ -137,6 +136,7 @@ class Native:
         self._isolate = _PTR()
         self._main = Handle()  # mini_racer's context
         self._interrupt: Any = None
+        self._near: Any = None
 
     def attach(self, heap_limit: int) -> None:
         """Take the isolate of this thread, whose ``heap_limit`` is known. Raise UsageError when V8 is not laid out as expected."""
@@ -241,6 +241,11 @@ class Native:
         self._f.statistics(self._isolate, words)
         return list(words)
 
+    def bound(self, octets: int) -> None:
+        """Let V8's own limit be so many octets of heap, or a quarter more than it holds; it is never higher than before."""
+        self._f.remove_near_limit(self._isolate, self._near, octets)
+        self._f.add_near_limit(self._isolate, self._near, None)
+
     def collect(self) -> None:
         """Free all that can be freed."""
         self._f.low_memory(self._isolate)
@@ -249,30 +254,25 @@ class Native:
         self,
         interrupted: Callable[[], None],
         collected: Callable[[], None],
-        near_limit: Callable[[], None],
+        near_limit: Callable[[int], int],
         may_allocate: Callable[[int], bool],
         fatal: Callable[[], None],
     ) -> list[Any]:
         """Call these, which must not raise, from now on; return what must live as long as the isolate.
 
-        ``interrupted`` after ``interrupt``; ``collected`` when the garbage collector ran; ``near_limit`` when V8 is about to
-        end the process as its own heap limit is reached (it goes a little beyond then); ``may_allocate`` is asked for
-        each ArrayBuffer; ``fatal`` when V8 cannot go on without more memory: it ends the process when that returns.
+        ``interrupted`` after ``interrupt``; ``collected`` when the garbage collector ran; ``near_limit`` when the heap cannot
+        grow below its limit, which it is given: it gives the next one; ``may_allocate`` is asked for each ArrayBuffer;
+        ``fatal`` when V8 cannot go on without more memory: it ends the process when that returns.
         """
         self._interrupt = Interrupt(lambda isolate, data: interrupted())
         after_gc = AfterGc(lambda isolate, kind, flags, data: collected())
 
-        def beyond(data: int, current: int, initial: int) -> int:
-            near_limit()
-            return max(current, initial) + _BEYOND
-
-        near = NearLimit(beyond)
+        self._near = NearLimit(lambda data, current, initial: near_limit(current))
         self._f.after_gc(self._isolate, after_gc, None, _ALL_GC)
-        self._f.add_near_limit(self._isolate, near, None)
-        self._f.restore_limit(self._isolate, 0.5)
+        self._f.add_near_limit(self._isolate, self._near, None)
         on_fatal = Fatal(lambda place, details: fatal())
         self._f.on_fatal(self._isolate, on_fatal)
-        return [self._interrupt, after_gc, near, on_fatal, *self._ask_allocator(may_allocate)]
+        return [self._interrupt, after_gc, self._near, on_fatal, *self._ask_allocator(may_allocate)]
 
     def _ask_allocator(self, may_allocate: Callable[[int], bool]) -> list[Any]:
         """Put ``may_allocate`` in front of the two virtual functions of the isolate's v8::ArrayBuffer::Allocator that allocate."""

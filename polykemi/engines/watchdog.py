@@ -62,6 +62,10 @@ class Watchdog:
         self._thread_id = 0
         self._struck = False
         self._strikes = 0  # of the running call
+        self.late_in = (
+            ""  # the KSR function in which the time of the last call that was late was over; "": in the script
+        )
+        self._late = 0.0  # the deadline of that call
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -161,7 +165,10 @@ class Watchdog:
             by_signal_alone = on_main and self._strikes % 2 == 1  # in turns: see ``_on_signal``
             if not by_signal_alone:
                 self._struck = True  # before the look: a call that ends from here on takes back what comes
-            if self._deadline != deadline or not self._in_script(sys._current_frames().get(self._thread_id)):
+            frame = sys._current_frames().get(self._thread_id)
+            if deadline != self._late:
+                self._late, self.late_in = deadline, self._ksr_function(frame)
+            if self._deadline != deadline or not self._in_script(frame):
                 return False
             self._strikes += 1
             if not by_signal_alone:
@@ -195,6 +202,14 @@ class Watchdog:
             frame = frame.f_back
         return False
 
+    def _ksr_function(self, frame: FrameType | None) -> str:
+        """Return the KSR function that stands above the armed entry, as ``KSR.pv.get``; "" when none does."""
+        while frame is not None and frame.f_code is not self._entry:
+            if frame.f_code.co_filename == BOUND_CODE:
+                return str(frame.f_globals["PATH"])
+            frame = frame.f_back
+        return ""
+
     def _place(self) -> str:
         frame = sys._current_frames().get(self._thread_id)
         return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "a script"
@@ -225,7 +240,9 @@ def _on_signal(_number: int, frame: FrameType | None) -> None:
 
 def _on_timer(_number: int, frame: FrameType | None) -> None:
     """Run on the main thread, in C code that has kept the GIL too long."""
-    if any(watchdog.is_over(frame) for watchdog in tuple(_watchdogs)):
+    if over := [watchdog for watchdog in tuple(_watchdogs) if watchdog.is_over(frame)]:
+        for watchdog in over:
+            watchdog.late_in = ""
         raise TimeLimit
 
 

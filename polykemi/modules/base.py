@@ -29,7 +29,7 @@ from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
 from polykemi.sip.flow import Flow, Listener, UdpSettings, is_at, listener_for, moved
 from polykemi.sip.grammar import canonical_host
-from polykemi.sip.message import Response
+from polykemi.sip.message import Request, Response
 from polykemi.sip.reply_path import response_target
 from polykemi.storage.items import ItemStore, MemoryItems
 from polykemi.storage.location import LocationStore
@@ -100,6 +100,9 @@ class Services:
     strays: list[Callable[[Response], bool]] = field(
         default_factory=list
     )  # take responses of no transaction, if theirs
+    unanswered: list[Callable[[Request], None]] = field(
+        default_factory=list
+    )  # told of requests that nobody has answered, or that could not be sent
     server_header: str = "polykemi"
     udp: UdpSettings = field(default_factory=UdpSettings)
     callbacks: Callbacks = field(default_factory=Callbacks)  # set by the core before the first message

@@ -213,6 +213,9 @@ class Responses:
         if t.is_waiting:
             return
         best = t.best()
+        if best is not None and best.reply is None:
+            for tell in self._services.unanswered:
+                tell(t.request)
         if t.watchers and best is not None:
             for watcher in t.watchers:
                 watcher.failed(t, best, now)

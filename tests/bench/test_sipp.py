@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.sipp import SCENARIOS, free_port, statistics, write_users
+from bench.ports import free_port
+from bench.sipp import SCENARIOS, statistics, write_users
 
 HEAD = "StartTime;LastResetTime;CurrentTime;ElapsedTime(P);SuccessfulCall(P);SuccessfulCall(C);FailedCall(P);FailedCall(C);Retransmissions(P);Retransmissions(C);"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,14 @@ class Lab:
         """Return ``value``."""
         self.given.append((value,))
         return value
+
+    @export()
+    def late(self, ctx: RouteContext) -> int:
+        """Take longer than a route block may that has a twentieth of a second."""
+        end = time.monotonic() + 0.4
+        while time.monotonic() < end:
+            pass
+        return 1
 
     @export()
     def null(self, ctx: RouteContext) -> Xval:

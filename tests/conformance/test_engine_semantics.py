@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from polykemi.engines import ENGINES
+from polykemi.engines.base import Limits
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
 from polykemi.kemi.route import Route
 from tests.conformance.conftest import RINGING, Bench, MakeBench
@@ -537,3 +538,19 @@ def test_every_call_is_watched_with_its_arguments_and_result(bench: Bench) -> No
         ("KSR.x.exit", (), None),
     ]
     assert bench.calls == called
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_block_whose_time_is_over_in_a_call_names_that(engine: str, tmp_path: Path) -> None:
+    bench = Bench(engine, tmp_path, Limits(seconds=0.05))
+    try:
+        for call in ("", "KSR.lab.late", ""):
+            text = f"{call}()" if call else ""
+            with pytest.raises(ScriptTimeout, match="time limit reached") as caught:
+                bench.route(
+                    lua=f"{text}\nwhile true do end", js=f"{text}\nfor (;;) {{}}", python=f"{text}\nwhile True: pass"
+                )
+            assert caught.value.call == call
+            assert (f", in {call}" in caught.value.cause) == bool(call)
+    finally:
+        bench.engine.close()

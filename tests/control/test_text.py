@@ -24,6 +24,8 @@ from polykemi.control.text import readable
         ({"list": [], "profiles": [{"calls": "a"}, {"all": "b"}]}, ["list:", "profiles: calls=a all=b"]),
         ([11, "main process", 7, "timer"], ["11  main process", " 7  timer"]),
         ({"from": "From: a\r\n"}, ["from: From: a"]),
+        ({"changed": ["domains", "[modules.tm] fr_timer"]}, ["changed:", "  domains", "  [modules.tm] fr_timer"]),
+        ({"read anew": ["domain", "tls"], "one": ["of two"]}, ["read anew: domain tls", "one: of two"]),
     ],
 )
 def test_results_are_lines(result: Any, lines: list[str]) -> None:

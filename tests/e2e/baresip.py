@@ -8,7 +8,8 @@ import wave
 from pathlib import Path
 from typing import Any, Final
 
-from tests.e2e.conftest import DOMAIN, PASSWORDS, HasPort, free_port, listens
+from bench.ports import free_port
+from tests.e2e.conftest import DOMAIN, PASSWORDS, HasPort, listens
 from tests.e2e.peers import PeerProcess, tool
 from tests.pki import Pki
 from tests.waiting import PATIENCE

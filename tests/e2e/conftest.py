@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-import random
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from bench.ports import free_port
 from polykemi.sip.flow import bracketed
 from tests.e2e.peers import tool
 from tests.e2e.tunnel import Tunnel
 from tests.pki import Pki
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -31,36 +28,20 @@ DOMAIN = "e2e.test"
 PASSWORDS = {"alice": "wonderland", "bob": "builder", "carol": "christmas"}
 
 
-# below those that the kernel gives away by itself, or another socket could have it before it is used; none twice
-_PORTS = itertools.cycle(random.sample(range(10_000, 32_000), 22_000))
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that is free, over UDP and TCP."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    while True:
-        port = next(_PORTS)
-        with socket.socket(family, socket.SOCK_DGRAM) as udp, socket.socket(family) as tcp:
-            try:
-                udp.bind((host, port))
-                tcp.bind((host, port))
-            except OSError:
-                continue
-            return port
-
-
 def listens(port: int) -> bool:
     """Tell whether somebody listens on a TCP port."""
     tables = [table.read_text() for table in Path("/proc/net").glob("tcp*")]  # tcp6 where the machine has IPv6
     return any(re.search(rf":{port:04X} 0+:0000 0A ", text) for text in tables)
 
 
+def is_bound(port: int) -> bool:
+    """Tell whether somebody has a UDP port."""
+    return any(f":{port:04X} " in table.read_text() for table in Path("/proc/net").glob("udp*"))
+
+
 def wait_for_listener(port: int) -> None:
     """Wait until somebody listens on a TCP port: who connects before is refused."""
-    until = time.monotonic() + PATIENCE
-    while not listens(port):
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: listens(port))
 
 
 class HasPort(Protocol):
@@ -213,6 +194,8 @@ def phone(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PhoneFacto
             command, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         running.append(Phone(process, directory, port))
+        if transport == "u1":  # whoever calls a phone that is not there yet is told so by ICMP, and does not try again
+            until(lambda: is_bound(port) or process.poll() is not None)
         return running[-1]
 
     yield start

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from bench.kamailio_server import modules_directory
+from bench.ports import free_port
 from polykemi.storage.provisioned import FILE_NAME
-from tests.e2e.conftest import ROOT, SCRIPTS, free_port, listens
+from tests.e2e.conftest import ROOT, SCRIPTS, listens
 from tests.e2e.peers import PeerProcess, missing, tool
 from tests.pki import Pki
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import SCRIPTS, PhoneFactory, ServerProcess, free_port, make_data
+from bench.ports import free_port
+from tests.e2e.conftest import SCRIPTS, PhoneFactory, ServerProcess, make_data
 
 
 def register(phone: PhoneFactory, server: ServerProcess, user: str, contact: int) -> None:

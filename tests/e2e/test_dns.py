@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from bench.ports import free_port
 from polykemi.sip.message import Request, Response, parse
 from tests.dns_server import DnsServer
-from tests.e2e.conftest import ServerProcess, free_port
+from tests.e2e.conftest import ServerProcess
 from tests.waiting import PATIENCE
 
 HOST = "127.0.13.1"

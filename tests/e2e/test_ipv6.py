@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
+from bench.ports import free_port
 from polykemi.transport.manager import local_addresses_6
-from tests.e2e.conftest import DOMAIN, SCRIPTS, PhoneFactory, ServerProcess, free_port, make_data, wait_for_listener
+from tests.e2e.conftest import DOMAIN, SCRIPTS, PhoneFactory, ServerProcess, make_data, wait_for_listener
 from tests.e2e.stream_phone import StreamPhone, values
 
 HERE, THERE = "::1", "127.0.0.1"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import PhoneFactory, ServerProcess, free_port
+from bench.ports import free_port
+from tests.e2e.conftest import PhoneFactory, ServerProcess
 from tests.e2e.kamailio_peer import Kamailio, proxy
 
 NOBODY = "sip:127.0.0.1:9"

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.ports import free_port
 from polykemi.control import client
-from tests.e2e.conftest import ROOT, free_port
+from tests.e2e.conftest import ROOT
 from tests.waiting import PATIENCE, until
 
 HOST = "127.0.68.5"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT, PhoneFactory, ServerProcess, free_port
+from bench.ports import free_port
+from tests.e2e.conftest import ROOT, PhoneFactory, ServerProcess
 from tests.waiting import until
 
 # some 8 ms for a new call: 100 of them a second and no more

@@ -153,6 +153,21 @@ def test_sighup_takes_scripts_and_configuration(lab: Lab) -> None:
     assert lab.version() == "other"
 
 
+class Hasty(Lab):
+    """A server whose script is changed, and that hears of it, while it is starting."""
+
+    def write(self, letter: str) -> None:
+        """Write the script that changes itself."""
+        change = f"import os, signal\nopen(__file__, 'w').write({SCRIPTS['python'].replace('@', 'B')!r})\n"
+        self.script.write_text(f"{change}os.kill(os.getpid(), signal.SIGHUP)\n{SCRIPTS['python'].replace('@', letter)}")
+
+
+def test_a_sighup_while_it_starts_is_no_end_and_not_forgotten(tmp_path: Path) -> None:
+    lab = Hasty("python", tmp_path)
+    lab.until(lambda: lab.version() == "B")
+    lab.close()
+
+
 @pytest.mark.parametrize("engine", SUFFIXES)
 def test_files_that_are_saved_are_taken(tmp_path: Path, engine: str) -> None:
     (tmp_path / "scripts").mkdir()

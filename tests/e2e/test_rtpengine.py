@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.ports import free_port
 from polykemi.modules.rtpengine_bencode import decode, encode
 from polykemi.testing import Sent, ServerUnderTest
 from polykemi.transport.peers import PeerSockets
-from tests.e2e.conftest import free_port
 from tests.waiting import PATIENCE
 
 RTPENGINE = shutil.which("rtpengine")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import DOMAIN, PASSWORDS, ROOT, SCRIPTS, ServerProcess, free_port, make_data
+from bench.ports import free_port
+from tests.e2e.conftest import DOMAIN, PASSWORDS, ROOT, SCRIPTS, ServerProcess, make_data
 from tests.e2e.peers import missing
 from tests.e2e.stream_phone import StreamPhone
 from tests.waiting import PATIENCE

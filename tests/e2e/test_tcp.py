@@ -8,7 +8,8 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from tests.e2e.conftest import DOMAIN, PhoneFactory, ServerProcess, free_port, wait_for_listener
+from bench.ports import free_port
+from tests.e2e.conftest import DOMAIN, PhoneFactory, ServerProcess, wait_for_listener
 from tests.e2e.stream_phone import StreamPhone, values
 
 BOB = f"<sip:bob@{DOMAIN}>"

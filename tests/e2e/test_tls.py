@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import DOMAIN, ROOT, SCRIPTS, ServerProcess, free_port, make_data
+from bench.ports import free_port
+from tests.e2e.conftest import DOMAIN, ROOT, SCRIPTS, ServerProcess, make_data
 from tests.e2e.stream_phone import SecureBrowser, SecurePhone, StreamPhone, values
 from tests.e2e.test_websocket import CONFIG, ENDED
 from tests.pki import Pki

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.conftest import PhoneFactory, ServerProcess, free_port, wait_for_listener
+from bench.ports import free_port
+from tests.e2e.conftest import PhoneFactory, ServerProcess, wait_for_listener
 
 pytestmark = pytest.mark.usefixtures("pki")
 

@@ -12,6 +12,7 @@ import pytest
 
 from polykemi.engines.base import Host, Limits
 from polykemi.errors import ScriptError, ScriptLoadError, ScriptTimeout
+from polykemi.kemi.binding import as_int
 from polykemi.kemi.probes import Probes
 from polykemi.kemi.registry import Registry, Xval
 from polykemi.kemi.route import Route
@@ -74,6 +75,12 @@ def test_an_integer_parameter_takes_what_converts(bench: Bench, given: str, expe
     assert ctx.cache["n"] == expected
 
 
+@pytest.mark.parametrize("value", ["0x10", "-0x10", "+0X1f", "\\t1.5e1\\n", ".5", "5.", "1e3"])
+def test_a_number_in_a_text_is_the_number_that_it_is_in_other_languages(bench: Bench, value: str) -> None:
+    ctx = bench.run(bench.load(f'function {MAIN}() {{ KSR.pv.seti("n", "{value}"); }}'))
+    assert ctx.cache["n"] == as_int(value.replace("\\t", "\t").replace("\\n", "\n"), str)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -123,6 +130,14 @@ def test_a_text_beyond_the_limit_is_an_error_of_the_script(bench: Bench) -> None
     assert "RangeError" in str(ctx.error)
 
 
+def test_nothing_crosses_of_a_call_with_a_text_beyond_the_limit(hosted: Bench) -> None:
+    source = f"""function {MAIN}() {{ KSR.pv.six("x".repeat(70000), 1, "x".repeat(4000000).repeat(5).slice(1), 2, "e", 3); }}"""
+    source = source.replace('"x".repeat(4000000).repeat(5).slice(1)', "long")
+    script = hosted.load(f"let long = 'x'; for (let i = 0; i < 25; i++) long += long; {source}")
+    assert "RangeError" in str(hosted.run(script).error)
+    assert not hosted.engine.isolate.values._pieces
+
+
 def test_many_different_texts_cross_unmixed(bench: Bench) -> None:
     body = """
         for (var round = 0; round < 3; round++) for (var i = 0; i < 6000; i++) {
@@ -134,7 +149,23 @@ def test_many_different_texts_cross_unmixed(bench: Bench) -> None:
     assert bench.says(body) == []
 
 
-@pytest.mark.parametrize("value", ['"12abc"', "NaN", "null", "undefined", "Infinity", "{valueOf() { return 5; }}"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        '"12abc"',
+        '"0b11"',
+        '"0o7"',
+        '"1_0"',
+        '"\\u00a05"',
+        '""',
+        '"."',
+        "NaN",
+        "null",
+        "undefined",
+        "Infinity",
+        "{valueOf() { return 5; }}",
+    ],
+)
 def test_an_integer_parameter_refuses_what_does_not_convert(bench: Bench, value: str) -> None:
     assert bench.says(f'KSR.info("" + KSR.pv.seti("n", {value}))') == ["false"]
 
@@ -171,6 +202,15 @@ def test_a_refused_call_gives_false_and_logs_function_script_and_line(
     assert record.levelno == logging.ERROR
     for word in [*words, f"{bench.directory}/script.js:3"]:
         assert word in record.getMessage()
+
+
+def test_calls_that_do_not_fit_leave_nothing_behind(hosted: Bench) -> None:
+    probes = Probes()
+    script = hosted.load(f"function {MAIN}() {{ KSR.pv.get(); KSR.info(Symbol()); }}", probes=probes)
+    hosted.run(script)
+    before = len(probes._probes)
+    hosted.run(script, hosted.block(), hosted.block())
+    assert len(probes._probes) == before
 
 
 def test_a_function_that_makes_no_sense_here_fails_and_says_where(
@@ -233,6 +273,37 @@ def test_a_script_that_breaks_the_language_does_not_break_the_engine(bench: Benc
     assert blocks[-1].error.line == 10
     bench.run(bench.also("const ksr_request_route = () => KSR.info('next')"))
     assert bench.said[-1] == "next"
+
+
+def test_a_script_has_no_part_in_the_texts_that_other_scripts_are_given(bench: Bench) -> None:
+    evil = bench.load(
+        f"""const given = [];
+        for (const owner of [Array.prototype, Object.prototype]) {{
+            Object.defineProperty(owner, 0, {{ set(v) {{ given.push(this); }}, get() {{ return 90; }}, configurable: true }});
+        }}
+        for (const name of ["get", "set", "clear"]) {{
+            const call = function (map, ...rest) {{ given.push(map); return Reflect.apply(this, map, rest); }};
+            try {{ Object.defineProperty(Map.prototype[name], "call", {{ value: call }}); }} catch (e) {{ }}
+        }}
+        Map.prototype.set = Map.prototype.clear = Map.prototype.get = function () {{ given.push(this); }};
+        function {MAIN}() {{ for (let i = 0; i < 4; i++) {{ KSR.pv.get("v"); KSR.pv.six("a" + i % 1, 1, "b" + i % 1, 2, "c", 3); }} }}
+        function tell() {{ KSR.info("given " + given.length); }}"""
+    )
+    good = bench.also(f"function {MAIN}() {{ KSR.info(KSR.pv.get('v')); KSR.info('a0'); }}", "good.js")
+    blocks = [bench.block() for _ in range(3)]
+    for ctx in blocks:
+        ctx.cache["v"] = "alice"
+    bench.run(evil, blocks[0], blocks[1], bench.block("tell"))
+    bench.run(good, blocks[2])
+    assert bench.said == [("a0", 1, "b0", 2, "c", 3)] * 8 + ["given 0", "alice", "a0"]
+
+
+def test_a_script_loads_whatever_it_has_made_of_object_prototype(bench: Bench) -> None:
+    script = bench.load(
+        f"Object.prototype.get = Object.prototype.value = () => 1; function {MAIN}() {{ KSR.info([[1], 2].flat().join()); }}"
+    )
+    bench.run(script)
+    assert bench.said == ["1,2"]
 
 
 def test_what_a_script_adds_to_ksr_is_gone_after_the_next_load(bench: Bench) -> None:
@@ -476,6 +547,38 @@ def test_what_a_script_that_did_not_load_has_left_to_promises_does_not_call_ksr(
     assert bench.said == ["ran"]
 
 
+def test_what_the_text_of_an_error_has_left_to_promises_does_not_call_ksr_in_the_next_block(bench: Bench) -> None:
+    late = "{ toString() { Promise.resolve('late').then(KSR.info); return 'text'; } }"
+    script = bench.load(
+        f"function {MAIN}() {{ return Promise.reject({late}); }} function fine() {{ KSR.info('fine'); }}"
+    )
+    failed, fine = bench.block(), bench.block("fine")
+    bench.run(script, failed, fine)
+    assert str(failed.error).endswith(": text")
+
+    def load() -> None:
+        with pytest.raises(ScriptLoadError, match="text"):
+            bench.also(f"throw {late}", "broken.js")
+
+    if bench.mode == "resident":
+        bench.serve(load, lambda: bench.run_blocks(script, [fine]))
+    else:
+        load()
+        bench.run(script, fine)
+    assert bench.said == ["fine"] * 2
+
+
+def test_a_promise_of_a_branch_route_is_not_the_request_routes(bench: Bench) -> None:
+    script = bench.load(
+        f"""function {MAIN}() {{ KSR.tm.t_relay(); Promise.resolve("then").then(KSR.info); }}
+        async function ksr_branch_manage() {{ throw new Error("branch"); }}"""
+    )
+    ctx = bench.run(script)
+    assert "branch" in str(ctx.cache["block"].error)
+    assert ctx.error is None
+    assert bench.said == ["relayed", "then"]
+
+
 def test_frames_of_the_stack_give_nothing_of_the_runtime(bench: Bench) -> None:
     body = """
         Error.prepareStackTrace = (_, frames) => frames.map((one) => [one.getFunction(), one.getThis()]).slice(1).flat();
@@ -659,6 +762,23 @@ def test_a_module_that_cannot_be_parsed_is_named(bench: Bench) -> None:
     (bench.directory / "bad.js").write_text("let let = 1")
     (said,) = bench.says('try { require("./bad"); } catch (e) { KSR.info(e.name + " " + e.message); }')
     assert said.startswith(f"SyntaxError {bench.directory}/bad.js: ")
+
+
+def test_a_module_that_failed_is_loaded_anew_wherever_it_is_asked_for(bench: Bench) -> None:
+    (bench.directory / "first.js").write_text("const second = require('./second'); exports.more = second; none();")
+    (bench.directory / "second.js").write_text(
+        "require('./first'); exports.again = () => { try { require('./first'); } catch (e) { return e.name; } };"
+    )
+    body = "try { require('./first'); } catch (e) { KSR.info(e.name); } KSR.info(require('./second').again());"
+    assert bench.says(body) == ["ReferenceError", "ReferenceError"]
+
+
+def test_links_that_lead_to_each_other_are_no_module(bench: Bench) -> None:
+    (bench.directory / "a.js").symlink_to(bench.directory / "b.js")
+    (bench.directory / "b.js").symlink_to(bench.directory / "a.js")
+    assert bench.says("try { require('./a'); } catch (e) { KSR.info(e.message.slice(-23)); }") == [
+        "Cannot find module './a'"[-23:]
+    ]
 
 
 def test_the_console_writes_into_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

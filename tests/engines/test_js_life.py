@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import uvloop
 from polykemi.engines import v8
 from polykemi.engines.base import Limits
 from polykemi.engines.js_script import JsScript
-from polykemi.engines.js_values import OCTETS, SIZE, TEXTS, Values
+from polykemi.engines.js_values import NULL, OCTETS, PIECES, SIZE, TEXTS, Values
 from polykemi.errors import WEDGED, ScriptError, ScriptLoadError, ScriptMemory, ScriptTimeout, UsageError
 from tests.engines.js_bench import MAIN, Bench, benches
 from tests.waiting import PATIENCE
@@ -143,6 +144,19 @@ def test_a_script_that_needs_too_much_memory_to_load_is_refused(bench: Bench) ->
         bench.also("var all = []; for (;;) all.push(new Array(1000).fill(0));")
     bench.run(script)
     assert bench.said == ["old"]
+
+
+def test_a_script_that_is_ready_when_its_time_is_over_is_loaded(hosted: Bench) -> None:
+    script = hosted.load(f"function {MAIN}() {{ KSR.info('ran'); }}")
+    run = hosted.engine.isolate.run
+
+    def load() -> str:
+        run.stop(run.outermost)
+        return "loaded"
+
+    assert hosted.engine.hand_over("new.js", lambda: run.load("new.js", load, 0.0)) == "loaded"
+    hosted.run(script)
+    assert hosted.said == ["ran"]
 
 
 def test_scripts_stand_beside_each_other_and_go_one_by_one_while_serving(resident: Bench) -> None:
@@ -341,6 +355,27 @@ def test_a_result_is_sent_whole_again_after_javascript_was_stopped() -> None:
     assert values.put("text") == OCTETS
 
 
+def test_what_a_stopped_load_has_not_taken_is_no_argument_of_the_next_block() -> None:
+    values = Values(memoryview(bytearray(SIZE)))
+    values.words[4] = values.put("a source" * 100_000)
+    assert values.words[4] == PIECES
+    values.stopped(1, nested=False)
+    assert values.words[4] == NULL
+    values.rest()
+    assert values.words[1] == 0
+
+
+def test_a_long_text_crosses_in_a_time_that_grows_with_its_length() -> None:
+    values = Values(memoryview(bytearray(SIZE)))
+    began, length, pieces = time.process_time(), 32 << 20, 0
+    assert values.put("x" * length) == PIECES
+    while size := values.words[1]:
+        pieces += size
+        values.rest()
+    assert pieces == length
+    assert time.process_time() - began < 3  # where the rest was copied with each piece it took 10 s
+
+
 def test_a_route_that_needs_too_much_memory_fails_alone(bench: Bench) -> None:
     script = bench.load(
         f"""function {MAIN}() {{ var all = []; for (;;) all.push(new Array(1000).fill(all.length)); }}
@@ -352,6 +387,63 @@ def test_a_route_that_needs_too_much_memory_fails_alone(bench: Bench) -> None:
     assert isinstance(failed.error, ScriptMemory)
     assert failed.error.cause == "memory limit reached: more than 67108864 octets"
     assert bench.said == ["fine"]
+
+
+def test_memory_is_looked_at_when_the_limit_is_reached_and_then_after_half_as_much_again(
+    hosted: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosted.load("", Limits(5.0, 100 << 20))
+    v8 = hosted.engine.isolate.v8
+    used, seen = [0], list[str]()
+    monkeypatch.setattr(v8.native, "used", lambda: used[0] << 20)
+    for name in ("interrupt", "collect", "stop"):
+        monkeypatch.setattr(v8.native, name, lambda name=name: seen.append(name))
+    for used[0] in (50, 100, 101):  # garbage was collected
+        v8._collected()
+    assert seen == ["interrupt"]
+    used[0] = 75  # live
+    v8._looked_up()
+    for used[0] in (101, 125, 126):
+        v8._collected()
+    assert seen == ["interrupt", "collect", "interrupt"]
+    used[0] = 101
+    v8._looked_up()
+    assert seen == ["interrupt", "collect", "interrupt", "collect", "stop"]
+    assert v8.out_of_memory
+    for used[0] in (40, 101):  # what was stopped has let go of it
+        v8._collected()
+    assert seen[5:] == ["interrupt"]
+
+
+def test_v8_takes_no_more_than_half_as_much_again_and_what_it_needs_to_stop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    collected = v8.V8._collected
+
+    def collect(isolate: v8.V8) -> None:
+        used.append(isolate.native.used() >> 20)
+        collected(isolate)
+
+    monkeypatch.setattr(v8.V8, "_collected", collect)
+    script = bench.load(
+        f"function {MAIN}() {{ const all = []; for (;;) all.push(new Array(1000).fill(0)); }}", Limits(30.0, 64 << 20)
+    )
+    for _ in range(3):
+        assert isinstance(bench.run(script).error, ScriptMemory)
+    assert max(used) < 160  # where V8 has its own limit it does not look before 350
+
+
+def test_more_may_live_when_the_limit_is_raised(hosted: Bench) -> None:
+    source = (
+        f"const all = []; function {MAIN}() {{ for (let i = 0; i < 8000; i++) all.push(new Array(1000).fill(i)); }}"
+    )
+    script = hosted.load(source, Limits(30.0, 24 << 20))
+    assert isinstance(hosted.run(script).error, ScriptMemory)
+    hosted.engine.limit(Limits(30.0, 100 << 20))
+    assert hosted.run(script).error is None
+    hosted.engine.limit(Limits(30.0, 24 << 20))
+    assert isinstance(hosted.run(script).error, ScriptMemory)
 
 
 def test_a_script_that_hoards_in_globals_is_started_anew_with_the_modules_that_it_was_loaded_with(
@@ -443,10 +535,10 @@ import pathlib, sys
 from polykemi.engines import js
 from polykemi.engines.base import Limits
 from tests.engines.js_bench import MAIN, Bench
-js._MOST_LOST = 0
+js._MOST_LOST, js._LAST_PATIENCE = 0, 0.25
 bench = Bench(sys.argv[1], pathlib.Path(sys.argv[2]))
-script = bench.load("function ksr_request_route() { for (const k in new String(text)) {} }"
-    "let text = 'x'; for (let i = 0; i < 23; i++) text += text;", Limits(0.1))
+# it would take V8 half a minute
+script = bench.load("function ksr_request_route() { const a = 2n ** (2n ** 29n) - 1n; a * a; }", Limits(0.1))
 bench.run(script)
 """
 

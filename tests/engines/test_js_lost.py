@@ -139,6 +139,65 @@ def test_after_a_call_of_ksr_that_took_long_there_is_time_to_stop(
     assert looks[1] - looks[0] >= PATIENCE
 
 
+def test_what_has_come_back_while_that_was_found_out_is_not_given_up(
+    hosted: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosted.load("", LIMIT)
+    isolate = hosted.engine.isolate
+    run = isolate.run
+
+    def come_back(current: object) -> None:
+        run.struck, run.outermost = 0, 2  # and the next block has begun
+
+    monkeypatch.setattr(isolate, "_is_in_v8", lambda: True)
+    monkeypatch.setattr(isolate._calls, "take", come_back)
+    run.struck = run.outermost = 1
+    assert run.is_overdue(PATIENCE)
+    assert not isolate.is_lost()
+    assert not isolate.gate.is_shut
+    run.outermost = 0
+
+
+def test_a_block_that_is_held_does_not_ask_for_the_method_of_another_message(hosted: Bench) -> None:
+    hosted.load("")
+    calls, words = hosted.engine.isolate._calls, hosted.engine.isolate.values.words
+    passed: list[str] = []
+    calls.take(Gate(hosted.current, lambda: None))
+    calls._current.pass_ = lambda: passed.append("passed")
+    hosted.current.ctx = hosted.block()
+    calls.method()
+    hosted.current.ctx = None
+    assert (passed, words[0]) == (["passed"], 0)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for (;;) JSON.parse(json);",
+        "const octets = new Uint8Array(4000000); for (;;) octets.fill(1);",
+        "const b = new ArrayBuffer(1, { maxByteLength: 4000000 }); for (;;) { b.resize(4000000); b.resize(1); }",
+    ],
+)
+def test_a_loop_of_what_takes_v8_a_while_is_stopped(hosted: Bench, code: str) -> None:
+    script = hosted.load(f"const json = '[' + '1,'.repeat(100000) + '1]'; function {MAIN}() {{ {code} }}", LIMIT)
+    before = hosted.engine.isolate
+    assert isinstance(hosted.run(script).error, ScriptTimeout)
+    assert hosted.engine.isolate is before
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "Object.defineProperty(Intl.Locale, Symbol.hasInstance, { value: () => true }); Intl.getCanonicalLocales(new Array(2e9));",
+        "let s = '\\u0130'; for (let i = 0; i < 26; i++) s += s; String.prototype.normalize.call({ toString: () => s }, 'NFKD');",
+        "let s = '['; for (let i = 0; i < 26; i++) s += s; JSON.parse(s);",
+    ],
+)
+def test_what_only_looks_harmless_is_refused(hosted: Bench, code: str) -> None:
+    script = hosted.load(f"function {MAIN}() {{ {code} }}", LIMIT)
+    assert "RangeError" in str(hosted.run(script).error)
+
+
 def test_v8_that_would_end_the_process_costs_its_message_only(hosted: Bench) -> None:
     dying: list[Isolate] = []
 

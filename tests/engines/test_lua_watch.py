@@ -34,6 +34,7 @@ class Running:
 
     path = Path("a.lua")
     loading = False
+    late_in = ""
 
     def __init__(self, watch: Watch) -> None:
         self.deadline = 0.0

@@ -20,6 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, Self
 
+from bench.ports import free_port
 from tests.fuzz import seeds
 from tests.fuzz.mutator import Mutator
 from tests.waiting import PATIENCE, cpu_time
@@ -78,16 +79,6 @@ class Run:
             f"{sum(self.sent.values())} messages ({sent}); came back: {answers}; {self.probes} probes answered, the slowest in "
             f"{1000 * self.slowest:.0f} ms; memory {self.memory[0] >> 10} KiB at first, {half} half way, {last} at the end"
         )
-
-
-def free_port() -> int:
-    """Return a port that is free over UDP and TCP."""
-    while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            udp.bind((HOST, 0))
-            with contextlib.suppress(OSError):
-                tcp.bind(udp.getsockname())
-                return int(udp.getsockname()[1])
 
 
 def frame(data: bytes) -> bytes:
