@@ -88,7 +88,7 @@ def uses(path: Path) -> Iterator[Use]:
     module = importlib.import_module(name.removesuffix(".py").replace("/", ".").removesuffix(".__init__"))
     for key, pattern in vars(module).items():
         if isinstance(pattern, re.Pattern) and re.search(rf"^{key}\b.*= re\.compile|^{key}\b", text, re.MULTILINE):
-            for way in {*re.findall(rf"\b{key}\.(\w+)\(", text)} & set(WAYS) or {"fullmatch", "search"}:
+            for way in sorted({*re.findall(rf"\b{key}\.(\w+)\(", text)} & set(WAYS)) or ("fullmatch", "search"):
                 yield Use(f"{name}:{key}", pattern.pattern, pattern.flags, way)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:

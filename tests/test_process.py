@@ -87,7 +87,7 @@ def test_a_half_written_one_is_no_obstacle_and_leaves_no_trace(tmp_path: Path) -
         assert [one.name for one in tmp_path.iterdir()] == ["x.pid"]
 
 
-@pytest.mark.parametrize("text", ["", "12", "99999999\n", f"{os.getpid()}\n"])
+@pytest.mark.parametrize("text", ["", "12", "99999999\n", f"{os.getpid()}\n"], ids=["empty", "gone", "never", "own"])
 def test_what_a_crash_has_left_is_replaced(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.pid"
     path.write_text(text)

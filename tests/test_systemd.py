@@ -82,7 +82,9 @@ def test_nobody_has_to_listen(tmp_path: Path) -> None:
         one.alive()
 
 
-@pytest.mark.parametrize(("pid", "watchdog"), [("", 4.0), (str(os.getpid()), 4.0), ("1", 0.0)])
+@pytest.mark.parametrize(
+    ("pid", "watchdog"), [("", 4.0), (str(os.getpid()), 4.0), ("1", 0.0)], ids=["any", "own", "other"]
+)
 def test_what_the_environment_says_is_for_this_process_alone(pid: str, watchdog: float) -> None:
     environ = {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "4000000", "WATCHDOG_PID": pid, "HOME": "/"}
     one = Notifier.take(environ)

@@ -77,7 +77,12 @@ class JsEngine:
             raise ScriptLoadError(file, None, "a script cannot be loaded inside of a route block")
         name = self._sources.add(file)
         text = to_octets(f"{name}\n{source}")
-        script = JsScript(self, path, name, text, isolate, isolate.load(file, text))
+        try:
+            loaded = isolate.load(file, text)
+        except BaseException:
+            self._sources.forget(name)
+            raise
+        script = JsScript(self, path, name, text, isolate, loaded)
         self._scripts.append(script)
         return script
 

@@ -133,7 +133,7 @@ class Isolate:
             failure, self.run.error = self.run.error, None
             if failure is not None:
                 line = self.v8.native.line(thrown) if failure.line is None else failure.line
-                realm.close()
+                self.free(realm)
                 raise ScriptLoadError(failure.file, line, failure.cause)
             return realm, self._names
 

@@ -14,6 +14,7 @@ call was stopped is started anew from the same text.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -115,11 +116,7 @@ class LuaScript:
         current = self._host.current
         ctx, current.ctx = current.ctx, None
         try:
-            state = State(self.path, self._host, self._bound, self._expired, lambda: self.late_in, texts)
-            self._conversion.state = state
-            self.pace = state.pace
-            state.load()
-            functions = state.functions()
+            state, functions = self._loaded(texts)
         except ScriptError as error:
             raise ScriptLoadError(error.file, error.line, error.cause) from error.__cause__
         except LuaError as error:
@@ -131,6 +128,20 @@ class LuaScript:
             current.ctx = ctx
         self.pace = state.pace
         self._state, self._entries, self._functions = state, state.entries, functions
+
+    def _loaded(self, texts: dict[Path, str]) -> tuple[State, frozenset[str]]:
+        """Return a new state in which the script has run, and its functions. Nothing is left of one in which it has failed."""
+        state = State(self.path, self._host, self._bound, self._expired, lambda: self.late_in, texts)
+        self._conversion.state = state
+        self.pace = state.pace
+        try:
+            state.load()
+            return state, state.functions()
+        except BaseException:
+            self._conversion.state = self._state
+            with contextlib.suppress(LuaError):
+                state.drop()
+            raise
 
     def functions(self) -> frozenset[str]:
         """Return the names of the functions that the script defines."""

@@ -123,7 +123,8 @@ class State:
         """Free what the script holds, and the Lua state; it is not called afterwards."""
         self._prelude.drop()
         self.entries.clear()
-        self._lua = self._prelude = self.pace = None  # a circle, else, as Lua knows functions of this object
+        # a circle, else, as Lua knows functions of this object
+        self._lua = self._prelude = self._heap = self._where = self.pace = None
 
     def used(self) -> int:
         """Return how many octets are taken, garbage included; 0 where nothing counts them."""
@@ -232,6 +233,7 @@ def _refuse_attribute(_object: Any, name: Any, _setting: bool) -> NoReturn:
 
 def _classify(exception: Any) -> tuple[str, str]:
     """Tell Lua what the Python exception that came through a KSR function means."""
+    forget_arguments(exception)
     if isinstance(exception, Exit):
         return "exit", ""
     if not isinstance(exception, Exception):
@@ -239,6 +241,16 @@ def _classify(exception: Any) -> tuple[str, str]:
     if isinstance(exception, Misuse):
         return "error", str(exception)
     return "error", f"{type(exception).__name__}: {exception}".encode("latin-1", "replace").decode("latin-1")
+
+
+def forget_arguments(exception: BaseException | None) -> None:
+    """Empty the frames that the traceback keeps: lupa's objects must not outlive the call that they are arguments of.
+
+    Each remembers the Lua thread that made the call, and uses it to let go of what it stands for, also when Lua has freed the thread.
+    """
+    while exception is not None:
+        traceback.clear_frames(exception.__traceback__)
+        exception = exception.__context__
 
 
 def _say(text: str) -> None:

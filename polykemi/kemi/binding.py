@@ -32,6 +32,7 @@ log = logging.getLogger("polykemi.kemi")
 BOUND_CODE: Final = "<KSR>"  # the file name of the generated functions' code
 MISSING: Any = object()
 MAX_ARGUMENTS: Final = 6  # of any function (SR_KEMI_PARAMS_MAX)
+_PLAIN: Final = (bool, float, int, str, type(None))  # the only arguments that outlive their call: see ``LuaEngine``
 _SHOWN: Final = 64  # characters of a refused text that go into the log
 
 
@@ -189,7 +190,8 @@ def _helpers(
     def unanswered(args: tuple[Any, ...], refusal: Exception, *, result: Any) -> Any:
         if tally is not None:
             tally.errors += 1
-        probe.refused(current.ctx, tuple(a for a in args if a is not MISSING), result, refusal)
+        given = tuple(a if type(a) in _PLAIN else f"<{conversion.type_name(a)}>" for a in args if a is not MISSING)
+        probe.refused(current.ctx, given, result, refusal)
         return result
 
     def no_context(*args: Any) -> Any:
@@ -205,16 +207,16 @@ def _helpers(
             misuse = Misuse(f"{path}: {refusal}")
             unanswered(args, misuse, result=None)
             raise misuse
-        log.error("%s: %s at %s", path, refusal, conversion.where())
+        log.error("%s: %s at %s", path, str(refusal), conversion.where())
         return unanswered(args, refusal, result=False)
 
     def failed(error: SipError) -> Any:
         if tally is not None:
             tally.errors += 1
         if isinstance(error, LimitReached):
-            log.error("%s: %s at %s", path, error, conversion.where())
+            log.error("%s: %s at %s", path, str(error), conversion.where())
         else:
-            log.info("%s: %s", path, error)
+            log.info("%s: %s", path, str(error))  # whoever keeps the record keeps no frames
         return FAILED[export.returns]
 
     def wrong(value: Any, param: str, convert: Callable[..., Any]) -> Any:

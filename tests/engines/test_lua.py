@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -539,6 +541,30 @@ def test_the_engine_may_be_called_from_another_thread_than_the_one_that_made_it(
     thread.join()
     assert failures == []
     assert lua.seen == ["str x"] * 100
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("call", ["KSR.lab.text({})", "KSR.lab.text('x', {})", "KSR.lab.broken({})"])
+@pytest.mark.parametrize("inside", ["%s", "coroutine.wrap(function() %s end)()", "pcall(function() %s end)"])
+def test_what_a_script_passes_is_gone_with_the_call(tmp_path: Path, strict: bool, call: str, inside: str) -> None:
+    # lupa's objects use the Lua thread that made the call when they go, and Lua may have freed that
+    def tables() -> int:
+        return sum(type(one).__name__ == "_LuaTable" for one in gc.get_objects())
+
+    lua = Bench("lua", tmp_path, Limits(5.0), strict=strict)
+    lua.script(lua="function ksr_request_route() " + inside % call + " end")
+    errors = []
+    gc.collect()
+    gc.disable()
+    try:
+        before = tables()
+        for _ in range(3):
+            with contextlib.suppress(ScriptError):
+                lua.call()
+            errors.append(sys.exc_info())
+        assert tables() == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.pure
