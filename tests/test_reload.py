@@ -412,6 +412,8 @@ def test_rollback_goes_to_the_version_before_or_to_one_by_number(lab: Lab) -> No
     assert lab.version() == "C"
     with pytest.raises(NoVersion, match="no version 1; kept: 3, 4, 5, 6, 7"):
         versions.rollback(1)
+    with pytest.raises(NoVersion, match="version 3 is the current one"):
+        versions.rollback(3)
     lab.reload("H")
     assert lab.version() == "H"
     assert versions.current == 8

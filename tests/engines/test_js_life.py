@@ -348,11 +348,19 @@ def test_results_are_not_mixed_up_after_a_stop(bench: Bench) -> None:
     assert bench.said == [f"<{n // 4}>" * 3 for n in range(1, 6, 2)]
 
 
-def test_a_result_is_sent_whole_again_after_javascript_was_stopped() -> None:
-    values = Values(memoryview(bytearray(SIZE)))
-    assert [values.put("text") for _ in range(3)] == [OCTETS, OCTETS, TEXTS]
+def test_a_result_is_sent_whole_until_javascript_has_kept_it() -> None:
+    shared = memoryview(bytearray(SIZE))
+    values, noted = Values(shared), shared[76:80].cast("i")
+    assert [values.put("text") for _ in range(3)] == [OCTETS, OCTETS, OCTETS]
+    noted[0] = values.words[2]
+    assert [values.put("text") for _ in range(2)] == [TEXTS, TEXTS]
     values.stopped(1, nested=False)
-    assert values.put("text") == OCTETS
+    assert values.put("text") == TEXTS
+    assert [values.put("more") for _ in range(2)] == [OCTETS, OCTETS]
+    assert values.words[2] == 1
+    values.stopped(1, nested=False)  # before it has kept it
+    assert values.put("other") == OCTETS
+    assert values.put("more") == OCTETS
 
 
 def test_what_a_stopped_load_has_not_taken_is_no_argument_of_the_next_block() -> None:
