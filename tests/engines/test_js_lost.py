@@ -109,20 +109,7 @@ def test_a_script_that_is_stuck_while_it_is_started_anew_is_left_out(
     assert hosted.said == ["script1"]
 
 
-def test_a_call_of_ksr_that_takes_long_is_waited_for(hosted: Bench) -> None:
-    def slow(process: object) -> int:
-        time.sleep(1.0)
-        return 1
-
-    script = hosted.load(f"function {MAIN}() {{ KSR.tm.t_relay(); KSR.info('on'); }}", LIMIT, drive=slow)
-    before = hosted.engine.isolate
-    error = hosted.run(script).error
-    assert isinstance(error, ScriptTimeout)
-    assert error.cause == "time limit reached: ran longer than 0.2 s, in KSR.tm.t_relay"
-    assert hosted.engine.isolate is before
-
-
-def test_after_a_call_of_ksr_that_took_long_there_is_time_to_stop(
+def test_a_call_of_ksr_that_takes_long_is_waited_for_and_then_there_is_time_to_stop(
     hosted: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[float] = []
@@ -137,7 +124,12 @@ def test_after_a_call_of_ksr_that_took_long_there_is_time_to_stop(
         return 1
 
     monkeypatch.setattr(Gate, "shut", look)
-    hosted.run(hosted.load(f"function {MAIN}() {{ KSR.tm.t_relay(); }}", LIMIT, drive=slow))
+    script = hosted.load(f"function {MAIN}() {{ KSR.tm.t_relay(); KSR.info('on'); }}", LIMIT, drive=slow)
+    before = hosted.engine.isolate
+    error = hosted.run(script).error
+    assert isinstance(error, ScriptTimeout)
+    assert error.cause == "time limit reached: ran longer than 0.2 s, in KSR.tm.t_relay"
+    assert (hosted.engine.isolate, hosted.said) == (before, [])
     assert looks[1] - looks[0] >= PATIENCE
 
 
