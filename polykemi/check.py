@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from polykemi.config import Settings
+from polykemi.control.logs import warn_of_unknown
 from polykemi.errors import DataError, UsageError
 from polykemi.kemi.log_levels import TOP
 from polykemi.node import Node, assemble
@@ -39,6 +40,7 @@ def check(settings: Settings, say: Callable[[str], None]) -> None:
         with tempfile.TemporaryDirectory() as directory:
             copy = _copied(settings.data / FILE_NAME, Path(directory))
             with closing(_node(settings, copy, lambda items: None)) as node:
+                warn_of_unknown(settings.log.levels)
                 mistakes = [str(one) for one in node.versions.inspect()]
             if not mistakes and settings.reload.smoke is not None:
                 rehearse(partial(_node, settings, copy), settings.reload.smoke)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from polykemi import __version__, compiled, memory
 from polykemi.config import Settings
+from polykemi.control.logs import warn_of_unknown
 from polykemi.engines.stuck import leave
 from polykemi.kemi.route import CONFIG_NAMES, Route
 from polykemi.logs import Log
@@ -42,6 +43,7 @@ def _serve(settings: Settings, say: Callable[[str], None], written: Log, *, watc
         memory.bound(most)
     try:
         router = server.router
+        warn_of_unknown(settings.log.levels)  # before they are set, which makes them
         written.attach(router.services, router.context, router.where)
         server.open()
         if early:

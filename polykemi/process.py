@@ -8,12 +8,16 @@ import fcntl
 import grp
 import os
 import pwd
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from polykemi.errors import DataError, UsageError
 
 LOCK: Final = "lock"  # in the data directory
+PATIENCE: Final = 5.0  # seconds that another server may have a directory locked
 
 
 class DataLock:
@@ -69,9 +73,7 @@ class PidFile:
         self._path = path
         fresh = path.with_name(f".{path.name}.new")  # always the same: what was left half-written is overwritten
         try:
-            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX)  # two that start look one after the other
+            with locked(path.parent):  # two that start look one after the other
                 self._refuse_others()
                 self._descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,8 +82,6 @@ class PidFile:
                 if user:
                     os.fchown(self._descriptor, pwd.getpwnam(user).pw_uid, -1)
                 fresh.rename(path)
-            finally:
-                os.close(directory)
         except OSError as error:
             with contextlib.suppress(OSError):
                 fresh.unlink()
@@ -113,6 +113,25 @@ class PidFile:
                 except PermissionError:
                     os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """Lock a directory, and give its descriptor. Raise OSError: also when somebody keeps it, as anybody can who may read it."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise BlockingIOError(errno.EWOULDBLOCK, f"another process holds a lock of {path}") from None
+            time.sleep(0.01)
+        yield directory
+    finally:
+        os.close(directory)
 
 
 def drop_privileges(user: str, group: str, data: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Final
 
 from polykemi.config import EngineSettings, ModuleSettings, RouteSettings, Settings, typed_params
+from polykemi.control.logs import warn_of_unknown
 from polykemi.engines.base import Engine, Limits
 from polykemi.errors import ConfigError, RpcError, UsageError
 from polykemi.kemi.log_levels import LEVELS
@@ -173,6 +174,7 @@ class Reconfiguration:
         if new.level != old.level:
             levels.set(LEVELS[new.level])
         if new.levels != old.levels:
+            warn_of_unknown(new.levels)
             for name in old.levels.keys() | new.levels.keys():
                 levels.set(LEVELS[new.levels[name]] if name in new.levels else logging.NOTSET, name)
         return [f"[log] {key}" for key in _LEVELS if getattr(new, key) != getattr(old, key)]

@@ -185,6 +185,8 @@ class Versions:
                 kept = ", ".join(str(one.number) for one in self._kept)
                 raise NoVersion(f"no version {number}; kept: {kept}")
             version = found
+        if version is current:
+            raise NoVersion(f"version {number} is the current one")
         self._router.take(version)
         self._router.services.count("app.rollbacks")
         log.warning("rollback: version %d takes over from version %d", version.number, current.number)

@@ -152,6 +152,11 @@ def test_a_server_that_runs_is_no_hindrance(check: Check, tmp_path: Path) -> Non
         assert check("route.lua").code == 0
 
 
+def test_a_mistyped_logger_is_said(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "polykemi.toml").write_text('[engines]\nlua = "route.lua"\n[log]\nlevels = { disptcher = "debug" }\n')
+    assert check() == Ran(0, "[log] levels: disptcher is unknown, did you mean dispatcher?\nin order\n", "")
+
+
 def test_warnings_are_said_and_are_no_mistakes(check: Check, tmp_path: Path) -> None:
     (tmp_path / "list").write_text("1 sip:192.0.2.1 0 0 socket=udp:192.0.2.77:1\n1 sip:192.0.2.1\n")
     (tmp_path / "polykemi.toml").write_text("[engines]\nlua = 'route.lua'\n[modules.dispatcher]\nlist_file = 'list'\n")

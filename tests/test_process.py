@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from polykemi.errors import DataError, UsageError
-from polykemi.process import DataLock, PidFile, drop_privileges
+from polykemi.process import DataLock, PidFile, drop_privileges, locked
 
 HOLDER = """
 import sys
@@ -79,6 +79,19 @@ def test_that_of_a_living_server_is_kept_and_that_of_a_killed_one_replaced(tmp_p
     assert path.exists()
     with closing(PidFile(path)):
         assert path.read_text() == f"{os.getpid()}\n"
+
+
+def test_who_holds_the_directorys_lock_does_not_hold_up_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may read a directory can lock it, /run among them."""
+    monkeypatch.setattr("polykemi.process.PATIENCE", 0.0)
+    with (
+        locked(tmp_path),
+        pytest.raises(UsageError, match=f"pid_file: {tmp_path}/x.pid: another process holds a lock of {tmp_path}"),
+    ):
+        PidFile(tmp_path / "x.pid")
+    PidFile(tmp_path / "x.pid").close()
 
 
 def test_a_half_written_one_is_no_obstacle_and_leaves_no_trace(tmp_path: Path) -> None:

@@ -208,6 +208,15 @@ def test_the_log_level_changes(site: Site) -> None:
     assert logging.getLogger("polykemi.tm").level == logging.NOTSET
 
 
+def test_a_logger_that_there_is_not_is_told_of(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.file.write_text(site.file.read_text() + '[log]\nlevels = { dilog = "debug", dialog = "info" }\n')
+    assert site.reload()["changed"] == ["[log] levels"]
+    assert "[log] levels: dilog is unknown, did you mean dialog?" in caplog.messages
+    assert len([text for text in caplog.messages if "[log] levels" in text]) == 1
+    site.edit("levels = {", "# levels = {")
+    assert site.reload()["changed"] == ["[log] levels"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -23,8 +23,9 @@ class App:
 
     @rpc("app.reload")
     def reload(self, *options: str, now: float) -> dict[str, Any]:
-        """Load all scripts anew; they take over when they are in order. --dry-run: only see whether they are. --force: also with
-        calls of functions and handlers that are not there.
+        """Load all scripts anew; they take over when they are in order.
+
+        --dry-run: only see whether they are. --force: also with calls of functions and handlers that are not there.
         """
         given = [one if one.startswith("-") else f"--{one}" for one in options]
         for one, option in zip(options, given, strict=True):

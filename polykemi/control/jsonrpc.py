@@ -36,6 +36,7 @@ class Client(Protocol):
     """A connection that can be told of more than answers."""
 
     closed: list[Callable[[], None]]  # called when it is gone
+    relieved: list[Callable[[], None]]  # called when there is room again
 
     def push(self, line: bytes) -> bool:
         """Send a line; tell whether there was room for it, as there is not while what went before is not read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, Final
 
 from polykemi.config.table import unknown
@@ -10,6 +11,8 @@ from polykemi.errors import RpcError
 from polykemi.kemi.log_levels import LEVELS, TOP, Levels, level_of, name_of, number_of
 from polykemi.kemi.rpc import INVALID_PARAMS, rpc
 from polykemi.log_watches import KINDS, SECONDS, Watches
+
+log = logging.getLogger("polykemi.control")
 
 _DEFAULT: Final = "default"
 # what Kamailio's names of parts that are no modules stand for
@@ -109,13 +112,25 @@ def _level(text: str, *more: str) -> int:
 
 def _logger(text: str) -> str:
     """Return the name of a logger that there is. Raise RpcError."""
-    name = text.removeprefix(f"{TOP}.")
-    loggers = sorted(
-        one.removeprefix(f"{TOP}.") for one in logging.root.manager.loggerDict if one.startswith(f"{TOP}.")
-    )
+    name, loggers = text.removeprefix(f"{TOP}."), _loggers()
     if name not in loggers:
         raise RpcError(INVALID_PARAMS, f"log.level: {text} is no level, and as a logger {unknown(name, loggers)}")
     return name
+
+
+def _loggers() -> list[str]:
+    return sorted(one.removeprefix(f"{TOP}.") for one in logging.root.manager.loggerDict if one.startswith(f"{TOP}."))
+
+
+def warn_of_unknown(levels: Iterable[str]) -> None:
+    """Warn of names in ``[log] levels`` that are no loggers: what is mistyped changes nothing.
+
+    It is no error: loggers of parts that this server does without are not there.
+    """
+    loggers = _loggers()
+    for text in levels:
+        if (name := text.removeprefix(f"{TOP}.")) not in loggers:
+            log.warning("[log] levels: %s is %s", text, unknown(name, loggers))
 
 
 def _known_kind(kind: str) -> None:

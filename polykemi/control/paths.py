@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from polykemi.errors import UsageError
+from polykemi.process import locked
 
 _LONGEST: Final = 107  # octets that a socket's address has room for (struct sockaddr_un)
-PATIENCE: Final = 5.0  # seconds that another server may look
 
 
 def bind(sock: socket.socket, path: Path) -> os.stat_result:
@@ -26,8 +24,7 @@ def bind(sock: socket.socket, path: Path) -> os.stat_result:
     """
     try:
         os.fchmod(sock.fileno(), 0o600)  # on Linux the file gets the mode that the socket has when it is bound
-        with directory_of(path) as directory:
-            _lock(directory, path)  # one server at a time looks whether a socket is stale
+        with locked(path.parent) as directory:  # one server at a time looks whether a socket is stale
             address = address_of(path, directory)
             try:
                 sock.bind(address)
@@ -49,19 +46,6 @@ def unbind(path: Path, bound: os.stat_result) -> None:
             path.unlink()
     except OSError:  # it is gone already, perhaps with its directory
         pass
-
-
-def _lock(directory: int, path: Path) -> None:
-    """Lock the directory of ``path``. Raise UsageError when somebody else keeps it, as anybody can who may read it."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                raise UsageError(f"cannot listen on {path}: another process holds a lock of {path.parent}") from None
-        time.sleep(0.01)
 
 
 @contextmanager

@@ -183,12 +183,16 @@ class Watch:
 
     def give(self, event: Event) -> bool:
         """Hand an event over, behind the number of those that are lost; tell whether it is not one of them."""
-        if self.lost and self._give(Event({"event": "lost", "count": self.lost})):
-            self.lost = 0
-        given = not self.lost and self._give(event)
+        given = self.tell_of_loss() and self._give(event)
         if not given and not self.is_over:
             self.lost += 1
         return given
+
+    def tell_of_loss(self) -> bool:
+        """Hand over how many events are lost; tell whether nothing of that is left to be told."""
+        if self.lost and self._give(Event({"event": "lost", "count": self.lost})):
+            self.lost = 0
+        return not self.lost
 
     def is_done(self, came: list[Seen], went: list[Seen], waiting: set[tuple[str, str]]) -> bool:
         """Tell whether the first transaction is over after a turn in which these messages came and went.
@@ -239,6 +243,16 @@ class Tracer:
             self._router.look(self, on=False)
             self._probes.unwatch(self._recorder.called)
             self._forget()
+
+    def go_on(self, watch: Watch) -> None:
+        """Tell ``watch``, which has room again, what there was none for: nothing else may happen for long."""
+        if watch in self._watches:
+            watch.tell_of_loss()
+            self._end(watch)
+
+    def _end(self, watch: Watch) -> None:
+        if watch.is_over and watch.give(Event({"event": "end"})):  # else there is no room for it yet
+            self.detach(watch)
 
     # ---- the router tells
     def follow(self, process: Process[None], message: Message, flow: Flow, now: float) -> Process[None]:
@@ -305,8 +319,7 @@ class Tracer:
                 if watch.follows(call_id) if call_id is not None else watch.takes_malformed(host):
                     watch.give(event)
             watch.is_over = watch.is_over or watch.is_done(came, went, waiting)
-            if watch.is_over and watch.give(Event({"event": "end"})):  # else there is no room for it yet
-                self.detach(watch)
+            self._end(watch)
 
     def _forget(self) -> None:
         self._events, self._came, self._waiting = [], [], set()
@@ -354,4 +367,5 @@ class Tracing:
         watch = Watch(wanted, lambda event: client.push(event.line(whole=bool(messages))), once=bool(once))
         self._tracer.attach(watch)
         client.closed.append(lambda: self._tracer.detach(watch))
+        client.relieved.append(lambda: self._tracer.go_on(watch))
         return {"call_id": call_id, "user": user, "ip": wanted.ip}

@@ -75,6 +75,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, answer: Asked, connections: set[_Connection]) -> None:
         self._loop, self._answer, self._connections = loop, answer, connections
         self.closed: list[Callable[[], None]] = []
+        self.relieved: list[Callable[[], None]] = []
         self._received = bytearray()
         self._reading = True
         self._ended = False  # the client sends no more
@@ -120,6 +121,8 @@ class _Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on."""
         self._full = False
+        for tell in self.relieved:
+            tell()
         self._go_on()
 
     def push(self, line: bytes) -> bool:

@@ -52,6 +52,9 @@ Refusal = tuple[int, str]  # code and text of an error
 # name, and what is answered when parameters are missing: beside the methods, as compiled ones take no attributes
 _marks: Final[dict[Callable[..., Any], tuple[str, Refusal | None]]] = {}
 _NUMBERS: Final = {int: re.compile(r"-?[0-9]{1,18}"), float: re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")}
+_MOST: Final = (
+    10**18
+)  # numbers are nearer to 0 than this, as those that come as texts: what they are added to stays a number
 _EXPECTED: Final[dict[Any, str]] = {int: "an integer", float: "a number", str: "a text"}
 
 
@@ -111,6 +114,10 @@ class Command:
         A number is a text too (users are named 1001), and so is a text a number that is written as one (kamcli sends texts).
         """
         kind, given = parameter.annotation, type(value)
+        if kind is not str and given in (int, float) and not -_MOST < value < _MOST:
+            raise RpcError(
+                INVALID_PARAMS, f"{self.name}: {parameter.name}: expected {_EXPECTED[kind]} of at most 18 digits"
+            )
         if given is kind:
             return value
         if given is int and kind is float:
@@ -160,7 +167,8 @@ def _declared(part: type) -> list[tuple[str, Command]]:
         for parameter in parameters:
             if parameter.annotation not in _EXPECTED or parameter.kind is Parameter.KEYWORD_ONLY:
                 raise TypeError(f"{name}: parameter {parameter.name} must be int, float or str, by position")
-        wants_now, doc = len(parameters) < len(given), inspect.getdoc(method) or ""
+        # people read it at a terminal
+        wants_now, doc = len(parameters) < len(given), (inspect.getdoc(method) or "").replace("``", "`")
         signature = signature.replace(parameters=parameters)
         out.append((attribute, Command(name, doc, method, signature, wants_now, missing)))
     return out

@@ -9,11 +9,12 @@ from polykemi.errors import DataError, LimitReached, RpcError
 from polykemi.kemi.rpc import rpc
 from polykemi.modules.base import Module, Services
 from polykemi.modules.htable_database import load, store
-from polykemi.modules.htable_table import NEVER, Room, Table, Value, parse_definition
+from polykemi.modules.htable_table import Room, Table, Value, parse_definition
 
 _FAILED: Final = 500
 _NO_ITEM: Final = (500, "Not enough parameters (htable name, key name and value)")
 _NOT_FOUND: Final = 404
+_LAST: Final = 253402300799.0  # 9999-12-31 23:59:59: beyond it no date can be written
 _TEXT: Final = 2  # the flag of a text, as Kamailio has it
 
 
@@ -47,7 +48,7 @@ class HtableCommands(Module):
         if not found.has(key, now):
             raise RpcError(_FAILED, "Key name doesn't exist in htable.")
         value, expires = found.items[key]
-        shown = "NEVER" if expires == NEVER else f"{datetime.fromtimestamp(expires, UTC):%Y-%m-%d %H:%M:%S}"
+        shown = "NEVER" if expires > _LAST else f"{datetime.fromtimestamp(expires, UTC):%Y-%m-%d %H:%M:%S}"
         return {"item": {"name": key, "value": value, "flags": _TEXT * isinstance(value, str), "expire": shown}}
 
     @rpc("htable.sets", _NO_ITEM)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import Xval, export
 from polykemi.modules.base import Module, Services
-from polykemi.modules.pv_rpc import PvCommands
+from polykemi.modules.pv_rpc import PvCommands, shared_value
 from polykemi.pv.accessor import Accessor, Factory
 from polykemi.pv.classes.factories import no_index, plain, required
 from polykemi.pv.classes.script import to_int
@@ -18,15 +18,38 @@ from polykemi.pv.classes.script import to_int
 if TYPE_CHECKING:
     from polykemi.pv.compiler import Variables
 
+_KINDS: Final = {"i": "int", "s": "str"}
+
 log = logging.getLogger("polykemi.pv")
 
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """Core parameters of the cache of compiled names."""
+    """Core parameters of the cache of compiled names, and what variables begin with: ``NAME=i:NUMBER`` or ``NAME=s:TEXT``."""
 
     pv_cache_limit: int = 2048  # compiled names that are kept
     pv_cache_action: int = 0  # 0: warn once when the limit is reached
+    shvset: tuple[str, ...] = ()  # values of `$shv(NAME)` at the start: `NAME=i:NUMBER` or `NAME=s:TEXT`
+    varset: tuple[str, ...] = ()  # values of `$var(NAME)` at the start, likewise
+
+    def __post_init__(self) -> None:
+        for name in ("shvset", "varset"):
+            try:
+                _beginnings(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+
+
+def _beginnings(definitions: Iterable[str]) -> dict[str, int | str]:
+    """Return what variables begin with. Raise ValueError."""
+    out: dict[str, int | str] = {}
+    for text in definitions:
+        name, _, rest = text.partition("=")
+        kind, colon, value = rest.partition(":")
+        if not name or not colon or kind not in _KINDS:
+            raise ValueError(f"expected NAME=i:NUMBER or NAME=s:TEXT, got {text!r}")
+        out[name] = shared_value(_KINDS[kind], value)
+    return out
 
 
 class Pv(Module):
@@ -39,6 +62,9 @@ class Pv(Module):
         super().__init__(services, params)
         self._variables = services.variables
         self._variables.bound(self.params.pv_cache_limit, self.params.pv_cache_action)
+        environment = services.variables.environment
+        environment.shared.update(_beginnings(self.params.shvset))
+        environment.variables.update(_beginnings(self.params.varset))
         self._getters = services.variables.getters
 
     def commands(self) -> tuple[object, ...]:

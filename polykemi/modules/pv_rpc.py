@@ -7,6 +7,7 @@ from typing import Any, Final
 from polykemi.errors import RpcError
 from polykemi.kemi.rpc import rpc
 
+_MOST: Final = 1 << 63
 _NOT_FOUND: Final = (404, "Variable not found")
 
 
@@ -35,10 +36,23 @@ class PvCommands:
         if name not in self._shared:
             raise RpcError(*_NOT_FOUND)
         try:
-            self._shared[name] = int(value) if kind == "int" else value
-        except ValueError:
-            raise RpcError(500, f"expected an integer, got {value}") from None
+            self._shared[name] = shared_value(kind, value)
+        except ValueError as error:
+            raise RpcError(500, str(error)) from None
         return "Ok. Variable set to new value."
+
+
+def shared_value(kind: str, text: str) -> int | str:
+    """Return the value that ``text`` stands for; kind: int or str. Raise ValueError for what is no integer of 64 bits."""
+    if kind == "str":
+        return text
+    try:
+        number = int(text)
+    except ValueError:
+        number = _MOST
+    if not -_MOST <= number < _MOST:
+        raise ValueError(f"expected an integer, got {text}")
+    return number
 
 
 def _described(name: str, value: int | str) -> dict[str, Any]:

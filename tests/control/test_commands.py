@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from polykemi.errors import RpcError
 from polykemi.kemi.figures import Counted
 from polykemi.kemi.route import Route
 from polykemi.kemi.route_stats import RouteStats
+from polykemi.testing import ServerUnderTest
 
 COUNTERS = {"sl.sent_replies": 3, "sl.200_replies": 2, "core.rcv_requests": 5, "usrloc.location_expires": 1}
 
@@ -136,3 +138,11 @@ def test_methods_are_described_by_group(server: JsonRpc) -> None:
     assert len(call(server, "system.describe")) == len(server.commands)
     with pytest.raises(RpcError, match="no method begins with stat5: unknown, did you mean stats"):
         call(server, "system.describe", "stat5")
+
+
+def test_what_a_method_does_is_a_whole_sentence_for_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "a.lua").write_text("function ksr_request_route() end\n")
+    with ServerUnderTest({"lua": str(tmp_path / "a.lua")}) as made:
+        rows = call(made.node.rpc, "system.describe")
+    assert {"app.reload", "log.level", "trace.attach"} <= {row["method"] for row in rows}
+    assert [row["method"] for row in rows if not row["does"].endswith(".") or "``" in row["does"]] == []

@@ -439,12 +439,21 @@ class Connection:
 
     def __init__(self) -> None:
         self.closed: list[Callable[[], None]] = []
+        self.relieved: list[Callable[[], None]] = []
         self.lines: list[dict[str, Any]] = []
+        self.is_full = False
 
     def push(self, line: bytes) -> bool:
         """Take a line."""
-        self.lines.append(json.loads(line))
-        return True
+        if not self.is_full:
+            self.lines.append(json.loads(line))
+        return not self.is_full
+
+    def read(self) -> None:
+        """Have room again."""
+        self.is_full = False
+        for tell in self.relieved:
+            tell()
 
 
 def attach(server: ServerUnderTest, client: Connection | None, **params: Any) -> dict[str, Any]:
@@ -469,6 +478,18 @@ def test_a_connection_that_attaches_gets_notifications_until_it_is_gone(lua: Ser
             gone()
     lua.receive(message("OPTIONS", 2), PHONE)
     assert len(other.lines) == 3
+    assert lua.node.router.onlookers == ()
+
+
+def test_who_reads_again_is_told_of_what_was_lost_and_of_the_end_though_nothing_happens(lua: ServerUnderTest) -> None:
+    client = Connection()
+    attach(lua, client, once=1)
+    client.is_full = True
+    lua.receive(message("OPTIONS", 1), PHONE)
+    client.read()
+    assert [line["params"] for line in client.lines] == [{"event": "lost", "count": 3}, {"event": "end"}]
+    client.read()
+    assert len(client.lines) == 2
     assert lua.node.router.onlookers == ()
 
 

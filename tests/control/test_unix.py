@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from polykemi.control import client, paths, unix
+from polykemi.control import client, unix
 from polykemi.control.jsonrpc import Client
 from polykemi.control.paths import directory_of
 from polykemi.control.unix import LONGEST, MOST, ControlSocket, connect
@@ -140,7 +140,7 @@ def test_who_holds_the_directorys_lock_does_not_hold_up_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever may read a directory can lock it."""
-    monkeypatch.setattr(paths, "PATIENCE", 0.0)
+    monkeypatch.setattr("polykemi.process.PATIENCE", 0.0)
     with directory_of(tmp_path / "s") as directory:
         fcntl.flock(directory, fcntl.LOCK_SH)
         with pytest.raises(

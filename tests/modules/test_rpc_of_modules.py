@@ -13,9 +13,11 @@ from polykemi.kemi.rpc import commands_of
 from polykemi.modules.base import Module, Services
 from polykemi.modules.core import Core as CoreModule
 from polykemi.modules.corex import Corex
+from polykemi.modules.htable import Htable
 from polykemi.modules.permissions import Permissions
 from polykemi.modules.pike import Pike
 from polykemi.modules.pipelimit import Pipelimit
+from polykemi.modules.pv import Params as PvParams
 from polykemi.modules.pv import Pv
 from polykemi.modules.ratelimit import Ratelimit
 from polykemi.modules.sl import Sl
@@ -72,7 +74,28 @@ def test_shared_variables_are_shown_and_set() -> None:
     )
     assert refused(made, "pv.shvSet", "name", "xx", "a")[1] == "Unknown parameter type (Types: int or str)"
     assert refused(made, "pv.shvSet", "debug", "int", "a") == (500, "expected an integer, got a")
+    assert refused(made, "pv.shvSet", "debug", "int", "9" * 19) == (500, f"expected an integer, got {'9' * 19}")
     assert refused(made, "pv.shvSet", "debug")[0] == 500
+
+
+def test_variables_begin_with_what_the_configuration_says() -> None:
+    made = services(Pv, params={"pv": {"shvset": ("debug=i:-1", "name=s:a=b:c", "no=s:"), "varset": ("v=i:7",)}})
+    environment = made.variables.environment
+    assert environment.shared == {"debug": -1, "name": "a=b:c", "no": ""}
+    assert environment.variables == {"v": 7}
+    assert ask(made, "pv.shvGet", "debug")["value"] == -1
+
+
+def test_an_item_that_expires_after_all_dates_never_does() -> None:
+    made = services(Htable, params={"htable": {"htable": ("a=>size=4",)}})
+    ask(made, "htable.setxs", "a", "k", "v", 10**18 - 1)
+    assert ask(made, "htable.get", "a", "k")["item"]["expire"] == "NEVER"
+
+
+@pytest.mark.parametrize("text", ["x", "x=1", "x=i", "x=i:", "x=i:1a", "=i:1", "x=f:1", f"x=i:{1 << 63}"])
+def test_what_no_variable_can_begin_with_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^shvset: expected "):
+        PvParams(shvset=(text,))
 
 
 def test_the_tables_of_permissions_are_shown() -> None:
