@@ -56,7 +56,7 @@ class Blocks:
         self.stats = RouteStats()
         self.version: Version  # that what begins now is routed by
         self.depth = services.limits.depth
-        self.last_error: Exception | None = None  # of a script
+        self.last_error: Exception | None = None  # of a script, in a rehearsal
         self.onlookers: tuple[Onlooker, ...] = ()
         self._reloaded = False  # there may be messages of other versions
         self._clock = clock
@@ -224,7 +224,8 @@ class Blocks:
         if error is None:
             return
         self.block(ctx.shared.version, ctx.kind, ctx.callback).fail(error)
-        self.last_error = error
+        if self.services.is_rehearsal:  # elsewhere its traceback would keep the version that it happened in
+            self.last_error = error
         self.services.count("core.script_errors")
         if isinstance(error, ScriptTimeout):
             self.services.count("core.script_timeouts")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import re
 import time
@@ -228,7 +229,7 @@ def test_a_pipe_in_the_place_of_a_script_holds_up_nothing(lab: Lab) -> None:
 def test_a_python_script_that_would_be_compiled_for_long_does_not_get_in(tmp_path: Path) -> None:
     with (lab := Lab("python", tmp_path)).server:
         lab.write("B", "\nx = 1" * 300_000)
-        with pytest.raises(ScriptLoadError, match=r"has 18\d+ octets, more than 1048576"):
+        with pytest.raises(ScriptLoadError, match=r"has 18\d+ octets, more than 524288"):
             lab.server.reload()
         assert lab.version() == "A"
 
@@ -380,6 +381,23 @@ def test_a_version_ends_with_its_last_call(lab: Lab) -> None:
     lab.server.advance(60)
     assert lab.versions()[0] == (3, "kept")
     assert not scripts[0].has("ksr_request_route")  # closed
+
+
+def test_an_error_does_not_keep_the_version_that_it_happened_in(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    fails = {
+        "lua": "function ksr_request_route() KSR.pv.get('$ru').x.y() end",
+        "js": "function ksr_request_route() { null.x; }",
+        "python": "import KSR\ndef ksr_request_route():\n    None.x()\n",
+    }
+    caplog.set_level(logging.CRITICAL, "polykemi.router")  # pytest's records keep what they tell of
+    lab.path.write_text(fails[lab.engine])
+    lab.server.reload()
+    (failed,) = lab.send("OPTIONS")
+    assert failed.start_line == "SIP/2.0 500 Server Internal Error"
+    for letter in "CDEFG":
+        lab.reload(letter)
+    lab.send("OPTIONS", "other")
+    assert [number for number, _ in lab.versions()] == [3, 4, 5, 6, 7]
 
 
 def test_rollback_goes_to_the_version_before_or_to_one_by_number(lab: Lab) -> None:

@@ -23,6 +23,7 @@
 //   words[15]      the number of the route block that runs, 0 while a script is loaded
 //   doubles[0]     a number that is no small integer
 //   last[0]        the number of the export that was called last in the route block that runs, -1: none
+//   noted[0]       the number that JavaScript has kept the text of a result under; Python sets it to -1 when it gives a number
 //   octets, units  the text area: one octet or one UTF-16 code unit a character
 //
 // Python runs a block (js_runtime.js) also from inside of a call of ours into Python (t_relay runs a branch route): what is on
@@ -47,7 +48,7 @@
   const ZERO = 128, TEXTS = 256; // a small integer, a text that Python has numbered
 
   const words = new Int32Array(shared, 0, 16), doubles = new Float64Array(shared, 64, 1);
-  const last = new Int32Array(shared, 72, 1);
+  const last = new Int32Array(shared, 72, 1), noted = new Int32Array(shared, 76, 1);
   const octets = new Uint8Array(shared, TEXT), units = new Uint16Array(shared, TEXT);
   const { kept, seen, texts } = tables;
 
@@ -183,7 +184,10 @@
       case UNITS: {
         const number = words[2];
         const text = textFrom(code === OCTETS ? octets : units, words[1]);
-        if (number >= 0) texts[number] = text;
+        if (number >= 0) {
+          texts[number] = text;
+          noted[0] = number;
+        }
         return text;
       }
       case PIECES: {

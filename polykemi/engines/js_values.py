@@ -1,8 +1,9 @@
 """Arguments and results on their way between JavaScript and Python: the shared buffer (layout: js_values.js).
 
 Texts are Unicode in JavaScript and octets in Python. Those that come again cross once: each side numbers what it has sent
-twice, later only the number crosses. Both tables are bounded and start again when they are full. What came only once waits
-in a set that is bounded as well.
+twice, later only the number crosses, once the other side is known to have it: JavaScript may have run out of stack, or been
+stopped, before it had. Both tables are bounded and start again when they are full. What came only once waits in a set that is
+bounded as well.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Values:
         self.texts = [""] * _KEPT  # those that JavaScript has numbered
         self._double = shared[64:72].cast("d")
         self.last = shared[72:76].cast("i")  # the number of the export that was called last, -1: none
+        self._noted = shared[76:80].cast("i")  # the number that JavaScript has kept a text under, -1: it is still to
+        self._offered: str | None = None  # that text, until its number is known to be JavaScript's
         self._area = shared[_TEXT:]
         self.codes: dict[Any, int] = dict(_INTEGERS)  # of small integers and of the texts that Python has numbered
         self._seen: set[str] = set()
@@ -73,6 +76,12 @@ class Values:
         raise TypeError(f"no value of KEMI: {value!r}")
 
     def _put_text(self, octets: str) -> int:
+        if self._offered is not None:
+            if self._noted[0] >= 0:
+                self.codes[self._offered] = TEXTS + self._noted[0]
+            self._offered = None
+            if octets in self.codes:
+                return self.codes[octets]
         text = octets if octets.isascii() else from_octets(octets)
         size = len(text)
         if size > _PIECE:
@@ -91,7 +100,7 @@ class Values:
         return kind
 
     def _number(self, text: str) -> int:
-        """Return the number that ``text`` shall have from now on, -1 when it comes for the first time."""
+        """Return the number that JavaScript shall keep ``text`` under, -1 when it comes for the first time."""
         seen, codes = self._seen, self.codes
         if text not in seen:
             if len(seen) >= _SEEN:
@@ -100,14 +109,11 @@ class Values:
             return -1
         number = len(codes) - len(_INTEGERS)
         if number == _KEPT:
-            self._forget()
+            codes.clear()
+            codes.update(_INTEGERS)
             number = 0
-        codes[text] = TEXTS + number
+        self._offered, self._noted[0] = text, -1
         return number
-
-    def _forget(self) -> None:
-        self.codes.clear()
-        self.codes.update(_INTEGERS)
 
     def rest(self) -> None:
         """Write the next piece of a long result, of length 0 when there is none."""
@@ -157,14 +163,13 @@ class Values:
         return str(self._area[at : at + 2 * length], "utf-16-le", "surrogatepass")
 
     def stopped(self, block: int, *, nested: bool) -> None:
-        """JavaScript was stopped: it may have missed the number of a result, and left marks of ``block``, or half of a text."""
+        """JavaScript was stopped: it may have left marks of ``block``, or half of a text."""
         if nested:
             self.words[3] = ENTERED  # of the block around it
         self.words[_STATE] = _OPEN if nested else _CLOSED
         self.words[RUN] = -(block & 0x3FFFFFFF) if nested else 0  # one that no block has had
         self.words[4] = NULL  # else the next block would take what a load was to take for its argument
         self._rest = memoryview(b"")
-        self._forget()
         self._pieces.clear()
 
     def close(self) -> None:
@@ -172,4 +177,5 @@ class Values:
         self.words.release()
         self._double.release()
         self.last.release()
+        self._noted.release()
         self._area.release()

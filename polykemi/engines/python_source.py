@@ -14,9 +14,8 @@ from polykemi.engines.base import read_script
 from polykemi.errors import ScriptLoadError
 
 _CHILD_RANK: Final = 1  # of Kamailio's first SIP worker
-_LARGEST: Final = (
-    1 << 20
-)  # octets of a script: nothing stops the compiler, and all else waits for it, a second for so many
+# octets of a script: nothing stops the compiler, and all else waits for it, half a second for so many
+_LARGEST: Final = 512 << 10
 _FOREIGN: Final = tuple(  # directories of code that is no script's, wherever the script may be
     f"{path}/"
     for path in (Path(__file__).parent.parent, *(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")))

@@ -32,7 +32,13 @@ log = logging.getLogger("polykemi.kemi")
 BOUND_CODE: Final = "<KSR>"  # the file name of the generated functions' code
 MISSING: Any = object()
 MAX_ARGUMENTS: Final = 6  # of any function (SR_KEMI_PARAMS_MAX)
-_PLAIN: Final = (bool, float, int, str, type(None))  # the only arguments that outlive their call: see ``LuaEngine``
+_PLAIN: Final = (
+    bool,
+    float,
+    int,
+    str,
+    type(None),
+)  # arguments that may outlive their call: see ``forget_arguments`` (Lua)
 _SHOWN: Final = 64  # characters of a refused text that go into the log
 
 

@@ -473,6 +473,28 @@ def test_endless_recursion_is_an_error_of_that_route_only(bench: Bench) -> None:
     assert bench.said == ["fine"]
 
 
+def test_results_are_not_mixed_up_when_the_stack_was_full(hosted: Bench) -> None:
+    script = hosted.load(
+        f"""let left = 0, failed = 0; const wrong = [];
+        function deep(key) {{
+            try {{ deep(key); }} catch (e) {{}}
+            try {{ if (left-- > 0) KSR.pv.get(key), KSR.pv.get(key); }} catch (e) {{ failed++; }}
+        }}
+        function {MAIN}() {{
+            for (let i = 0; i < 160; i++) {{
+                left = i % 160;
+                deep("k" + i);
+                for (let j = 0; j < 3; j++) if (KSR.pv.get("k" + i) !== "v" + i) wrong.push(i);
+            }}
+            KSR.info((failed > 0) + " " + wrong.join());
+        }}"""
+    )
+    ctx = hosted.block()
+    ctx.cache.update({f"k{i}": f"v{i}" for i in range(160)})
+    assert hosted.run(script, ctx).error is None
+    assert hosted.said == ["true "]
+
+
 def test_a_bug_in_an_export_fails_the_route_and_is_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     ctx = bench.run(bench.load(f"function {MAIN}() {{\n KSR.odd.crash();\n}}"))
     assert isinstance(ctx.error, ScriptError)
@@ -519,7 +541,7 @@ def test_ksr_is_closed_for_what_a_stopped_route_block_left_behind(bench: Bench) 
             for (;;) {{}}
         }}
         function tell() {{ KSR.info(failures.join()); }}""",
-        Limits(0.05),
+        Limits(0.2),
     )
     bench.run(script, bench.block(), bench.block("tell"))
     assert bench.said == ["Error: KSR is called when no route block runs"]
@@ -531,7 +553,7 @@ def test_what_a_block_has_left_to_promises_when_it_ended_does_not_call_ksr_in_th
         function broken() {{ Promise.resolve("late").then(KSR.info); throw new Error("broken"); }}
         function endless() {{ (function again() {{ Promise.resolve().then(again); }})(); for (;;) {{}} }}
         function fine() {{ KSR.info("fine"); }}""",
-        Limits(0.05),
+        Limits(0.2),
     )
     blocks = [bench.block(name) for name in (MAIN, "fine", "broken", "fine", "endless", "fine")]
     bench.run(script, *blocks)
