@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shell says of those whom SIGPIPE ends).
     """
     if sys.stdout is None:  # it was closed by who has started us
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # as long as the process lives
     try:
         commands.main(arguments, prog_name="polykemi", standalone_mode=False)
     except RpcError as error:
