@@ -34,6 +34,7 @@ STEADY: Final = 60.0  # seconds after which a crash is the first one again
 _MOST_KEPT: Final = 512
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 _PASSED_ON: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_IGNORED: Final = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Supervisor:
@@ -54,7 +55,7 @@ class Supervisor:
         self._notices.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._notices.bind("")  # the kernel chooses an abstract name: whoever the server becomes can send there
         self._woken, wakes = socket.socketpair(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        for number in (*_PASSED_ON, signal.SIGCHLD):
+        for number in (*_PASSED_ON, *_IGNORED, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)  # the number comes out of _woken
         self._wakes = wakes  # the wakeup descriptor holds no reference
         signal.set_wakeup_fd(wakes.fileno())

@@ -541,7 +541,7 @@ def test_ksr_is_closed_for_what_a_stopped_route_block_left_behind(bench: Bench) 
             for (;;) {{}}
         }}
         function tell() {{ KSR.info(failures.join()); }}""",
-        Limits(0.05),
+        Limits(0.2),
     )
     bench.run(script, bench.block(), bench.block("tell"))
     assert bench.said == ["Error: KSR is called when no route block runs"]
@@ -553,7 +553,7 @@ def test_what_a_block_has_left_to_promises_when_it_ended_does_not_call_ksr_in_th
         function broken() {{ Promise.resolve("late").then(KSR.info); throw new Error("broken"); }}
         function endless() {{ (function again() {{ Promise.resolve().then(again); }})(); for (;;) {{}} }}
         function fine() {{ KSR.info("fine"); }}""",
-        Limits(0.05),
+        Limits(0.2),
     )
     blocks = [bench.block(name) for name in (MAIN, "fine", "broken", "fine", "endless", "fine")]
     bench.run(script, *blocks)

@@ -80,7 +80,7 @@ CASES: Final = [
     Case(
         "loop_over_a_text",
         "let s = 'x'; for (let i = 0; i < 22; i++) s += s; for (const k in new String(s)) {}",
-        log=ANEW,
+        log=TIME,  # a fast machine is done with it before V8 is given up
         more=ANEW_IN,
     ),
     Case("product_of_big_integers", "const a = 2n ** (2n ** 29n) - 1n; a * a;", log=ANEW, more=ANEW_IN),
