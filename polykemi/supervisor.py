@@ -46,6 +46,7 @@ class Supervisor:
         self._pid = 0
         self._kept: dict[str, int] = {}  # descriptors of the server's sockets, by name
         self._is_ready = False
+        self._hangs_up = False  # a SIGHUP waits until it is
         self._was_ready = False  # this process or one before
         self._deadline = 0.0  # on the monotonic clock
         self._late: Callable[[], None] = self._abort  # what is done then
@@ -80,7 +81,7 @@ class Supervisor:
 
     def _run_once(self) -> int:
         """Start the server and return what wait(2) says of its end."""
-        self._is_ready = False
+        self._is_ready = self._hangs_up = False
         self._wait_until(time.monotonic() + START, self._abort)
         self._pid = self._start()
         try:
@@ -145,6 +146,7 @@ class Supervisor:
         if number != signal.SIGHUP:
             self._told_to_stop = True
         elif not self._is_ready:  # it may not know this signal yet
+            self._hangs_up = True
             return
         if self._pid:
             os.kill(self._pid, number)
@@ -173,6 +175,9 @@ class Supervisor:
         name = said.get("FDNAME", "")
         if said.get("READY") == "1":
             self._is_ready = self._was_ready = True
+            if self._hangs_up:
+                self._hangs_up = False
+                os.kill(self._pid, signal.SIGHUP)
         if said.get("STOPPING") == "1":
             self._is_ready = False
             self._wait_until(time.monotonic() + self._drain + STOP, self._kill)
