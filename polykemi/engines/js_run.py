@@ -178,6 +178,7 @@ class Run:
         if not block:
             return
         if self.struck != block:
+            self._place = None  # of a block before, which has failed by itself after all
             self._call = running_call(sys._current_frames().get(self._v8.thread))
             self._stop_anyway = time.monotonic() + _GRACE
             self.struck = block

@@ -152,6 +152,17 @@ def test_what_has_come_back_while_that_was_found_out_is_not_given_up(
     run.outermost = 0
 
 
+def test_a_block_that_could_not_say_where_it_was_is_not_told_to_be_where_another_was(hosted: Bench) -> None:
+    hosted.load(f"function {MAIN}() {{}}")
+    run = hosted.engine.isolate.run
+    run._place = "another.js", 7
+    run.outermost = 1
+    run.stop(1)
+    error = run.overtime("this.js")
+    assert (error.file, error.line) == ("this.js", None)
+    run.struck = run.outermost = 0
+
+
 def test_a_block_that_is_held_does_not_ask_for_the_method_of_another_message(hosted: Bench) -> None:
     hosted.load("")
     calls, words = hosted.engine.isolate._calls, hosted.engine.isolate.values.words
