@@ -192,4 +192,5 @@ def test_files_that_are_saved_are_taken(tmp_path: Path, engine: str) -> None:
     new.write_text(SCRIPTS[engine].replace("@", "B"))
     new.replace(lab.script)
     lab.until(lambda: lab.version() == "B")
+    assert "watchfiles" not in lab.server.log()
     lab.close()
