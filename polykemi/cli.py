@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0: done, 1: interrupted or refused by the server, 2: a user's mistake, 141: the output was not read to its end (as the
     shell says of those whom SIGPIPE ends).
     """
+    if sys.stdout is None:  # it was closed by who has started us
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # as long as the process lives
     try:
         commands.main(arguments, prog_name="polykemi", standalone_mode=False)
     except RpcError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -194,8 +194,7 @@ def _test(kind: str, value: str) -> Callable[[Message, Flow], bool]:
     if kind == "call_id":
         return lambda message, _: message.get("call-id") == value
     if kind == "user":
-        user, at, host = value.partition("@")
-        return lambda message, _: _names(message, user, host.lower() if at else None)
+        return lambda message, _: names(message, value)
     try:
         network = ipaddress.ip_network(value, strict=False)
     except ValueError:
@@ -203,19 +202,27 @@ def _test(kind: str, value: str) -> Callable[[Message, Flow], bool]:
     return lambda _, flow: _is_from(flow, network)
 
 
-def _names(message: Message, user: str, host: str | None) -> bool:
-    """Tell whether ``user`` is the caller or the callee: in From, To or the Request-URI."""
-    try:
-        uris = [message.from_.uri, message.to.uri]
-    except SipError:
-        return False
-    if isinstance(message, Request):
-        uris.append(message.uri)
-    for text in uris:
-        uri = parse_uri(text)
-        if uri.user == user and (host is None or uri.host.lower() == host):
+def names(message: Message, wanted: str) -> bool:
+    """Tell whether ``wanted``, a user or user@domain, is caller or callee: in From, To or the Request-URI that can be read."""
+    user, at, host = wanted.partition("@")
+    for text in _uris(message):
+        try:
+            uri = parse_uri(text)
+        except SipError:
+            continue
+        if uri.user == user and (not at or uri.host.lower() == host.lower()):
             return True
     return False
+
+
+def _uris(message: Message) -> Iterator[str]:
+    if isinstance(message, Request):
+        yield message.uri
+    for name in ("from_", "to"):
+        try:
+            yield getattr(message, name).uri
+        except SipError:
+            continue
 
 
 def _is_from(flow: Flow, network: Network) -> bool:

@@ -23,16 +23,19 @@ from typing import Any, Final
 
 from polykemi.control import commands
 from polykemi.control.api import Api
+from polykemi.control.app import App
+from polykemi.control.cfg import Cfg
+from polykemi.control.logs import Logs
 from polykemi.control.names import Dns, DstBlocklist
 from polykemi.control.process import Core, Memory
 from polykemi.control.sockets import Sockets, Tcp
+from polykemi.control.trace import Tracing
 from polykemi.kemi.context import Current
 from polykemi.kemi.coverage import CORE, Coverage, coverage, kamailio_exports
 from polykemi.kemi.ids import Ids
 from polykemi.kemi.registry import Export, Xval, exports_of
 from polykemi.kemi.route import Route
-from polykemi.kemi.route_stats import RouteStats
-from polykemi.kemi.rpc import Command, commands_of
+from polykemi.kemi.rpc import Command, commands_of, declared
 from polykemi.live import mark_of
 from polykemi.modules import MODULES
 from polykemi.modules.base import Module, Outbox, Services
@@ -51,12 +54,10 @@ from polykemi.pv.classes import (
 )
 from polykemi.pv.compiler import Variables
 from polykemi.pv.transformations import STEPS
+from polykemi.reconfigure import Reconfiguration
 from polykemi.sip.flow import Listener
 from polykemi.storage.location import MemoryLocation
 from polykemi.storage.provisioned import Database
-from polykemi.transaction.blocklist import Blocklist
-from polykemi.transport.resolver import Reply, Resolver
-from polykemi.transport.stream import Streams
 
 DIRECTORY: Final = Path(__file__).parents[1] / "docs/reference"
 _TOPICS: Final = (uris, parties, message, network, auth, times, script, avp, branches, transaction)
@@ -294,30 +295,20 @@ def _transformations(instances: Mapping[str, Module]) -> str:
     return "".join(parts)
 
 
+# the parts of a server that have commands and are no modules
+_OF_SERVER: Final = (
+    *(Core, Memory, Sockets, Tcp, Api, App, Reconfiguration, Cfg, Logs, Tracing),
+    *(commands.Stats, commands.Counters, commands.Routes, commands.System, Dns, DstBlocklist),
+)
+
+
 def _commands(instances: Mapping[str, Module]) -> str:
     parts = ["# Commands\n\nAsked with `polykemi rpc`. Those of the server:\n\n"]
-    of_server = (
-        Core("", 0.0),
-        Memory(0),
-        Sockets(next(iter(instances.values())).services),
-        Tcp(Streams(lambda *_: None, lambda: None, lambda *_: None)),
-        Api((), dict),
-        commands.Stats({}),
-        commands.Counters({}, {}),
-        commands.Routes(RouteStats()),
-        commands.System({}),
-        Dns(Resolver(_nobody)),
-        DstBlocklist(Blocklist()),
-    )
-    parts += [_command(command) for part in of_server for command in commands_of(part)]
+    parts += [_command(command) for part in _OF_SERVER for _, command in declared(part)]
     for name, module in instances.items():
         if found := [command for part in module.commands() for command in commands_of(part)]:
             parts += [f"\n## {name}\n\n", *map(_command, found)]
     return "".join(parts)
-
-
-async def _nobody(name: str, kind: str) -> Reply | None:
-    return None
 
 
 def _index(instances: Mapping[str, Module], compared: Mapping[str, Coverage]) -> str:

@@ -144,9 +144,10 @@ class Versions:
     def _check(self, version: Version, *, force: bool) -> tuple[str, ...]:
         """Return what is wrong in ``version``. Raise ScriptLoadError when some of it is new."""
         findings = self._inspect(version)
-        for one in findings:
-            if one.text not in self._router.version.findings and not force:
-                raise ScriptLoadError(str(one.file), one.line, one.text)
+        fresh = [one for one in findings if one.text not in self._router.version.findings]
+        if fresh and not force:
+            more = f" (and {len(fresh) - 1} more: polykemi check)" if len(fresh) > 1 else ""
+            raise ScriptLoadError(str(fresh[0].file), fresh[0].line, f"{fresh[0].text}{more}")
         version.findings = frozenset(one.text for one in findings)
         return tuple(map(str, findings))
 

@@ -279,6 +279,8 @@ class Server:
         for number in (signal.SIGINT, signal.SIGTERM):  # not the loop's handlers: they miss what comes before it runs
             signal.signal(number, self._signalled)
         signal.signal(signal.SIGHUP, self._hang_up)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):  # Kamailio writes into its log then; it does not end
+            signal.signal(number, signal.SIG_IGN)
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then let open transactions finish."""

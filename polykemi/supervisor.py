@@ -34,6 +34,7 @@ STEADY: Final = 60.0  # seconds after which a crash is the first one again
 _MOST_KEPT: Final = 512
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 _PASSED_ON: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_IGNORED: Final = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Supervisor:
@@ -45,6 +46,7 @@ class Supervisor:
         self._pid = 0
         self._kept: dict[str, int] = {}  # descriptors of the server's sockets, by name
         self._is_ready = False
+        self._hangs_up = False  # a SIGHUP waits until it is
         self._was_ready = False  # this process or one before
         self._deadline = 0.0  # on the monotonic clock
         self._late: Callable[[], None] = self._abort  # what is done then
@@ -53,7 +55,7 @@ class Supervisor:
         self._notices.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._notices.bind("")  # the kernel chooses an abstract name: whoever the server becomes can send there
         self._woken, wakes = socket.socketpair(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        for number in (*_PASSED_ON, signal.SIGCHLD):
+        for number in (*_PASSED_ON, *_IGNORED, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)  # the number comes out of _woken
         self._wakes = wakes  # the wakeup descriptor holds no reference
         signal.set_wakeup_fd(wakes.fileno())
@@ -79,7 +81,7 @@ class Supervisor:
 
     def _run_once(self) -> int:
         """Start the server and return what wait(2) says of its end."""
-        self._is_ready = False
+        self._is_ready = self._hangs_up = False
         self._wait_until(time.monotonic() + START, self._abort)
         self._pid = self._start()
         try:
@@ -144,6 +146,7 @@ class Supervisor:
         if number != signal.SIGHUP:
             self._told_to_stop = True
         elif not self._is_ready:  # it may not know this signal yet
+            self._hangs_up = True
             return
         if self._pid:
             os.kill(self._pid, number)
@@ -172,6 +175,9 @@ class Supervisor:
         name = said.get("FDNAME", "")
         if said.get("READY") == "1":
             self._is_ready = self._was_ready = True
+            if self._hangs_up:
+                self._hangs_up = False
+                os.kill(self._pid, signal.SIGHUP)
         if said.get("STOPPING") == "1":
             self._is_ready = False
             self._wait_until(time.monotonic() + self._drain + STOP, self._kill)

@@ -116,7 +116,7 @@ class Inherited:
             except OSError as error:
                 raise UsageError(f"LISTEN_FDS={count}: descriptor {FIRST_FD + number}: {error.strerror}") from None
             sock.set_inheritable(False)
-            sockets.append((sock, names[number] if number < len(names) else "unknown"))
+            sockets.append((sock, names[number] if number < len(names) and names[number] else "unknown"))
         return cls(sockets)
 
     def find(self, proto: str, host: str, port: int) -> socket.socket | None:

@@ -29,6 +29,7 @@ class Watcher:
     def __init__(self, files: Callable[[], Iterable[Path]], changed: Callable[[], None]) -> None:
         self._files, self._changed = files, changed
         self._first = self._places()
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of each change as well
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="polykemi-watch", daemon=True)
         self._thread.start()

@@ -337,6 +337,16 @@ def test_an_output_that_takes_no_more_is_no_traceback(
         assert says in sys.stderr.getvalue()  # type: ignore[union-attr]
 
 
+def test_an_output_that_was_closed_at_the_start_is_no_traceback(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with Answering(tmp_path / "polykemi.data", '"result":"here"'):
+        main(["rpc", "core.version"])
+    assert sys.stdout is not None
+    sys.stdout.close()
+
+
 def test_an_empty_list_is_said_to_be_empty_beside_the_output(run: Run, tmp_path: Path) -> None:
     with Answering(tmp_path / "polykemi.data", '"result":[]'):
         assert run("rpc", "tm.list") == Ran(0, "", "(nothing)\n")

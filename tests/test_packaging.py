@@ -89,6 +89,8 @@ def test_the_packaged_configuration_and_the_unit_fit_together() -> None:
     assert settings.service.drain < float(entries["TimeoutStopSec"])
     assert max(one.limits.seconds for one in settings.engines) < float(entries["WatchdogSec"])
     assert entries["ExecStart"].split()[1:] == ["serve", "--config", "/etc/polykemi/polykemi.toml"]
+    # as --supervise has it: crashes are none too many, and a mistake (exit code 2, docs/operating.md) is not tried again
+    assert (entries["StartLimitIntervalSec"], entries["RestartPreventExitStatus"]) == ("0", "2")
     assert entries["MemoryDenyWriteExecute"] == "no"  # V8 and LuaJIT could not run
 
 

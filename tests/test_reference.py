@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 from polykemi.modules import MODULES
 from polykemi.reference import DIRECTORY, pages
+from polykemi.testing import ServerUnderTest
 
 pytestmark = pytest.mark.pure  # the sources are read
 
@@ -41,6 +44,14 @@ def test_the_pages_are_what_the_sources_say() -> None:
 )
 def test_a_page_tells_what_is_declared(page: str, text: str) -> None:
     assert text in written()[page]
+
+
+def test_each_command_that_a_server_has_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "a.lua").write_text("function ksr_request_route() end\n")
+    with ServerUnderTest({"lua": str(tmp_path / "a.lua")}) as server:
+        names = set(server.node.rpc.commands)
+    told = set(re.findall(r"^- `([\w.]+)` \(", written()["commands.md"], re.MULTILINE))
+    assert names - told == set()
 
 
 def test_the_events_that_are_raised_are_declared() -> None:

@@ -263,6 +263,12 @@ def test_calls_of_what_is_not_there_do_not_get_in_unless_forced_and_are_known_th
     assert lab.version() == "C"
 
 
+def test_how_many_mistakes_there_are_is_told(lab: Lab) -> None:
+    lab.write("B", MISTYPED[lab.engine] + NO_HANDLER[lab.engine])
+    with pytest.raises(ScriptLoadError, match=r"send_reply\? \(and 1 more: polykemi check\)$"):
+        lab.server.reload()
+
+
 def test_a_dry_run_changes_nothing(lab: Lab) -> None:
     lab.reload("B", dry_run=True)
     assert lab.version() == "A"

@@ -127,6 +127,15 @@ def test_what_no_server_can_listen_on_is_refused() -> None:
         Inherited([(sock, "x")])
 
 
+def test_a_socket_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As sd_listen_fds_with_names(3) says; systemd-socket-activate passes an empty list of names."""
+    sock = bound(socket.SOCK_DGRAM)
+    port = sock.getsockname()[1]
+    monkeypatch.setattr("polykemi.systemd.FIRST_FD", sock.detach())
+    environ = {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": ""}
+    assert Inherited.take(environ).close() == [(f"udp:{HOST}:{port}", "unknown")]
+
+
 def test_what_is_passed_to_another_process_stays_there() -> None:
     environ = {"LISTEN_FDS": "1", "LISTEN_PID": "1", "LISTEN_FDNAMES": "x"}
     assert Inherited.take(environ).close() == []

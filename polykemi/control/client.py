@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from polykemi.control.unix import NAME as SOCKET
 from polykemi.control.unix import connect
 from polykemi.errors import RpcError, UsageError
 
-__all__ = ["SECONDS", "SOCKET", "argument", "call", "reaching", "result_of"]
+__all__ = ["SECONDS", "SOCKET", "argument", "call", "reaching", "result_of", "send"]
 
 SECONDS: Final = 10.0  # that a server may be silent
 
@@ -34,10 +35,16 @@ def call(path: Path, method: str, params: Sequence[Any] = (), seconds: float = S
     """Return the result of a method. Raise RpcError with the server's error, UsageError when no answer can be had."""
     request = {"jsonrpc": "2.0", "method": method, "params": list(params), "id": 1}
     with reaching(path, seconds), connect(path, seconds) as sock:
-        sock.sendall(json.dumps(request).encode() + b"\n")
+        send(sock, request)
         with sock.makefile("rb") as stream:
             line = stream.readline()
     return result_of(path, line)
+
+
+def send(sock: socket.socket, request: dict[str, Any]) -> None:
+    """Send a request. Raise OSError; who is refused already can read why."""
+    with suppress(BrokenPipeError):
+        sock.sendall(json.dumps(request).encode() + b"\n")
 
 
 @contextmanager

@@ -95,8 +95,8 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take octets until the request is there."""
-        if self._transport.is_closing():
-            return
+        if self._transport.is_closing() or (self._head and self._post is None):
+            return  # what comes behind a request is nothing, also while its answer is waited for
         self._received += data
         if self._head:
             self._answer_post()
@@ -146,7 +146,7 @@ class _Connection(asyncio.Protocol):
     def _answer_post(self) -> None:
         body = self._received[self._head : self._head + self._body]
         if self._post is not None and len(body) == self._body:
-            post, self._post = self._post, None  # what comes behind the body is nothing
+            post, self._post = self._post, None
             response = post(self._headers, body)
             if isinstance(response, Later):
                 self._limit.cancel()

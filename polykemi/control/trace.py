@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -24,11 +24,11 @@ from polykemi.kemi.documents import with_unicode
 from polykemi.kemi.probes import Probes
 from polykemi.kemi.route import Route
 from polykemi.kemi.rpc import INVALID_PARAMS, rpc
+from polykemi.log_watches import names
 from polykemi.router import Router
 from polykemi.sip.flow import Flow, bracketed
 from polykemi.sip.grammar import canonical_host, to_ip
 from polykemi.sip.message import Message, Request, Response, parse
-from polykemi.sip.uri import parse_uri
 
 _MOST_CALLS: Final = 1000  # that one follows at a time; the oldest is forgotten
 _FINAL: Final = 200
@@ -49,7 +49,7 @@ class Filter:
         return (
             (not self.call_id or self.call_id == seen.call_id)
             and (not self.ip or self.ip == canonical_host(host))
-            and (not self.user or self.user in _users(seen.message))
+            and (not self.user or (seen.message is not None and names(seen.message, self.user)))
         )
 
 
@@ -89,25 +89,6 @@ def _call_id_in(data: bytes) -> str:
     """Return the Call-ID of what leaves, as the server writes messages or as they came."""
     found = _CALL_ID.search(data)
     return found[1].decode("latin-1") if found is not None else ""
-
-
-def _users(message: Message | None) -> Iterator[str]:
-    """Give the users that a message names, each with and without its domain."""
-    if message is None:
-        return
-    uris = [message.uri] if isinstance(message, Request) else []
-    for name in ("from_", "to"):
-        try:
-            uris.append(getattr(message, name).uri)
-        except ParseError:
-            pass
-    for text in uris:
-        try:
-            uri = parse_uri(text)
-        except ParseError:
-            continue
-        yield uri.user
-        yield f"{uri.user}@{uri.host}"
 
 
 class Event:

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from polykemi.control.client import SECONDS, reaching, result_of
+from polykemi.control.client import SECONDS, reaching, result_of, send
 from polykemi.control.jsonrpc import SERVER_ERROR
 from polykemi.control.trace_view import View
 from polykemi.control.unix import connect
@@ -36,7 +36,7 @@ def attached(
         sock = connect(path, SECONDS)
     with sock, sock.makefile("rb") as stream:
         with reaching(path):
-            sock.sendall(json.dumps(request).encode() + b"\n")
+            send(sock, request)
             early: list[bytes] = []  # events of the turn in which the request is answered
             while b'"id":' not in (line := stream.readline()) and line:
                 early.append(line)

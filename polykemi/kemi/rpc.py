@@ -146,13 +146,13 @@ def rpc(name: str, missing: Refusal | None = None) -> Callable[[F], F]:
 def commands_of(part: object) -> Iterator[Command]:
     """Give the commands of an object. Raise TypeError for a declaration that cannot be called."""
     kind: type = type(part)
-    for attribute, command in _declared(kind):
+    for attribute, command in declared(kind):
         yield replace(command, function=getattr(part, attribute))
 
 
 @cache  # a server reads over seventy of them, and a reload tries its scripts on another server
-def _declared(part: type) -> list[tuple[str, Command]]:
-    """Return the commands of a class, not bound to an object yet, with the names of their methods."""
+def declared(part: type) -> list[tuple[str, Command]]:
+    """Return the commands of a class, not bound to an object yet, with the names of their methods. Raise TypeError."""
     out: list[tuple[str, Command]] = []
     for attribute, method in inspect.getmembers(part, inspect.isroutine):
         mark = _marks.get(method)

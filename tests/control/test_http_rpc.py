@@ -6,7 +6,8 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -14,13 +15,16 @@ from polykemi.control.http import LONGEST_BODY, HttpServer
 from polykemi.control.http_rpc import PATH, rpc_over_http
 from polykemi.control.jsonrpc import JsonRpc
 from polykemi.kemi.rpc import Later, rpc
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 TOKEN = "s3cret-s3cret-s3cret"
 REQUEST = b'{"jsonrpc":"2.0","method":"test.add","params":[1,2],"id":"a"}'
 
 
 class Calls:
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] = []
+
     @rpc("test.add")
     def add(self, one: int, other: int) -> int:
         """Add."""
@@ -33,6 +37,13 @@ class Calls:
         asyncio.get_running_loop().call_soon(out.settle, "at last")
         return out
 
+    @rpc("test.wait")
+    def wait(self) -> Later:
+        """Answer when somebody calls ``waiting``."""
+        out = Later()
+        self.waiting.append(partial(out.settle, "at last"))
+        return out
+
 
 class Served:
     """A server whose loop runs in a thread of its own."""
@@ -41,7 +52,8 @@ class Served:
         self.loop = asyncio.new_event_loop()
         self.server = HttpServer("127.0.0.1", 0)
         commands = JsonRpc()
-        commands.add(Calls())
+        self.calls = Calls()
+        commands.add(self.calls)
         self.server.open(self.loop, {}, {PATH: rpc_over_http(commands.answer, token)})
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
@@ -88,6 +100,20 @@ def test_a_request_is_answered_with_its_id(served: Served) -> None:
 def test_an_answer_may_come_later(served: Served) -> None:
     status, _, body = served.post(b'{"jsonrpc":"2.0","method":"test.later","id":1}')
     assert (status, json.loads(body)["result"]) == (200, "at last")
+
+
+def test_what_comes_behind_a_request_is_not_kept_while_its_answer_is_waited_for(served: Served) -> None:
+    request = b'{"jsonrpc":"2.0","method":"test.wait","id":1}'
+    head = b"POST /RPC HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(request)
+    with socket.create_connection(("127.0.0.1", int(served.server.url.rpartition(":")[2])), PATIENCE) as sock:
+        sock.sendall(head + request)
+        until(lambda: bool(served.calls.waiting))
+        (connection,) = served.server._connections
+        for _ in range(100):
+            sock.sendall(bytes(65536))
+            assert len(connection._received) <= len(head + request)
+        served.loop.call_soon_threadsafe(served.calls.waiting[0])
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def test_a_request_may_come_octet_by_octet(served: Served) -> None:

@@ -15,7 +15,7 @@ from tests.support import message
 
 SCRIPT = """
 function ksr_request_route()
-    KSR.dbg("asked by " .. KSR.pv.get("$fU"))
+    KSR.dbg("asked by " .. KSR.pv.gete("$fU"))
     if KSR.is_method("INVITE") then
         KSR.tm.t_on_branch("ksr_branch")
         KSR.tm.t_on_failure("ksr_failure")
@@ -170,6 +170,18 @@ def test_what_a_watch_names(
     for user in ("alice", "carol"):
         send(server, user)
     assert debugged(caplog) == watched
+
+
+@pytest.mark.parametrize("from_", ["<bad uri>;tag=1", "<sip:>;tag=1", "<sip:x@[::1>;tag=1", '"x;tag=1'])
+def test_who_watches_a_user_costs_nobody_an_answer(
+    server: ServerUnderTest, caplog: pytest.LogCaptureFixture, from_: str
+) -> None:
+    """An address that cannot be read is no reason, and another one in the message may be the one that is watched."""
+    rpc(server, "log.watch", "user", "bob@EXAMPLE.test")
+    data = message("OPTIONS sip:x@192.0.2.20 SIP/2.0", "Max-Forwards: 9", from_=from_, to="<sip:bob@Example.TEST>")
+    (reply,) = server.receive(data, "192.0.2.10:5060")
+    assert reply.start_line == "SIP/2.0 200 OK"
+    assert rpc(server, "log.watches")[0]["messages"] == 1
 
 
 def test_the_routers_steps_are_shown(server: ServerUnderTest, caplog: pytest.LogCaptureFixture) -> None:

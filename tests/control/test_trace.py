@@ -231,6 +231,7 @@ def lua(tmp_path: Path) -> Iterator[ServerUnderTest]:
         ({"call_id": "2@x"}, ["2@x"]),
         ({"user": "carol"}, ["2@x"]),
         ({"user": "carol@example.test"}, ["2@x"]),
+        ({"user": "carol@Example.TEST"}, ["2@x"]),
         ({"user": "carol@elsewhere.test"}, []),
         ({"user": "alice"}, ["1@x", "2@x", "3@x"]),
         ({"user": "alice", "call_id": "3@x"}, ["3@x"]),

@@ -276,6 +276,9 @@ def test_the_number_of_clients_is_bounded_and_a_place_that_is_free_again_is_give
         assert sock.recv(100) == b"<a>\n"
     with connect(served.path, PATIENCE) as sock:
         assert json.loads(receive(sock))["error"]["code"] == -32000
+        client.send(sock, {})  # too late, and no error: what has come says why
+    with pytest.raises(RpcError, match=f"expected at most {MOST} connections"):
+        client.call(served.path, "x")
     clients.pop().close()
     while len(served.in_loop(lambda: list(served.socket._connections))) == MOST:
         pass

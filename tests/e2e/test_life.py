@@ -485,6 +485,20 @@ def test_a_script_cannot_end_it(serve: Serve) -> None:
     assert served.ask("x") == 200
 
 
+@pytest.mark.parametrize("options", [(), ("--supervise",)], ids=["alone", "supervised"])
+def test_signals_that_kamailio_answers_in_its_log_end_nothing(serve: Serve, options: tuple[str, ...]) -> None:
+    served = serve(*options)
+    served.wait()
+    processes = [served.process.pid, *children(served)]
+    for pid in processes:
+        os.kill(pid, signal.SIGUSR1)
+        os.kill(pid, signal.SIGUSR2)
+    assert served.ask("x") == 200
+    assert [served.process.pid, *children(served)] == processes
+    served.process.terminate()
+    assert served.ended()[0] == 0
+
+
 # ---- --supervise
 
 

@@ -154,16 +154,28 @@ def test_sighup_takes_scripts_and_configuration(lab: Lab) -> None:
 
 
 class Hasty(Lab):
-    """A server whose script is changed, and that hears of it, while it is starting."""
+    """A server whose script is changed while it is starting; ``told`` gives the process that hears of it."""
+
+    told = "getpid"
 
     def write(self, letter: str) -> None:
         """Write the script that changes itself."""
         change = f"import os, signal\nopen(__file__, 'w').write({SCRIPTS['python'].replace('@', 'B')!r})\n"
-        self.script.write_text(f"{change}os.kill(os.getpid(), signal.SIGHUP)\n{SCRIPTS['python'].replace('@', letter)}")
+        told = f"os.kill(os.{self.told}(), signal.SIGHUP)\n"
+        self.script.write_text(f"{change}{told}{SCRIPTS['python'].replace('@', letter)}")
 
 
-def test_a_sighup_while_it_starts_is_no_end_and_not_forgotten(tmp_path: Path) -> None:
-    lab = Hasty("python", tmp_path)
+class Supervised(Hasty):
+    """One with a parent process, which is told."""
+
+    told = "getppid"
+
+
+@pytest.mark.parametrize(("kind", "flags"), [(Hasty, ()), (Supervised, ("--supervise",))])
+def test_a_sighup_while_it_starts_is_no_end_and_not_forgotten(
+    tmp_path: Path, kind: type[Hasty], flags: tuple[str, ...]
+) -> None:
+    lab = kind("python", tmp_path, "", *flags)
     lab.until(lambda: lab.version() == "B")
     lab.close()
 
@@ -180,4 +192,5 @@ def test_files_that_are_saved_are_taken(tmp_path: Path, engine: str) -> None:
     new.write_text(SCRIPTS[engine].replace("@", "B"))
     new.replace(lab.script)
     lab.until(lambda: lab.version() == "B")
+    assert "watchfiles" not in lab.server.log()
     lab.close()
