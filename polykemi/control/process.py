@@ -115,7 +115,10 @@ class Core:
     @rpc("core.pwd")
     def pwd(self) -> list[str]:
         """Return the working directory."""
-        return [os.fsencode(Path.cwd()).decode("latin-1")]
+        try:
+            return [os.fsencode(Path.cwd()).decode("latin-1")]
+        except OSError as error:
+            raise RpcError(500, f"the working directory: {error.strerror}") from None
 
     @rpc("core.arg")
     def arg(self) -> list[str]:

@@ -6,7 +6,8 @@
 // where V8 does look up, or is refused where V8 would make room for all elements first.
 (function guards(wasm) {
   'use strict';
-  const { Array, ArrayBuffer, BigInt, Date, Function, Intl, JSON, Math, Number, Object, Proxy, RangeError, Reflect, String, TypeError, WeakSet } = globalThis;
+  const { Array, ArrayBuffer, BigInt, Date, Function, Intl, JSON, Map, Math, Number, Object, Proxy, RangeError, Reflect, String, Symbol, TypeError,
+    WeakSet } = globalThis;
   const { apply, construct } = Reflect;
   const { defineProperty, getOwnPropertyDescriptor } = Object;
   const { isArray } = Array;
@@ -271,6 +272,23 @@
     }
   }
 
+  // ---- symbols with a name: V8 would have all scripts share them, and keep them when the last one is gone
+  const symbols = new Map(), names = new Map(), { get, set } = Map.prototype;
+  guard(Symbol, 'for', () => ({
+    for(given) {
+      const name = `${given}`, known = apply(get, symbols, [name]);
+      if (known !== undefined) return known;
+      const symbol = Symbol(name);
+      apply(set, symbols, [name, symbol]);
+      apply(set, names, [symbol, name]);
+      return symbol;
+    },
+  }).for);
+  guard(Symbol, 'keyFor', (plain) => ({
+    keyFor(symbol) { return typeof symbol === 'symbol' ? apply(get, names, [symbol]) : plain(symbol); },
+  }).keyFor);
+
+  // ---- JSON
   guard(JSON, 'parse', (plain) => ({
     parse(given, ...rest) {
       const text = `${given}`;

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,18 @@ def test_version_and_uptime(server: JsonRpc) -> None:
     assert (run["version"], run["time_now"], run["time_started"]) == ("9.9.9", now, up)
     assert (run["uptime_secs"], run["utime_days"]) == (90061, "1d 1h 1m 1s")
     assert (run["sourceid"], run["compiler"], run["compiled"]) == (info["id"], info["compiler"], info["compiled"])
+
+
+def test_a_working_directory_that_is_gone_is_told(
+    server: JsonRpc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(RpcError, match="the working directory: No such file or directory"):
+        call(server, "core.pwd")
+    monkeypatch.chdir(tmp_path)
 
 
 def test_what_was_started_where_with_which_modules(server: JsonRpc) -> None:

@@ -645,6 +645,19 @@ def test_frames_of_the_stack_give_nothing_of_the_runtime(bench: Bench) -> None:
         ),
         ("Object.keys({ a: 1, b: 2 }).join() + Object.entries([7]).join() + Object.assign({}, 'ab')[1]", "a,b0,7b"),
         ("typeof [].sort.prototype + [].sort.length", "undefined1"),
+        (
+            "Symbol.for('a') === Symbol.for('a') && Symbol.for('a') !== Symbol.for('b') && Symbol.for(1).description",
+            "1",
+        ),
+        (
+            "Symbol.keyFor(Symbol.for('a')) + Symbol.keyFor(Symbol('a')) + Symbol.keyFor(Symbol.iterator)",
+            "aundefinedundefined",
+        ),
+        (
+            "JSON.parse('[1, {\"a\": 2}]', (k, v) => k === 'a' ? v + 1 : v)[1].a + JSON.parse(' null ') + JSON.parse.length",
+            "5",
+        ),
+        ("new Uint8Array([3, 1, 2]).sort().fill(9, 2).join() + new ArrayBuffer(4).slice(1).byteLength", "1,2,93"),
     ],
 )
 def test_the_language_is_what_it_was_where_it_has_bounds(bench: Bench, expression: str, value: str) -> None:

@@ -479,6 +479,14 @@ def test_a_script_that_hoards_in_globals_is_started_anew_with_the_modules_that_i
     assert bench.engine.memory() < 16 << 20
 
 
+def test_symbols_with_a_name_go_with_the_script_that_has_made_them(bench: Bench) -> None:
+    script = bench.load(
+        f"let n = 0; function {MAIN}() {{ for (;;) Symbol.for('x'.repeat(1000) + n++); }}", Limits(30.0, 24 << 20)
+    )
+    assert isinstance(bench.run(script).error, ScriptMemory)
+    assert bench.engine.memory() < 12 << 20
+
+
 def test_a_script_that_hoards_is_started_anew_even_if_time_stops_it(bench: Bench) -> None:
     script = bench.load(
         f"""const all = [];
