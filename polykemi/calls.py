@@ -1,6 +1,6 @@
 """Which version of the scripts each established call began with, when no dialog is tracked for it (``dlg_manage``).
 
-A call is known by its Call-ID, from the 2xx to its INVITE on until its BYE is answered. One whose 2xx has no Record-Route is not
+A call is known by its Call-ID, from the 2xx to its INVITE on until its BYE is answered, or nobody has answered that. One whose 2xx has no Record-Route is not
 noted, as its requests do not come here. Nothing is done for other methods.
 """
 
