@@ -194,6 +194,31 @@ def test_scripts_stand_beside_each_other_and_go_one_by_one_while_serving(residen
     assert new[0].functions() == {MAIN, "more"}
 
 
+def test_a_script_that_another_thread_closes_while_serving_is_freed_on_the_loops(resident: Bench) -> None:
+    script = resident.load(f"function {MAIN}() {{}}")
+    open_, threads = resident.engine.isolate._realms._open, list[int]()
+    free = script.free
+
+    def watched() -> None:
+        threads.append(threading.get_ident())
+        free()
+
+    script.free = watched  # type: ignore[method-assign]
+
+    def close() -> None:
+        thread = threading.Thread(target=script.close)
+        thread.start()
+        thread.join()
+        assert script.realm in open_
+
+    def closed() -> None:
+        assert script.realm not in open_
+        assert threads == [threading.get_ident()]
+
+    resident.serve(close, closed)
+    assert threads
+
+
 def test_scripts_see_nothing_of_each_other(bench: Bench) -> None:
     old = bench.load(
         f"""implicit = "old"; globalThis.more = 1; KSR.mine = KSR.pv.mine = 1; KSR.info = null;
