@@ -280,7 +280,8 @@ class Server:
             signal.signal(number, self._signalled)
         signal.signal(signal.SIGHUP, self._hang_up)
         for number in (signal.SIGUSR1, signal.SIGUSR2):  # Kamailio writes into its log then; it does not end
-            signal.signal(number, signal.SIG_IGN)
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, signal.SIG_IGN)
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then let open transactions finish."""
