@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -21,3 +23,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("pure"):
                 item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what is there before the first test: some measure CPU time, and it would take as long as they allow."""
+    gc.collect()
+    gc.freeze()
