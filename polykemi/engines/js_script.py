@@ -9,6 +9,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 from polykemi.engines.js_realm import Realm
+from polykemi.engines.js_values import NULL
 from polykemi.errors import ScriptError, ScriptMemory, ScriptTimeout
 from polykemi.kemi.binding import from_octets, to_octets
 from polykemi.kemi.registry import Xval
@@ -68,8 +69,7 @@ class JsScript:
         if not outermost:
             run.may_nest(self._file, function)
         words[3] = number
-        if argument is not None:
-            words[4] = self._values.put(argument)
+        words[4] = NULL if argument is None else self._values.put(argument)  # a call of KSR may have left its own there
         run.block = block = run.block + 1
         settling = False
         if outermost:

@@ -124,6 +124,15 @@ def test_texts_of_megabytes_cross_whole_in_both_directions(bench: Bench) -> None
     assert ctx.cache["again"] == ctx.cache["long"]
 
 
+def test_a_block_without_an_argument_gets_none_whatever_was_called_before(bench: Bench) -> None:
+    script = bench.load(
+        f"""function {MAIN}(...given) {{ KSR.info(`${{given.length}}`); KSR.pv.six("a", 1, "b", 2, "c", 3); KSR.tm.run("branch"); }}
+        function branch(...given) {{ KSR.info(`${{given.length}}`); }}"""
+    )
+    bench.run(script, bench.block(), bench.block())
+    assert [one for one in bench.said if isinstance(one, str)] == ["0"] * 4
+
+
 def test_a_text_beyond_the_limit_is_an_error_of_the_script(bench: Bench) -> None:
     ctx = bench.run(bench.load(f'function {MAIN}() {{ KSR.info("x".repeat(20000000)); }}'))
     assert isinstance(ctx.error, ScriptError)
