@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
 from polykemi.live import live
-from polykemi.modules.base import Module
+from polykemi.modules.base import Module, Services
 
 _KEY: Final = "maxfwd"  # ctx.cache: the value that goes out
 _LINES: Final = [f"Max-Forwards: {value}" for value in range(256)]
@@ -31,6 +31,9 @@ class MaxFwd(Module):
 
     name = "maxfwd"
     Params = Params
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)  # mypyc runs one that is inherited twice, and keeps what the first has set
 
     @export(routes=Route.REQUEST | Route.BRANCH | Route.FAILURE)
     def process_maxfwd(self, ctx: RouteContext, limit: int) -> int:

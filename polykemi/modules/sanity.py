@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from polykemi.errors import ParseError, SipError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
-from polykemi.modules.base import Module
+from polykemi.modules.base import Module, Services
 from polykemi.sip.constants import SIP_VERSION
 from polykemi.sip.digest import parse_credentials
 from polykemi.sip.header import parse_name_addr, split_quoted
@@ -51,6 +51,9 @@ class Sanity(Module):
 
     name = "sanity"
     Params = Params
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)  # mypyc runs one that is inherited twice, and keeps what the first has set
 
     @export()
     def sanity_check(self, ctx: RouteContext, checks: int, uris: int) -> int:

@@ -6,12 +6,13 @@ import base64
 import binascii
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from polykemi.errors import ParseError
 from polykemi.kemi.context import RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
-from polykemi.modules.base import Module
+from polykemi.modules.base import Module, Services
 from polykemi.sip.digest import parse_credentials
 from polykemi.sip.header import NameAddr, canonical_names, parse_name_addr, parse_params
 from polykemi.sip.rewrite import contact_alias, rewrite_uris, with_uri_param
@@ -36,6 +37,9 @@ class SipUtils(Module):
 
     name = "siputils"
     Params = Params
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)  # mypyc runs one that is inherited twice, and keeps what the first has set
 
     # ---- the message
     @export(constant=True)

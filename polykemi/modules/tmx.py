@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from polykemi.kemi.context import Process, RouteContext
 from polykemi.kemi.registry import export
 from polykemi.kemi.route import Route
-from polykemi.modules.base import Module
+from polykemi.modules.base import Module, Services
 from polykemi.modules.tm_fork import MAX_BRANCHES
 from polykemi.sip.message import Request
 from polykemi.transaction.forking import Branch, Transaction
@@ -24,6 +24,9 @@ class Tmx(Module):
 
     name = "tmx"
     requires = ("tm",)
+
+    def __init__(self, services: Services, params: Any = None) -> None:
+        super().__init__(services, params)  # mypyc runs one that is inherited twice, and keeps what the first has set
 
     def start(self, now: float) -> None:
         """Find tm, without which there is nothing here to do."""

@@ -61,6 +61,10 @@ class Baresip:
         """Wait until it has registered; that may have been before we were there to see it."""
         self.process.until("200 OK (polykemi) [1 binding]")
 
+    def called(self) -> None:
+        """Wait for its first incoming call: seldom it says so on its console, and not in an event."""
+        self.process.until("Incoming call from")
+
     def tell(self, command: str, parameter: str = "") -> None:
         """Give a command of its menu: dial, accept, hangup."""
         text = json.dumps({"command": command, "params": parameter}).encode()
