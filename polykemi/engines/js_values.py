@@ -48,9 +48,8 @@ class Values:
         self.codes: dict[Any, int] = dict(_INTEGERS)  # of small integers and of the texts that Python has numbered
         self._seen: set[str] = set()
         self._pieces: dict[int, list[bytes]] = {}
-        self._rest = memoryview(
-            b""
-        )  # of a long result: cut as bytes each of its pieces would be copied with all that follow
+        # of a long result: cut as bytes each of its pieces would be copied with all that follow
+        self._rest = memoryview(b"")
 
     def put(self, value: Any) -> int:
         """Write a result and return the code of it. Large integers become doubles, as all numbers in JavaScript."""

@@ -62,9 +62,8 @@ class Watchdog:
         self._thread_id = 0
         self._struck = False
         self._strikes = 0  # of the running call
-        self.late_in = (
-            ""  # the KSR function in which the time of the last call that was late was over; "": in the script
-        )
+        # the KSR function in which the time of the last call that was late was over; "": in the script
+        self.late_in = ""
         self._late = 0.0  # the deadline of that call
         self._lock = threading.Lock()
         self._closed = threading.Event()

@@ -52,9 +52,8 @@ Refusal = tuple[int, str]  # code and text of an error
 # name, and what is answered when parameters are missing: beside the methods, as compiled ones take no attributes
 _marks: Final[dict[Callable[..., Any], tuple[str, Refusal | None]]] = {}
 _NUMBERS: Final = {int: re.compile(r"-?[0-9]{1,18}"), float: re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")}
-_MOST: Final = (
-    10**18
-)  # numbers are nearer to 0 than this, as those that come as texts: what they are added to stays a number
+# numbers are nearer to 0 than this, as those that come as texts: what they are added to stays a number
+_MOST: Final = 10**18
 _EXPECTED: Final[dict[Any, str]] = {int: "an integer", float: "a number", str: "a text"}
 
 

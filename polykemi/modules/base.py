@@ -100,9 +100,8 @@ class Services:
     strays: list[Callable[[Response], bool]] = field(
         default_factory=list
     )  # take responses of no transaction, if theirs
-    unanswered: list[Callable[[Request], None]] = field(
-        default_factory=list
-    )  # told of requests that nobody has answered, or that could not be sent
+    # told of requests that nobody has answered, or that could not be sent
+    unanswered: list[Callable[[Request], None]] = field(default_factory=list)
     server_header: str = "polykemi"
     udp: UdpSettings = field(default_factory=UdpSettings)
     callbacks: Callbacks = field(default_factory=Callbacks)  # set by the core before the first message
