@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from time import process_time
+from functools import partial
 
 import pytest
 
 from polykemi.testing import ServerUnderTest
+from polykemi.testing.harness import Sent
+from tests.waiting import cpu_seconds, least
 
 SIZE = 64_000  # octets
 SECONDS = 0.5  # CPU; a slow machine takes a tenth of it
 PEER = "192.0.2.10:5060"
+URI = "sip:b@example.test"
 _serial = itertools.count()
 
 # what the sample scripts call, and more of what reads headers and bodies; no question who it is
@@ -137,9 +140,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerUnderTest
         yield one
 
 
-def message(
-    method: str, headers: str, *, uri: str = "sip:b@example.test", body: str = "", tag: str = "", to: str = ""
-) -> bytes:
+def message(method: str, headers: str, *, uri: str = URI, body: str = "", tag: str = "", to: str = "") -> bytes:
     """Return a request of its own."""
     n = next(_serial)
     head = (
@@ -150,16 +151,23 @@ def message(
     return f"{head}{kind}Content-Length: {len(body)}\r\n\r\n{body}".encode("latin-1")
 
 
-def answered(server: ServerUnderTest, data: bytes) -> float:
-    """Give the server a request, and its answer when it was forwarded; return the CPU seconds that it took."""
+def seconds_of(
+    server: ServerUnderTest, method: str, headers: str, *, uri: str = URI, body: str = "", tag: str = ""
+) -> float:
+    """Return the CPU seconds that the server needs for a request, and for its answer when it is forwarded."""
+    return least(SECONDS, lambda: _answered(server, message(method, headers, uri=uri, body=body, tag=tag)))
+
+
+def _answered(server: ServerUnderTest, data: bytes) -> float:
     assert len(data) < 65_536
-    began = process_time()
-    sent = server.receive(data, PEER)
-    for one in sent:
-        if one.to == "192.0.2.20:5060" and not one.data.startswith((b"SIP/2.0", b"ACK")):
-            reply = b"SIP/2.0 486 Busy\r\n" + one.data.partition(b"\r\n")[2]
-            server.receive(reply, "192.0.2.20:5060")
-    took = process_time() - began
+
+    def play() -> None:
+        for one in server.receive(data, PEER):
+            if one.to == "192.0.2.20:5060" and not one.data.startswith((b"SIP/2.0", b"ACK")):
+                reply = b"SIP/2.0 486 Busy\r\n" + one.data.partition(b"\r\n")[2]
+                server.receive(reply, "192.0.2.20:5060")
+
+    took = cpu_seconds(play)
     server.advance(200)
     server.calls.clear()
     assert len(server.node.modules["tm"].layer) == 0  # type: ignore[attr-defined]
@@ -169,30 +177,33 @@ def answered(server: ServerUnderTest, data: bytes) -> float:
 @pytest.mark.parametrize("kind", HEADERS)
 def test_a_header_of_very_many_parts(server: ServerUnderTest, kind: str) -> None:
     for method, tag in (("INVITE", ""), ("INVITE", ";tag=2"), ("REGISTER", "")):
-        assert answered(server, message(method, HEADERS[kind], tag=tag)) < SECONDS, method
+        assert seconds_of(server, method, HEADERS[kind], tag=tag) < SECONDS, method
 
 
 @pytest.mark.parametrize("kind", URIS)
 def test_a_uri_of_very_many_parts(server: ServerUnderTest, kind: str) -> None:
-    assert answered(server, message("INVITE", "", uri=URIS[kind])) < SECONDS
+    assert seconds_of(server, "INVITE", "", uri=URIS[kind]) < SECONDS
     for name in ("Contact", "Route", "P-Asserted-Identity", "Refer-To"):
         for method in ("INVITE", "REGISTER"):
-            assert answered(server, message(method, f"{name}: <{URIS[kind]}>\r\n", tag=";tag=2")) < SECONDS, name
+            assert seconds_of(server, method, f"{name}: <{URIS[kind]}>\r\n", tag=";tag=2") < SECONDS, name
 
 
 @pytest.mark.parametrize("kind", SDP_LINES)
 def test_a_body_of_very_many_parts(server: ServerUnderTest, kind: str) -> None:
     body = "v=0\r\no=- 1 1 IN IP4 10.0.0.1\r\ns=-\r\nt=0 0\r\n" + SDP_LINES[kind]
-    assert answered(server, message("INVITE", "Contact: <sip:a@h>\r\n", body=body)) < SECONDS
+    assert seconds_of(server, "INVITE", "Contact: <sip:a@h>\r\n", body=body) < SECONDS
 
 
 def test_an_aor_has_no_more_contacts_than_a_thousand(server: ServerUnderTest) -> None:
+    replies: list[Sent] = []
+
+    def register(data: bytes) -> None:
+        replies.extend(server.receive(data, PEER))
+
     for n in range(12):
         contacts = ",".join(f"<sip:a{i}@h{n}>" for i in range(100))
         data = message("REGISTER", f"Contact: {contacts}\r\nExpires: 600\r\n", to="many")
-        began = process_time()
-        reply = server.receive(data, PEER)[0]
-        assert process_time() - began < SECONDS
-        assert reply.start_line == ("SIP/2.0 200 OK" if n < 10 else "SIP/2.0 503 Service Unavailable")
+        assert cpu_seconds(partial(register, data)) < SECONDS
+        assert replies[-1].start_line == ("SIP/2.0 200 OK" if n < 10 else "SIP/2.0 503 Service Unavailable")
     server.advance(1000)
     server.calls.clear()
