@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 from polykemi.kemi.network import Connections
 from polykemi.kemi.rpc import rpc
@@ -11,7 +12,8 @@ from polykemi.sip.flow import WEBSOCKETS
 from polykemi.transport.connection import Connection
 from polykemi.transport.stream import Streams
 
-_READERS = 1  # the event loop
+_READERS: Final = 1  # the event loop
+_MOST_LISTED: Final = 5000  # connections in an answer: as long as it is made, some 50 ms, no message is routed
 
 
 class Sockets:
@@ -68,8 +70,8 @@ class Tcp:
 
     @rpc("core.tcp_list")
     def list(self, *, now: float) -> list[dict[str, Any]]:
-        """List the connections, those of TLS and WebSocket too; timeout: seconds until one is dropped without a message."""
-        return [self._described(one, now) for one in self._streams.known.by_ident.values()]
+        """List the connections, those of TLS and WebSocket too, up to 5,000; timeout: seconds until one is dropped without a message."""
+        return [self._described(one, now) for one in islice(self._streams.known.by_ident.values(), _MOST_LISTED)]
 
     def _described(self, one: Connection, now: float) -> dict[str, Any]:
         flow, lifetime = one.flow, self._streams.limits.connection_lifetime
