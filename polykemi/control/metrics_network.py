@@ -9,6 +9,7 @@ from prometheus_client import Metric
 
 from polykemi.control.families import counter, gauge, histogram
 from polykemi.kemi.binding import to_octets
+from polykemi.modules.base import Services
 from polykemi.router import Router
 from polykemi.sip.tally import OTHER, REQUEST_COUNTERS, UNKNOWN_METHOD
 from polykemi.transport.manager import Transports
@@ -47,7 +48,15 @@ def messages(router: Router) -> Iterator[Metric]:
 
 def state(router: Router) -> Iterator[Metric]:
     """Give what the server keeps and how it fares."""
-    services = router.services
+    yield from _transactions(router.services)
+    yield from _registrations(router.services)
+    yield from _dialogs(router.services)
+    yield from _load(router)
+    yield from _names(router.services)
+    yield from _mirrored(router.services)
+
+
+def _transactions(services: Services) -> Iterator[Metric]:
     count = services.counters.get
     tm: Any = services.modules.get("tm")
     if tm is not None:
@@ -73,6 +82,9 @@ def state(router: Router) -> Iterator[Metric]:
             ("class",),
             (((name,), count(f"tmx.{name}_transactions", 0)) for name in _CLASSES),
         )
+
+
+def _registrations(services: Services) -> Iterator[Metric]:
     usrloc: Any = services.modules.get("usrloc")
     if usrloc is not None:
         yield gauge(
@@ -87,6 +99,10 @@ def state(router: Router) -> Iterator[Metric]:
             ("table",),
             (((table,), usrloc.contacts(table)) for table in usrloc.params.preload),
         )
+
+
+def _dialogs(services: Services) -> Iterator[Metric]:
+    count = services.counters.get
     if "dialog" in services.modules:
         yield gauge(
             "polykemi_dialogs",
@@ -94,7 +110,11 @@ def state(router: Router) -> Iterator[Metric]:
             ("state",),
             (((name,), count(f"dialog.{name}_dialogs", 0)) for name in ("early", "active")),
         )
-    overload = router.overload
+
+
+def _load(router: Router) -> Iterator[Metric]:
+    """Give what there is too much of: messages, memory, faults."""
+    count, overload = router.services.counters.get, router.overload
     yield histogram(
         "polykemi_wait_seconds",
         "How long messages have waited until they were taken, seen ten times a second; the lag of the event loop.",
@@ -126,6 +146,11 @@ def state(router: Router) -> Iterator[Metric]:
         (),
         [((), count("core.failed_commits", 0))],
     )
+
+
+def _names(services: Services) -> Iterator[Metric]:
+    """Give what is known of the places that messages go to."""
+    count = services.counters.get
     yield gauge(
         "polykemi_blocklist_entries", "Places that are passed over for a while.", (), [((), len(services.blocklist))]
     )
@@ -138,6 +163,10 @@ def state(router: Router) -> Iterator[Metric]:
             (),
             [((), count("dns.failed_dns_request", 0))],
         )
+
+
+def _mirrored(services: Services) -> Iterator[Metric]:
+    count = services.counters.get
     if "hep.sent" in services.counters:
         yield counter(
             "polykemi_hep_packets",
