@@ -5,8 +5,9 @@
 
 The server runs as a user starts it, with the Lua sample script (and dialogs, and WebSocket). Python phones (soak_phones.py)
 register, call each other, subscribe, ask, over UDP with 2 % loss, TCP, TLS and WebSocket, and vanish; sipp's phones call too,
-with 2 % loss; others send malformed messages; an operator reloads modules. First comes a warm-up, then silence until all
-timers are over, then the load proper, then silence again: what is there more than after the first silence is a leak.
+with 2 % loss; others send malformed messages; an operator reloads modules, configuration and script. First comes a warm-up,
+then silence until all timers are over, then the load proper, then silence again: what is there more than after the first silence
+is a leak.
 
 Fails when memory has grown (tracemalloc, and anonymous RSS), when a transaction, a dialog, a WebSocket or an open file is
 left, when an exception or a script error stands in the log, when the server has stopped, or when a kind of load was not
@@ -49,7 +50,10 @@ LOST: Final = 0.02  # of the packets
 MOST_TRACED: Final = 4 << 20  # octets that caches may still grow by between the two silences
 MOST_RSS: Final = 24 << 20  # and what lies between blocks
 MOST_OBJECTS: Final = 20_000
-RELOADS: Final = ("permissions.addressReload", "domain.reload", "dialplan.reload", "stats.get_statistics")
+RELOADS: Final = (
+    *("permissions.addressReload", "domain.reload", "dialplan.reload", "cfg.reload", "app.reload", "app.rollback"),
+    "stats.get_statistics",
+)
 
 SCRIPT: Final = """
 local soak_request_route = ksr_request_route
@@ -227,7 +231,7 @@ class Sipp:
 
 
 async def operator(server: Server, counts: Counter[str], pause: float) -> None:
-    """Reload modules and read statistics, again and again."""
+    """Reload modules, configuration and script, go back, and read statistics, again and again."""
     while True:
         for method in RELOADS:
             await asyncio.sleep(pause)
