@@ -1,7 +1,8 @@
 """Which version of the scripts each established call began with, when no dialog is tracked for it (``dlg_manage``).
 
 A call is known by its Call-ID, from the 2xx to its INVITE on until its BYE is answered, or nobody has answered that. One whose
-2xx has no Record-Route is not noted, as its requests do not come here. Nothing is done for other methods.
+2xx has no Record-Route is not noted, as its requests do not come here. Nothing is done for other methods. A call with a dialog is
+noted as well, until there is no dialog of it any more.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ class Calls:
             if len(begun) > MOST:
                 begun.popitem(last=False)
 
-    def unanswered(self, request: Request) -> None:
-        """Note that nobody has answered ``request``: a BYE ends its call all the same (RFC 3261 section 15.1.1)."""
-        if request.method == "BYE":
-            self._begun.pop(hash(request.call_id), None)
+    def over(self, call_id: str) -> None:
+        """Forget a call whose BYE nobody has answered, for it ends the call all the same (RFC 3261 section 15.1.1), or whose
+        dialog has ended otherwise.
+        """
+        self._begun.pop(hash(call_id), None)
 
     def version_of(self, request: Request) -> Version | None:
         """Return the version in which the call of ``request`` began, None when it is of none."""

@@ -82,7 +82,7 @@ class Router(Blocks):
 
     def start(self) -> None:
         """Take the modules, which are all there now."""
-        self.services.unanswered.append(self.calls.unanswered)
+        self.services.call_is_over = self.calls.over
         self._dialogs = self.services.modules.get("dialog")
         self._tm = self.services.modules.get("tm")
         self._sl = self.services.modules.get("sl")

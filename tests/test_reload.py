@@ -107,13 +107,14 @@ NO_HANDLER = {
 class Lab:
     """A server with one script, whose versions are called by letters."""
 
-    def __init__(self, engine: str, directory: Path, seconds: float = 10.0) -> None:
+    def __init__(self, engine: str, directory: Path, seconds: float = 10.0, *, dialogs_last: int = 43_200) -> None:
         self.engine = engine
         self.tracks = True  # the dialogs of calls
         directory.mkdir(exist_ok=True)
         self.path = directory / f"route.{SUFFIXES[engine]}"
         self.write("A")
-        self.server = ServerUnderTest({engine: self.path}, modules={"dialog": {}}, seconds=seconds)
+        modules = {"dialog": {"default_timeout": dialogs_last}}
+        self.server = ServerUnderTest({engine: self.path}, modules=modules, seconds=seconds)
 
     def write(self, letter: str, more: str = "") -> None:
         """Write version ``letter`` of the script."""
@@ -325,6 +326,20 @@ def test_a_dialog_keeps_its_version_until_it_ends(lab: Lab) -> None:
     assert header(bye, "X-Request") == ["A"]
     assert lab.answer(bye, "200 OK")
     assert header(to_callee(lab.send("INVITE", "new")), "X-Request") == ["B"]
+
+
+def test_a_call_whose_dialog_times_out_holds_its_version_no_longer(tmp_path: Path) -> None:
+    lab = Lab("lua", tmp_path, dialogs_last=60)
+    with lab.server:
+        invite = to_callee(lab.send("INVITE"))
+        lab.answer(invite, "200 OK")
+        lab.send("ACK", more=f"Route: {header(invite, 'Record-Route')[0]}\r\n", to=";tag=b")
+        for letter in "BCDEFG":
+            lab.reload(letter)
+        lab.server.advance(50)
+        assert lab.versions()[0] == (1, "ending")
+        lab.server.advance(20)
+        assert lab.versions()[0] == (3, "kept")
 
 
 def begun_call(lab: Lab) -> str:

@@ -29,7 +29,7 @@ from polykemi.pv.compiler import Factory, Variables
 from polykemi.pv.transformations.shape import Step
 from polykemi.sip.flow import Flow, Listener, UdpSettings, is_at, listener_for, moved
 from polykemi.sip.grammar import canonical_host
-from polykemi.sip.message import Request, Response
+from polykemi.sip.message import Response
 from polykemi.sip.reply_path import response_target
 from polykemi.storage.items import ItemStore, MemoryItems
 from polykemi.storage.location import LocationStore
@@ -100,8 +100,8 @@ class Services:
     strays: list[Callable[[Response], bool]] = field(
         default_factory=list
     )  # take responses of no transaction, if theirs
-    # told of requests that nobody has answered, or that could not be sent
-    unanswered: list[Callable[[Request], None]] = field(default_factory=list)
+    # told the Call-ID of a call whose BYE nobody has answered, or whose dialog has ended without one; the router's
+    call_is_over: Callable[[str], None] = lambda call_id: None
     server_header: str = "polykemi"
     udp: UdpSettings = field(default_factory=UdpSettings)
     callbacks: Callbacks = field(default_factory=Callbacks)  # set by the core before the first message

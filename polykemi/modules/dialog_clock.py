@@ -44,7 +44,7 @@ class DialogClock(DialogEvents):
     def __init__(self, services: Services, params: Any = None) -> None:
         super().__init__(services, params)
         p = self.params
-        self.table = DialogTable(p.hash_size, p.h_id_start, p.h_id_step)
+        self.table = DialogTable(p.hash_size, p.h_id_start, p.h_id_step, self._over)
         self.profiles = Profiles(
             profile_names("profiles_with_value", p.profiles_with_value),
             profile_names("profiles_no_value", p.profiles_no_value),
@@ -69,6 +69,9 @@ class DialogClock(DialogEvents):
             self._end(dialog, now)
 
     # ---- it ends
+    def _over(self, call_id: str) -> None:
+        self.services.call_is_over(call_id)  # the router's, which comes after the modules
+
     def _end(self, dialog: Dialog, now: float) -> None:
         dialog.ended = now
         self.profiles.leave_all(dialog)

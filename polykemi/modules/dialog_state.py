@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -139,7 +139,11 @@ class Dialog:
 class DialogTable:
     """All dialogs of the server, by id and by Call-ID, and when the timer has to look at them."""
 
-    def __init__(self, size: int, first_id: int = 1, step: int = 1) -> None:
+    def __init__(
+        self, size: int, first_id: int = 1, step: int = 1, over: Callable[[str], None] = lambda call_id: None
+    ) -> None:
+        """``over`` is told the Call-ID when the last dialog of an established call goes."""
+        self._over = over
         self._size = size
         self._next_id = first_id or 1
         self._step = step or 1
@@ -179,6 +183,8 @@ class DialogTable:
         same.remove(dialog)
         if not same:
             del self._by_call_id[dialog.call_id]
+            if dialog.started:
+                self._over(dialog.call_id)
 
     def get(self, h_entry: int, h_id: int) -> Dialog | None:
         """Return the dialog of these numbers."""

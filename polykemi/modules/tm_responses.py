@@ -213,9 +213,8 @@ class Responses:
         if t.is_waiting:
             return
         best = t.best()
-        if best is not None and best.reply is None:
-            for tell in self._services.unanswered:
-                tell(t.request)
+        if best is not None and best.reply is None and t.request.method == "BYE":
+            self._services.call_is_over(t.request.call_id)
         if t.watchers and best is not None:
             for watcher in t.watchers:
                 watcher.failed(t, best, now)
