@@ -32,19 +32,6 @@ def cpu_seconds(action: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def least(enough: float, measure: Callable[[], float]) -> float:
-    """Measure up to three times, until it is less than ``enough``, and return the least.
-
-    What is slow is slow each time; a machine that is slow for a moment, as when its processor is lent out, is not.
-    """
-    measured = measure()
-    for _ in range(2):
-        if measured < enough:
-            break
-        measured = min(measured, measure())
-    return measured
-
-
 def cpu_time(pid: int) -> float:
     """Return the seconds that a process has had a processor, to the nanosecond (clock_getcpuclockid, POSIX)."""
     return time.clock_gettime((~pid << 3) | 2)  # as Linux makes a clock of a process id: its threads together

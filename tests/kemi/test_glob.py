@@ -9,7 +9,7 @@ import random
 import pytest
 
 from polykemi.kemi.glob import matches
-from tests.waiting import cpu_seconds, least
+from tests.waiting import cpu_seconds
 
 PATTERNS = (
     "*",
@@ -48,5 +48,5 @@ def test_case_is_ignored_when_asked() -> None:
 
 
 def test_a_hostile_pattern_takes_no_time() -> None:
-    assert least(1, lambda: cpu_seconds(lambda: matches("a" * 2000, "a*" * 200 + "b"))) < 1
+    assert cpu_seconds(lambda: matches("a" * 2000, "a*" * 200 + "b")) < 1
     assert not matches("a" * 2000, "a*" * 200 + "b")
