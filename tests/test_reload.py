@@ -370,6 +370,17 @@ def test_a_call_whose_dialog_is_not_tracked_keeps_its_version_until_its_bye_is_a
     assert lab.versions()[0] == (4, "kept")
 
 
+def test_a_2xx_that_comes_again_after_the_bye_begins_no_call(lab: Lab) -> None:
+    lab.tracks = False
+    lab.reload("A")
+    invite = to_callee(lab.send("INVITE"))
+    lab.answer(invite, "200 OK")
+    more = f"Route: {header(invite, 'Record-Route')[0]}\r\n"
+    lab.answer(to_callee(lab.send("BYE", more=more, to=";tag=b", cseq=2)), "200 OK")
+    assert to_caller(lab.answer(invite, "200 OK")).start_line == "SIP/2.0 200 OK"
+    assert lab.server.node.versions.rows()[-1]["calls"] == 0
+
+
 def test_a_call_ends_with_a_bye_that_nobody_answers(lab: Lab) -> None:
     more = begun_call(lab)
     bye = to_callee(lab.send("BYE", more=more, to=";tag=b", cseq=2))
