@@ -1,8 +1,8 @@
-"""Which version of the scripts each established call began with, when no dialog is tracked for it (``dlg_manage``).
+"""Which version of the scripts each established call began with, whether a dialog is tracked for it (``dlg_manage``) or not.
 
-A call is known by its Call-ID, from the 2xx to its INVITE on until its BYE is answered, or nobody has answered that. One whose
-2xx has no Record-Route is not noted, as its requests do not come here. Nothing is done for other methods. A call with a dialog is
-noted as well, until there is no dialog of it any more.
+A call is known by its Call-ID, from the 2xx to its INVITE on until its BYE is answered, or nobody has answered that, or the last
+dialog of it is gone. One whose 2xx has no Record-Route is not noted, as its requests do not come here. Nothing is done for other
+methods.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class Calls:
                 begun.popitem(last=False)
 
     def over(self, call_id: str) -> None:
-        """Forget a call whose BYE nobody has answered, for it ends the call all the same (RFC 3261 section 15.1.1), or whose
-        dialog has ended otherwise.
-        """
+        """Forget a call whose dialog has ended, or whose BYE nobody has answered: it is over as well (RFC 3261 section 15.1.1)."""
         self._begun.pop(hash(call_id), None)
 
     def version_of(self, request: Request) -> Version | None:

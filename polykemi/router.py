@@ -314,8 +314,8 @@ class Router(Blocks):
         ctx.reply_status = response.status
         if isinstance(branch, Branch) and branch.transaction is not None:
             version = ctx.shared.version = branch.transaction.version
-            is_first = response.status >= 200 > branch.status  # a 2xx may come again when its call is over
-            if is_first and response.cseq[1] in _OF_CALLS and version is not None:
+            comes_again = 200 <= branch.status < 300  # perhaps when its call is over
+            if response.status >= 200 and not comes_again and response.cseq[1] in _OF_CALLS and version is not None:
                 self.calls.answered(response, version, now)
         if callbacks.pre_routing and (yield from self._pre_routing(ctx)):
             return

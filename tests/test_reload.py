@@ -309,12 +309,17 @@ def test_a_cancel_runs_in_the_version_of_its_invite(lab: Lab, caplog: pytest.Log
     assert "cancel in A" in caplog.text
 
 
-def test_a_dialog_keeps_its_version_until_it_ends(lab: Lab) -> None:
+def answered_call(lab: Lab) -> tuple[Sent, str]:
+    """Let a call be set up; return its INVITE to the callee, and the Route of its other requests."""
     invite = to_callee(lab.send("INVITE"))
-    route = header(invite, "Record-Route")[0]
     lab.answer(invite, "200 OK")
-    more = f"Route: {route}\r\n"
+    more = f"Route: {header(invite, 'Record-Route')[0]}\r\n"
     lab.send("ACK", more=more, to=";tag=b")
+    return invite, more
+
+
+def test_a_dialog_keeps_its_version_until_it_ends(lab: Lab) -> None:
+    _, more = answered_call(lab)
     lab.reload("B")
     assert lab.versions() == [(1, "kept"), (2, "current")]
     assert lab.server.node.versions.rows()[0]["dialogs"] == 1
@@ -331,9 +336,7 @@ def test_a_dialog_keeps_its_version_until_it_ends(lab: Lab) -> None:
 def test_a_call_whose_dialog_times_out_holds_its_version_no_longer(tmp_path: Path) -> None:
     lab = Lab("lua", tmp_path, dialogs_last=60)
     with lab.server:
-        invite = to_callee(lab.send("INVITE"))
-        lab.answer(invite, "200 OK")
-        lab.send("ACK", more=f"Route: {header(invite, 'Record-Route')[0]}\r\n", to=";tag=b")
+        answered_call(lab)
         for letter in "BCDEFG":
             lab.reload(letter)
         lab.server.advance(50)
@@ -346,10 +349,7 @@ def begun_call(lab: Lab) -> str:
     """Let a call be answered in version A, and B take over; return the Route of its requests."""
     lab.tracks = False
     lab.reload("A")
-    invite = to_callee(lab.send("INVITE"))
-    lab.answer(invite, "200 OK")
-    more = f"Route: {header(invite, 'Record-Route')[0]}\r\n"
-    lab.send("ACK", more=more, to=";tag=b")
+    _, more = answered_call(lab)
     lab.reload("B")
     return more
 
@@ -373,9 +373,7 @@ def test_a_call_whose_dialog_is_not_tracked_keeps_its_version_until_its_bye_is_a
 def test_a_2xx_that_comes_again_after_the_bye_begins_no_call(lab: Lab) -> None:
     lab.tracks = False
     lab.reload("A")
-    invite = to_callee(lab.send("INVITE"))
-    lab.answer(invite, "200 OK")
-    more = f"Route: {header(invite, 'Record-Route')[0]}\r\n"
+    invite, more = answered_call(lab)
     lab.answer(to_callee(lab.send("BYE", more=more, to=";tag=b", cseq=2)), "200 OK")
     assert to_caller(lab.answer(invite, "200 OK")).start_line == "SIP/2.0 200 OK"
     assert lab.server.node.versions.rows()[-1]["calls"] == 0

@@ -100,7 +100,7 @@ class Services:
     strays: list[Callable[[Response], bool]] = field(
         default_factory=list
     )  # take responses of no transaction, if theirs
-    # told the Call-ID of a call whose BYE nobody has answered, or whose dialog has ended without one; the router's
+    # told the Call-ID of a call whose BYE nobody has answered, or whose dialog has ended; the router's
     call_is_over: Callable[[str], None] = lambda call_id: None
     server_header: str = "polykemi"
     udp: UdpSettings = field(default_factory=UdpSettings)
