@@ -379,6 +379,16 @@ def test_a_2xx_that_comes_again_after_the_bye_begins_no_call(lab: Lab) -> None:
     assert lab.server.node.versions.rows()[-1]["calls"] == 0
 
 
+def test_a_call_that_is_answered_when_it_was_given_up_keeps_its_version(lab: Lab) -> None:
+    lab.tracks = False
+    lab.reload("A")
+    invite = to_callee(lab.send("INVITE"))
+    lab.answer(invite, "180 Ringing")
+    assert "SIP/2.0 480 failed in A" in [sent.start_line for sent in lab.server.advance(125)]
+    assert to_caller(lab.answer(invite, "200 OK")).start_line == "SIP/2.0 200 OK"
+    assert lab.server.node.versions.rows()[-1]["calls"] == 1
+
+
 def test_a_call_ends_with_a_bye_that_nobody_answers(lab: Lab) -> None:
     more = begun_call(lab)
     bye = to_callee(lab.send("BYE", more=more, to=";tag=b", cseq=2))
